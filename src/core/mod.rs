@@ -1,0 +1,9 @@
+//! The pure core: it takes facts and returns values. No I/O, no clock, no randomness, no async, no lock.
+pub mod chain;
+pub mod hash;
+pub mod json;
+pub mod merkle;
+pub mod quant;
+pub mod rules;
+pub mod transaction;
+pub mod verify;

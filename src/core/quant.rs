@@ -1,0 +1,219 @@
+//! A quant and its proof of work: mine one, check one against its predecessor.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    hash::{Hash, Work},
+    transaction::Timestamp,
+};
+
+/// The version of the format that this program writes.
+pub const VERSION: u8 = 1;
+
+/// Proofs are below 2^53, so that every JSON reader keeps them exactly.
+pub const PROOFS: u64 = 1 << 53;
+
+/// The seven fields of a quant that its hash speaks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Counts the quants of the chain from 0.
+    pub index: u64,
+    /// When it was cut from the pool. Never before the quant that it follows.
+    pub timestamp: Timestamp,
+    /// Zero bits that its hash starts with at least.
+    pub difficulty: u8,
+    /// The hash of the quant before, [`Hash::ZERO`] for the first.
+    pub previous_hash: Hash,
+    /// The Merkle root over the first `size` transactions.
+    pub root: Hash,
+    /// Transactions of the chain up to and including this quant.
+    pub size: u64,
+}
+
+impl Header {
+    /// Its canonical JSON (RFC 8785), which is hashed.
+    pub fn canonical(&self) -> String {
+        let Header { index, timestamp, difficulty, previous_hash, root, size } = self;
+        format!(
+            "{{\"difficulty\":{difficulty},\"index\":{index},\"previous_hash\":\"{previous_hash}\",\"root\":\"{root}\",\
+             \"size\":{size},\"timestamp\":\"{timestamp}\",\"version\":{VERSION}}}"
+        )
+    }
+
+    /// Tries the proofs of a range, and gives the quant of the first that meets the difficulty.
+    pub fn mine(&self, proofs: Range<u64>) -> Option<Quant> {
+        let mut work = Work::on(self.canonical().as_bytes());
+        let difficulty = u32::from(self.difficulty);
+        for proof in proofs.start..proofs.end.min(PROOFS) {
+            let hash = work.attempt(proof);
+            if hash.leading_zeros() >= difficulty {
+                return Some(Quant { header: self.clone(), proof, hash });
+            }
+        }
+        None
+    }
+}
+
+/// A quant: a header with a proof of work that was found or checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "QuantFields")]
+pub struct Quant {
+    header: Header,
+    proof: u64,
+    hash: Hash,
+}
+
+/// What is wrong with a quant.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum QuantError {
+    /// It is of another version of the format.
+    #[error("version {0} is unknown: this program knows {VERSION}")]
+    Version(u64),
+    /// A field cannot be.
+    #[error("{0}")]
+    Field(String),
+    /// The hash that it claims is not that of its header and proof.
+    #[error("\"hash\" is {claimed}, but header and proof hash to {computed}")]
+    Hash {
+        /// As it was served.
+        claimed: Hash,
+        /// From header and proof.
+        computed: Hash,
+    },
+    /// The hash has too few zero bits.
+    #[error("the hash {hash} has {} zero bits, its difficulty is {difficulty}", hash.leading_zeros())]
+    Work {
+        /// The quant's hash.
+        hash: Hash,
+        /// What it must meet.
+        difficulty: u8,
+    },
+    /// It does not follow the quant before it.
+    #[error("{0}")]
+    Link(String),
+}
+
+impl Quant {
+    /// The fields that its hash speaks for.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Its hash.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// Its number in the chain.
+    pub fn index(&self) -> u64 {
+        self.header.index
+    }
+
+    /// Transactions of the chain up to and including it.
+    pub fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    /// Checks that it may stand behind `previous`, or that it may be a chain's first.
+    ///
+    /// # Errors
+    /// [`QuantError::Link`] with a sentence that names the field.
+    pub fn check_follows(&self, previous: Option<&Quant>) -> Result<(), QuantError> {
+        let (index, hash, size, timestamp) = match previous {
+            Some(previous) => {
+                (previous.index() + 1, previous.hash, previous.size(), Some(previous.header.timestamp))
+            }
+            None => (0, Hash::ZERO, 0, None),
+        };
+        let Header { index: claimed, previous_hash, size: claimed_size, timestamp: claimed_time, .. } = &self.header;
+        let fault = if *claimed != index {
+            format!("\"index\" is {claimed}, but {index} is next")
+        } else if *previous_hash != hash {
+            format!("\"previous_hash\" is {previous_hash}, but the quant before has the hash {hash}")
+        } else if *claimed_size < size {
+            format!("\"size\" is {claimed_size}, but the quant before has {size}")
+        } else if timestamp.is_some_and(|timestamp| *claimed_time < timestamp) {
+            format!("\"timestamp\" {claimed_time} is before that of the quant before")
+        } else {
+            return Ok(());
+        };
+        Err(QuantError::Link(fault))
+    }
+}
+
+/// A quant as it stands in JSON: a claim until it is checked.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuantFields {
+    /// Counts the quants of the chain from 0.
+    pub index: u64,
+    /// RFC 3339, UTC, six digits.
+    #[schema(example = "2026-11-22T11:49:07.123456Z")]
+    pub timestamp: String,
+    /// Zero bits that the hash starts with at least.
+    pub difficulty: u8,
+    /// The hash of the quant before, 64 zeros for the first.
+    #[schema(value_type = String)]
+    pub previous_hash: Hash,
+    /// The Merkle root over the first `size` transactions.
+    #[schema(value_type = String)]
+    pub root: Hash,
+    /// Transactions of the chain up to and including this quant.
+    pub size: u64,
+    /// The version of the format.
+    pub version: u64,
+    /// Found by mining, below 2^53.
+    pub proof: u64,
+    /// `H(H(header) ‖ proof)`.
+    #[schema(value_type = String)]
+    pub hash: Hash,
+}
+
+impl From<Quant> for QuantFields {
+    fn from(quant: Quant) -> Self {
+        let Quant { header, proof, hash } = quant;
+        QuantFields {
+            index: header.index,
+            timestamp: header.timestamp.to_string(),
+            difficulty: header.difficulty,
+            previous_hash: header.previous_hash,
+            root: header.root,
+            size: header.size,
+            version: u64::from(VERSION),
+            proof,
+            hash,
+        }
+    }
+}
+
+impl TryFrom<QuantFields> for Quant {
+    type Error = QuantError;
+
+    /// Recomputes the hash and the proof of work.
+    fn try_from(fields: QuantFields) -> Result<Self, QuantError> {
+        if fields.version != u64::from(VERSION) {
+            return Err(QuantError::Version(fields.version));
+        }
+        if fields.proof >= PROOFS {
+            return Err(QuantError::Field(format!("\"proof\" is {}, but it is below 2^53", fields.proof)));
+        }
+        let header = Header {
+            index: fields.index,
+            timestamp: fields.timestamp.parse().map_err(QuantError::Field)?,
+            difficulty: fields.difficulty,
+            previous_hash: fields.previous_hash,
+            root: fields.root,
+            size: fields.size,
+        };
+        let computed = Work::on(header.canonical().as_bytes()).attempt(fields.proof);
+        if computed != fields.hash {
+            return Err(QuantError::Hash { claimed: fields.hash, computed });
+        }
+        if computed.leading_zeros() < u32::from(header.difficulty) {
+            return Err(QuantError::Work { hash: computed, difficulty: header.difficulty });
+        }
+        Ok(Quant { header, proof: fields.proof, hash: computed })
+    }
+}

@@ -1,0 +1,309 @@
+//! The rules of a chain: who may write what, and how much work a quant takes. They stand in its bang and never change.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    hash::Hash,
+    json,
+    transaction::{Submission, take_hex},
+};
+use crate::limits;
+
+/// A chain's name: `[a-z0-9][a-z0-9._-]{0,62}`. Built only by parsing, so it is safe in a URL, a key and a label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainName(Arc<str>);
+
+impl ChainName {
+    /// The chain of the routes that name none.
+    pub const DEFAULT: &str = "qbc";
+
+    /// The characters.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ChainName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let valid = text.len() <= 63
+            && text.bytes().next().is_some_and(lower)
+            && text.bytes().all(|byte| lower(byte) || b"._-".contains(&byte));
+        valid.then(|| ChainName(text.into())).ok_or(
+            "a chain's name has 1 to 63 characters: lower-case letters and digits, and behind the first also . _ -",
+        )
+    }
+}
+
+/// Where a JSON value is at fault (RFC 9457 section 3.2 shows this shape).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Fault {
+    /// RFC 6901 pointer to the value.
+    pub pointer: String,
+    /// What is wrong, and the cure.
+    pub detail: String,
+}
+
+impl Fault {
+    /// A fault of the top-level field `name`.
+    pub fn of(name: &str, detail: impl Into<String>) -> Fault {
+        Fault { pointer: format!("/{}", name.replace('~', "~0").replace('/', "~1")), detail: detail.into() }
+    }
+}
+
+/// A quant of another chain that this one goes on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForkOf {
+    /// The parent's id.
+    pub chain: Hash,
+    /// The parent's quant.
+    pub index: u64,
+    /// That quant's hash.
+    pub hash: Hash,
+}
+
+/// A JSON Schema (draft 2020-12), compiled.
+#[derive(Clone)]
+struct Schema {
+    source: Value,
+    validator: Arc<jsonschema::Validator>,
+}
+
+impl Schema {
+    /// Patterns run in linear time and references stay inside of the document, so that a schema can neither stall the node
+    /// nor make it fetch anything.
+    fn compile(source: Value) -> Result<Self, Fault> {
+        let validator = jsonschema::options()
+            .with_draft(jsonschema::Draft::Draft202012)
+            .with_pattern_options(jsonschema::PatternOptions::regex())
+            .build(&source)
+            .map_err(|error| Fault {
+                pointer: format!("/schema{}", error.instance_path()),
+                detail: format!("not a usable JSON Schema of draft 2020-12: {error}"),
+            })?;
+        Ok(Schema { source, validator: Arc::new(validator) })
+    }
+}
+
+/// The rules of a chain.
+#[derive(Clone)]
+pub struct Rules {
+    name: ChainName,
+    difficulty: u8,
+    schema: Option<Schema>,
+    max_bytes: u64,
+    writers: Option<Vec<[u8; 32]>>,
+    fork_of: Option<ForkOf>,
+}
+
+/// Why a chain's rules refuse a submission.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its data has more canonical bytes than the chain takes.
+    TooLarge {
+        /// Bytes of the canonical data.
+        bytes: usize,
+        /// The chain's `max_bytes`.
+        max: u64,
+    },
+    /// The data does not meet the chain's schema; pointers are into the data.
+    Schema(Vec<Fault>),
+    /// The chain takes signed transactions only.
+    Unsigned,
+    /// The signer is not one of the chain's writers.
+    NotAWriter,
+    /// The signature is not the signer's over this data for this chain.
+    BadSignature,
+}
+
+impl Rules {
+    /// The highest difficulty that a chain may ask for, in zero bits.
+    pub const DIFFICULTY_LIMIT: u8 = 48;
+    /// The difficulty of a chain whose bang does not say.
+    pub const DIFFICULTY_DEFAULT: u8 = 12;
+    /// At most so many faults of one value are told.
+    const FAULTS: usize = 20;
+
+    /// The rules of a new chain that says nothing but its name.
+    pub fn new(name: ChainName) -> Self {
+        Rules {
+            name,
+            difficulty: Self::DIFFICULTY_DEFAULT,
+            schema: None,
+            max_bytes: limits::MAX_BYTES_DEFAULT,
+            writers: None,
+            fork_of: None,
+        }
+    }
+
+    /// The rules of a fork of this chain at one of its quants, before it changes any.
+    pub fn fork(&self, name: ChainName, of: ForkOf) -> Self {
+        Rules { name, fork_of: Some(of), ..self.clone() }
+    }
+
+    /// These rules, with those that `fields` sets.
+    ///
+    /// # Errors
+    /// Every field that is unknown or malformed.
+    pub fn amend(mut self, fields: Map<String, Value>) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        for (name, value) in fields {
+            if let Err(fault) = self.set(&name, value) {
+                faults.push(fault);
+            }
+        }
+        let bytes = json::canonical(&self.to_value()).len();
+        if faults.is_empty() && bytes > limits::RULES_BYTES {
+            let detail = format!("the rules have {bytes} bytes, at most {} are allowed", limits::RULES_BYTES);
+            faults.push(Fault { pointer: String::new(), detail });
+        }
+        if faults.is_empty() { Ok(self) } else { Err(faults) }
+    }
+
+    fn set(&mut self, name: &str, value: Value) -> Result<(), Fault> {
+        let whole = |limit: u64, least: u64| {
+            let number = value.as_u64().filter(|number| (least..=limit).contains(number));
+            number.ok_or_else(|| Fault::of(name, format!("must be a whole number from {least} to {limit}")))
+        };
+        match name {
+            "difficulty" => self.difficulty = whole(Self::DIFFICULTY_LIMIT.into(), 0)? as u8,
+            "max_bytes" => self.max_bytes = whole(limits::MAX_BYTES_LIMIT, 1)?,
+            "schema" => {
+                self.schema = match value {
+                    Value::Null => None,
+                    Value::Object(_) | Value::Bool(_) => Some(Schema::compile(value)?),
+                    _ => return Err(Fault::of(name, "must be a JSON Schema, that is an object or a boolean, or null")),
+                }
+            }
+            "writers" => self.writers = parse_writers(&value)?,
+            _ => {
+                let known = "the rules are difficulty, schema, max_bytes and writers";
+                return Err(Fault::of(name, format!("unknown field: {known}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rules that stand in a bang.
+    ///
+    /// # Errors
+    /// Every field that is missing, unknown or malformed.
+    pub fn from_value(value: &Value) -> Result<Self, Vec<Fault>> {
+        let Value::Object(mut fields) = value.clone() else {
+            return Err(vec![Fault { pointer: String::new(), detail: "rules are an object".into() }]);
+        };
+        let name = fields.remove("name").unwrap_or_default();
+        let name = name.as_str().unwrap_or_default().parse().map_err(|error: &str| vec![Fault::of("name", error)])?;
+        let fork_of = match fields.remove("fork_of") {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(parse_fork_of(&value).ok_or_else(|| {
+                vec![Fault::of("fork_of", "must be {\"chain\", \"index\", \"hash\"} of the parent's quant, or null")]
+            })?),
+        };
+        Rules { fork_of, ..Rules::new(name) }.amend(fields)
+    }
+
+    /// As they stand in a bang: all six fields.
+    pub fn to_value(&self) -> Value {
+        let writers = self.writers.as_ref().map(|writers| writers.iter().map(hex::encode).collect::<Vec<_>>());
+        let fork_of = self
+            .fork_of
+            .as_ref()
+            .map(|of| json!({"chain": of.chain.to_string(), "index": of.index, "hash": of.hash.to_string()}));
+        json!({
+            "name": self.name.as_str(),
+            "difficulty": self.difficulty,
+            "schema": self.schema.as_ref().map(|schema| &schema.source),
+            "max_bytes": self.max_bytes,
+            "writers": writers,
+            "fork_of": fork_of,
+        })
+    }
+
+    /// The chain's name.
+    pub fn name(&self) -> &ChainName {
+        &self.name
+    }
+
+    /// Zero bits of every quant's hash.
+    pub fn difficulty(&self) -> u8 {
+        self.difficulty
+    }
+
+    /// The quant that the chain goes on from, if it is a fork.
+    pub fn fork_of(&self) -> Option<&ForkOf> {
+        self.fork_of.as_ref()
+    }
+
+    /// Whether the chain with the id `chain` takes a submission. `value` is what its data denotes.
+    ///
+    /// # Errors
+    /// The first rule that refuses it.
+    pub fn check(&self, chain: Hash, submission: &Submission, value: &Value) -> Result<(), Refusal> {
+        let bytes = submission.data.len();
+        if bytes as u64 > self.max_bytes {
+            return Err(Refusal::TooLarge { bytes, max: self.max_bytes });
+        }
+        if let Some(schema) = &self.schema
+            && !schema.validator.is_valid(value)
+        {
+            let faults = schema.validator.iter_errors(value).take(Self::FAULTS);
+            let fault = |error: jsonschema::ValidationError<'_>| Fault {
+                pointer: error.instance_path().to_string(),
+                detail: error.masked().to_string(),
+            };
+            return Err(Refusal::Schema(faults.map(fault).collect()));
+        }
+        let signed = submission.signed.as_ref();
+        if let Some(writers) = &self.writers {
+            let signer = signed.ok_or(Refusal::Unsigned)?.signer;
+            if !writers.contains(&signer) {
+                return Err(Refusal::NotAWriter);
+            }
+        }
+        if signed.is_some_and(|signed| !signed.verifies(chain, &submission.data, submission.id.as_ref())) {
+            return Err(Refusal::BadSignature);
+        }
+        Ok(())
+    }
+}
+
+fn parse_writers(value: &Value) -> Result<Option<Vec<[u8; 32]>>, Fault> {
+    let keys = match value {
+        Value::Null => return Ok(None),
+        Value::Array(keys) if !keys.is_empty() => keys,
+        _ => return Err(Fault::of("writers", "must be an array of one or more hex Ed25519 public keys, or null")),
+    };
+    let mut writers = Vec::with_capacity(keys.len());
+    for (at, key) in keys.iter().enumerate() {
+        let key = take_hex(key.as_str().unwrap_or_default(), "key")
+            .ok()
+            .filter(|key| ed25519_dalek::VerifyingKey::from_bytes(key).is_ok_and(|key| !key.is_weak()))
+            .ok_or_else(|| Fault {
+                pointer: format!("/writers/{at}"),
+                detail: "must be an Ed25519 public key in 64 lower-case hexadecimal digits".into(),
+            })?;
+        writers.push(key);
+    }
+    Ok(Some(writers))
+}
+
+fn parse_fork_of(value: &Value) -> Option<ForkOf> {
+    let fields = value.as_object().filter(|fields| fields.len() == 3)?;
+    Some(ForkOf {
+        chain: fields.get("chain")?.as_str()?.parse().ok()?,
+        index: fields.get("index")?.as_u64()?,
+        hash: fields.get("hash")?.as_str()?.parse().ok()?,
+    })
+}

@@ -1,0 +1,5 @@
+//! QBC
+pub mod core;
+pub mod limits;
+pub mod store;
+pub mod writer;

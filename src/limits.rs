@@ -1,0 +1,96 @@
+//! Every bound of the node in one place, each with its reason.
+//!
+//! A node that bounds what it reads, keeps in memory and waits for cannot be stopped by what it is sent. What goes over a
+//! bound is refused with an answer that names the bound.
+
+use std::time::Duration;
+
+/// The deepest nesting of arrays and objects in a transaction's data, counted in containers.
+///
+/// A served chain wraps data in five more containers, and common parsers stop at 128.
+pub const DATA_DEPTH: usize = 100;
+
+/// Bytes of one request body, and of one line of a streamed body.
+///
+/// It holds a transaction of [`MAX_BYTES_LIMIT`] however it is escaped, and an array of many small ones.
+pub const BODY_BYTES: usize = 8 << 20;
+
+/// Bytes of all request bodies that wait in memory at one time. What does not fit is answered `503`.
+pub const BODIES_BYTES: usize = 128 << 20;
+
+/// `max_bytes` of a chain whose bang does not say: 1 MiB.
+pub const MAX_BYTES_DEFAULT: u64 = 1 << 20;
+
+/// The largest `max_bytes` that a bang may ask for: 4 MiB. Every reader of a chain must hold one transaction in memory.
+pub const MAX_BYTES_LIMIT: u64 = 4 << 20;
+
+/// Bytes of the canonical rules of a chain. Each node keeps the rules of each chain in memory.
+pub const RULES_BYTES: usize = 256 << 10;
+
+/// Transactions in one array. All or none of them are accepted, so they are one step of the writer.
+pub const ARRAY_TRANSACTIONS: usize = 10_000;
+
+/// Transactions that wait in the pool of one chain where the command line does not say. More are answered `429`.
+pub const POOL_TRANSACTIONS: u64 = 100_000_000;
+
+/// Commands that wait for the writer. More are answered `503`: at full rate these take well below a second.
+pub const QUEUE_COMMANDS: usize = 16_384;
+
+/// Commands that the writer commits together at most, so that the first of them does not wait for ever.
+pub const BATCH_COMMANDS: usize = 4_096;
+
+/// Bytes of transactions after which the writer commits what it has.
+pub const BATCH_BYTES: usize = 8 << 20;
+
+/// Transactions in one stored run: a lookup of one transaction reads its whole run.
+pub const RUN_TRANSACTIONS: usize = 256;
+
+/// Bytes of one stored run, but for a run of one larger transaction.
+pub const RUN_BYTES: usize = 128 << 10;
+
+/// Transactions of a page where the request does not say.
+pub const PAGE_DEFAULT: u64 = 100;
+
+/// Transactions, quants or chains of one page at most.
+pub const PAGE_LIMIT: u64 = 10_000;
+
+/// Bytes that a streamed answer reads from the store at a time.
+pub const CHUNK_BYTES: usize = 256 << 10;
+
+/// Lines and bytes of a streamed inject that go to the writer together.
+pub const STREAM_LINES: usize = 2_048;
+/// See [`STREAM_LINES`].
+pub const STREAM_BYTES: usize = 512 << 10;
+
+/// Groups of lines of one streamed inject that wait for the writer while the next is read.
+pub const STREAM_AHEAD: usize = 4;
+
+/// Refused lines of a streamed inject that its answer names.
+pub const STREAM_ERRORS: usize = 100;
+
+/// Longest wait for a leap (`wait=leap&timeout=`).
+pub const WAIT_LIMIT: Duration = Duration::from_secs(3_600);
+
+/// Wait for a leap where the request does not say.
+pub const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// A connection that has not sent a whole request head in this time is closed.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request body of which nothing came for this time is answered `408`.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections at one time, where the limit of open files allows so many. More wait in the kernel's queue.
+pub const CONNECTIONS: usize = 20_000;
+
+/// How long a stopping node waits for requests under way.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Free bytes of the data folder's file system below which writes are answered `507`: room for the engine to flush what it
+/// has accepted. On a small file system a sixteenth of it is enough.
+pub const FREE_BYTES: u64 = 64 << 20;
+
+/// Shortest time between automatic leaps.
+pub const LEAP_EVERY_MIN: Duration = Duration::from_millis(10);
+/// Longest time between automatic leaps: a day.
+pub const LEAP_EVERY_MAX: Duration = Duration::from_secs(86_400);

@@ -1,0 +1,875 @@
+//! The durable store, and the only file that names the storage engine (fjall).
+//!
+//! # What is stored
+//! | keyspace | key | value |
+//! | --- | --- | --- |
+//! | `chains` | name | [`ChainRecord`] as JSON |
+//! | `runs` | chain, index of the first | a run of consecutive transactions, as they are served |
+//! | `quants` | chain, index | the quant as it is served |
+//! | `sizes` | chain, size | index of the first quant of that size |
+//! | `hashes` | chain, hash of a quant | its index |
+//! | `ids` | chain, a client's id | index of its transaction |
+//! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
+//! | `meta` | `commits`, `nodes`, `node` | batches so far; known nodes; this node's public key |
+//!
+//! Numbers in keys are big-endian, so that a chain is one range. A value starts with the version of its form. What a fork
+//! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
+//!
+//! # What is promised
+//! [`Store::commit`] returns after one atomic batch is synced. Readers see a batch only then. Beside the engine, the file
+//! `acknowledged` holds the number of the newest batch that was synced: a journal that has lost its end, which the engine
+//! takes for an interrupted write, is found by it at the next start.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    ops::Range,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock, RwLockReadGuard},
+};
+
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    core::{
+        chain::LeapPolicy,
+        hash::Hash,
+        merkle::{TILE_WIDTH, Tile},
+        quant::{Quant, QuantFields},
+        rules::ChainName,
+        transaction::Id,
+    },
+    limits,
+};
+
+/// The form of the data folder that this program reads and writes.
+const FOLDER_FORMAT: &str = "qbc-data 1\n";
+/// The version byte that each stored value starts with.
+const VALUE_FORMAT: u8 = 1;
+
+/// Why the store could not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full. Nothing of the batch counts.
+    #[error("the disk of the data folder is full")]
+    Full,
+    /// A write failed, so nobody knows what is on disk.
+    #[error("the store failed: {0}")]
+    Failed(String),
+    /// What is on disk is not what was written.
+    #[error("the data folder is damaged: {0}")]
+    Damaged(String),
+    /// The folder cannot be used.
+    #[error("{0}")]
+    Folder(String),
+}
+
+impl From<fjall::Error> for StoreError {
+    fn from(error: fjall::Error) -> Self {
+        let io = match &error {
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => Some(error),
+            _ => None,
+        };
+        match io {
+            Some(error) => StoreError::from_io(error),
+            None => StoreError::Failed(error.to_string()),
+        }
+    }
+}
+
+impl StoreError {
+    fn from_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
+            _ => StoreError::Failed(error.to_string()),
+        }
+    }
+}
+
+/// A chain's number in the store, given in the order of making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ChainNumber(pub u64);
+
+/// The quant of another chain that a fork goes on from, in the store's terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// The parent.
+    pub number: ChainNumber,
+    /// The index of its quant.
+    pub quant: u64,
+    /// Its size at that quant.
+    pub size: u64,
+}
+
+/// What is stored of a chain beside its transactions and quants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChainRecord {
+    /// Its name, which is its key.
+    pub name: String,
+    /// Its number.
+    pub number: ChainNumber,
+    /// What it was forked from.
+    pub parent: Option<Parent>,
+    /// When it leaps by itself.
+    pub leap: LeapPolicy,
+}
+
+/// Who wrote which part of a chain: itself, its parent, and so on up.
+#[derive(Debug)]
+pub struct Lineage {
+    number: ChainNumber,
+    parent: Option<(Parent, Arc<Lineage>)>,
+}
+
+impl Lineage {
+    /// Of a chain with this number and, if it is a fork, its parent's lineage.
+    pub fn new(number: ChainNumber, parent: Option<(Parent, Arc<Lineage>)>) -> Lineage {
+        Lineage { number, parent }
+    }
+
+    /// The chain's number.
+    pub fn number(&self) -> ChainNumber {
+        self.number
+    }
+
+    /// What the chain was forked from.
+    pub fn parent(&self) -> Option<Parent> {
+        self.parent.as_ref().map(|(parent, _)| *parent)
+    }
+
+    /// The first quant that the chain wrote itself.
+    pub fn own_quants_from(&self) -> u64 {
+        self.parent().map_or(0, |parent| parent.quant + 1)
+    }
+
+    /// The first transaction that the chain wrote itself.
+    pub fn own_from(&self) -> u64 {
+        self.parent().map_or(0, |parent| parent.size)
+    }
+
+    /// From itself upwards.
+    fn iter(&self) -> impl Iterator<Item = &Lineage> {
+        std::iter::successors(Some(self), |lineage| lineage.parent.as_ref().map(|(_, parent)| &**parent))
+    }
+
+    /// The chain that wrote a transaction.
+    fn of_transaction(&self, index: u64) -> ChainNumber {
+        self.writer(|parent| index >= parent.size)
+    }
+
+    fn of_quant(&self, index: u64) -> ChainNumber {
+        self.writer(|parent| index > parent.quant)
+    }
+
+    /// A complete tile that reaches over the place of the fork was written by the fork.
+    fn of_tile(&self, level: u8, number: u64) -> ChainNumber {
+        let leaves = 1u64.checked_shl(8 * (u32::from(level) + 1)).unwrap_or(u64::MAX);
+        let end = (number + 1).saturating_mul(leaves);
+        self.writer(|parent| end > parent.size)
+    }
+
+    fn writer(&self, is_own: impl Fn(&Parent) -> bool) -> ChainNumber {
+        let own = self.iter().find(|lineage| lineage.parent.as_ref().is_none_or(|(parent, _)| is_own(parent)));
+        own.expect("the first of a lineage has no parent").number
+    }
+
+    /// The end of the part of `0..` that the writer of transaction `index` wrote for this chain.
+    fn end_of_part(&self, index: u64) -> u64 {
+        let mut end = u64::MAX;
+        for lineage in self.iter() {
+            match &lineage.parent {
+                Some((parent, _)) if index < parent.size => end = parent.size,
+                _ => break,
+            }
+        }
+        end
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Space {
+    Chains,
+    Runs,
+    Quants,
+    Sizes,
+    Hashes,
+    Ids,
+    Tiles,
+    Meta,
+}
+
+const SPACES: [(Space, &str); 8] = [
+    (Space::Chains, "chains"),
+    (Space::Runs, "runs"),
+    (Space::Quants, "quants"),
+    (Space::Sizes, "sizes"),
+    (Space::Hashes, "hashes"),
+    (Space::Ids, "ids"),
+    (Space::Tiles, "tiles"),
+    (Space::Meta, "meta"),
+];
+
+fn key<const N: usize>(parts: [u64; N]) -> Vec<u8> {
+    parts.iter().flat_map(|part| part.to_be_bytes()).collect()
+}
+
+fn key_and(chain: ChainNumber, rest: &[u8]) -> Vec<u8> {
+    [&chain.0.to_be_bytes(), rest].concat()
+}
+
+fn versioned(value: &[u8]) -> Vec<u8> {
+    [&[VALUE_FORMAT], value].concat()
+}
+
+fn tile_key(chain: ChainNumber, level: u8, number: u64) -> Vec<u8> {
+    [&chain.0.to_be_bytes()[..], &[level], &number.to_be_bytes()].concat()
+}
+
+/// Consecutive transactions of one chain that were committed together.
+#[derive(Default)]
+pub struct Run {
+    first: u64,
+    bytes_before: u64,
+    ends: Vec<u32>,
+    records: Vec<u8>,
+}
+
+impl Run {
+    const HEAD: usize = 1 + 8 + 4;
+
+    /// An empty run behind `bytes_before` bytes of the chain's earlier records.
+    pub fn new(first: u64, bytes_before: u64) -> Self {
+        Run { first, bytes_before, ends: Vec::new(), records: Vec::new() }
+    }
+
+    /// Whether it should be put before `bytes` more are added.
+    pub fn is_full_for(&self, bytes: usize) -> bool {
+        !self.ends.is_empty()
+            && (self.ends.len() >= limits::RUN_TRANSACTIONS || self.records.len() + bytes > limits::RUN_BYTES)
+    }
+
+    /// Adds the next record, and gives its size in bytes.
+    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> u64 {
+        if !self.ends.is_empty() {
+            self.records.push(b',');
+        }
+        let start = self.records.len();
+        write(&mut self.records);
+        self.ends.push(u32::try_from(self.records.len()).expect("a run is bounded far below 4 GiB"));
+        (self.records.len() - start) as u64
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut value = Vec::with_capacity(Self::HEAD + 4 * self.ends.len() + self.records.len());
+        value.push(VALUE_FORMAT);
+        value.extend_from_slice(&self.bytes_before.to_be_bytes());
+        value.extend_from_slice(&(self.ends.len() as u32).to_be_bytes());
+        for end in &self.ends {
+            value.extend_from_slice(&end.to_be_bytes());
+        }
+        value.extend_from_slice(&self.records);
+        value
+    }
+}
+
+/// A run as it was read.
+struct StoredRun {
+    first: u64,
+    value: fjall::Slice,
+    count: usize,
+}
+
+impl StoredRun {
+    fn decode(key: &[u8], value: fjall::Slice) -> Result<Self, StoreError> {
+        let damaged = || StoreError::Damaged("a run of transactions is malformed".into());
+        let first = u64::from_be_bytes(key.get(8..16).and_then(|bytes| bytes.try_into().ok()).ok_or_else(damaged)?);
+        let count = value.get(9..13).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes).unwrap_or(0) as usize;
+        let run = StoredRun { first, count, value };
+        let is_whole = run.value.first() == Some(&VALUE_FORMAT)
+            && count > 0
+            && run.value.len() >= run.start()
+            && run.end_of(count - 1) == run.value.len();
+        if is_whole { Ok(run) } else { Err(damaged()) }
+    }
+
+    fn start(&self) -> usize {
+        Run::HEAD + 4 * self.count
+    }
+
+    fn end_of(&self, at: usize) -> usize {
+        let place = Run::HEAD + 4 * at;
+        let end: [u8; 4] = self.value[place..place + 4].try_into().expect("four bytes were taken");
+        self.start() + u32::from_be_bytes(end) as usize
+    }
+
+    fn begin_of(&self, at: usize) -> usize {
+        if at == 0 { self.start() } else { self.end_of(at - 1) + 1 }
+    }
+
+    /// The records of a part of the run, with the commas between them.
+    fn records(&self, part: Range<usize>) -> Result<&[u8], StoreError> {
+        let bytes = self.value.get(self.begin_of(part.start)..self.end_of(part.end - 1));
+        bytes.ok_or_else(|| StoreError::Damaged("a run of transactions is malformed".into()))
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.count as u64
+    }
+
+    fn bytes_before(&self) -> u64 {
+        u64::from_be_bytes(self.value[1..9].try_into().expect("eight bytes were taken"))
+    }
+
+    fn bytes_after(&self) -> u64 {
+        let separators = self.count - 1;
+        self.bytes_before() + (self.value.len() - self.start() - separators) as u64
+    }
+}
+
+/// Changes that become durable together or not at all.
+#[derive(Default)]
+pub struct Batch(Vec<(Space, Vec<u8>, Vec<u8>)>);
+
+impl Batch {
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A chain's record, new or changed.
+    pub fn chain(&mut self, record: &ChainRecord) {
+        let value = serde_json::to_vec(record).expect("a chain's record is JSON");
+        self.0.push((Space::Chains, record.name.as_bytes().to_vec(), versioned(&value)));
+    }
+
+    /// A run of transactions.
+    pub fn run(&mut self, chain: ChainNumber, run: &Run) {
+        self.0.push((Space::Runs, key([chain.0, run.first]), run.encode()));
+    }
+
+    /// A quant behind one of `previous_size` transactions.
+    pub fn quant(&mut self, chain: ChainNumber, quant: &Quant, previous_size: u64) {
+        let index = quant.index().to_be_bytes();
+        let value = serde_json::to_vec(quant).expect("a quant is JSON");
+        self.0.push((Space::Quants, key_and(chain, &index), versioned(&value)));
+        self.0.push((Space::Hashes, key_and(chain, quant.hash().as_bytes()), versioned(&index)));
+        if quant.size() > previous_size {
+            self.0.push((Space::Sizes, key([chain.0, quant.size()]), versioned(&index)));
+        }
+    }
+
+    /// A client's id of a transaction.
+    pub fn id(&mut self, chain: ChainNumber, id: &Id, index: u64) {
+        self.0.push((Space::Ids, key_and(chain, id.as_str().as_bytes()), versioned(&index.to_be_bytes())));
+    }
+
+    /// A complete Merkle tile.
+    pub fn tile(&mut self, chain: ChainNumber, tile: &Tile) {
+        let mut value = Vec::with_capacity(1 + 32 * TILE_WIDTH);
+        value.push(VALUE_FORMAT);
+        for hash in &tile.hashes {
+            value.extend_from_slice(hash.as_bytes());
+        }
+        self.0.push((Space::Tiles, tile_key(chain, tile.level, tile.number), value));
+    }
+
+    /// The hosts of known nodes.
+    pub fn nodes(&mut self, hosts: &[String]) {
+        let value = serde_json::to_vec(hosts).expect("a list of texts is JSON");
+        self.0.push((Space::Meta, b"nodes".to_vec(), versioned(&value)));
+    }
+}
+
+struct Engine {
+    database: Database,
+    spaces: Vec<Keyspace>,
+}
+
+impl Engine {
+    fn open(folder: &Path) -> Result<Engine, StoreError> {
+        let database = Database::builder(folder.join("store"))
+            // Chains are read in long ranges, which a larger cache would not make faster.
+            .cache_size(16 << 20)
+            .worker_threads(2)
+            // A restart replays at most this much.
+            .max_journaling_size(128 << 20)
+            .open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(32 << 20);
+        let spaces = SPACES.iter().map(|(_, name)| database.keyspace(name, options)).collect::<Result<_, _>>()?;
+        Ok(Engine { database, spaces })
+    }
+
+    fn space(&self, space: Space) -> &Keyspace {
+        &self.spaces[space as usize]
+    }
+
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<fjall::Slice>, StoreError> {
+        let value = self.space(space).get(key).map_err(unreadable)?;
+        value.map(|value| checked_version(&value).map(|()| value)).transpose()
+    }
+
+    /// The last entry in a range of keys.
+    fn last(&self, space: Space, range: Range<Vec<u8>>) -> Result<Option<(fjall::Slice, fjall::Slice)>, StoreError> {
+        match self.space(space).range(range).next_back() {
+            Some(entry) => {
+                let (key, value) = entry.into_inner().map_err(unreadable)?;
+                checked_version(&value)?;
+                Ok(Some((key, value)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn number(&self, space: Space, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.get(space, key)?.map(|value| decode_number(&value)).transpose()
+    }
+}
+
+fn checked_version(value: &[u8]) -> Result<(), StoreError> {
+    match value.first() {
+        Some(&VALUE_FORMAT) => Ok(()),
+        other => Err(StoreError::Damaged(format!("a stored value has the unknown version {other:?}"))),
+    }
+}
+
+fn decode_number(value: &[u8]) -> Result<u64, StoreError> {
+    let bytes = value.get(1..).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(u64::from_be_bytes).ok_or_else(|| StoreError::Damaged("a stored number is malformed".into()))
+}
+
+/// A read that fails means that what was written cannot be had any more.
+fn unreadable(error: fjall::Error) -> StoreError {
+    StoreError::Damaged(format!("it cannot be read: {error}"))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(value: &[u8], what: &str) -> Result<T, StoreError> {
+    serde_json::from_slice(&value[1..]).map_err(|error| StoreError::Damaged(format!("{what} is malformed: {error}")))
+}
+
+/// The data folder of one node, open and locked.
+pub struct Store {
+    folder: PathBuf,
+    /// Empty only while a full disk is recovered from.
+    engine: RwLock<Option<Engine>>,
+    acknowledged: File,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens a data folder, or makes it where there is none or an empty one.
+    ///
+    /// # Errors
+    /// Another process uses it, it is no data folder, it is of an unknown form, or it has lost what was acknowledged.
+    pub fn open(folder: &Path) -> Result<Store, StoreError> {
+        let folder_error =
+            |error: io::Error| StoreError::Folder(format!("cannot use the data folder {}: {error}", folder.display()));
+        fs::create_dir_all(folder).map_err(folder_error)?;
+        let lock = lock(folder)?;
+        check_format(folder)?;
+        let engine = Engine::open(folder).map_err(|error| match error {
+            StoreError::Failed(detail) => StoreError::Damaged(format!("the engine does not open it: {detail}")),
+            other => other,
+        })?;
+        let acknowledged = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(folder.join("acknowledged"))
+            .map_err(folder_error)?;
+        let store = Store { folder: folder.into(), engine: RwLock::new(Some(engine)), acknowledged, _lock: lock };
+        store.check_acknowledged()?;
+        Ok(store)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn engine(&self) -> Result<EngineGuard<'_>, StoreError> {
+        let guard = self.engine.read().expect("no holder of this lock panics");
+        if guard.is_some() { Ok(EngineGuard(guard)) } else { Err(StoreError::Full) }
+    }
+
+    /// The number of the newest batch that was acknowledged must not be above that of the newest batch found.
+    fn check_acknowledged(&self) -> Result<(), StoreError> {
+        let found = self.commits()?;
+        let mut bytes = [0; 16];
+        let acknowledged = match self.acknowledged.read_exact_at(&mut bytes, 0) {
+            Ok(()) => {
+                let (number, sum) = bytes.split_at(8);
+                if xxhash_rust::xxh3::xxh3_64(number).to_be_bytes() != sum {
+                    return Err(StoreError::Damaged("the file \"acknowledged\" does not match its checksum".into()));
+                }
+                u64::from_be_bytes(number.try_into().expect("eight bytes were split off"))
+            }
+            Err(_) if found == 0 => 0,
+            Err(_) => return Err(StoreError::Damaged("the file \"acknowledged\" is missing or cut short".into())),
+        };
+        if acknowledged > found {
+            return Err(StoreError::Damaged(format!(
+                "{acknowledged} commits were acknowledged, but only {found} are found: the end of the journal is lost"
+            )));
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&self, commits: u64) -> Result<(), StoreError> {
+        let number = commits.to_be_bytes();
+        let bytes = [number, xxhash_rust::xxh3::xxh3_64(&number).to_be_bytes()].concat();
+        self.acknowledged.write_all_at(&bytes, 0).map_err(|error| StoreError::from_io(&error))
+    }
+
+    fn commits(&self) -> Result<u64, StoreError> {
+        Ok(self.engine()?.number(Space::Meta, b"commits")?.unwrap_or(0))
+    }
+
+    /// Makes a batch durable: when this returns, it is synced, and readers see it.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]: call [`Store::recover`] before the next commit. Any other: nobody knows what is on disk, and the
+    /// next commit fails too.
+    pub fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let engine = self.engine()?;
+        let commits = engine.number(Space::Meta, b"commits")?.unwrap_or(0) + 1;
+        let mut write = engine.database.batch().durability(Some(PersistMode::SyncData));
+        for (space, key, value) in batch.0 {
+            write.insert(engine.space(space), key, value);
+        }
+        write.insert(engine.space(Space::Meta), *b"commits", versioned(&commits.to_be_bytes()));
+        write.commit().map_err(|error| match error {
+            // A background flush failed before; it does not say why.
+            fjall::Error::Poisoned if !self.has_room() => StoreError::Full,
+            error => error.into(),
+        })?;
+        self.acknowledge(commits)
+    }
+
+    /// Whether the file system has room enough to go on writing.
+    pub fn has_room(&self) -> bool {
+        rustix::fs::statvfs(&self.folder).is_ok_and(|stat| {
+            let (free, total) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
+            free >= limits::FREE_BYTES.min(total / 16)
+        })
+    }
+
+    /// Opens the engine anew after a full disk, as after a crash. Readers wait.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] while there is still no room; otherwise as [`Store::open`].
+    pub fn recover(&self) -> Result<(), StoreError> {
+        if !self.has_room() {
+            return Err(StoreError::Full);
+        }
+        {
+            let mut engine = self.engine.write().expect("no holder of this lock panics");
+            // The old one must be closed before its folder can be opened again.
+            *engine = None;
+            *engine = Some(Engine::open(&self.folder)?);
+        }
+        self.check_acknowledged()
+    }
+
+    /// All chains, by name.
+    ///
+    /// # Errors
+    /// What is stored is damaged; so for every other read.
+    pub fn chains(&self) -> Result<Vec<ChainRecord>, StoreError> {
+        let engine = self.engine()?;
+        let decode = |entry: fjall::Guard| {
+            let value = entry.value().map_err(unreadable)?;
+            checked_version(&value)?;
+            from_json(&value, "a chain's record")
+        };
+        engine.space(Space::Chains).iter().map(decode).collect()
+    }
+
+    /// The size of a chain and the bytes of its records, as far as it wrote them itself.
+    pub fn size_and_bytes(&self, chain: ChainNumber) -> Result<Option<(u64, u64)>, StoreError> {
+        let engine = self.engine()?;
+        let Some((key, value)) = engine.last(Space::Runs, key([chain.0, 0])..key([chain.0 + 1]))? else {
+            return Ok(None);
+        };
+        let run = StoredRun::decode(&key, value)?;
+        Ok(Some((run.end(), run.bytes_after())))
+    }
+
+    /// Bytes of the records of a chain's first `size` transactions.
+    pub fn bytes_at(&self, lineage: &Lineage, size: u64) -> Result<u64, StoreError> {
+        let Some(last) = size.checked_sub(1) else { return Ok(0) };
+        let chain = lineage.of_transaction(last);
+        let entry = self.engine()?.last(Space::Runs, key([chain.0, 0])..key([chain.0, size]))?;
+        let (key, value) = entry.ok_or_else(|| StoreError::Damaged(format!("transaction {last} is missing")))?;
+        let run = StoredRun::decode(&key, value)?;
+        let behind = run.count.saturating_sub((size - run.first) as usize);
+        let shared = run.count - behind;
+        Ok(run.bytes_before() + (run.end_of(shared - 1) - run.start() - (shared - 1)) as u64)
+    }
+
+    /// The newest quant that a chain wrote itself.
+    pub fn newest_quant(&self, chain: ChainNumber) -> Result<Option<Quant>, StoreError> {
+        let engine = self.engine()?;
+        let entry = engine.last(Space::Quants, key([chain.0, 0])..key([chain.0 + 1]))?;
+        entry.map(|(_, value)| decode_quant(&value)).transpose()
+    }
+
+    /// Appends the records of transactions to `out`, as many from the front of `range` as fit into `bytes` but at least one,
+    /// with `separator` between them, and gives the index of the first that was left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] also where a transaction of the range is missing.
+    pub fn records(
+        &self,
+        lineage: &Lineage,
+        range: Range<u64>,
+        separator: u8,
+        bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<u64, StoreError> {
+        let engine = self.engine()?;
+        let mut next = range.start;
+        let limit = out.len().saturating_add(bytes);
+        while next < range.end {
+            let chain = lineage.of_transaction(next);
+            let end_of_part = lineage.end_of_part(next).min(range.end);
+            let missing = || StoreError::Damaged(format!("transaction {next} is missing"));
+            let first = engine.last(Space::Runs, key([chain.0, 0])..key([chain.0, next + 1]))?.ok_or_else(missing)?;
+            let runs = engine.space(Space::Runs).range(first.0.to_vec()..key([chain.0, end_of_part]));
+            for entry in runs {
+                let (key, value) = entry.into_inner().map_err(unreadable)?;
+                let run = StoredRun::decode(&key, value)?;
+                if next < run.first || next >= run.end() {
+                    return Err(StoreError::Damaged(format!("transaction {next} is missing")));
+                }
+                for part in parts(&run, next..end_of_part, separator) {
+                    let records = run.records(part.clone())?;
+                    if next > range.start {
+                        if out.len() + records.len() > limit {
+                            return Ok(next);
+                        }
+                        out.push(separator);
+                    }
+                    out.extend_from_slice(records);
+                    next += part.len() as u64;
+                }
+            }
+            if next < end_of_part {
+                return Err(StoreError::Damaged(format!("transaction {next} is missing")));
+            }
+        }
+        Ok(next)
+    }
+
+    /// One transaction's record.
+    pub fn record(&self, lineage: &Lineage, index: u64) -> Result<Vec<u8>, StoreError> {
+        let mut record = Vec::new();
+        self.records(lineage, index..index + 1, b',', usize::MAX, &mut record)?;
+        Ok(record)
+    }
+
+    /// One quant; its hash and proof of work are checked.
+    pub fn quant(&self, lineage: &Lineage, index: u64) -> Result<Quant, StoreError> {
+        let chain = lineage.of_quant(index);
+        let value = self.engine()?.get(Space::Quants, &key_and(chain, &index.to_be_bytes()))?;
+        decode_quant(&value.ok_or_else(|| StoreError::Damaged(format!("quant {index} is missing")))?)
+    }
+
+    /// The index of a chain's quant with this hash.
+    pub fn quant_with_hash(&self, lineage: &Lineage, hash: Hash) -> Result<Option<u64>, StoreError> {
+        let engine = self.engine()?;
+        for chain in lineage.iter() {
+            if let Some(index) = engine.number(Space::Hashes, &key_and(chain.number, hash.as_bytes()))? {
+                // A quant of an ancestor behind the fork is not of this chain.
+                return Ok((lineage.of_quant(index) == chain.number).then_some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The index of the quant that seals a transaction. The transaction must be sealed.
+    pub fn quant_of(&self, lineage: &Lineage, transaction: u64) -> Result<u64, StoreError> {
+        let chain = lineage.of_transaction(transaction);
+        let engine = self.engine()?;
+        let entry = engine.space(Space::Sizes).range(key([chain.0, transaction + 1])..key([chain.0 + 1])).next();
+        let value = entry.ok_or_else(|| StoreError::Damaged(format!("no quant seals transaction {transaction}")))?;
+        decode_number(&value.value().map_err(unreadable)?)
+    }
+
+    /// The index of the transaction that a client gave this id.
+    pub fn transaction_with_id(&self, lineage: &Lineage, id: &Id) -> Result<Option<u64>, StoreError> {
+        let engine = self.engine()?;
+        for chain in lineage.iter() {
+            if let Some(index) = engine.number(Space::Ids, &key_and(chain.number, id.as_str().as_bytes()))?
+                && lineage.of_transaction(index) == chain.number
+            {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A complete Merkle tile.
+    pub fn tile(&self, lineage: &Lineage, level: u8, number: u64) -> Result<Vec<Hash>, StoreError> {
+        let chain = lineage.of_tile(level, number);
+        let value = self.engine()?.get(Space::Tiles, &tile_key(chain, level, number))?;
+        let damaged = || StoreError::Damaged(format!("tile {number} of level {level} is missing or malformed"));
+        let hashes = value.as_ref().and_then(|value| value.get(1..)).ok_or_else(damaged)?;
+        if hashes.len() != 32 * TILE_WIDTH {
+            return Err(damaged());
+        }
+        let hash = |bytes: &[u8]| Hash::from_bytes(bytes.try_into().expect("a chunk has 32 bytes"));
+        Ok(hashes.chunks_exact(32).map(hash).collect())
+    }
+
+    /// The hosts of known nodes.
+    pub fn nodes(&self) -> Result<Vec<String>, StoreError> {
+        let value = self.engine()?.get(Space::Meta, b"nodes")?;
+        value.map_or(Ok(Vec::new()), |value| from_json(&value, "the list of nodes"))
+    }
+
+    /// The node's secret key, made at the first start. The file is readable by its owner alone.
+    ///
+    /// # Errors
+    /// The file is missing though the folder is in use, or it is not the key that the folder was made with.
+    pub fn node_key(&self) -> Result<ed25519_dalek::SigningKey, StoreError> {
+        let path = self.folder.join("node.key");
+        let recorded = self.engine()?.get(Space::Meta, b"node")?;
+        let key = match fs::read_to_string(&path) {
+            Ok(text) => {
+                let secret = crate::core::transaction::take_hex::<32>(text.trim_end(), "node.key");
+                ed25519_dalek::SigningKey::from_bytes(&secret.map_err(StoreError::Damaged)?)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && recorded.is_none() => {
+                let key = ed25519_dalek::SigningKey::from_bytes(&rand::random());
+                let write = |mut file: File| writeln!(file, "{}", hex::encode(key.to_bytes())).and_then(|()| file.sync_all());
+                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+                file.and_then(write).map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))?;
+                key
+            }
+            Err(error) => return Err(StoreError::Damaged(format!("cannot read {}: {error}", path.display()))),
+        };
+        let public = key.verifying_key().to_bytes();
+        match recorded {
+            Some(recorded) if recorded[1..] != public => {
+                Err(StoreError::Damaged("node.key is not the key that this folder was made with".into()))
+            }
+            Some(_) => Ok(key),
+            None => {
+                let mut batch = Batch::default();
+                batch.0.push((Space::Meta, b"node".to_vec(), versioned(&public)));
+                self.commit(batch).map(|()| key)
+            }
+        }
+    }
+
+    /// Compares the bytes of each of the engine's table files with the checksum that the engine keeps of it. Only for a
+    /// store at rest.
+    ///
+    /// # Errors
+    /// The first file that differs.
+    pub fn check_files(&self) -> Result<(), StoreError> {
+        let engine = self.engine()?;
+        for space in &engine.spaces {
+            for table in space.tree.current_version().iter_tables() {
+                let sum = file_checksum(&table.path)
+                    .map_err(|error| StoreError::Damaged(format!("cannot read {}: {error}", table.path.display())))?;
+                if sum != table.checksum().into_u128() {
+                    return Err(StoreError::Damaged(format!("{} does not match its checksum", table.path.display())));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The engine, held open for one read.
+struct EngineGuard<'a>(RwLockReadGuard<'a, Option<Engine>>);
+
+impl std::ops::Deref for EngineGuard<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        self.0.as_ref().expect("the guard is made only of an open engine")
+    }
+}
+
+/// The parts of a run inside of `range` that can be copied whole: all of it where the separator is the stored one.
+fn parts(run: &StoredRun, range: Range<u64>, separator: u8) -> impl Iterator<Item = Range<usize>> {
+    let first = (range.start - run.first) as usize;
+    let last = (range.end.min(run.end()) - run.first) as usize;
+    let step = if separator == b',' { last - first } else { 1 };
+    (first..last).step_by(step).map(move |at| at..at + step)
+}
+
+fn file_checksum(path: &Path) -> io::Result<u128> {
+    let mut file = File::open(path)?;
+    let mut sum = xxhash_rust::xxh3::Xxh3Default::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(sum.digest128()),
+            read => sum.update(&buffer[..read]),
+        }
+    }
+}
+
+fn decode_quant(value: &[u8]) -> Result<Quant, StoreError> {
+    checked_version(value)?;
+    let fields: QuantFields = from_json(value, "a quant")?;
+    let index = fields.index;
+    Quant::try_from(fields).map_err(|error| StoreError::Damaged(format!("quant {index}: {error}")))
+}
+
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join("lock");
+    let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = open.map_err(|error| StoreError::Folder(format!("cannot open {}: {error}", path.display())))?;
+    file.try_lock().map_err(|_| {
+        StoreError::Folder(format!(
+            "the data folder {} is in use by another process: stop that one, or choose another folder with --data",
+            folder.display()
+        ))
+    })?;
+    Ok(file)
+}
+
+fn check_format(folder: &Path) -> Result<(), StoreError> {
+    let path = folder.join("format");
+    match fs::read_to_string(&path) {
+        Ok(text) if text == FOLDER_FORMAT => Ok(()),
+        Ok(text) => Err(StoreError::Folder(format!(
+            "{} says {text:?}, but this program knows only {FOLDER_FORMAT:?}: use the program that wrote it",
+            path.display()
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let is_new = fs::read_dir(folder).is_ok_and(|mut entries| {
+                entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock"))
+            });
+            if !is_new {
+                let folder = folder.display();
+                return Err(StoreError::Folder(format!(
+                    "{folder} is no data folder of QBC, and not empty: choose another with --data"
+                )));
+            }
+            let write = File::create(&path).and_then(|mut file| {
+                file.write_all(FOLDER_FORMAT.as_bytes())?;
+                file.sync_all()?;
+                File::open(folder)?.sync_all()
+            });
+            write.map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))
+        }
+        Err(error) => Err(StoreError::Folder(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+/// A name for a chain in the store's records is valid, since only valid names were written.
+///
+/// # Errors
+/// The record was changed.
+pub fn stored_name(record: &ChainRecord) -> Result<ChainName, StoreError> {
+    record.name.parse().map_err(|_| StoreError::Damaged(format!("{:?} is no name of a chain", record.name)))
+}

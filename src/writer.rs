@@ -1,0 +1,725 @@
+//! The one writer: every change of every chain goes through it, in one order.
+//!
+//! A [`Command`] holds all that is not deterministic (time, salt, proof of work), so that [`Writer::apply`] gives the same
+//! bytes wherever it runs. The writer drains what waits, applies it to its own state of the chains, commits one batch with
+//! one sync, publishes the new heads, and only then answers. Readers never wait for it: they read published heads and the
+//! store.
+//!
+//! After a failed write it refuses all further ones, since nobody knows what is on disk; a full disk it recovers from, by
+//! opening the store anew as after a crash.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, RwLock},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    core::{
+        chain::{Chain, Head, LeapPolicy},
+        merkle::{self, Edge, Tile, perfect_root},
+        quant::Quant,
+        rules::{ChainName, Rules},
+        transaction::{Id, Kind, Record, Transaction},
+        json,
+    },
+    limits,
+    store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Run, Store, StoreError, stored_name},
+};
+
+/// A change. Applying the same commands in the same order gives the same bytes on every node.
+pub enum Command {
+    /// Makes a chain of its mined first quant.
+    Bang {
+        /// Its rules, its name among them.
+        rules: Arc<Rules>,
+        /// The chain and quant that it goes on from, if it is a fork.
+        parent: Option<(ChainNumber, u64)>,
+        /// The transaction that records the rules.
+        transaction: Transaction,
+        /// The quant that seals it.
+        quant: Quant,
+        /// When it leaps by itself.
+        leap: LeapPolicy,
+    },
+    /// Accepts transactions that meet the chain's rules.
+    Inject {
+        /// Where.
+        chain: ChainNumber,
+        /// Only if the chain has this size.
+        expected: Option<u64>,
+        /// In this order.
+        transactions: Vec<Transaction>,
+        /// Whether a refused one leaves the others accepted.
+        each_for_itself: bool,
+    },
+    /// Puts a mined quant behind the newest.
+    Seal {
+        /// Where.
+        chain: ChainNumber,
+        /// What.
+        quant: Quant,
+    },
+    /// Changes when a chain leaps by itself.
+    SetLeap {
+        /// Where.
+        chain: ChainNumber,
+        /// The new policy.
+        leap: LeapPolicy,
+    },
+    /// Records the hosts of all known nodes.
+    SetNodes(Vec<String>),
+}
+
+impl Command {
+    fn bytes(&self) -> usize {
+        match self {
+            Command::Inject { transactions, .. } => transactions.iter().map(Transaction::record_bytes).sum(),
+            _ => 0,
+        }
+    }
+}
+
+/// What a command did.
+pub enum Outcome {
+    /// The new chain.
+    Banged(Arc<ChainHandle>),
+    /// What became of each transaction; only those of `each_for_itself` can be refused here.
+    Injected(Vec<Result<Placed, Refused>>),
+    /// It is done.
+    Done,
+}
+
+/// Where a transaction stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its final index.
+    pub index: u64,
+    /// Whether an earlier request with the same id put it there.
+    pub replayed: bool,
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refused {
+    /// A chain of this name exists.
+    #[error("a chain with the name \"{0}\" exists already")]
+    NameTaken(ChainName),
+    /// Somebody else was faster.
+    #[error("the next transaction would get index {size}, not {expected}")]
+    Moved {
+        /// What the client expected.
+        expected: u64,
+        /// What is.
+        size: u64,
+    },
+    /// The id names another transaction.
+    #[error("the id {id:?} belongs to transaction {index}, which has other data or another signer")]
+    IdTaken {
+        /// The client's id.
+        id: String,
+        /// Of the transaction that has it.
+        index: u64,
+    },
+    /// The chain's pool is full.
+    #[error("the pool of the chain holds {0} transactions, which is its limit: leap, then send again")]
+    PoolFull(u64),
+    /// The quant does not follow the newest one.
+    #[error("another leap was faster: {0}")]
+    Stale(String),
+    /// Too much waits already.
+    #[error("the node has too much to write: send again later")]
+    Busy,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The store could not take it.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+/// A chain as all but the writer see it.
+pub struct ChainHandle {
+    /// Its name.
+    pub name: ChainName,
+    /// The hash of its first own quant.
+    pub id: crate::core::hash::Hash,
+    /// Its rules.
+    pub rules: Arc<Rules>,
+    /// Where its parts are stored.
+    pub lineage: Arc<Lineage>,
+    head: watch::Sender<Head>,
+    leap: RwLock<LeapPolicy>,
+    /// One leap at a time: the next cuts what this one left.
+    pub(crate) leaping: tokio::sync::Mutex<()>,
+    /// Whether a task waits to leap by the policy.
+    pub(crate) armed: std::sync::atomic::AtomicBool,
+}
+
+impl ChainHandle {
+    fn new(chain: &Chain, lineage: Arc<Lineage>, leap: LeapPolicy) -> Self {
+        ChainHandle {
+            name: chain.rules.name().clone(),
+            id: chain.id,
+            rules: chain.rules.clone(),
+            lineage,
+            head: watch::Sender::new(chain.head.clone()),
+            leap: RwLock::new(leap),
+            leaping: tokio::sync::Mutex::new(()),
+            armed: false.into(),
+        }
+    }
+
+    /// Its number in the store.
+    pub fn number(&self) -> ChainNumber {
+        self.lineage.number()
+    }
+
+    /// The newest durable head.
+    pub fn head(&self) -> Head {
+        self.head.borrow().clone()
+    }
+
+    /// Follows the head.
+    pub fn watch(&self) -> watch::Receiver<Head> {
+        self.head.subscribe()
+    }
+
+    /// When it leaps by itself.
+    pub fn leap_policy(&self) -> LeapPolicy {
+        *self.leap.read().expect("no holder of this lock panics")
+    }
+}
+
+/// Whether the node takes writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Ready,
+    /// Not until space is freed.
+    Full,
+    /// Not until it is started again.
+    Failed(String),
+}
+
+/// What the writer publishes: the chains by name, and its own health.
+pub struct Published {
+    chains: RwLock<BTreeMap<ChainName, Arc<ChainHandle>>>,
+    health: Mutex<Health>,
+    /// Chains that may have to leap by their policy.
+    touched: mpsc::UnboundedSender<Arc<ChainHandle>>,
+}
+
+impl Published {
+    /// A chain.
+    pub fn chain(&self, name: &str) -> Option<Arc<ChainHandle>> {
+        let name = name.parse::<ChainName>().ok()?;
+        self.chains.read().expect("no holder of this lock panics").get(&name).cloned()
+    }
+
+    /// At most `limit` chains in the order of their names, from behind `after`.
+    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<Arc<ChainHandle>> {
+        let chains = self.chains.read().expect("no holder of this lock panics");
+        // Names in the map are valid, but one may page from behind any text.
+        chains.values().skip_while(|chain| after.is_some_and(|after| chain.name.as_str() <= after)).take(limit).cloned().collect()
+    }
+
+    /// How many chains there are.
+    pub fn count(&self) -> usize {
+        self.chains.read().expect("no holder of this lock panics").len()
+    }
+
+    /// Whether the node takes writes.
+    pub fn health(&self) -> Health {
+        self.health.lock().expect("no holder of this lock panics").clone()
+    }
+}
+
+/// A command with the way back for its outcome.
+pub struct Envelope {
+    /// What is to be done.
+    pub command: Command,
+    /// Who waits for it.
+    pub reply: oneshot::Sender<Result<Outcome, Refused>>,
+}
+
+/// A chain in the writer's own, newest state, durable or about to be.
+struct Entry {
+    chain: Chain,
+    handle: Arc<ChainHandle>,
+}
+
+/// What one batch changes, until it is committed.
+#[derive(Default)]
+struct Pending {
+    batch: Batch,
+    runs: HashMap<ChainNumber, Run>,
+    /// Ids of this batch, which the store does not know yet, with data and signer of their transactions.
+    ids: HashMap<(ChainNumber, Id), (u64, Vec<u8>, Option<[u8; 32]>)>,
+    touched: Vec<ChainNumber>,
+    made: Vec<ChainNumber>,
+    policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
+}
+
+impl Pending {
+    fn touch(&mut self, chain: ChainNumber) {
+        if !self.touched.contains(&chain) {
+            self.touched.push(chain);
+        }
+    }
+}
+
+/// Owns all chains and is the only one to write them.
+pub struct Writer {
+    store: Arc<Store>,
+    published: Arc<Published>,
+    commands: mpsc::Receiver<Envelope>,
+    chains: HashMap<ChainNumber, Entry>,
+    next_number: ChainNumber,
+    pool_limit: u64,
+}
+
+impl Writer {
+    /// Loads and verifies all chains of a store. Returns also what is published, the way to send commands, and the chains
+    /// that are touched.
+    ///
+    /// # Errors
+    /// A chain's newest quant or tail is not what was written.
+    #[expect(clippy::type_complexity, reason = "four ends of the writer, named at the one place that takes them")]
+    pub fn open(
+        store: Arc<Store>,
+        pool_limit: u64,
+    ) -> Result<(Writer, Arc<Published>, mpsc::Sender<Envelope>, mpsc::UnboundedReceiver<Arc<ChainHandle>>), StoreError> {
+        let (sender, commands) = mpsc::channel(limits::QUEUE_COMMANDS);
+        let (touched, touches) = mpsc::unbounded_channel();
+        let published =
+            Arc::new(Published { chains: RwLock::default(), health: Mutex::new(Health::Ready), touched });
+        let mut writer = Writer {
+            store,
+            published: published.clone(),
+            commands,
+            chains: HashMap::new(),
+            next_number: ChainNumber(0),
+            pool_limit,
+        };
+        writer.load()?;
+        Ok((writer, published, sender, touches))
+    }
+
+    /// Takes the chains as they stand in the store, at opening and after a full disk.
+    fn load(&mut self) -> Result<(), StoreError> {
+        self.chains.clear();
+        let mut records = self.store.chains()?;
+        // A parent has a lower number than its forks.
+        records.sort_by_key(|record| record.number);
+        for record in records {
+            let place = |error| match error {
+                StoreError::Damaged(detail) => StoreError::Damaged(format!("chain \"{}\": {detail}", record.name)),
+                other => other,
+            };
+            let entry = self.load_chain(&record).map_err(place)?;
+            self.next_number = self.next_number.max(ChainNumber(record.number.0 + 1));
+            self.publish_made(&entry.handle);
+            self.chains.insert(record.number, entry);
+        }
+        Ok(())
+    }
+
+    fn load_chain(&self, record: &ChainRecord) -> Result<Entry, StoreError> {
+        let missing = |what: &str| StoreError::Damaged(format!("its {what} is missing"));
+        let parent = match record.parent {
+            Some(parent) => {
+                let entry = self.chains.get(&parent.number).ok_or_else(|| missing("parent"))?;
+                Some((parent, entry.handle.lineage.clone()))
+            }
+            None => None,
+        };
+        let lineage = Arc::new(Lineage::new(record.number, parent));
+        let loaded = load_chain(&self.store, &lineage)?;
+        let name = stored_name(record)?;
+        if *loaded.rules.name() != name {
+            return Err(StoreError::Damaged("its bang has another name".into()));
+        }
+        // After a full disk the handles that others hold are kept, and moved to what is on disk.
+        if let Some(handle) = self.published.chain(name.as_str()) {
+            handle.head.send_replace(loaded.head.clone());
+            return Ok(Entry { chain: loaded, handle });
+        }
+        let handle = Arc::new(ChainHandle::new(&loaded, lineage, record.leap));
+        Ok(Entry { chain: loaded, handle })
+    }
+
+    /// Runs until all senders of commands are gone.
+    pub fn run(mut self) {
+        while let Some(first) = self.commands.blocking_recv() {
+            let mut bytes = first.command.bytes();
+            let mut envelopes = vec![first];
+            while envelopes.len() < limits::BATCH_COMMANDS && bytes < limits::BATCH_BYTES {
+                let Ok(envelope) = self.commands.try_recv() else { break };
+                bytes += envelope.command.bytes();
+                envelopes.push(envelope);
+            }
+            self.process(envelopes);
+        }
+    }
+
+    fn process(&mut self, envelopes: Vec<Envelope>) {
+        if let Err(error) = self.be_ready() {
+            for envelope in envelopes {
+                let _ = envelope.reply.send(Err(error.clone().into()));
+            }
+            return;
+        }
+        let mut pending = Pending::default();
+        let mut replies = Vec::with_capacity(envelopes.len());
+        for Envelope { command, reply } in envelopes {
+            replies.push((reply, self.apply(command, &mut pending)));
+        }
+        let committed = self.commit(pending);
+        for (reply, outcome) in replies {
+            // Whoever does not wait any more has dropped the other end.
+            let _ = reply.send(match &committed {
+                Ok(()) => outcome,
+                // What was refused needed no commit.
+                Err(error) => outcome.and(Err(error.clone().into())),
+            });
+        }
+    }
+
+    /// Refuses before anything is applied where a write could not succeed.
+    fn be_ready(&mut self) -> Result<(), StoreError> {
+        match self.published.health() {
+            Health::Ready if self.store.has_room() => Ok(()),
+            Health::Ready => Err(StoreError::Full),
+            Health::Failed(detail) => Err(StoreError::Failed(detail)),
+            Health::Full => {
+                let recovered = self.store.recover().and_then(|()| self.load());
+                match &recovered {
+                    Ok(()) => {
+                        tracing::info!("the disk has room again: writes go on");
+                        self.set_health(Health::Ready);
+                    }
+                    Err(StoreError::Full) => {}
+                    Err(error) => self.fail(error),
+                }
+                recovered
+            }
+        }
+    }
+
+    fn set_health(&self, health: Health) {
+        *self.published.health.lock().expect("no holder of this lock panics") = health;
+    }
+
+    fn fail(&self, error: &StoreError) {
+        match error {
+            StoreError::Full => {
+                tracing::error!("the disk is full: writes are refused until space is freed");
+                self.set_health(Health::Full);
+            }
+            error => {
+                tracing::error!("{error}: no more writes are taken until the node is started again");
+                self.set_health(Health::Failed(error.to_string()));
+            }
+        }
+    }
+
+    /// Makes durable what was applied, and then visible.
+    fn commit(&mut self, mut pending: Pending) -> Result<(), StoreError> {
+        for (chain, run) in pending.runs.drain() {
+            pending.batch.run(chain, &run);
+        }
+        if pending.batch.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.store.commit(pending.batch) {
+            self.fail(&error);
+            return Err(error);
+        }
+        for (handle, leap) in pending.policies {
+            *handle.leap.write().expect("no holder of this lock panics") = leap;
+        }
+        for number in pending.touched {
+            let entry = &self.chains[&number];
+            entry.handle.head.send_replace(entry.chain.head.clone());
+            if entry.handle.leap_policy() != LeapPolicy::default() {
+                // Nobody leaps any more when the receiver is gone: the node is stopping.
+                let _ = self.published.touched.send(entry.handle.clone());
+            }
+        }
+        for number in pending.made {
+            self.publish_made(&self.chains[&number].handle);
+        }
+        Ok(())
+    }
+
+    fn publish_made(&self, handle: &Arc<ChainHandle>) {
+        let mut chains = self.published.chains.write().expect("no holder of this lock panics");
+        chains.insert(handle.name.clone(), handle.clone());
+    }
+
+    /// Applies one command to the writer's state and to the batch. It is deterministic.
+    fn apply(&mut self, command: Command, pending: &mut Pending) -> Result<Outcome, Refused> {
+        match command {
+            Command::Bang { rules, parent, transaction, quant, leap } => {
+                self.bang(rules, parent, &transaction, quant, leap, pending)
+            }
+            Command::Inject { chain, expected, transactions, each_for_itself } => {
+                self.inject(chain, expected, &transactions, each_for_itself, pending)
+            }
+            Command::Seal { chain, quant } => {
+                let entry = self.entry(chain);
+                let previous_size = entry.chain.head.newest.size();
+                entry.chain.seal(quant.clone()).map_err(|error| Refused::Stale(error.to_string()))?;
+                pending.batch.quant(chain, &quant, previous_size);
+                pending.touch(chain);
+                Ok(Outcome::Done)
+            }
+            Command::SetLeap { chain, leap } => {
+                let handle = self.entry(chain).handle.clone();
+                pending.batch.chain(&chain_record(&handle.name, &handle.lineage, leap));
+                pending.policies.push((handle, leap));
+                pending.touch(chain);
+                Ok(Outcome::Done)
+            }
+            Command::SetNodes(hosts) => {
+                pending.batch.nodes(&hosts);
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn entry(&mut self, chain: ChainNumber) -> &mut Entry {
+        self.chains.get_mut(&chain).expect("commands name chains by the number in their handle")
+    }
+
+    fn bang(
+        &mut self,
+        rules: Arc<Rules>,
+        parent: Option<(ChainNumber, u64)>,
+        transaction: &Transaction,
+        quant: Quant,
+        leap: LeapPolicy,
+        pending: &mut Pending,
+    ) -> Result<Outcome, Refused> {
+        if self.chains.values().any(|entry| entry.handle.name == *rules.name()) {
+            return Err(Refused::NameTaken(rules.name().clone()));
+        }
+        let number = self.next_number;
+        let mut shared_bytes = 0;
+        let (parent, lineage) = match parent {
+            Some((chain, index)) => {
+                let lineage = self.entry(chain).handle.lineage.clone();
+                let quant = self.store.quant(&lineage, index)?;
+                let edge = edge_at(&self.store, &self.chains[&chain].handle, quant.size())?;
+                shared_bytes = self.store.bytes_at(&lineage, quant.size())?;
+                let of = Parent { number: chain, quant: index, size: quant.size() };
+                (Some((quant, edge)), Lineage::new(number, Some((of, lineage))))
+            }
+            None => (None, Lineage::new(number, None)),
+        };
+        let lineage = Arc::new(lineage);
+        let parent_size = parent.as_ref().map_or(0, |(quant, _)| quant.size());
+        let mut run = Run::new(parent_size, shared_bytes);
+        let bytes = shared_bytes + run.push(|out| transaction.write_record(parent_size, out));
+        let mut tiles = |tile: Tile| pending.batch.tile(number, &tile);
+        let parent = parent.as_ref().map(|(quant, edge)| (quant, edge.clone()));
+        let chain = Chain::bang(rules, transaction, parent, quant.clone(), bytes, &mut tiles)
+            .map_err(|error| Refused::Stale(error.to_string()))?;
+
+        let handle = Arc::new(ChainHandle::new(&chain, lineage.clone(), leap));
+        pending.batch.chain(&chain_record(&handle.name, &lineage, leap));
+        pending.batch.run(number, &run);
+        pending.batch.quant(number, &quant, parent_size);
+        pending.made.push(number);
+        self.next_number = ChainNumber(number.0 + 1);
+        self.chains.insert(number, Entry { chain, handle: handle.clone() });
+        Ok(Outcome::Banged(handle))
+    }
+
+    fn inject(
+        &mut self,
+        number: ChainNumber,
+        expected: Option<u64>,
+        transactions: &[Transaction],
+        each_for_itself: bool,
+        pending: &mut Pending,
+    ) -> Result<Outcome, Refused> {
+        let found = self.find_replays(number, transactions, pending);
+        if !each_for_itself && let Some(refused) = found.iter().find_map(|found| found.as_ref().err()) {
+            return Err(refused.clone());
+        }
+        let new = found.iter().filter(|found| matches!(found, Ok(None))).count() as u64;
+        let pool_limit = self.pool_limit;
+        let entry = self.entry(number);
+        let size = entry.chain.head.size();
+        // A request that is a retry through and through was accepted when its guard held.
+        if let Some(expected) = expected.filter(|&expected| expected != size && new > 0) {
+            return Err(Refused::Moved { expected, size });
+        }
+        if new > 0 && entry.chain.head.pooled() + new > pool_limit {
+            return Err(Refused::PoolFull(pool_limit));
+        }
+        let mut placed = Vec::with_capacity(found.len());
+        for (transaction, found) in transactions.iter().zip(found) {
+            placed.push(match found {
+                Ok(Some(index)) => Ok(Placed { index, replayed: true }),
+                // An id that stands twice in one command was new when it was looked for.
+                Ok(None) => match pending.replay(number, transaction) {
+                    Some(replay) => replay.map(|index| Placed { index, replayed: true }),
+                    None => Ok(Placed { index: entry.accept(number, transaction, pending), replayed: false }),
+                },
+                Err(refused) => Err(refused),
+            });
+        }
+        if new > 0 {
+            pending.touch(number);
+        }
+        Ok(Outcome::Injected(placed))
+    }
+
+    /// For each transaction with an id: the index of an earlier one that it repeats, or that the id is taken.
+    fn find_replays(
+        &self,
+        number: ChainNumber,
+        transactions: &[Transaction],
+        pending: &Pending,
+    ) -> Vec<Result<Option<u64>, Refused>> {
+        let lineage = &self.chains[&number].handle.lineage;
+        // Within one array, all or nothing: so a conflict between two of its own is found before any is accepted.
+        let mut own: HashMap<&Id, &Transaction> = HashMap::new();
+        let find = |transaction: &Transaction| {
+            let Some(id) = transaction.id() else { return Ok(None) };
+            if let Some(replay) = pending.replay(number, transaction) {
+                return replay.map(Some);
+            }
+            find_replay(&self.store, lineage, transaction, id)
+        };
+        let mut found = Vec::with_capacity(transactions.len());
+        for transaction in transactions {
+            let mut result = find(transaction);
+            if let (Ok(None), Some(id)) = (&result, transaction.id()) {
+                let first = own.entry(id).or_insert(transaction);
+                if first.data() != transaction.data() || first.signer() != transaction.signer() {
+                    let index = self.chains[&number].chain.head.size();
+                    result = Err(Refused::IdTaken { id: id.as_str().into(), index });
+                }
+            }
+            found.push(result);
+        }
+        found
+    }
+}
+
+impl Entry {
+    fn accept(&mut self, number: ChainNumber, transaction: &Transaction, pending: &mut Pending) -> u64 {
+        let head = &self.chain.head;
+        let (index, bytes_before) = (head.size(), head.bytes);
+        let run = pending.runs.entry(number).or_insert_with(|| Run::new(index, bytes_before));
+        if run.is_full_for(transaction.record_bytes()) {
+            pending.batch.run(number, run);
+            *run = Run::new(index, bytes_before);
+        }
+        let bytes = run.push(|out| transaction.write_record(index, out));
+        if let Some(id) = transaction.id() {
+            pending.batch.id(number, id, index);
+            let content = (index, transaction.data().to_vec(), transaction.signer());
+            pending.ids.insert((number, id.clone()), content);
+        }
+        self.chain.inject(transaction, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile))
+    }
+}
+
+impl Pending {
+    /// The transaction of this batch that a transaction repeats, or that its id is taken.
+    fn replay(&self, number: ChainNumber, transaction: &Transaction) -> Option<Result<u64, Refused>> {
+        if self.ids.is_empty() {
+            return None;
+        }
+        let id = transaction.id()?;
+        let (index, data, signer) = self.ids.get(&(number, id.clone()))?;
+        let same = data == transaction.data() && *signer == transaction.signer();
+        Some(if same { Ok(*index) } else { Err(Refused::IdTaken { id: id.as_str().into(), index: *index }) })
+    }
+}
+
+/// The durable transaction that a transaction with this id repeats, or that the id is taken.
+fn find_replay(
+    store: &Store,
+    lineage: &Lineage,
+    transaction: &Transaction,
+    id: &Id,
+) -> Result<Option<u64>, Refused> {
+    let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(None) };
+    let record = Record::parse(&store.record(lineage, index)?).map_err(StoreError::Damaged)?;
+    let same = record.data.as_ref().is_none_or(|data| json::canonical(data) == transaction.data())
+        && record.signed.map(|signed| signed.signer) == transaction.signer();
+    if same { Ok(Some(index)) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
+}
+
+fn chain_record(name: &ChainName, lineage: &Lineage, leap: LeapPolicy) -> ChainRecord {
+    ChainRecord { name: name.to_string(), number: lineage.number(), parent: lineage.parent(), leap }
+}
+
+/// The Merkle edge of a chain at an earlier size: at most one stored tile a level.
+///
+/// # Errors
+/// A tile is missing.
+pub fn edge_at(store: &Store, chain: &ChainHandle, size: u64) -> Result<Edge, StoreError> {
+    let head = chain.head();
+    Edge::at(size, head.edge.source(|level, number| store.tile(&chain.lineage, level, number)))
+}
+
+/// A chain as it stands in the store. Its newest quant and the transactions of the last, incomplete tile are recomputed.
+///
+/// # Errors
+/// What does not hold.
+pub fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, StoreError> {
+    let damaged = |detail: String| StoreError::Damaged(detail);
+    let number = lineage.number();
+    let (size, bytes) = store.size_and_bytes(number)?.ok_or_else(|| damaged("its bang is missing".into()))?;
+    let newest = store.newest_quant(number)?.ok_or_else(|| damaged("its first quant is missing".into()))?;
+    if newest.size() > size {
+        return Err(damaged(format!("{size} transactions are left of the {} that quant {} seals", newest.size(), newest.index())));
+    }
+    let edge = Edge::at(size, |level, number, width| stored_hashes(store, lineage, level, number, width))?;
+    let sealed = merkle::root(newest.size(), edge.source(|level, number| store.tile(lineage, level, number)))?;
+    if sealed != newest.header().root {
+        return Err(damaged(format!("the root of quant {} is not that of its transactions", newest.index())));
+    }
+    let own_from = lineage.own_from();
+    let bang = checked_record(store, lineage, own_from)?;
+    let rules = bang.data.filter(|_| bang.kind == Some(Kind::Bang)).ok_or_else(|| damaged("it has no bang".into()))?;
+    let rules = Rules::from_value(&rules).map_err(|faults| damaged(format!("its rules: {}", faults[0].detail)))?;
+    let first = lineage.own_quants_from();
+    let id = if newest.index() == first { newest.hash() } else { store.quant(lineage, first)?.hash() };
+    let head = Head { newest: Arc::new(newest), edge: Arc::new(edge), bytes };
+    Ok(Chain { id, rules: Arc::new(rules), head })
+}
+
+/// The hashes of an incomplete tile: recomputed leaves, or the roots of the complete tiles below.
+fn stored_hashes(
+    store: &Store,
+    lineage: &Lineage,
+    level: u8,
+    number: u64,
+    width: usize,
+) -> Result<Vec<crate::core::hash::Hash>, StoreError> {
+    let first = number * merkle::TILE_WIDTH as u64;
+    let range = first..first + width as u64;
+    match level {
+        0 => range.map(|index| Ok(checked_record(store, lineage, index)?.hash)).collect(),
+        _ => range.map(|below| Ok(perfect_root(&store.tile(lineage, level - 1, below)?))).collect(),
+    }
+}
+
+fn checked_record(store: &Store, lineage: &Lineage, index: u64) -> Result<Record, StoreError> {
+    let record = Record::parse(&store.record(lineage, index)?)
+        .map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
+    if record.index == index {
+        Ok(record)
+    } else {
+        Err(StoreError::Damaged(format!("transaction {index} says that it is transaction {}", record.index)))
+    }
+}

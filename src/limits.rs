@@ -7,8 +7,9 @@ use std::time::Duration;
 
 /// The deepest nesting of arrays and objects in a transaction's data, counted in containers.
 ///
-/// A served chain wraps data in five more containers, and common parsers stop at 128.
-pub const DATA_DEPTH: usize = 100;
+/// A receipt wraps data in two more containers, which our own gate must still take
+/// ([`MAX_DEPTH`](crate::core::json::MAX_DEPTH)), and a chain in five, where common parsers stop at 128.
+pub const DATA_DEPTH: usize = 96;
 
 /// Bytes of one request body, and of one line of a streamed body.
 ///
@@ -94,3 +95,6 @@ pub const FREE_BYTES: u64 = 64 << 20;
 pub const LEAP_EVERY_MIN: Duration = Duration::from_millis(10);
 /// Longest time between automatic leaps: a day.
 pub const LEAP_EVERY_MAX: Duration = Duration::from_secs(86_400);
+
+/// Bytes of the transactions of one page; the next page goes on behind them.
+pub const PAGE_BYTES: usize = 16 << 20;

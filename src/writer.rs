@@ -9,7 +9,8 @@
 //! opening the store anew as after a crash.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::Bound,
     sync::{Arc, Mutex, RwLock},
 };
 
@@ -149,6 +150,8 @@ pub struct ChainHandle {
     pub rules: Arc<Rules>,
     /// Where its parts are stored.
     pub lineage: Arc<Lineage>,
+    /// What it was forked from.
+    parent: Option<Arc<ChainHandle>>,
     head: watch::Sender<Head>,
     leap: RwLock<LeapPolicy>,
     /// One leap at a time: the next cuts what this one left.
@@ -158,12 +161,13 @@ pub struct ChainHandle {
 }
 
 impl ChainHandle {
-    fn new(chain: &Chain, lineage: Arc<Lineage>, leap: LeapPolicy) -> Self {
+    fn new(chain: &Chain, lineage: Arc<Lineage>, parent: Option<Arc<ChainHandle>>, leap: LeapPolicy) -> Self {
         ChainHandle {
             name: chain.rules.name().clone(),
             id: chain.id,
             rules: chain.rules.clone(),
             lineage,
+            parent,
             head: watch::Sender::new(chain.head.clone()),
             leap: RwLock::new(leap),
             leaping: tokio::sync::Mutex::new(()),
@@ -174,6 +178,14 @@ impl ChainHandle {
     /// Its number in the store.
     pub fn number(&self) -> ChainNumber {
         self.lineage.number()
+    }
+
+    /// The chain that made a quant of this chain: itself, or the ancestor whose rules held there.
+    pub fn maker_of(self: &Arc<Self>, quant: u64) -> Arc<ChainHandle> {
+        match &self.parent {
+            Some(parent) if quant < self.lineage.own_quants_from() => parent.maker_of(quant),
+            _ => self.clone(),
+        }
     }
 
     /// The newest durable head.
@@ -214,15 +226,14 @@ pub struct Published {
 impl Published {
     /// A chain.
     pub fn chain(&self, name: &str) -> Option<Arc<ChainHandle>> {
-        let name = name.parse::<ChainName>().ok()?;
-        self.chains.read().expect("no holder of this lock panics").get(&name).cloned()
+        self.chains.read().expect("no holder of this lock panics").get(name).cloned()
     }
 
     /// At most `limit` chains in the order of their names, from behind `after`.
     pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<Arc<ChainHandle>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let chains = self.chains.read().expect("no holder of this lock panics");
-        // Names in the map are valid, but one may page from behind any text.
-        chains.values().skip_while(|chain| after.is_some_and(|after| chain.name.as_str() <= after)).take(limit).cloned().collect()
+        chains.range::<str, _>((start, Bound::Unbounded)).map(|(_, chain)| chain.clone()).take(limit).collect()
     }
 
     /// How many chains there are.
@@ -276,6 +287,7 @@ pub struct Writer {
     published: Arc<Published>,
     commands: mpsc::Receiver<Envelope>,
     chains: HashMap<ChainNumber, Entry>,
+    names: HashSet<ChainName>,
     next_number: ChainNumber,
     pool_limit: u64,
 }
@@ -300,6 +312,7 @@ impl Writer {
             published: published.clone(),
             commands,
             chains: HashMap::new(),
+            names: HashSet::new(),
             next_number: ChainNumber(0),
             pool_limit,
         };
@@ -310,6 +323,7 @@ impl Writer {
     /// Takes the chains as they stand in the store, at opening and after a full disk.
     fn load(&mut self) -> Result<(), StoreError> {
         self.chains.clear();
+        self.names.clear();
         let mut records = self.store.chains()?;
         // A parent has a lower number than its forks.
         records.sort_by_key(|record| record.number);
@@ -321,6 +335,7 @@ impl Writer {
             let entry = self.load_chain(&record).map_err(place)?;
             self.next_number = self.next_number.max(ChainNumber(record.number.0 + 1));
             self.publish_made(&entry.handle);
+            self.names.insert(entry.handle.name.clone());
             self.chains.insert(record.number, entry);
         }
         Ok(())
@@ -329,13 +344,11 @@ impl Writer {
     fn load_chain(&self, record: &ChainRecord) -> Result<Entry, StoreError> {
         let missing = |what: &str| StoreError::Damaged(format!("its {what} is missing"));
         let parent = match record.parent {
-            Some(parent) => {
-                let entry = self.chains.get(&parent.number).ok_or_else(|| missing("parent"))?;
-                Some((parent, entry.handle.lineage.clone()))
-            }
+            Some(parent) => Some(self.chains.get(&parent.number).ok_or_else(|| missing("parent"))?.handle.clone()),
             None => None,
         };
-        let lineage = Arc::new(Lineage::new(record.number, parent));
+        let shared = record.parent.zip(parent.as_ref().map(|parent| parent.lineage.clone()));
+        let lineage = Arc::new(Lineage::new(record.number, shared));
         let loaded = load_chain(&self.store, &lineage)?;
         let name = stored_name(record)?;
         if *loaded.rules.name() != name {
@@ -346,7 +359,7 @@ impl Writer {
             handle.head.send_replace(loaded.head.clone());
             return Ok(Entry { chain: loaded, handle });
         }
-        let handle = Arc::new(ChainHandle::new(&loaded, lineage, record.leap));
+        let handle = Arc::new(ChainHandle::new(&loaded, lineage, parent, record.leap));
         Ok(Entry { chain: loaded, handle })
     }
 
@@ -503,23 +516,23 @@ impl Writer {
         leap: LeapPolicy,
         pending: &mut Pending,
     ) -> Result<Outcome, Refused> {
-        if self.chains.values().any(|entry| entry.handle.name == *rules.name()) {
+        if self.names.contains(rules.name()) {
             return Err(Refused::NameTaken(rules.name().clone()));
         }
         let number = self.next_number;
+        let parent_handle = parent.map(|(chain, _)| self.entry(chain).handle.clone());
         let mut shared_bytes = 0;
-        let (parent, lineage) = match parent {
-            Some((chain, index)) => {
-                let lineage = self.entry(chain).handle.lineage.clone();
-                let quant = self.store.quant(&lineage, index)?;
-                let edge = edge_at(&self.store, &self.chains[&chain].handle, quant.size())?;
-                shared_bytes = self.store.bytes_at(&lineage, quant.size())?;
-                let of = Parent { number: chain, quant: index, size: quant.size() };
-                (Some((quant, edge)), Lineage::new(number, Some((of, lineage))))
+        let (parent, shared) = match parent.zip(parent_handle.as_ref()) {
+            Some(((number, index), handle)) => {
+                let quant = self.store.quant(&handle.lineage, index)?;
+                let edge = edge_at(&self.store, handle, quant.size())?;
+                shared_bytes = self.store.bytes_at(&handle.lineage, quant.size())?;
+                let of = Parent { number, quant: index, size: quant.size() };
+                (Some((quant, edge)), Some((of, handle.lineage.clone())))
             }
-            None => (None, Lineage::new(number, None)),
+            None => (None, None),
         };
-        let lineage = Arc::new(lineage);
+        let lineage = Arc::new(Lineage::new(number, shared));
         let parent_size = parent.as_ref().map_or(0, |(quant, _)| quant.size());
         let mut run = Run::new(parent_size, shared_bytes);
         let bytes = shared_bytes + run.push(|out| transaction.write_record(parent_size, out));
@@ -528,12 +541,13 @@ impl Writer {
         let chain = Chain::bang(rules, transaction, parent, quant.clone(), bytes, &mut tiles)
             .map_err(|error| Refused::Stale(error.to_string()))?;
 
-        let handle = Arc::new(ChainHandle::new(&chain, lineage.clone(), leap));
+        let handle = Arc::new(ChainHandle::new(&chain, lineage.clone(), parent_handle, leap));
         pending.batch.chain(&chain_record(&handle.name, &lineage, leap));
         pending.batch.run(number, &run);
         pending.batch.quant(number, &quant, parent_size);
         pending.made.push(number);
         self.next_number = ChainNumber(number.0 + 1);
+        self.names.insert(handle.name.clone());
         self.chains.insert(number, Entry { chain, handle: handle.clone() });
         Ok(Outcome::Banged(handle))
     }

@@ -1,6 +1,6 @@
 //! The rules of a chain: who may write what, and how much work a quant takes. They stand in its bang and never change.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -29,6 +29,12 @@ impl ChainName {
 impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for ChainName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

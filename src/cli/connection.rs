@@ -1,0 +1,200 @@
+//! A node as the client commands see it: its URLs, its answers, and what went wrong in one sentence.
+
+use std::{io, time::Duration};
+
+use anyhow::{Context, anyhow};
+use bytes::Bytes;
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
+use serde::Deserialize;
+use tokio::runtime::Handle;
+
+use crate::core::rules::ChainName;
+
+/// How long a node may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of an error that are read.
+const MAX_PROBLEM: usize = 1 << 20;
+
+/// A node, and the chain on it that is worked on.
+#[derive(Clone)]
+pub struct Connection {
+    client: Client,
+    node: Url,
+    chain: Option<ChainName>,
+    /// Whether a script listens.
+    pub json: bool,
+}
+
+/// An error as the node tells it (RFC 9457).
+#[derive(Deserialize)]
+struct Problem {
+    title: String,
+    detail: Option<String>,
+    #[serde(default)]
+    errors: Vec<ProblemError>,
+}
+
+#[derive(Deserialize)]
+struct ProblemError {
+    pointer: String,
+    detail: String,
+}
+
+impl Connection {
+    /// Of the node at this URL. It does not connect yet.
+    pub fn new(node: Url, chain: Option<ChainName>, json: bool) -> Self {
+        let bounded = || -> ClientBuilder {
+            Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION"))).connect_timeout(CONNECT_TIMEOUT)
+        };
+        // Building fails where the system has no certificate authorities, as in a bare container. Then only https fails.
+        let built = bounded().build().or_else(|_| bounded().tls_certs_only([]).build());
+        let client = built.expect("a client that trusts no certificate needs nothing from the system");
+        Connection { client, node, chain, json }
+    }
+
+    /// The node at another URL, and the chain that is named there, if any is.
+    pub fn at(&self, node: Url, chain: Option<ChainName>) -> Self {
+        Connection { node, chain: chain.or_else(|| self.chain.clone()), ..self.clone() }
+    }
+
+    /// The URL of a route of the node.
+    pub fn node_url(&self, route: &[&str]) -> Url {
+        let mut url = self.node.clone();
+        url.path_segments_mut().expect("an http URL has a path").pop_if_empty().extend(route);
+        url
+    }
+
+    /// The URL of a route of the chain.
+    pub fn chain_url(&self, route: &[&str]) -> Url {
+        match &self.chain {
+            Some(chain) => self.node_url(&[&["chains", chain.as_str()], route].concat()),
+            None => self.node_url(route),
+        }
+    }
+
+    /// A `GET`.
+    pub fn get(&self, url: Url) -> RequestBuilder {
+        self.client.get(url)
+    }
+
+    /// A `POST`.
+    pub fn post(&self, url: Url) -> RequestBuilder {
+        self.client.post(url)
+    }
+
+    /// Sends a request and gives its answer, whatever its status is.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn send_any(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        request.send().await.map_err(|error| {
+            let node = self.node.as_str().trim_end_matches('/');
+            if error.is_connect() {
+                let detail = "is a node running there? Start one with `qbc`, or name another with --node";
+                anyhow!("no node answers at {node} ({}): {detail}", root_cause(&error))
+            } else {
+                anyhow!("the connection to {node} failed: {}", root_cause(&error))
+            }
+        })
+    }
+
+    /// Sends a request and gives its answer.
+    ///
+    /// # Errors
+    /// There is no answer, or one that is no success.
+    pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = self.send_any(request).await?;
+        if response.status().is_success() { Ok(response) } else { Err(problem(response).await) }
+    }
+}
+
+/// What an answer that is no success says.
+pub async fn problem(response: Response) -> anyhow::Error {
+    let (status, url) = (response.status(), response.url().clone());
+    match read_some(response, MAX_PROBLEM).await {
+        Ok(body) => describe(status, &url, &body),
+        Err(error) => error.context(format!("{url} answers {status}")),
+    }
+}
+
+fn describe(status: StatusCode, url: &Url, body: &[u8]) -> anyhow::Error {
+    let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
+        return anyhow!("{url} answers {status}, and not as a QBC node does");
+    };
+    let mut text = problem.detail.unwrap_or(problem.title);
+    for ProblemError { pointer, detail } in problem.errors {
+        let place = if pointer.is_empty() { "the whole" } else { &pointer };
+        text += &format!("\n  {place}: {detail}");
+    }
+    // The node's words reach a terminal: no control character may.
+    let is_harmless = |&char: &char| !char.is_control() || char == '\n';
+    anyhow!("the node answers {}: {}", status.as_u16(), text.chars().filter(is_harmless).collect::<String>())
+}
+
+async fn read_some(mut response: Response, bytes: usize) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.context("the connection broke")? {
+        body.extend_from_slice(&chunk);
+        if body.len() > bytes {
+            break;
+        }
+    }
+    Ok(body)
+}
+
+fn root_cause(error: &reqwest::Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The body of an answer, to be read on a thread that may block.
+pub struct Body {
+    response: Response,
+    chunk: Bytes,
+    runtime: Handle,
+}
+
+impl Body {
+    /// Must be made where the runtime is; must not be read there.
+    pub fn new(response: Response, runtime: Handle) -> Self {
+        Body { response, chunk: Bytes::new(), runtime }
+    }
+}
+
+impl io::Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.runtime.block_on(self.response.chunk()).map_err(io::Error::other)? {
+                Some(chunk) => self.chunk = chunk,
+                None => return Ok(0),
+            }
+        }
+        let part = self.chunk.split_to(self.chunk.len().min(buffer.len()));
+        buffer[..part.len()].copy_from_slice(&part);
+        Ok(part.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_that_is_not_named_is_that_of_the_bare_routes() {
+        let node: Url = "http://localhost:5000".parse().unwrap();
+        let connection = |chain: Option<&str>| Connection::new(node.clone(), chain.map(|chain| chain.parse().unwrap()), false);
+        assert_eq!(connection(None).chain_url(&["leap"]).as_str(), "http://localhost:5000/leap");
+        assert_eq!(connection(Some("a.b")).chain_url(&["leap"]).as_str(), "http://localhost:5000/chains/a.b/leap");
+    }
+
+    #[test]
+    fn a_problem_is_told_with_its_places() {
+        let body = br#"{"type":"about:blank","title":"T","status":422,"detail":"no\u001b[31m","errors":[{"pointer":"/data","detail":"bad"}]}"#;
+        let url: Url = "http://localhost:5000/inject".parse().unwrap();
+        let told = describe(StatusCode::UNPROCESSABLE_ENTITY, &url, body).to_string();
+        assert_eq!(told, "the node answers 422: no[31m\n  /data: bad");
+        let other = describe(StatusCode::NOT_FOUND, &url, b"<html>").to_string();
+        assert_eq!(other, "http://localhost:5000/inject answers 404 Not Found, and not as a QBC node does");
+    }
+}

@@ -1,0 +1,75 @@
+//! `qbc export`: a chain as lines of JSON, verified on the way.
+//!
+//! One item a line in the order of verification: first the transactions that a quant seals, then that quant, and so on to
+//! the newest quant. Each line is canonical (RFC 8785), so that exports of one chain are equal byte by byte.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use clap::Args;
+use tokio::runtime::Handle;
+
+use super::{
+    connection::Connection,
+    print_line,
+    remote::{self, Part},
+    verify::Verified,
+};
+
+/// What `qbc export` takes.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  qbc export --out chain.ndjson            the file appears when all of it holds
+  qbc --chain orders export | zstd > orders.zst
+  qbc export | jq -c 'select(.data).data'  only what was injected
+  qbc verify chain.ndjson                  recompute it offline
+
+Each line is a transaction or, behind those that it seals, a quant (it has a \"root\").
+Pooled transactions are left out: no quant speaks for them yet.")]
+pub struct ExportArgs {
+    /// Write to a file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Exports the connection's chain.
+///
+/// # Errors
+/// The first fault of the chain: what stands before it was written. Or why the chain cannot be read or written.
+pub async fn run(args: ExportArgs, node: Connection) -> anyhow::Result<()> {
+    let runtime = Handle::current();
+    tokio::task::spawn_blocking(move || match args.out {
+        Some(path) => to_file(&node, &runtime, &path),
+        None => {
+            let mut out = BufWriter::new(io::stdout().lock());
+            remote::read(&node, &runtime, Part::Export(&mut out))?;
+            Ok(out.flush()?)
+        }
+    })
+    .await
+    .context("the export was interrupted")?
+}
+
+/// A half or faulty export never has the name that was asked for.
+fn to_file(node: &Connection, runtime: &Handle, path: &Path) -> anyhow::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let write = || {
+        let mut out = BufWriter::new(File::create(&part).with_context(|| format!("cannot write {}", part.display()))?);
+        let verifier = remote::read(node, runtime, Part::Export(&mut out))?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))?;
+        Verified::of(&verifier)
+    };
+    let verified = write().inspect_err(|_| drop(fs::remove_file(&part)))?;
+    match node.json {
+        true => print_line(serde_json::to_string(&verified)?),
+        false => print_line(format_args!("{verified}, written to {}", path.display())),
+    }
+}

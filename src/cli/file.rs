@@ -1,0 +1,240 @@
+//! A file, recomputed: a receipt, an export, or a chain as `GET /chain` serves it, told apart by what stands in it.
+
+use std::{cell::Cell, io::BufRead, rc::Rc};
+
+use anyhow::{Context, anyhow, bail};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::stream::{self, Fields, LineCount, Sink};
+use crate::core::{
+    json,
+    transaction::Record,
+    verify::{self, Fault, Receipt, Verifier},
+};
+
+/// What holds.
+pub enum Checked {
+    /// A chain, or the part of it from its start on.
+    Chain(Box<Verifier>),
+    /// A receipt.
+    Receipt(Box<Receipt>),
+}
+
+/// Recomputes a file. One transaction at a time is held.
+///
+/// # Errors
+/// The first fault with its line.
+pub fn check(input: impl BufRead) -> anyhow::Result<Checked> {
+    let (input, line) = LineCount::new(input);
+    let mut items = Items { verifier: Verifier::new(), receipt: None, loose: 0, line };
+    stream::read_objects(input, &mut items)?;
+    match items {
+        Items { receipt: Some(receipt), .. } => Ok(Checked::Receipt(Box::new(receipt))),
+        Items { loose: 1.., verifier, .. } => {
+            let (size, loose) = (verifier.size(), items.loose);
+            bail!(Fault::of_transaction(size - loose, format!("no quant seals it and the {} behind it: the end is missing", loose - 1)))
+        }
+        Items { verifier, .. } if verifier.newest().is_none() => bail!("there is nothing in it"),
+        Items { verifier, .. } => Ok(Checked::Chain(Box::new(verifier))),
+    }
+}
+
+struct Items {
+    verifier: Verifier,
+    receipt: Option<Receipt>,
+    /// Transactions that no quant has sealed yet.
+    loose: u64,
+    line: Rc<Cell<u64>>,
+}
+
+impl Items {
+    fn take_transaction(&mut self, record: Result<Record, String>) -> Result<(), Fault> {
+        let record = record.map_err(|detail| Fault::of_transaction(self.verifier.size(), detail))?;
+        self.verifier.transaction(&record)?;
+        self.loose += 1;
+        Ok(())
+    }
+
+    fn take_object(&mut self, fields: Fields) -> anyhow::Result<()> {
+        let has = |name: &str| fields.iter().any(|(other, _)| other == name);
+        if self.receipt.is_some() {
+            bail!("something stands behind the receipt");
+        }
+        if has("path") {
+            if self.verifier.size() > 0 {
+                bail!("a receipt stands in a chain");
+            }
+            self.receipt = Some(verify::receipt(Value::Object(parse(fields)?))?);
+        } else if has("root") {
+            let index = self.verifier.newest().map_or(0, |quant| quant.index() + 1);
+            let fault = |detail| Fault::of_quant(index, detail);
+            let quant = verify::quant(Value::Object(parse(fields).map_err(|error| fault(error.to_string()))?)).map_err(fault)?;
+            self.verifier.quant(quant)?;
+            self.loose = 0;
+        } else if has("hash") || self.verifier.size() > 0 {
+            let record = parse(fields).map_err(|error| error.to_string());
+            self.take_transaction(record.and_then(|fields| Record::from_value(Value::Object(fields))))?;
+        } else {
+            bail!("it is neither a quant nor a transaction nor a receipt");
+        }
+        Ok(())
+    }
+
+    fn placed(&self, result: anyhow::Result<()>) -> anyhow::Result<()> {
+        result.with_context(|| format!("line {}", self.line.get()))
+    }
+}
+
+impl Sink for Items {
+    fn transaction(&mut self, text: &RawValue) -> anyhow::Result<()> {
+        let taken = self.take_transaction(Record::parse(text.get().as_bytes()));
+        self.placed(taken.map_err(Into::into))
+    }
+
+    fn object(&mut self, fields: Fields) -> anyhow::Result<()> {
+        let taken = self.take_object(fields);
+        self.placed(taken)
+    }
+}
+
+/// Lets each field through the gate by itself, so that a receipt's transaction may be as deep as it may be alone.
+fn parse(fields: Fields) -> anyhow::Result<Map<String, Value>> {
+    let parse = |(name, text): (String, Box<RawValue>)| match json::parse(text.get().as_bytes()) {
+        Ok(value) => Ok((name, value)),
+        Err(error) => Err(anyhow!("{name:?}: {} (pointer {:?})", error.detail, error.pointer)),
+    };
+    fields.into_iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        chain::{Chain, bang_header, bang_transaction},
+        merkle::Tile,
+        rules::Rules,
+        transaction::{Submission, Timestamp, Transaction},
+    };
+
+    /// A chain of two quants, the second of which seals two transactions: as an export, as `GET /chain` serves it, and the
+    /// receipt of its newest transaction.
+    fn example() -> (String, String, String) {
+        let now = Timestamp::from_micros(1_763_812_147_123_456).unwrap();
+        let rules = Map::from_iter([("difficulty".into(), 0.into())]);
+        let rules = Rules::new("trial".parse().unwrap()).amend(rules).unwrap_or_else(|faults| panic!("{faults:?}"));
+        let bang = bang_transaction(&rules, now, [1; 16]);
+        let first = bang_header(&rules, &bang, None, now).mine(0..1).unwrap();
+        let mut no_tiles = |_: Tile| ();
+        let mut chain = Chain::bang(rules.into(), &bang, None, first.clone(), 0, &mut no_tiles).unwrap();
+        let transactions = ["{\"a\":[1,2.5,\"\\u0000é\"]}", "null"].map(|data| {
+            let id = Some("order-1".parse().unwrap()).filter(|_| data == "null");
+            let submission = Submission { data: data.into(), id, signed: None };
+            let transaction = Transaction::new(submission, None, now, [2; 16]);
+            chain.inject(&transaction, 0, &mut no_tiles);
+            transaction
+        });
+        let second = chain.head.cut(0, now).mine(0..1).unwrap();
+        let record = |index: u64, transaction: &Transaction| {
+            let mut out = Vec::new();
+            transaction.write_record(index, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let records = [record(0, &bang), record(1, &transactions[0]), record(2, &transactions[1])];
+        let quants = [&first, &second].map(|quant| serde_json::to_string(quant).unwrap());
+        let export = [&records[0], &quants[0], &records[1], &records[2], &quants[1], ""].map(str::to_string).join("\n");
+        let with = |quant: &str, records: &[String]| {
+            format!("{},\"transactions\":[{}]}}", quant.strip_suffix('}').unwrap(), records.join(","))
+        };
+        let served = format!("[{},{}]", with(&quants[0], &records[..1]), with(&quants[1], &records[1..]));
+        let tile = [bang.hash(), transactions[0].hash(), transactions[1].hash()];
+        let path = crate::core::merkle::prove_inclusion(2, 3, |_, _, _| Ok::<_, ()>(tile.to_vec())).unwrap();
+        let receipt = format!(
+            "{{\"chain\":\"{}\",\"transaction\":{},\"quant\":{},\"path\":{}}}",
+            chain.id,
+            records[2],
+            quants[1],
+            serde_json::to_string(&path).unwrap()
+        );
+        (export, served, receipt)
+    }
+
+    fn outcome(text: impl AsRef<[u8]>) -> Result<Checked, String> {
+        check(text.as_ref()).map_err(|error| format!("{error:#}"))
+    }
+
+    fn fault(text: impl AsRef<[u8]>) -> String {
+        outcome(text).err().expect("it does not hold")
+    }
+
+    #[test]
+    fn what_was_served_holds_in_every_form() {
+        let (export, served, receipt) = example();
+        let lines = served[1..served.len() - 1].replace("]},{", "]}\n{");
+        for text in [&export, &served, &lines, &format!(" \n{served}\n")] {
+            let Ok(Checked::Chain(verifier)) = outcome(text) else { panic!("{:?}", fault(text)) };
+            assert_eq!((verifier.size(), verifier.newest().unwrap().index()), (3, 1));
+        }
+        let Ok(Checked::Receipt(receipt)) = outcome(&receipt) else { panic!("{:?}", fault(&receipt)) };
+        assert_eq!((receipt.record.index, receipt.quant.index()), (2, 1));
+    }
+
+    #[test]
+    fn no_byte_can_be_flipped() {
+        let (export, served, receipt) = example();
+        // A receipt of another quant than the first cannot prove which chain it is of, but the form is checked.
+        let unproven = receipt.find("\",\"transaction").unwrap() - 64..receipt.find("\",\"transaction").unwrap();
+        for (text, skip) in [(export, 0..0), (served, 0..0), (receipt, unproven)] {
+            for at in (0..text.len()).filter(|at| !skip.contains(at)) {
+                for bit in 0..8 {
+                    let mut bytes = text.clone().into_bytes();
+                    bytes[at] ^= 1 << bit;
+                    let is_space = |bytes: &[u8]| bytes[at].is_ascii_whitespace();
+                    if !(is_space(&bytes) && is_space(text.as_bytes())) {
+                        assert!(outcome(&bytes).is_err(), "byte {at}: {}", String::from_utf8_lossy(&bytes));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_can_be_cut_off_within_a_quant() {
+        let (export, served, receipt) = example();
+        let first_quant = export.match_indices('\n').nth(1).unwrap().0;
+        for end in (0..export.len() - 1).filter(|end| !(first_quant..first_quant + 2).contains(end)) {
+            fault(&export[..end]);
+        }
+        for text in [served, receipt] {
+            for end in 0..text.len() {
+                fault(&text[..end]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_fault_is_named_with_its_place() {
+        let (export, served, receipt) = example();
+        assert!(fault(export.replace("null", "true")).starts_with("line 4: transaction 2: \"hash\" is "));
+        assert!(fault(export.replacen("\"proof\":0", "\"proof\":1", 1)).starts_with("line 2: quant 0: \"hash\" is "));
+        assert!(fault(served.replace("null", "true")).starts_with("line 1: transaction 2: "));
+        assert!(fault(receipt.replace("null", "true")).starts_with("line 1: the receipt's transaction: "));
+        let lines: Vec<_> = export.lines().collect();
+        assert_eq!(fault(lines[..4].join("\n")), "transaction 1: no quant seals it and the 1 behind it: the end is missing");
+        let swapped = [lines[0], lines[1], lines[3]].join("\n");
+        assert_eq!(fault(swapped), "line 3: transaction 1: it says that it is transaction 2");
+    }
+
+    #[test]
+    fn what_is_none_of_them_says_so() {
+        assert_eq!(fault(""), "there is nothing in it");
+        assert_eq!(fault("[]"), "there is nothing in it");
+        assert_eq!(fault("{}"), "line 1: it is neither a quant nor a transaction nor a receipt");
+        assert!(fault("hello").starts_with("the JSON cannot be read: "));
+        assert!(fault("17").contains("expected a quant, a transaction or a receipt"));
+        assert_eq!(fault("{\"root\":1,\"root\":1}"), "line 1: the name \"root\" stands twice in one object");
+        assert!(fault("[".repeat(100_000)).starts_with("the JSON cannot be read: "));
+        assert!(fault("{\"hash\":".to_string() + &"[".repeat(100_000)).starts_with("the JSON is cut short: "));
+        let deep = format!("{{\"hash\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(fault(deep).contains("line 1: transaction 0: "));
+    }
+}

@@ -1,0 +1,237 @@
+//! `qbc serve`: one node.
+
+use std::{
+    io::{IsTerminal, Write},
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use hyper::header::HeaderValue;
+use tokio::{net::TcpListener, sync::watch};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    core::chain::LeapPolicy,
+    http::{self, App},
+    leap, limits,
+    node::{Background, Config, Node},
+    peers::{Allowed, Host, Identity, Peers},
+};
+
+/// Files that the node itself keeps open: the store's and its own.
+const OWN_FILES: u64 = 1_200;
+
+/// Options of a node. Each is also an environment variable.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Address to listen on. A node has no access control of its own: beyond this machine, put it behind what has.
+    #[arg(long, env = "QBC_HOST", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, env = "QBC_PORT", default_value_t = 5000)]
+    pub port: u16,
+
+    /// Data folder, made where there is none [default: qbc-data/PORT].
+    #[arg(long, env = "QBC_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// Keep the data in a temporary folder that goes with the node.
+    #[arg(long, env = "QBC_EPHEMERAL", conflicts_with = "data")]
+    pub ephemeral: bool,
+
+    /// Let the default chain leap by itself, at most this long after a transaction: 500ms, 1s, 2m.
+    #[arg(long, env = "QBC_LEAP_EVERY", value_name = "TIME", value_parser = parse_duration)]
+    pub leap_every: Option<Duration>,
+
+    /// Transactions that the pool of one chain may hold.
+    #[arg(long, env = "QBC_MAX_POOL", value_name = "N", default_value_t = limits::POOL_TRANSACTIONS)]
+    pub max_pool: u64,
+
+    /// Threads that mine, at the lowest priority [default: one less than there are processors].
+    #[arg(long, env = "QBC_MINING_THREADS", value_name = "N")]
+    pub mining_threads: Option<NonZero<usize>>,
+
+    /// Where other nodes reach this one [default: localhost:PORT, or the machine's name if it listens on all addresses].
+    #[arg(long, env = "QBC_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+
+    /// Networks that this node may call to discover others: CIDR networks, loopback, private, any, none.
+    #[arg(long, env = "QBC_DISCOVER_ALLOW", value_name = "NETWORKS", default_value = "loopback,private")]
+    pub discover_allow: Allowed,
+
+    /// Sites whose pages may use this node from a browser, such as https://ledger.example; may be repeated.
+    #[arg(long, env = "QBC_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<Origin>,
+
+    /// What is logged to stderr: error, warn, info, debug (a line for each request), or a tracing filter.
+    #[arg(long, env = "QBC_LOG", value_name = "FILTER", default_value = "info,fjall=warn,lsm_tree=warn")]
+    pub log: String,
+
+    /// Log JSON, a line an event.
+    #[arg(long, env = "QBC_LOG_JSON")]
+    pub log_json: bool,
+}
+
+/// A site as browsers name it: `scheme://host[:port]`.
+#[derive(Clone, Debug)]
+pub struct Origin(HeaderValue);
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let is_origin = host.is_some_and(|host| !host.is_empty() && !host.contains('/'));
+        let value = if is_origin { text.parse().ok() } else { None };
+        value.map(Origin).ok_or_else(|| format!("{text:?} is no origin like https://ledger.example"))
+    }
+}
+
+/// A whole number with ms, s, m or h behind it.
+///
+/// # Errors
+/// Anything else, in a sentence.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("{text:?} is no time like 500ms, 1s, 2m or 1h")),
+    };
+    let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
+    let duration = Duration::from_millis(number.ok_or_else(|| format!("{text:?} is no time like 500ms, 1s, 2m or 1h"))?);
+    if (limits::LEAP_EVERY_MIN..=limits::LEAP_EVERY_MAX).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("a time between leaps is {:?} to {:?}", limits::LEAP_EVERY_MIN, limits::LEAP_EVERY_MAX))
+    }
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// It cannot start.
+pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    start_log(&args)?;
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: is another node running there? Choose another port with --port")
+    })?;
+    let address = listener.local_addr()?;
+    let temporary = args.ephemeral.then(tempfile::tempdir).transpose().context("cannot make a temporary folder")?;
+    let data = match (&temporary, args.data) {
+        (Some(folder), _) => folder.path().join("data"),
+        (None, Some(data)) => data,
+        (None, None) => PathBuf::from("qbc-data").join(address.port().to_string()),
+    };
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let config = Config {
+        data,
+        pool_limit: args.max_pool,
+        mining_threads: args.mining_threads.or(NonZero::new(processors - 1)).unwrap_or(NonZero::<usize>::MIN),
+        leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
+    };
+    let (node, background) = Node::start(config).await?;
+
+    let (stop, stopping) = watch::channel(false);
+    let peers = start_peers(&node, args.advertise, address, args.discover_allow, &stopping).await?;
+    let Background { touched, writer } = background;
+    tokio::spawn(leap::run(node.clone(), touched, stopping.clone()));
+
+    let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();
+    let router = http::router(App::new(node.clone(), peers, origins));
+    tracing::info!(id = node.id(), chains = node.chain_count(), "the node is ready");
+    announce(address)?;
+    tokio::spawn(async move {
+        wait_for_signal().await;
+        tracing::info!("stopping");
+        // Whoever listens is gone where the node has stopped already.
+        let _ = stop.send(true);
+    });
+    http::serve(listener, router, http::Limits { connections: connections() }, stopping).await;
+
+    drop(node);
+    // The writer ends when the last handle is gone: connections that were cut off and tasks that stop drop theirs.
+    let ended = tokio::task::spawn_blocking(move || writer.join());
+    match tokio::time::timeout(limits::DRAIN_TIMEOUT, ended).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(_) => bail!("the writer ended with a panic; what was acknowledged is on disk"),
+        Err(_) => Ok(()),
+    }
+}
+
+fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?} is no filter", args.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if args.log_json {
+        log.json().try_init()
+    } else {
+        log.with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+}
+
+/// The first line on stdout, for scripts.
+fn announce(address: SocketAddr) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush()).context("cannot write to stdout")
+}
+
+async fn start_peers(
+    node: &Node,
+    advertise: Option<String>,
+    address: SocketAddr,
+    allowed: Allowed,
+    stopping: &watch::Receiver<bool>,
+) -> anyhow::Result<Peers> {
+    let advertise = advertise.unwrap_or_else(|| match address.ip() {
+        ip if ip.is_loopback() => format!("localhost:{}", address.port()),
+        ip if ip.is_unspecified() => {
+            format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), address.port())
+        }
+        _ => address.to_string(),
+    });
+    let host: Host = advertise.parse().with_context(|| format!("cannot advertise {advertise:?}: say --advertise HOST:PORT"))?;
+    let identity = Identity { id: node.id(), version: env!("CARGO_PKG_VERSION").into(), host };
+    let peers = Peers::new(identity, allowed, node.nodes().await?);
+    tokio::spawn(peers.clone().run(stopping.clone()));
+
+    let (node, mut known, mut stopping) = (node.clone(), peers.known(), stopping.clone());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                changed = known.changed() => if changed.is_err() { return },
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            let hosts = known.borrow_and_update().clone();
+            if let Err(error) = node.set_nodes(hosts).await {
+                tracing::warn!("the known nodes are not recorded: {error}");
+            }
+        }
+    });
+    Ok(peers)
+}
+
+/// Each connection is an open file, and so is each table of the store.
+fn connections() -> usize {
+    let files = rlimit::increase_nofile_limit(OWN_FILES + limits::CONNECTIONS as u64).unwrap_or(1_024);
+    let connections = files.saturating_sub(OWN_FILES).max(files / 4);
+    usize::try_from(connections).unwrap_or(usize::MAX).min(limits::CONNECTIONS)
+}
+
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("handlers of signals can be set");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        result = tokio::signal::ctrl_c() => result.expect("handlers of signals can be set"),
+    }
+}

@@ -1,0 +1,284 @@
+//! What handlers take out of a request.
+
+use std::sync::Arc;
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequestParts, RawPathParams},
+    http::{HeaderMap, HeaderName, Request, StatusCode, header, request::Parts},
+};
+use http_body_util::BodyExt;
+use serde_json::{Map, Value};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+
+use super::{App, problem::Problem};
+use crate::{
+    core::{json, rules::Fault},
+    limits,
+    writer::ChainHandle,
+};
+
+/// Query parameters; unknown and malformed ones are a `400`.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub struct Query<T>(pub T);
+
+/// The chain that a route speaks of: the one that its path names, or the default.
+pub struct ChainOf {
+    /// The chain.
+    pub chain: Arc<ChainHandle>,
+    /// What stands before its routes: nothing, or `/chains/{name}`.
+    pub prefix: String,
+}
+
+impl FromRequestParts<App> for ChainOf {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        match path_parameter(parts, |name| name == CHAIN).await? {
+            Some(name) => match app.node.chain(&name) {
+                Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
+                None => Err(Problem::not_found(format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one"))),
+            },
+            None => Ok(ChainOf { chain: app.default_chain.clone(), prefix: String::new() }),
+        }
+    }
+}
+
+/// The parameter of a path within a chain: the index or id of a transaction, the index or hash of a quant.
+pub struct Place(pub String);
+
+impl Place {
+    /// As the index of a transaction of a chain of `size`.
+    ///
+    /// # Errors
+    /// `400` where it is no number, `404` where the chain has no such transaction.
+    pub fn transaction(&self, size: u64) -> Result<u64, Problem> {
+        let index = parse_index(&self.0).ok_or_else(|| Problem::bad_request(format!("{:?} is not the index of a transaction", self.0)))?;
+        if index < size {
+            return Ok(index);
+        }
+        Err(Problem::not_found(format!("there is no transaction {index}: the chain has {size}, counted from 0")))
+    }
+}
+
+/// A whole number without sign or leading zeros.
+pub fn parse_index(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().filter(|index| index.to_string() == text)
+}
+
+impl FromRequestParts<App> for Place {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let place = path_parameter(parts, |name| name != CHAIN).await?;
+        Ok(Place(place.expect("routes of a place have one more parameter")))
+    }
+}
+
+/// The path parameter that names a chain.
+const CHAIN: &str = "chain";
+
+async fn path_parameter(parts: &mut Parts, is_it: impl Fn(&str) -> bool) -> Result<Option<String>, Problem> {
+    let params = RawPathParams::from_request_parts(parts, &()).await;
+    let params = params.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    Ok(params.iter().find(|(name, _)| is_it(name)).map(|(_, value)| value.to_owned()))
+}
+
+/// A whole body, and the room that it takes up until it is dropped.
+pub struct Whole {
+    /// The body.
+    pub bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Takes room for `bytes` of bodies, at once or not at all.
+///
+/// # Errors
+/// `503` where the bodies of other requests take it up.
+pub fn take_room(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    let bytes = u32::try_from(bytes).expect("a body is bounded far below 4 GiB");
+    app.room.clone().try_acquire_many_owned(bytes).map_err(|_| Problem::overloaded("too many large requests at one time: send again later"))
+}
+
+/// Reads a whole body of bounded size in bounded time.
+///
+/// # Errors
+/// `413`, `408`, `503`, or `400` where the connection broke.
+pub async fn read_whole(app: &App, body: Body) -> Result<Whole, Problem> {
+    let mut body = body;
+    let declared = http_body::Body::size_hint(&body).lower();
+    if declared > limits::BODY_BYTES as u64 {
+        return Err(too_large());
+    }
+    let Some(first) = next_data(&mut body).await? else {
+        return Ok(Whole { bytes: Bytes::new(), _room: None });
+    };
+    let mut room = take_room(app, first.len())?;
+    if first.len() as u64 == declared {
+        return Ok(Whole { bytes: first, _room: Some(room) });
+    }
+    let mut bytes = first.to_vec();
+    while let Some(data) = next_data(&mut body).await? {
+        if bytes.len() + data.len() > limits::BODY_BYTES {
+            return Err(too_large());
+        }
+        room.merge(take_room(app, data.len())?);
+        bytes.extend_from_slice(&data);
+    }
+    Ok(Whole { bytes: bytes.into(), _room: Some(room) })
+}
+
+fn too_large() -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("a body has at most {} bytes; more go as a stream of lines (application/x-ndjson)", limits::BODY_BYTES),
+    )
+}
+
+/// The next bytes of a body, or nothing at its end.
+///
+/// # Errors
+/// `408` where nothing comes for too long, `400` where the connection broke.
+pub async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
+    loop {
+        match timeout(limits::BODY_TIMEOUT, body.frame()).await {
+            Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body stopped coming")),
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(error))) => return Err(Problem::bad_request(format!("the body broke off: {error}"))),
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `application/json`, or any `application/…+json`.
+    Json,
+    /// `application/x-www-form-urlencoded`.
+    Form,
+    /// `application/x-ndjson`: one JSON value a line.
+    Lines,
+}
+
+/// The format that the header `Content-Type` names.
+///
+/// # Errors
+/// `415` that names the formats.
+pub fn format_of(headers: &HeaderMap) -> Result<Format, Problem> {
+    let header = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media.as_str() {
+        "application/json" => Ok(Format::Json),
+        "application/x-www-form-urlencoded" => Ok(Format::Form),
+        "application/x-ndjson" | "application/ndjson" => Ok(Format::Lines),
+        media if media.starts_with("application/") && media.ends_with("+json") => Ok(Format::Json),
+        _ => Err(unsupported(&format!("the body's Content-Type is {header:?}"))),
+    }
+}
+
+fn unsupported(what: &str) -> Problem {
+    Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format!("{what}: send JSON with the header \"Content-Type: application/json\", as curl does with --json, or a form with \"data=…\""),
+    )
+}
+
+/// The fields of a form, each a text.
+///
+/// # Errors
+/// `415` where it is JSON that curl calls a form, `422` where a field stands twice, `400` where it is no UTF-8.
+pub fn parse_form(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+    if matches!(body.trim_ascii_start().first(), Some(b'{' | b'[' | b'"')) {
+        return Err(unsupported("the body looks like JSON, but its Content-Type says that it is a form"));
+    }
+    let mut fields = Map::new();
+    for (name, value) in parse_pairs(body)? {
+        if fields.contains_key(&name) {
+            return Err(vec![Fault::of(&name, "stands twice in the form")].into());
+        }
+        fields.insert(name, Value::String(value));
+    }
+    Ok(fields)
+}
+
+/// The pairs of a form (WHATWG URL, application/x-www-form-urlencoded parsing), but that bytes which are no UTF-8 are
+/// refused and not replaced.
+fn parse_pairs(body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
+    let invalid = || Problem::bad_request("the form is no UTF-8");
+    let decode = |part: &[u8]| {
+        let spaced: Vec<u8> = part.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
+        String::from_utf8(percent_encoding::percent_decode(&spaced).collect()).map_err(|_| invalid())
+    };
+    let pairs = body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let split = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
+            Ok((decode(&pair[..split])?, decode(pair.get(split + 1..).unwrap_or_default())?))
+        })
+        .collect()
+}
+
+/// A JSON object or a form as a body.
+///
+/// # Errors
+/// As [`read_whole`], [`format_of`] and [`json::parse`]; `422` where it is no object.
+pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String, Value>, Problem> {
+    let format = format_of(request.headers())?;
+    let body = read_whole(app, request.into_body()).await?;
+    match format {
+        Format::Form => parse_form(&body.bytes),
+        Format::Lines => Err(unsupported("this route takes one object")),
+        Format::Json => match json::parse(&body.bytes)? {
+            Value::Object(fields) => Ok(fields),
+            _ => Err(vec![Fault { pointer: String::new(), detail: "must be a JSON object".into() }].into()),
+        },
+    }
+}
+
+/// The size that a guarded request expects (`If-Match`, RFC 9110 section 13.1.1): the tag of the index that the next
+/// transaction will get. `*` and no header expect nothing.
+///
+/// # Errors
+/// `400` where it is no list of tags, `412` where none of them can match.
+pub fn expected_size(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(header) = single(headers, &header::IF_MATCH)? else { return Ok(None) };
+    if header.trim() == "*" {
+        return Ok(None);
+    }
+    let mut sizes = Vec::new();
+    for tag in header.split(',').map(str::trim) {
+        let opaque = tag.strip_prefix("W/").unwrap_or(tag);
+        let quoted = opaque.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+        let size = quoted.ok_or_else(|| {
+            Problem::bad_request("If-Match is no entity tag: send the ETag of /stats as it is, in double quotes, like \"5\"")
+        })?;
+        // A weak tag never matches here (RFC 9110 section 8.8.3.2).
+        if opaque.len() == tag.len() {
+            sizes.extend(parse_index(size));
+        }
+    }
+    match sizes.as_slice() {
+        [size] => Ok(Some(*size)),
+        [] => Err(Problem::new(StatusCode::PRECONDITION_FAILED, "If-Match names no state that this chain can have")),
+        _ => Err(Problem::bad_request("If-Match names several states: send one tag")),
+    }
+}
+
+/// A header that may stand once.
+///
+/// # Errors
+/// `400` where it stands twice or is no visible ASCII.
+pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::bad_request(format!("the header {name} stands twice")));
+    }
+    value.to_str().map(Some).map_err(|_| Problem::bad_request(format!("the header {name} is no ASCII text")))
+}

@@ -1,0 +1,557 @@
+//! `POST /inject`: one transaction, an array, a form, or a stream of lines.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+
+use super::{
+    App,
+    chains::receipt_json,
+    extract::{ChainOf, Format, Query, expected_size, format_of, next_data, parse_form, read_whole, single},
+    problem::{Problem, ProblemDocument},
+};
+use crate::{
+    core::{
+        hash::Hash,
+        json,
+        rules::Fault,
+        transaction::{Id, Submission, take_signed},
+    },
+    limits,
+    node::Accepted,
+    writer::{ChainHandle, Placed, Refused},
+};
+
+/// Query parameters of `POST /inject`.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct InjectQuery {
+    /// `leap`: answer when a quant has sealed what was sent, with its receipt.
+    wait: Option<Wait>,
+    /// Seconds to wait for that at most, 30 where it is not said.
+    timeout: Option<f64>,
+}
+
+#[derive(Clone, Copy, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Wait {
+    Leap,
+}
+
+impl InjectQuery {
+    /// How long to wait for a leap, if at all.
+    fn wait(&self) -> Result<Option<Duration>, Problem> {
+        match (self.wait, self.timeout) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(Problem::bad_request("\"timeout\" says how long to wait: add wait=leap")),
+            (Some(Wait::Leap), None) => Ok(Some(limits::WAIT_DEFAULT)),
+            (Some(Wait::Leap), Some(seconds)) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .filter(|wait| *wait <= limits::WAIT_LIMIT)
+                .map(Some)
+                .ok_or_else(|| {
+                    Problem::bad_request(format!("\"timeout\" is a number of seconds up to {}", limits::WAIT_LIMIT.as_secs()))
+                }),
+        }
+    }
+}
+
+/// A transaction to add.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Inject)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document; the gate of core::json reads it")]
+pub struct InjectBody {
+    /// Any JSON value.
+    data: Value,
+    /// The client's own name for it, for exact retries: 1 to 128 printable ASCII characters without space.
+    id: Option<String>,
+    /// The hex Ed25519 public key of the writer.
+    signer: Option<String>,
+    /// The writer's hex signature over the canonical JSON of `{"chain", "data", "id"?}`.
+    signature: Option<String>,
+}
+
+/// That a transaction is on disk.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Acceptance<'a> {
+    #[schema(example = "Transaction submission successful")]
+    message: &'static str,
+    /// The chain's name.
+    chain: &'a str,
+    /// The transaction's final place.
+    index: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    /// Its leaf hash.
+    #[schema(value_type = String)]
+    hash: Hash,
+    /// When it was accepted first.
+    timestamp: String,
+    /// `pooled`, or `sealed` where it is repeated.
+    state: &'static str,
+}
+
+fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted) -> Acceptance<'a> {
+    // Only what is sent again can be sealed already.
+    let sealed = accepted.replayed && accepted.index < chain.head().newest.size();
+    Acceptance {
+        message: "Transaction submission successful",
+        chain: chain.name.as_str(),
+        index: accepted.index,
+        id: accepted.id.as_ref().map(Id::as_str),
+        hash: accepted.hash,
+        timestamp: accepted.timestamp.to_string(),
+        state: if sealed { "sealed" } else { "pooled" },
+    }
+}
+
+/// Adds transactions to the pool.
+///
+/// The body is one object, an array of them (all or none is accepted), a form `data=…&id=…` (the data is then a text), or
+/// `application/x-ndjson` with one object a line (each for itself, committed as it comes). The answer comes when the
+/// transactions are on disk. The same `id` with the same data answers with the first acceptance; the header
+/// `Idempotency-Key` is another way to give it.
+#[utoipa::path(
+    post,
+    path = "/inject",
+    tag = "chain",
+    params(
+        InjectQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "Another way to give the id"),
+        ("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between"),
+    ),
+    request_body(content(
+        (InjectBody = "application/json"),
+        (InjectBody = "application/x-www-form-urlencoded"),
+        (String = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 202, description = "On disk, in the pool; an array for an array", body = Acceptance,
+            headers(("Location", description = "The transaction"), ("ETag", description = "The index that the next transaction gets"),
+                ("Idempotent-Replayed", description = "`true` where an earlier request did it"))),
+        (status = 201, description = "Sealed (wait=leap): the receipt, an array for an array", body = super::chains::ReceiptView),
+        (status = 504, description = "On disk, but not sealed in time", body = Acceptance),
+        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn inject(
+    State(app): State<App>,
+    target: ChainOf,
+    Query(query): Query<InjectQuery>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let wait = query.wait()?;
+    let format = format_of(request.headers())?;
+    if format == Format::Lines {
+        return inject_lines(&app, &target.chain, wait, request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let expected = expected_size(&parts.headers)?;
+    let body = read_whole(&app, body).await?;
+    let value = match format {
+        Format::Form => Value::Object(parse_form(&body.bytes)?),
+        _ => json::parse(&body.bytes)?,
+    };
+    let is_array = value.is_array();
+    let submissions = submissions(&target.chain, value, &parts.headers)?;
+    let accepted = app.node.inject(&target.chain, submissions, expected).await?;
+    drop(body);
+    answer(&app, &target, accepted, is_array, wait).await
+}
+
+async fn answer(
+    app: &App,
+    target: &ChainOf,
+    accepted: Vec<Accepted>,
+    is_array: bool,
+    wait: Option<Duration>,
+) -> Result<Response, Problem> {
+    let chain = &target.chain;
+    let (first, last) = (accepted[0].index, accepted.iter().map(|accepted| accepted.index).max().expect("there is a first"));
+    let replayed = accepted.iter().all(|accepted| accepted.replayed);
+    let mut status = StatusCode::ACCEPTED;
+    let mut body = None;
+    if let Some(wait) = wait {
+        let sealed = timeout(wait, chain.watch().wait_for(|head| head.newest.size() > last)).await.is_ok();
+        status = if sealed { StatusCode::CREATED } else { StatusCode::GATEWAY_TIMEOUT };
+        if sealed {
+            let mut receipts = Vec::with_capacity(accepted.len());
+            for accepted in &accepted {
+                receipts.push(receipt_json(app, chain.clone(), accepted.index).await?);
+            }
+            body = Some(list(receipts, is_array));
+        }
+    }
+    let body = body.unwrap_or_else(|| {
+        let describe = |accepted| serde_json::to_vec(&acceptance(chain, accepted)).expect("an acceptance is JSON");
+        list(accepted.iter().map(describe).collect(), is_array)
+    });
+    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, text_header(format!("{}/transactions/{first}", target.prefix)));
+    headers.insert(header::ETAG, text_header(format!("\"{}\"", last + 1)));
+    if replayed {
+        headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+pub(super) fn text_header(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("names and numbers are visible ASCII")
+}
+
+/// One JSON value, or an array of them.
+fn list(mut values: Vec<Vec<u8>>, is_array: bool) -> Vec<u8> {
+    if is_array {
+        let mut out = vec![b'['];
+        out.extend(values.join(&b','));
+        out.push(b']');
+        out
+    } else {
+        values.swap_remove(0)
+    }
+}
+
+/// All transactions of a body, checked by the chain's rules.
+fn submissions(chain: &ChainHandle, value: Value, headers: &HeaderMap) -> Result<Vec<Submission>, Problem> {
+    let key = idempotency_key(headers)?;
+    match value {
+        Value::Array(values) if key.is_some() && values.len() != 1 => {
+            Err(Problem::bad_request("Idempotency-Key names one transaction: in an array give each its own \"id\""))
+        }
+        Value::Array(values) if values.is_empty() => {
+            Err(vec![Fault { pointer: String::new(), detail: "an array holds at least one transaction".into() }].into())
+        }
+        Value::Array(values) if values.len() > limits::ARRAY_TRANSACTIONS => Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("an array holds at most {} transactions: send more as a stream of lines", limits::ARRAY_TRANSACTIONS),
+        )),
+        Value::Array(values) => {
+            let submissions = values.into_iter().enumerate();
+            submissions
+                .map(|(at, value)| submission(chain, value, key.clone()).map_err(|problem| problem.within(&format!("/{at}"))))
+                .collect()
+        }
+        value => Ok(vec![submission(chain, value, key)?]),
+    }
+}
+
+/// The key may be quoted, as the IETF draft of the header has it, or not, as most send it.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Id>, Problem> {
+    let Some(key) = single(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    let bare = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
+    bare.parse().map(Some).map_err(|error| Problem::bad_request(format!("Idempotency-Key: {error}")))
+}
+
+fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Submission, Problem> {
+    let Value::Object(mut fields) = value else {
+        let detail = "a transaction to add is an object {\"data\": …}".into();
+        return Err(vec![Fault { pointer: String::new(), detail }].into());
+    };
+    let data = fields.remove("data").ok_or_else(|| vec![Fault::of("data", "is missing")])?;
+    let id = take_id(&mut fields, key)?;
+    let signed = take_signed(&mut fields).map_err(|detail| Problem::unprocessable(detail, Vec::new()))?;
+    if let Some(name) = fields.keys().next() {
+        let detail = "unknown field: a transaction to add has data, id, signer and signature";
+        return Err(vec![Fault::of(name, detail)].into());
+    }
+    if depth(&data) > limits::DATA_DEPTH {
+        let detail = format!("is nested more than {} deep", limits::DATA_DEPTH);
+        return Err(Problem { status: StatusCode::BAD_REQUEST, ..vec![Fault::of("data", detail)].into() });
+    }
+    let submission = Submission { data: json::canonical(&data), id, signed };
+    chain.rules.check(chain.id, &submission, &data)?;
+    Ok(submission)
+}
+
+fn take_id(fields: &mut Map<String, Value>, key: Option<Id>) -> Result<Option<Id>, Problem> {
+    let id = match fields.remove("id") {
+        None => return Ok(key),
+        Some(Value::String(id)) => id.parse::<Id>().map_err(|error| vec![Fault::of("id", error)])?,
+        Some(_) => return Err(vec![Fault::of("id", "must be a text")].into()),
+    };
+    if key.is_some_and(|key| key != id) {
+        return Err(vec![Fault::of("id", "differs from the header Idempotency-Key")].into());
+    }
+    Ok(Some(id))
+}
+
+/// Containers around the innermost value.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// What became of a stream of lines.
+#[derive(Default, Serialize, utoipa::ToSchema)]
+pub struct Summary {
+    /// Lines that are on disk now.
+    accepted: u64,
+    /// Lines that are not.
+    refused: u64,
+    /// Index of the first accepted line.
+    first: Option<u64>,
+    /// Index of the last accepted line.
+    last: Option<u64>,
+    /// The first refused lines.
+    errors: Vec<LineError>,
+}
+
+/// A line that was refused.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct LineError {
+    /// Counted from 1.
+    line: u64,
+    /// The HTTP status that it would have got alone.
+    status: u16,
+    /// What is wrong with it.
+    detail: String,
+}
+
+async fn inject_lines(
+    app: &App,
+    chain: &ChainHandle,
+    wait: Option<Duration>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let (parts, mut body) = request.into_parts();
+    if wait.is_some() {
+        return Err(Problem::bad_request("wait=leap is for one transaction or an array, not for a stream of lines"));
+    }
+    for name in [header::IF_MATCH, IDEMPOTENCY_KEY] {
+        if parts.headers.contains_key(&name) {
+            return Err(Problem::bad_request(format!("{name} is for one transaction or an array, not for a stream of lines")));
+        }
+    }
+    let mut stream = Stream::new(app, chain);
+    let mut lines = Lines::default();
+    let ended = loop {
+        // What has come is committed before more is waited for.
+        let data = match next_data(&mut body).now_or_never() {
+            Some(data) => data,
+            None => {
+                stream.flush().await;
+                next_data(&mut body).await
+            }
+        };
+        match data {
+            Ok(Some(data)) => lines.feed(&data, &mut stream).await,
+            Ok(None) => break Ok(()),
+            Err(problem) => break Err(problem),
+        }
+    };
+    if ended.is_ok() {
+        lines.end(&mut stream).await;
+    }
+    stream.finish().await;
+    if let Err(problem) = ended {
+        let Summary { accepted, refused, .. } = stream.summary;
+        let detail = format!("{}; before that {accepted} lines were accepted and {refused} refused", problem.detail);
+        return Err(Problem { detail, ..problem });
+    }
+    Ok(stream.answer())
+}
+
+/// Cuts a stream of bytes into lines of bounded length.
+#[derive(Default)]
+struct Lines {
+    /// The start of a line whose end has not come yet.
+    started: Vec<u8>,
+    /// Whether the line is too long already, and the rest of it is passed over.
+    overlong: bool,
+}
+
+impl Lines {
+    async fn feed(&mut self, data: &Bytes, stream: &mut Stream<'_>) {
+        let mut rest = &data[..];
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let (line, behind) = (&rest[..end], &rest[end + 1..]);
+            if self.started.is_empty() && !self.overlong {
+                stream.line(line).await;
+            } else {
+                self.keep(line);
+                self.end(stream).await;
+            }
+            rest = behind;
+        }
+        self.keep(rest);
+    }
+
+    fn keep(&mut self, part: &[u8]) {
+        self.overlong |= self.started.len() + part.len() > limits::BODY_BYTES;
+        if !self.overlong {
+            self.started.extend_from_slice(part);
+        }
+    }
+
+    async fn end(&mut self, stream: &mut Stream<'_>) {
+        if self.overlong {
+            stream.number += 1;
+            let detail = format!("a line has at most {} bytes", limits::BODY_BYTES);
+            stream.refuse(stream.number, &Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+        } else if !self.started.is_empty() {
+            stream.line(&self.started).await;
+        }
+        *self = Lines::default();
+    }
+}
+
+type Placements = Pin<Box<dyn Future<Output = Result<Vec<Result<Placed, Refused>>, Refused>> + Send>>;
+
+/// Lines on their way to the writer.
+struct Stream<'a> {
+    app: &'a App,
+    chain: &'a ChainHandle,
+    /// Lines seen.
+    number: u64,
+    group: Group,
+    /// Groups that were sent, in this order, and are not committed yet.
+    sent: VecDeque<(Group, Placements)>,
+    summary: Summary,
+    /// The status of the first refused line.
+    first_refusal: Option<StatusCode>,
+}
+
+/// Lines that are sent together.
+#[derive(Default)]
+struct Group {
+    numbers: Vec<u64>,
+    submissions: Vec<Submission>,
+    bytes: usize,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<'a> Stream<'a> {
+    fn new(app: &'a App, chain: &'a ChainHandle) -> Self {
+        Stream {
+            app,
+            chain,
+            number: 0,
+            group: Group::default(),
+            sent: VecDeque::new(),
+            summary: Summary::default(),
+            first_refusal: None,
+        }
+    }
+
+    async fn line(&mut self, line: &[u8]) {
+        self.number += 1;
+        if line.trim_ascii().is_empty() {
+            return;
+        }
+        let submission = json::parse(line)
+            .map_err(Problem::from)
+            .and_then(|value| submission(self.chain, value, None));
+        match submission {
+            Err(problem) => self.refuse(self.number, &problem),
+            Ok(submission) => {
+                self.group.bytes += line.len();
+                self.group.numbers.push(self.number);
+                self.group.submissions.push(submission);
+                if self.group.numbers.len() >= limits::STREAM_LINES || self.group.bytes >= limits::STREAM_BYTES {
+                    self.flush().await;
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, line: u64, problem: &Problem) {
+        self.summary.refused += 1;
+        self.first_refusal.get_or_insert(problem.status);
+        if self.summary.errors.len() < limits::STREAM_ERRORS {
+            let (status, detail) = (problem.status.as_u16(), problem.detail.clone());
+            self.summary.errors.push(LineError { line, status, detail });
+        }
+    }
+
+    /// Sends the lines that have come to the writer, and waits where too many groups are on their way.
+    async fn flush(&mut self) {
+        if self.group.numbers.is_empty() {
+            return;
+        }
+        let mut group = std::mem::take(&mut self.group);
+        let bytes = group.bytes.min(limits::BODIES_BYTES) as u32;
+        let room = self.app.room.clone().acquire_many_owned(bytes).await;
+        group._room = Some(room.expect("the room for bodies is never closed"));
+        match self.app.node.inject_each(self.chain, std::mem::take(&mut group.submissions)).await {
+            Ok(placements) => self.sent.push_back((group, Box::pin(placements))),
+            Err(refused) => self.refuse_all(&group, refused),
+        }
+        if self.sent.len() > limits::STREAM_AHEAD {
+            self.settle().await;
+        }
+    }
+
+    fn refuse_all(&mut self, group: &Group, refused: Refused) {
+        let problem = refused.into();
+        for &line in &group.numbers {
+            self.refuse(line, &problem);
+        }
+    }
+
+    /// Waits for the oldest group that was sent.
+    async fn settle(&mut self) {
+        let Some((group, placements)) = self.sent.pop_front() else { return };
+        let placements = match placements.await {
+            Ok(placements) => placements,
+            Err(refused) => return self.refuse_all(&group, refused),
+        };
+        for (&line, placed) in group.numbers.iter().zip(placements) {
+            match placed {
+                Ok(Placed { index, .. }) => {
+                    self.summary.accepted += 1;
+                    self.summary.first.get_or_insert(index);
+                    self.summary.last = Some(index);
+                }
+                Err(refused) => self.refuse(line, &refused.into()),
+            }
+        }
+    }
+
+    async fn finish(&mut self) {
+        self.flush().await;
+        while !self.sent.is_empty() {
+            self.settle().await;
+        }
+        self.summary.errors.sort_by_key(|error| error.line);
+    }
+
+    fn answer(self) -> Response {
+        let none_for_overload = self
+            .first_refusal
+            .filter(|status| self.summary.accepted == 0 && (status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS));
+        let status = match none_for_overload {
+            Some(status) => status,
+            None if self.summary.accepted == 0 && self.summary.refused > 0 => StatusCode::UNPROCESSABLE_ENTITY,
+            None => StatusCode::ACCEPTED,
+        };
+        let mut response = (status, axum::Json(&self.summary)).into_response();
+        if let Some(last) = self.summary.last {
+            response.headers_mut().insert(header::ETAG, text_header(format!("\"{}\"", last + 1)));
+        }
+        if none_for_overload.is_some() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

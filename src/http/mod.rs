@@ -1,0 +1,248 @@
+//! The HTTP interface: all routes in one place, and what holds for each of them.
+
+mod chains;
+mod extract;
+mod inject;
+mod nodes;
+mod problem;
+mod server;
+
+use std::{any::Any, sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderName, HeaderValue, Method, Request, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::sync::Semaphore;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
+    cors::{AllowOrigin, Any as AnyValue, CorsLayer},
+};
+use utoipa::openapi::{
+    Object, OpenApi, RefOr, Required, Type,
+    info::InfoBuilder,
+    path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use server::{Limits, serve};
+
+use crate::{
+    core::rules::ChainName,
+    limits,
+    node::Node,
+    peers::Peers,
+    writer::ChainHandle,
+};
+use problem::Problem;
+
+/// What all handlers share.
+#[derive(Clone)]
+pub struct App {
+    node: Node,
+    peers: Peers,
+    default_chain: Arc<ChainHandle>,
+    /// Bytes that request bodies may still take up.
+    room: Arc<Semaphore>,
+    /// Sites whose pages may use the node.
+    origins: Arc<[HeaderValue]>,
+}
+
+impl App {
+    /// A node and its peers, for the pages of these sites.
+    ///
+    /// # Panics
+    /// The node has no default chain, which [`Node::start`] makes.
+    pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>) -> App {
+        let default_chain = node.chain(ChainName::DEFAULT).expect("a started node has its default chain");
+        App { node, peers, default_chain, room: Arc::new(Semaphore::new(limits::BODIES_BYTES)), origins: origins.into() }
+    }
+}
+
+/// The routes of one chain.
+fn chain_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(inject::inject))
+        .routes(routes!(chains::leap, chains::leap_by_post))
+        .routes(routes!(chains::chain))
+        .routes(routes!(chains::quant))
+        .routes(routes!(chains::transactions))
+        .routes(routes!(chains::transaction))
+        .routes(routes!(chains::transaction_by_id))
+        .routes(routes!(chains::receipt))
+        .routes(routes!(chains::consistency))
+        .routes(routes!(chains::pool))
+        .routes(routes!(chains::stats))
+        .routes(routes!(chains::fork))
+}
+
+/// The routes of the node.
+fn node_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(nodes::index))
+        .routes(routes!(nodes::bang))
+        .routes(routes!(nodes::chains))
+        .routes(routes!(nodes::get_chain, nodes::patch_chain))
+        .routes(routes!(nodes::discover, nodes::discovered))
+        .routes(routes!(nodes::hello, nodes::greet))
+        .routes(routes!(nodes::livez))
+        .routes(routes!(nodes::readyz))
+}
+
+/// All routes with all that holds for each, as a service.
+pub fn router(app: App) -> Router {
+    let (routes, document) = OpenApiRouter::new()
+        .merge(node_routes())
+        .merge(chain_routes())
+        .nest(NESTED, chain_routes())
+        .split_for_parts();
+    let document = Bytes::from(finish(document).to_json().expect("the document is JSON"));
+    let serve_document = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
+
+    // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
+    // request ids, the log), and compression comes last, since it changes bodies only.
+    let mut routes = routes
+        .route("/openapi.json", get(serve_document))
+        .fallback(no_route)
+        .with_state(app.clone())
+        .layer(CatchPanicLayer::custom(panicked));
+    if !app.origins.is_empty() {
+        routes = routes.layer(cors(&app.origins));
+    }
+    routes
+        .layer(middleware::from_fn_with_state(app, frame))
+        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024))))
+}
+
+async fn no_route(request: Request<Body>) -> Problem {
+    Problem::not_found(format!("there is no route {}: GET /openapi.json lists all", request.uri().path()))
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!("a handler panicked: {}", text.unwrap_or("without a text"));
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a fault of this node; its log says more").into_response()
+}
+
+fn cors(origins: &[HeaderValue]) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins.iter().cloned()))
+        .allow_methods([Method::GET, Method::POST, Method::PATCH])
+        .allow_headers(AnyValue)
+        .expose_headers(AnyValue)
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What holds for every route: the request's id, no writes from pages of other sites, every error a problem document, a
+/// line in the log.
+async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
+    let started = Instant::now();
+    let id = request_id(&request);
+    let log = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
+    let response = match is_foreign_write(&app, &request) {
+        true => Problem::new(
+            StatusCode::FORBIDDEN,
+            "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
+        )
+        .into_response(),
+        false => next.run(request).await,
+    };
+    let mut response = as_problem(response);
+    if let Some((method, path)) = log {
+        let (status, took) = (response.status().as_u16(), started.elapsed());
+        tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
+    }
+    if response.status().is_server_error() {
+        tracing::warn!(request_id = id.to_str().unwrap_or_default(), status = response.status().as_u16(), "a request failed");
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The client's id of the request, or a new one.
+fn request_id(request: &Request<Body>) -> HeaderValue {
+    let given = request.headers().get(REQUEST_ID);
+    let usable = |id: &&HeaderValue| id.len() <= 128 && id.as_bytes().iter().all(u8::is_ascii_graphic) && !id.is_empty();
+    given.filter(usable).cloned().unwrap_or_else(|| {
+        let digits = hex::encode(rand::random::<[u8; 16]>());
+        HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")
+    })
+}
+
+/// Browsers say where a request comes from (W3C Fetch Metadata, `Sec-Fetch-Site`). `GET /leap` writes as well.
+fn is_foreign_write(app: &App, request: &Request<Body>) -> bool {
+    let headers = request.headers();
+    let Some(site) = headers.get("sec-fetch-site") else { return false };
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let writes = !is_safe || request.uri().path().ends_with("/leap");
+    let allowed = headers.get(header::ORIGIN).is_some_and(|origin| app.origins.contains(origin));
+    site == "cross-site" && writes && !allowed
+}
+
+/// Makes a problem document of an error that has no body of its own, such as `405`.
+fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    if !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if kind.starts_with(b"application/") {
+        return response;
+    }
+    let detail = match status {
+        StatusCode::METHOD_NOT_ALLOWED => "this route has other methods: the header Allow names them",
+        _ => "the request cannot be answered",
+    };
+    let mut problem = Problem::new(status, detail).into_response();
+    if let Some(allow) = response.headers().get(header::ALLOW) {
+        problem.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    problem
+}
+
+const NESTED: &str = "/chains/{chain}";
+
+/// What the macros cannot know: the document's name, and that nested routes have one more parameter and other ids.
+fn finish(mut document: OpenApi) -> OpenApi {
+    document.info = InfoBuilder::new()
+        .title("QBC, the Quantum blockchain")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Tamper-evident, append-only chains. Every chain route stands twice: at `/…` for the default chain, and at \
+             `/chains/{chain}/…` for any.",
+        ))
+        .build();
+    for (path, item) in &mut document.paths.paths {
+        let nested = path.strip_prefix(NESTED).is_some_and(|rest| !rest.is_empty());
+        if nested {
+            item.parameters.get_or_insert_default().push(RefOr::T(chain_parameter()));
+        }
+        for operation in operations(item) {
+            if let Some(id) = operation.operation_id.as_mut().filter(|_| nested) {
+                id.insert_str(0, "chain_");
+            }
+        }
+    }
+    document
+}
+
+fn chain_parameter() -> Parameter {
+    ParameterBuilder::new()
+        .name("chain")
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some("The chain's name"))
+        .schema(Some(RefOr::<utoipa::openapi::Schema>::T(Object::with_type(Type::String).into())))
+        .build()
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten()
+}

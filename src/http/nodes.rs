@@ -1,0 +1,350 @@
+//! Chains as a whole, other nodes, and the node's own state.
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Request, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    App,
+    chains::{Stats, page_limit},
+    extract::{ChainOf, Query, read_object, read_whole},
+    inject::text_header,
+    problem::{Problem, ProblemDocument},
+};
+use crate::{
+    core::{
+        chain::LeapPolicy,
+        hash::Hash,
+        rules::{ChainName, Fault, Rules},
+    },
+    limits,
+    peers::{Hello, MAX_HELLO, PeerView},
+    writer::{ChainHandle, Health},
+};
+
+/// A chain to make.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document; core::rules reads it")]
+pub struct Bang {
+    /// `[a-z0-9][a-z0-9._-]{0,62}`.
+    name: String,
+    /// Zero bits of each quant's hash, 0 to 48; 12 where it is not said.
+    difficulty: Option<u8>,
+    /// A JSON Schema (2020-12) that injected data must meet, or null.
+    schema: Option<Value>,
+    /// The largest canonical data accepted; 1 MiB where it is not said.
+    max_bytes: Option<u64>,
+    /// Hex Ed25519 public keys of those who may write, or null for everyone.
+    writers: Option<Vec<String>>,
+    /// When it leaps by itself; by hand where it is not said.
+    leap: Option<LeapPolicy>,
+    /// Nodes that carry it: 1, until nodes carry chains together.
+    replicas: Option<u64>,
+}
+
+/// A chain.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Chain)]
+pub struct ChainView {
+    /// Its name.
+    name: String,
+    /// The hash of its first own quant.
+    #[schema(value_type = String)]
+    id: Hash,
+    /// Its rules, as they stand in its bang.
+    rules: Value,
+    /// When it leaps by itself.
+    leap: LeapPolicy,
+    /// Nodes that carry it.
+    replicas: u64,
+    /// How large it is.
+    stats: Stats,
+}
+
+impl ChainView {
+    fn of(chain: &ChainHandle) -> ChainView {
+        ChainView {
+            name: chain.name.to_string(),
+            id: chain.id,
+            rules: chain.rules.to_value(),
+            leap: chain.leap_policy(),
+            replicas: 1,
+            stats: Stats::of(chain),
+        }
+    }
+
+    /// `201` with the new chain.
+    pub fn created(chain: &ChainHandle) -> Response {
+        let location = text_header(format!("/chains/{}", chain.name));
+        (StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(ChainView::of(chain))).into_response()
+    }
+}
+
+/// Takes the name of a chain to make out of a body.
+///
+/// # Errors
+/// `422` where it is missing or no name.
+pub fn take_name(fields: &mut Map<String, Value>) -> Result<ChainName, Problem> {
+    let name = fields.remove("name").ok_or_else(|| vec![Fault::of("name", "is missing")])?;
+    let name = name.as_str().ok_or_else(|| vec![Fault::of("name", "must be a text")])?;
+    Ok(name.parse().map_err(|error| vec![Fault::of("name", error)])?)
+}
+
+/// Takes the leap policy out of a body; null is a policy that never leaps by itself.
+///
+/// # Errors
+/// `422` where it is malformed or out of bounds.
+pub fn take_leap(fields: &mut Map<String, Value>) -> Result<Option<LeapPolicy>, Problem> {
+    let policy: LeapPolicy = match fields.remove("leap") {
+        None => return Ok(None),
+        Some(Value::Null) => LeapPolicy::default(),
+        Some(value) => serde_json::from_value(value).map_err(|error| vec![Fault::of("leap", error.to_string())])?,
+    };
+    let (least, most) = (limits::LEAP_EVERY_MIN.as_millis() as u64, limits::LEAP_EVERY_MAX.as_millis() as u64);
+    let mut faults = Vec::new();
+    if policy.every_ms.is_some_and(|every| !(least..=most).contains(&every)) {
+        let detail = format!("must be {least} to {most} milliseconds");
+        faults.push(Fault { pointer: "/leap/every_ms".into(), detail });
+    }
+    if policy.transactions == Some(0) {
+        faults.push(Fault { pointer: "/leap/transactions".into(), detail: "must be at least 1".into() });
+    }
+    if faults.is_empty() { Ok(Some(policy)) } else { Err(faults.into()) }
+}
+
+fn take_replicas(fields: &mut Map<String, Value>) -> Result<(), Problem> {
+    match fields.remove("replicas") {
+        None => Ok(()),
+        Some(replicas) if replicas == 1 => Ok(()),
+        Some(_) => Err(vec![Fault::of("replicas", "must be 1: nodes do not carry chains together yet")].into()),
+    }
+}
+
+/// Makes a chain.
+#[utoipa::path(
+    post,
+    path = "/bang",
+    tag = "node",
+    request_body = Bang,
+    responses(
+        (status = 201, description = "The chain", body = ChainView, headers(("Location", description = "The chain"))),
+        (status = 409, description = "The name is taken", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn bang(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
+    let mut fields = read_object(&app, request).await?;
+    let name = take_name(&mut fields)?;
+    let leap = take_leap(&mut fields)?.unwrap_or_default();
+    take_replicas(&mut fields)?;
+    let rules = Rules::new(name).amend(fields)?;
+    let chain = app.node.bang(rules, None, leap).await?;
+    Ok(ChainView::created(&chain))
+}
+
+/// Query parameters of `GET /chains`.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ChainsQuery {
+    /// Only chains with a name behind this one.
+    after: Option<String>,
+    /// How many, 100 where it is not said.
+    #[param(maximum = 10000)]
+    limit: Option<u64>,
+}
+
+/// A page of the node's chains, by name. The next page is in the header `Link`.
+#[utoipa::path(
+    get,
+    path = "/chains",
+    tag = "node",
+    params(ChainsQuery),
+    responses((status = 200, description = "The chains", body = [ChainView], headers(("Link", description = "The next page"))))
+)]
+pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) -> Result<Response, Problem> {
+    let limit = page_limit(query.limit)?;
+    let mut chains = app.node.chains(query.after.as_deref(), limit as usize + 1);
+    let more = chains.len() as u64 > limit;
+    chains.truncate(limit as usize);
+    let mut headers = HeaderMap::new();
+    if let (true, Some(last)) = (more, chains.last()) {
+        headers.insert(header::LINK, text_header(format!("</chains?after={}&limit={limit}>; rel=\"next\"", last.name)));
+    }
+    let views: Vec<ChainView> = chains.iter().map(|chain| ChainView::of(chain)).collect();
+    Ok((headers, axum::Json(views)).into_response())
+}
+
+/// One chain.
+#[utoipa::path(
+    get,
+    path = "/chains/{chain}",
+    tag = "node",
+    params(("chain" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "The chain", body = ChainView),
+        (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn get_chain(target: ChainOf) -> axum::Json<ChainView> {
+    axum::Json(ChainView::of(&target.chain))
+}
+
+/// What may change of a chain: all that is no rule.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
+pub struct Patch {
+    /// When it leaps by itself, or null for by hand only.
+    leap: Option<LeapPolicy>,
+    /// Nodes that carry it: 1, until nodes carry chains together.
+    replicas: Option<u64>,
+}
+
+/// Changes what is no rule of a chain. For other rules, fork it.
+#[utoipa::path(
+    patch,
+    path = "/chains/{chain}",
+    tag = "node",
+    params(("chain" = String, Path, description = "Its name")),
+    request_body = Patch,
+    responses(
+        (status = 200, description = "The chain as it is now", body = ChainView),
+        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
+    let mut fields = read_object(&app, request).await?;
+    let leap = take_leap(&mut fields)?;
+    take_replicas(&mut fields)?;
+    if let Some(name) = fields.keys().next() {
+        let detail = "cannot be changed: leap and replicas can; rules never change, but a fork can have others (POST …/fork)";
+        return Err(vec![Fault::of(name, detail)].into());
+    }
+    if let Some(leap) = leap {
+        app.node.set_leap(&target.chain, leap).await?;
+    }
+    Ok(axum::Json(ChainView::of(&target.chain)).into_response())
+}
+
+/// A node to meet.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
+pub struct Discover {
+    /// Such as `localhost:5001` or `https://ledger.example`.
+    host: String,
+}
+
+/// Meets another node: both list each other, and tell each other whom they know.
+#[utoipa::path(
+    post,
+    path = "/discover",
+    tag = "node",
+    request_body(content((Discover = "application/json"), (Discover = "application/x-www-form-urlencoded"))),
+    responses(
+        (status = 201, description = "The live nodes", body = [PeerView]),
+        (status = 422, description = "It does not answer, or may not be called", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
+    let mut fields = read_object(&app, request).await?;
+    let host = fields.remove("host").ok_or_else(|| vec![Fault::of("host", "is missing")])?;
+    let host = host.as_str().ok_or_else(|| vec![Fault::of("host", "must be a text such as \"localhost:5001\"")])?;
+    if let Some(name) = fields.keys().next() {
+        return Err(vec![Fault::of(name, "unknown field: a node to meet has a host")].into());
+    }
+    let live = app.peers.discover(host).await?;
+    let known = app.peers.known().borrow().clone();
+    app.node.set_nodes(known).await?;
+    Ok((StatusCode::CREATED, axum::Json(live)).into_response())
+}
+
+/// The live nodes known to this one, itself not counted.
+#[utoipa::path(get, path = "/discover", tag = "node", responses((status = 200, description = "The live nodes", body = [PeerView])))]
+pub async fn discovered(State(app): State<App>) -> axum::Json<Vec<PeerView>> {
+    axum::Json(app.peers.live())
+}
+
+/// Who this node is and whom it knows. Nodes call it.
+#[utoipa::path(get, path = "/peers/hello", tag = "node", responses((status = 200, description = "This node", body = Hello)))]
+pub async fn hello(State(app): State<App>) -> axum::Json<Hello> {
+    axum::Json(app.peers.hello())
+}
+
+/// Another node says who it is; it is called back, and listed if it answers as the same. Nodes call it.
+#[utoipa::path(
+    post,
+    path = "/peers/hello",
+    tag = "node",
+    request_body = Hello,
+    responses(
+        (status = 200, description = "This node", body = Hello),
+        (status = 422, description = "The caller cannot be called back", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axum::Json<Hello>, Problem> {
+    let body = read_whole(&app, request.into_body()).await?;
+    if body.bytes.len() > MAX_HELLO {
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a hello has at most {MAX_HELLO} bytes")));
+    }
+    let hello = serde_json::from_slice(&body.bytes).map_err(|error| Problem::unprocessable(error.to_string(), Vec::new()))?;
+    Ok(axum::Json(app.peers.greet(hello).await?))
+}
+
+/// That it answers.
+#[derive(Serialize, utoipa::ToSchema)]
+
+pub struct Status {
+    #[schema(example = "ok")]
+    status: &'static str,
+}
+
+/// Whether the program runs.
+#[utoipa::path(get, path = "/livez", tag = "node", responses((status = 200, description = "It does", body = Status)))]
+pub async fn livez() -> axum::Json<Status> {
+    axum::Json(Status { status: "ok" })
+}
+
+/// Whether the node takes reads and writes.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "node",
+    responses(
+        (status = 200, description = "It does", body = Status),
+        (status = 503, description = "It takes no writes", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Problem> {
+    match app.node.health() {
+        Health::Ready => Ok(axum::Json(Status { status: "ok" })),
+        Health::Full => Err(Problem::overloaded("the disk is full: writes are refused until space is freed")),
+        Health::Failed(detail) => Err(Problem::overloaded(format!("{detail}: no more writes are taken until the node is started again"))),
+    }
+}
+
+/// What this is, and where everything else is.
+#[utoipa::path(get, path = "/", tag = "node", responses((status = 200, description = "The index", body = Value)))]
+pub async fn index(State(app): State<App>) -> axum::Json<Value> {
+    axum::Json(json!({
+        "name": "qbc",
+        "version": env!("CARGO_PKG_VERSION"),
+        "id": app.node.id(),
+        "chains": app.node.chain_count(),
+        "try": {
+            "POST /inject": "add a transaction: {\"data\": any JSON}",
+            "GET /leap": "mine what is pooled into a quant",
+            "GET /chain": "the whole chain",
+            "GET /transactions/1/receipt": "the proof that a transaction is in the chain",
+            "POST /bang": "make a chain of your own: {\"name\": …}, used at /chains/{name}/…",
+            "GET /chains": "all chains",
+            "GET /stats": "how large the chain is",
+            "POST /discover": "meet another node: {\"host\": \"localhost:5001\"}",
+            "GET /openapi.json": "all of it"
+        }
+    }))
+}

@@ -1,0 +1,180 @@
+//! Errors as the client sees them: problem documents (RFC 9457).
+
+use axum::{
+    body::Body,
+    extract::rejection::QueryRejection,
+    http::{HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use serde::Serialize;
+
+use crate::{
+    core::{
+        json::JsonError,
+        rules::{Fault, Refusal},
+    },
+    peers::DiscoverError,
+    store::StoreError,
+    writer::Refused,
+};
+
+/// A refused request. Nothing was changed by it.
+#[derive(Debug)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// What is wrong and what cures it, in a sentence.
+    pub detail: String,
+    /// Where a JSON value is at fault.
+    pub errors: Vec<Fault>,
+}
+
+/// The document (RFC 9457 section 3.1). The type is always `about:blank`, so the title is that of the status.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemDocument<'a> {
+    /// Always `about:blank`: the status tells the kind.
+    r#type: &'static str,
+    /// The HTTP status in words.
+    title: &'a str,
+    /// The HTTP status.
+    #[schema(example = 422)]
+    status: u16,
+    /// What is wrong and what cures it.
+    detail: &'a str,
+    /// Where a JSON value is at fault.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [Fault],
+}
+
+impl Problem {
+    /// A problem without places.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
+        Problem { status, detail: detail.into(), errors: Vec::new() }
+    }
+
+    /// `400`: the request is not what it says to be.
+    pub fn bad_request(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// `404`: there is no such thing.
+    pub fn not_found(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// `422`: valid JSON of the wrong shape.
+    pub fn unprocessable(detail: impl Into<String>, errors: Vec<Fault>) -> Problem {
+        Problem { status: StatusCode::UNPROCESSABLE_ENTITY, detail: detail.into(), errors }
+    }
+
+    /// `503`: the node has too much to do.
+    pub fn overloaded(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    /// The same with each pointer below `place`.
+    pub fn within(mut self, place: &str) -> Problem {
+        for fault in &mut self.errors {
+            fault.pointer.insert_str(0, place);
+        }
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let document = ProblemDocument {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            errors: &self.errors,
+        };
+        let body = serde_json::to_vec(&document).expect("a problem is JSON");
+        let mut response = (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("QBC-Ed25519"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Self {
+        let detail = format!("the body is no I-JSON (RFC 7493): {error}");
+        let errors = vec![Fault { pointer: error.pointer, detail: error.detail }];
+        Problem { status: StatusCode::BAD_REQUEST, detail, errors }
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Problem::bad_request(rejection.body_text())
+    }
+}
+
+impl From<Vec<Fault>> for Problem {
+    fn from(errors: Vec<Fault>) -> Self {
+        let detail = match errors.as_slice() {
+            [Fault { pointer, detail }] => format!("{pointer}: {detail}"),
+            _ => format!("{} fields are wrong", errors.len()),
+        };
+        Problem::unprocessable(detail, errors)
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::TooLarge { bytes, max } => Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the data has {bytes} bytes in canonical form, this chain accepts at most {max}"),
+            ),
+            Refusal::Schema(faults) => Problem::unprocessable("the data does not meet the chain's schema", faults).within("/data"),
+            Refusal::Unsigned => Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "this chain accepts only what one of its writers has signed: add \"signer\" and \"signature\"",
+            ),
+            Refusal::NotAWriter => Problem::new(StatusCode::FORBIDDEN, "\"signer\" is not one of this chain's writers"),
+            Refusal::BadSignature => Problem::new(
+                StatusCode::FORBIDDEN,
+                "\"signature\" is not the signer's Ed25519 signature over the canonical JSON of {\"chain\": the chain's id, \
+                 \"data\", and \"id\" if there is one}",
+            ),
+        }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let status = match &refused {
+            Refused::NameTaken(_) | Refused::IdTaken { .. } | Refused::Stale(_) => StatusCode::CONFLICT,
+            Refused::Moved { .. } => StatusCode::PRECONDITION_FAILED,
+            Refused::PoolFull(_) => StatusCode::TOO_MANY_REQUESTS,
+            Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,
+            Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Problem::new(status, refused.to_string())
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Refused::Store(error).into()
+    }
+}
+
+impl From<DiscoverError> for Problem {
+    fn from(error: DiscoverError) -> Self {
+        Problem::unprocessable(error.to_string(), vec![Fault::of("host", error.to_string())])
+    }
+}

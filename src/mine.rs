@@ -1,0 +1,88 @@
+//! Proof of work, away from everything that answers.
+//!
+//! Mining has threads of its own at the lowest priority. Each search works in slices and gives way after each, so that
+//! all searches share the threads fairly: a chain of impossible difficulty never stops another's leap. Whoever drops the
+//! future of a search ends it.
+
+use std::{
+    num::NonZero,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    task::{JoinSet, yield_now},
+};
+
+use crate::core::quant::{Header, PROOFS, Quant};
+
+/// Proofs of one slice: some tens of milliseconds.
+const SLICE: u64 = 1 << 18;
+
+/// Proofs tried at once by the caller itself, which costs less than to hand them over.
+const AT_ONCE: u64 = 512;
+
+/// Threads that mine.
+pub struct Miner {
+    /// Taken when the miner is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
+    threads: NonZero<usize>,
+}
+
+impl Miner {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The operating system gives none.
+    pub fn new(threads: NonZero<usize>) -> std::io::Result<Self> {
+        let lower = || {
+            if let Err(error) = thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min) {
+                tracing::warn!("mining runs at normal priority: {error:?}");
+            }
+        };
+        let runtime =
+            Builder::new_multi_thread().worker_threads(threads.get()).thread_name("mine").on_thread_start(lower).build()?;
+        Ok(Miner { handle: runtime.handle().clone(), runtime: Some(runtime), threads })
+    }
+
+    /// Finds the proof of a header.
+    pub async fn mine(&self, header: Header) -> Quant {
+        if let Some(quant) = header.mine(0..AT_ONCE) {
+            return quant;
+        }
+        let next = Arc::new(AtomicU64::new(AT_ONCE));
+        let mut searches = JoinSet::new();
+        // A slice holds the proof of an easy quant, so one thread finds it as soon as many.
+        let threads = if SLICE >> header.difficulty > 0 { 1 } else { self.threads.get() };
+        for _ in 0..threads {
+            searches.spawn_on(search(header.clone(), next.clone()), &self.handle);
+        }
+        let found = searches.join_next().await.expect("there is at least one search");
+        found.expect("a search does not panic").expect("2^53 proofs hold one for each difficulty that rules allow")
+    }
+}
+
+async fn search(header: Header, next: Arc<AtomicU64>) -> Option<Quant> {
+    loop {
+        let start = next.fetch_add(SLICE, Ordering::Relaxed);
+        if start >= PROOFS {
+            return None;
+        }
+        if let Some(quant) = header.mine(start..start + SLICE) {
+            return Some(quant);
+        }
+        yield_now().await;
+    }
+}
+
+impl Drop for Miner {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! A node: the handle that everyone clones, and what one can do with it.
+//!
+//! It is the one place that reads the clock and draws random numbers: both go into [`Command`]s before they reach the
+//! writer. Making hashes and JSON is the work of the caller's task, never of the writer.
+
+use std::{
+    num::NonZero,
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    core::{
+        chain::{LeapPolicy, bang_header, bang_transaction},
+        hash::Hash,
+        merkle,
+        quant::Quant,
+        rules::{ChainName, Rules},
+        transaction::{Id, Record, Submission, Timestamp, Transaction},
+    },
+    mine::Miner,
+    store::{Store, StoreError},
+    writer::{ChainHandle, Command, Envelope, Health, Outcome, Placed, Published, Refused, Writer, edge_at},
+};
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Transactions that the pool of one chain may hold.
+    pub pool_limit: u64,
+    /// Threads that mine.
+    pub mining_threads: NonZero<usize>,
+    /// When the default chain leaps by itself, where it is made now.
+    pub leap: Option<LeapPolicy>,
+}
+
+/// A running node. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    store: Arc<Store>,
+    published: Arc<Published>,
+    commands: mpsc::Sender<Envelope>,
+    miner: Miner,
+    key: ed25519_dalek::SigningKey,
+}
+
+/// What must be kept beside a node until it has stopped.
+pub struct Background {
+    /// Chains that may have to leap by their policy.
+    pub touched: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
+    /// Ends when the last handle of the node is gone, after all that was sent is committed.
+    pub writer: JoinHandle<()>,
+}
+
+/// A transaction that is durable in the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its final index.
+    pub index: u64,
+    /// The client's name for it.
+    pub id: Option<Id>,
+    /// Its leaf hash.
+    pub hash: Hash,
+    /// When it was accepted.
+    pub timestamp: Timestamp,
+    /// Whether an earlier request with the same id did it.
+    pub replayed: bool,
+}
+
+/// The proof that a transaction is in a chain.
+pub struct Receipt {
+    /// The transaction as it is served.
+    pub record: Vec<u8>,
+    /// The quant that seals it.
+    pub quant: Quant,
+    /// Its inclusion proof in the quant's tree.
+    pub path: Vec<Hash>,
+}
+
+impl Node {
+    /// Opens the data folder, verifies the newest part of each chain, makes the default chain where there is none, and
+    /// starts the writer.
+    ///
+    /// # Errors
+    /// The folder cannot be used or is damaged.
+    pub async fn start(config: Config) -> Result<(Node, Background), StoreError> {
+        let (inner, background) = tokio::task::block_in_place(|| Inner::open(&config))?;
+        let node = Node(Arc::new(inner));
+        node.ensure_default(config.leap).await?;
+        Ok((node, background))
+    }
+
+    async fn ensure_default(&self, leap: Option<LeapPolicy>) -> Result<(), StoreError> {
+        let done = match (self.chain(ChainName::DEFAULT), leap) {
+            (None, leap) => {
+                let name = ChainName::DEFAULT.parse().expect("the default name is valid");
+                self.bang(Rules::new(name), None, leap.unwrap_or_default()).await.map(|_| ())
+            }
+            (Some(chain), Some(leap)) if chain.leap_policy() != leap => self.set_leap(&chain, leap).await,
+            _ => Ok(()),
+        };
+        done.map_err(|refused| match refused {
+            Refused::Store(error) => error,
+            other => StoreError::Failed(other.to_string()),
+        })
+    }
+
+    /// The node's public key, which is its identity.
+    pub fn id(&self) -> String {
+        hex::encode(self.0.key.verifying_key().to_bytes())
+    }
+
+    /// Whether the node takes writes.
+    pub fn health(&self) -> Health {
+        self.0.published.health()
+    }
+
+    /// A chain by name.
+    pub fn chain(&self, name: &str) -> Option<Arc<ChainHandle>> {
+        self.0.published.chain(name)
+    }
+
+    /// At most `limit` chains in the order of their names, from behind `after`.
+    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<Arc<ChainHandle>> {
+        self.0.published.chains(after, limit)
+    }
+
+    /// How many chains there are.
+    pub fn chain_count(&self) -> usize {
+        self.0.published.count()
+    }
+
+    /// Runs a read of the store where it may block.
+    ///
+    /// # Errors
+    /// Those of the read.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.0.store.clone();
+        tokio::task::spawn_blocking(move || read(&store)).await.expect("a read of the store does not panic")
+    }
+
+    async fn submit(&self, command: Command) -> Result<Outcome, Refused> {
+        let (reply, outcome) = oneshot::channel();
+        self.0.commands.try_send(Envelope { command, reply }).map_err(|_| Refused::Busy)?;
+        outcome.await.unwrap_or(Err(Refused::Stopping))
+    }
+
+    /// Adds transactions that meet the chain's rules to its pool: all or none. Returns when they are on disk.
+    ///
+    /// # Errors
+    /// Why none was added.
+    pub async fn inject(
+        &self,
+        chain: &ChainHandle,
+        submissions: Vec<Submission>,
+        expected: Option<u64>,
+    ) -> Result<Vec<Accepted>, Refused> {
+        let transactions = record(submissions);
+        let mut accepted: Vec<Accepted> = transactions.iter().map(describe).collect();
+        let command = Command::Inject { chain: chain.number(), expected, transactions, each_for_itself: false };
+        let Outcome::Injected(placed) = self.submit(command).await? else {
+            unreachable!("the outcome of an inject is Injected")
+        };
+        for (accepted, placed) in accepted.iter_mut().zip(placed) {
+            let Placed { index, replayed } = placed?;
+            accepted.index = index;
+            if replayed {
+                self.recall(chain, accepted).await?;
+            }
+        }
+        Ok(accepted)
+    }
+
+    /// The first acceptance of a transaction that was sent again.
+    async fn recall(&self, chain: &ChainHandle, accepted: &mut Accepted) -> Result<(), StoreError> {
+        let (lineage, index) = (chain.lineage.clone(), accepted.index);
+        let record = self.read(move |store| store.record(&lineage, index)).await?;
+        let record = Record::parse(&record).map_err(StoreError::Damaged)?;
+        (accepted.hash, accepted.timestamp, accepted.replayed) = (record.hash, record.timestamp, true);
+        Ok(())
+    }
+
+    /// Sends transactions that meet the chain's rules to its pool, each for itself, and waits while the writer has too much
+    /// to do. They are on disk when the returned future is.
+    ///
+    /// # Errors
+    /// Why none was sent; in the future, why none was added.
+    pub async fn inject_each(
+        &self,
+        chain: &ChainHandle,
+        submissions: Vec<Submission>,
+    ) -> Result<impl Future<Output = Result<Vec<Result<Placed, Refused>>, Refused>> + use<>, Refused> {
+        let transactions = record(submissions);
+        let command = Command::Inject { chain: chain.number(), expected: None, transactions, each_for_itself: true };
+        let (reply, outcome) = oneshot::channel();
+        self.0.commands.send(Envelope { command, reply }).await.map_err(|_| Refused::Stopping)?;
+        Ok(async {
+            match outcome.await.unwrap_or(Err(Refused::Stopping))? {
+                Outcome::Injected(placed) => Ok(placed),
+                _ => unreachable!("the outcome of an inject is Injected"),
+            }
+        })
+    }
+
+    /// Mines a quant from all that is pooled, and only if the chain has the expected size.
+    ///
+    /// # Errors
+    /// Why there is no quant.
+    pub async fn leap(&self, chain: &ChainHandle, expected: Option<u64>) -> Result<Quant, Refused> {
+        let _turn = chain.leaping.lock().await;
+        let head = chain.head();
+        let size = head.size();
+        if let Some(expected) = expected.filter(|&expected| expected != size) {
+            return Err(Refused::Moved { expected, size });
+        }
+        let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), now())).await;
+        self.submit(Command::Seal { chain: chain.number(), quant: quant.clone() }).await?;
+        Ok(quant)
+    }
+
+    /// Makes a chain: a new one, or one that goes on from a quant of `parent`, which must have [made](ChainHandle::maker_of)
+    /// that quant itself.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn bang(
+        &self,
+        rules: Rules,
+        parent: Option<(Arc<ChainHandle>, Quant)>,
+        leap: LeapPolicy,
+    ) -> Result<Arc<ChainHandle>, Refused> {
+        if self.chain(rules.name().as_str()).is_some() {
+            return Err(Refused::NameTaken(rules.name().clone()));
+        }
+        let now = now();
+        let transaction = bang_transaction(&rules, now, rand::random());
+        let (header, parent) = match parent {
+            None => (bang_header(&rules, &transaction, None, now), None),
+            Some((chain, quant)) => {
+                let (number, size) = (chain.number(), quant.size());
+                let edge = self.read(move |store| edge_at(store, &chain, size)).await?;
+                (bang_header(&rules, &transaction, Some((&quant, edge)), now), Some((number, quant.index())))
+            }
+        };
+        let quant = self.0.miner.mine(header).await;
+        match self.submit(Command::Bang { rules: Arc::new(rules), parent, transaction, quant, leap }).await? {
+            Outcome::Banged(chain) => Ok(chain),
+            _ => unreachable!("the outcome of a bang is Banged"),
+        }
+    }
+
+    /// Changes when a chain leaps by itself.
+    ///
+    /// # Errors
+    /// Why it stays as it was.
+    pub async fn set_leap(&self, chain: &ChainHandle, leap: LeapPolicy) -> Result<(), Refused> {
+        self.submit(Command::SetLeap { chain: chain.number(), leap }).await.map(|_| ())
+    }
+
+    /// Records the hosts of all known nodes.
+    ///
+    /// # Errors
+    /// Why they are not recorded.
+    pub async fn set_nodes(&self, hosts: Vec<String>) -> Result<(), Refused> {
+        self.submit(Command::SetNodes(hosts)).await.map(|_| ())
+    }
+
+    /// The receipt of a sealed transaction.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    ///
+    /// # Panics
+    /// No quant seals the transaction yet.
+    pub async fn receipt(&self, chain: Arc<ChainHandle>, index: u64) -> Result<Receipt, StoreError> {
+        let head = chain.head();
+        assert!(index < head.newest.size(), "only a sealed transaction has a receipt");
+        self.read(move |store| {
+            let lineage = &chain.lineage;
+            let record = store.record(lineage, index)?;
+            let quant = store.quant(lineage, store.quant_of(lineage, index)?)?;
+            let tiles = head.edge.source(|level, number| store.tile(lineage, level, number));
+            let path = merkle::prove_inclusion(index, quant.size(), tiles)?;
+            Ok(Receipt { record, quant, path })
+        })
+        .await
+    }
+
+    /// The proof that the chain of `to` transactions begins with its first `from`.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    ///
+    /// # Panics
+    /// Unless `from <= to`, and the chain has `to` transactions.
+    pub async fn consistency(&self, chain: Arc<ChainHandle>, from: u64, to: u64) -> Result<Vec<Hash>, StoreError> {
+        let head = chain.head();
+        assert!(from <= to && to <= head.size(), "a consistency proof is between sizes that the chain had");
+        self.read(move |store| {
+            let tiles = head.edge.source(|level, number| store.tile(&chain.lineage, level, number));
+            merkle::prove_consistency(from, to, tiles)
+        })
+        .await
+    }
+
+    /// The hosts of nodes that were known when the node stopped.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    pub async fn nodes(&self) -> Result<Vec<String>, StoreError> {
+        self.read(Store::nodes).await
+    }
+}
+
+impl Inner {
+    fn open(config: &Config) -> Result<(Inner, Background), StoreError> {
+        let store = Arc::new(Store::open(&config.data)?);
+        let key = store.node_key()?;
+        let (writer, published, commands, touched) = Writer::open(store.clone(), config.pool_limit)?;
+        let failed = |error: std::io::Error| StoreError::Failed(format!("cannot start a thread: {error}"));
+        let miner = Miner::new(config.mining_threads).map_err(failed)?;
+        let writer = std::thread::Builder::new().name("writer".into()).spawn(|| writer.run()).map_err(failed)?;
+        Ok((Inner { store, published, commands, miner, key }, Background { touched, writer }))
+    }
+}
+
+/// Makes transactions of submissions: this moment, and a salt for each.
+fn record(submissions: Vec<Submission>) -> Vec<Transaction> {
+    let now = now();
+    let record = |submission| Transaction::new(submission, None, now, rand::random());
+    submissions.into_iter().map(record).collect()
+}
+
+fn describe(transaction: &Transaction) -> Accepted {
+    Accepted {
+        index: 0,
+        id: transaction.id().cloned(),
+        hash: transaction.hash(),
+        timestamp: transaction.timestamp(),
+        replayed: false,
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Timestamp::from_micros(since.as_micros() as i64).expect("the clock shows a year before 10000")
+}

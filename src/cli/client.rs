@@ -15,6 +15,7 @@ use super::{
     Usage,
     connection::{Connection, problem},
     print, print_line,
+    serve::parse_duration,
 };
 use crate::core::{hash::Hash, json, rules::ChainName, verify};
 
@@ -67,19 +68,29 @@ struct Acceptance {
 pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
     if args.data == "-" {
         if args.wait || args.id.is_some() {
-            return Err(Usage("--id and --wait are for one transaction: in a stream each line has its own \"id\"".into()).into());
+            return Err(Usage(
+                "--id and --wait are for one transaction: in a stream each line has its own \"id\"".into(),
+            )
+            .into());
         }
         return inject_lines(node).await;
     }
     let as_json = serde_json::from_str::<Box<RawValue>>(&args.data);
     let note = if as_json.is_err() { ", as a string" } else { "" };
-    let data = as_json.or_else(|_| to_raw_value(&args.data)).context("the data is no text")?;
+    let data = as_json
+        .or_else(|_| to_raw_value(&args.data))
+        .context("the data is no text")?;
     let mut url = node.chain_url(&["inject"]);
     if args.wait {
         let timeout = args.timeout.unwrap_or(Duration::from_secs(30)).as_secs_f64();
-        url.query_pairs_mut().append_pair("wait", "leap").append_pair("timeout", &timeout.to_string());
+        url.query_pairs_mut()
+            .append_pair("wait", "leap")
+            .append_pair("timeout", &timeout.to_string());
     }
-    let request = node.post(url).json(&Submission { data: &data, id: args.id.as_deref() });
+    let request = node.post(url).json(&Submission {
+        data: &data,
+        id: args.id.as_deref(),
+    });
     let response = node.send_any(request).await?;
     let status = response.status();
     let late = status == StatusCode::GATEWAY_TIMEOUT && args.wait;
@@ -99,9 +110,16 @@ pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
             receipt.record.hash
         ))?;
     } else {
-        let Acceptance { chain, index, hash, state } = answer(&body)?;
+        let Acceptance {
+            chain,
+            index,
+            hash,
+            state,
+        } = answer(&body)?;
         let again = if replayed { ", sent before" } else { "" };
-        print_line(format_args!("transaction {index} of {chain} is {state}{note}{again}, hash {hash}"))?;
+        print_line(format_args!(
+            "transaction {index} of {chain} is {state}{note}{again}, hash {hash}"
+        ))?;
     }
     if late {
         bail!("no quant has sealed the transaction in time; it is accepted all the same");
@@ -132,15 +150,26 @@ async fn inject_lines(node: &Connection) -> anyhow::Result<()> {
         buffer.truncate(read);
         Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(buffer), stdin)))
     });
-    let request = node.post(node.chain_url(&["inject"])).header(header::CONTENT_TYPE, "application/x-ndjson");
+    let request = node
+        .post(node.chain_url(&["inject"]))
+        .header(header::CONTENT_TYPE, "application/x-ndjson");
     let response = node.send_any(request.body(reqwest::Body::wrap_stream(lines))).await?;
     // Where all lines were refused the status says so, and the body tells why.
-    let is_summary = response.headers().get(header::CONTENT_TYPE).is_some_and(|media| media == "application/json");
+    let is_summary = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|media| media == "application/json");
     if !response.status().is_success() && !is_summary {
         return Err(problem(response).await);
     }
     let body = response.bytes().await.context("the connection broke")?;
-    let Summary { accepted, refused, first, last, errors } = answer(&body)?;
+    let Summary {
+        accepted,
+        refused,
+        first,
+        last,
+        errors,
+    } = answer(&body)?;
     if node.json {
         print(&with_newline(&body))?;
     } else if let (Some(first), Some(last)) = (first, last) {
@@ -204,7 +233,11 @@ pub async fn chain(node: &Connection, args: &ChainArgs) -> anyhow::Result<()> {
         url.query_pairs_mut().append_pair("transactions", "false");
     }
     let mut response = node.send(node.get(url)).await?;
-    while let Some(chunk) = response.chunk().await.context("the connection broke, the chain is not complete")? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .context("the connection broke, the chain is not complete")?
+    {
         print(&chunk)?;
     }
     print(b"\n")
@@ -297,7 +330,10 @@ struct Leap {
 impl RuleArgs {
     fn into_body(self, name: ChainName, at: Option<u64>) -> anyhow::Result<NewChain> {
         let every_ms = self.leap_every.map(|every| every.as_millis() as u64);
-        let leap = Leap { every_ms, transactions: self.leap_transactions };
+        let leap = Leap {
+            every_ms,
+            transactions: self.leap_transactions,
+        };
         Ok(NewChain {
             name: name.to_string(),
             at,
@@ -335,7 +371,10 @@ pub async fn fork(node: &Connection, args: ForkArgs) -> anyhow::Result<()> {
 
 async fn make(node: &Connection, request: RequestBuilder) -> anyhow::Result<()> {
     let response = node.send(request).await?;
-    tell(node, response, |ChainAnswer { name, id }| format!("the chain {name} is made, id {id}")).await
+    tell(node, response, |ChainAnswer { name, id }| {
+        format!("the chain {name} is made, id {id}")
+    })
+    .await
 }
 
 /// What `qbc receipt` takes.
@@ -358,15 +397,25 @@ pub struct ReceiptArgs {
 /// Gets the receipt of a sealed transaction and checks it.
 pub async fn receipt(node: &Connection, args: ReceiptArgs) -> anyhow::Result<()> {
     let url = node.chain_url(&["transactions", &args.index.to_string(), "receipt"]);
-    let body = node.send(node.get(url)).await?.bytes().await.context("the connection broke")?;
+    let body = node
+        .send(node.get(url))
+        .await?
+        .bytes()
+        .await
+        .context("the connection broke")?;
     let receipt = checked_receipt(&body)?;
     if receipt.record.index != args.index {
         bail!("the node sent the receipt of transaction {}", receipt.record.index);
     }
-    let Some(path) = args.out else { return print(&with_newline(&body)) };
+    let Some(path) = args.out else {
+        return print(&with_newline(&body));
+    };
     fs::write(&path, with_newline(&body)).with_context(|| format!("cannot write {}", path.display()))?;
     let (index, quant) = (args.index, receipt.quant.index());
-    print_line(format_args!("transaction {index} is sealed by quant {quant}: its receipt is in {}", path.display()))
+    print_line(format_args!(
+        "transaction {index} is sealed by quant {quant}: its receipt is in {}",
+        path.display()
+    ))
 }
 
 fn checked_receipt(body: &[u8]) -> anyhow::Result<verify::Receipt> {
@@ -434,35 +483,4 @@ fn answer<T: serde::de::DeserializeOwned>(body: &[u8]) -> anyhow::Result<T> {
 
 fn with_newline(body: &[u8]) -> Vec<u8> {
     [body.trim_ascii_end(), b"\n"].concat()
-}
-
-/// Takes a time such as `250ms`, `1s`, `1.5m` or `2h`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|char: char| char.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let seconds = match unit {
-        "ms" => Some(0.001),
-        "s" => Some(1.0),
-        "m" => Some(60.0),
-        "h" => Some(3600.0),
-        _ => None,
-    };
-    let number: Option<f64> = number.trim().parse().ok();
-    let time = seconds.zip(number).and_then(|(unit, number)| Duration::try_from_secs_f64(number * unit).ok());
-    time.ok_or_else(|| "a time is a number with a unit, such as 250ms, 1s, 5m or 2h".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_has_a_unit() {
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
-        for text in ["", "1", "s", "-1s", "1d", "nans", "1e400s"] {
-            assert!(parse_duration(text).is_err(), "{text:?}");
-        }
-    }
 }

@@ -173,10 +173,11 @@ fn man(command: Option<&str>) -> anyhow::Result<()> {
     page.build();
     if let Some(name) = command {
         let found = page.find_subcommand(name).ok_or_else(|| Usage(format!("{name:?} is no command of qbc")))?;
-        page = found.clone().name(format!("qbc-{name}"));
+        page = found.clone();
     }
     let mut text = Vec::new();
-    clap_mangen::Man::new(page).render(&mut text)?;
+    let title = page.get_display_name().unwrap_or("qbc").to_uppercase();
+    clap_mangen::Man::new(page).title(title).render(&mut text)?;
     print(&text)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, fs::File, io, path::Path};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use reqwest::Url;
 use serde::Serialize;
@@ -74,7 +74,14 @@ impl Verified {
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Verified { chain, id, quants, transactions, pooled, hash } = self;
+        let Verified {
+            chain,
+            id,
+            quants,
+            transactions,
+            pooled,
+            hash,
+        } = self;
         write!(f, "chain {chain} holds: {quants} quants, {transactions} transactions")?;
         if *pooled > 0 {
             write!(f, " and {pooled} pooled")?;
@@ -96,14 +103,18 @@ pub async fn run(args: VerifyArgs, node: Connection) -> anyhow::Result<()> {
         Some(url) if url.contains("://") => of_node(&at_url(url, &node)?, &runtime),
         Some(path) => of_path(Path::new(path), node.json),
     };
-    tokio::task::spawn_blocking(verify).await.context("the verification was interrupted")?
+    tokio::task::spawn_blocking(verify)
+        .await
+        .context("the verification was interrupted")?
 }
 
 /// The chain that a URL names: `http://HOST[:PORT]`, perhaps with `/chains/NAME`, and perhaps with `/chain` behind it.
 fn at_url(text: &str, node: &Connection) -> anyhow::Result<Connection> {
     let mut url = parse_node(text).map_err(Usage)?;
     let chain = chain_of(&url).ok_or_else(|| {
-        Usage(format!("{text} names no chain: http://localhost:5000 and http://localhost:5000/chains/NAME do"))
+        Usage(format!(
+            "{text} names no chain: http://localhost:5000 and http://localhost:5000/chains/NAME do"
+        ))
     })?;
     url.set_path("");
     Ok(node.at(url, chain))
@@ -128,7 +139,10 @@ fn of_path(path: &Path, json: bool) -> anyhow::Result<()> {
         return folder::verify(path, json);
     }
     let file = File::open(path).with_context(|| {
-        format!("cannot read {} (a node's chain is named by its URL, like http://localhost:5000)", path.display())
+        format!(
+            "cannot read {} (a node's chain is named by its URL, like http://localhost:5000)",
+            path.display()
+        )
     })?;
     let bytes = file.metadata().map_or(0, |metadata| metadata.len());
     of_file(file, bytes, &path.display().to_string(), json)
@@ -140,12 +154,15 @@ fn of_file(input: impl io::Read, bytes: u64, name: &str, json: bool) -> anyhow::
     bar.finish_and_clear();
     match checked {
         Checked::Chain(verifier) => tell(json, &Verified::of(&verifier)?),
-        Checked::Receipt(receipt) => tell(json, &VerifiedReceipt {
-            chain: receipt.chain,
-            transaction: receipt.record.index,
-            quant: receipt.quant.index(),
-            hash: receipt.quant.hash(),
-        }),
+        Checked::Receipt(receipt) => tell(
+            json,
+            &VerifiedReceipt {
+                chain: receipt.chain,
+                transaction: receipt.record.index,
+                quant: receipt.quant.index(),
+                hash: receipt.quant.hash(),
+            },
+        ),
     }
 }
 
@@ -160,8 +177,16 @@ struct VerifiedReceipt {
 
 impl fmt::Display for VerifiedReceipt {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let VerifiedReceipt { chain, transaction, quant, hash } = self;
-        write!(f, "the receipt holds: transaction {transaction} is in quant {quant}, hash {hash}, chain id {chain}")
+        let VerifiedReceipt {
+            chain,
+            transaction,
+            quant,
+            hash,
+        } = self;
+        write!(
+            f,
+            "the receipt holds: transaction {transaction} is in quant {quant}, hash {hash}, chain id {chain}"
+        )
     }
 }
 

@@ -1,0 +1,179 @@
+//! A node as a test needs it: the real program on a free port, killed by its id when the test ends, and an audit that
+//! recomputes all that is public.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use qbc::core::{json, merkle, transaction::Record, verify::{self, Verifier}};
+use reqwest::blocking::{Client, RequestBuilder, Response};
+use serde_json::{Map, Value, json};
+
+/// A running node.
+pub struct TestNode {
+    process: Child,
+    /// Such as `http://127.0.0.1:40001`.
+    pub url: String,
+    /// Its data folder.
+    pub data: PathBuf,
+    client: Client,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl TestNode {
+    /// On a new data folder of its own.
+    pub fn start(options: &[&str]) -> TestNode {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let mut node = TestNode::open(&folder.path().join("data"), options);
+        node._folder = Some(folder);
+        node
+    }
+
+    /// On this data folder.
+    pub fn open(data: &Path, options: &[&str]) -> TestNode {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
+        command.args(["serve", "--port", "0", "--log", "warn", "--data"]).arg(data).args(options);
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it is text");
+        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("the node does not start: {line:?}"));
+        let client = Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().expect("a client");
+        TestNode { url: url.into(), process, data: data.into(), client, _folder: None }
+    }
+
+    /// The id of its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// `localhost:PORT`.
+    pub fn host(&self) -> String {
+        self.url.replace("http://127.0.0.1", "localhost")
+    }
+
+    /// Ends it at once (kill -9), and gives the folder to open again.
+    pub fn kill(mut self) -> (PathBuf, Option<tempfile::TempDir>) {
+        self.process.kill().expect("it can be killed");
+        self.process.wait().expect("it ends");
+        (self.data.clone(), self._folder.take())
+    }
+
+    /// Ends it in order (SIGTERM), and gives its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        self.process.wait().expect("it ends").code()
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.url))
+    }
+
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.url))
+    }
+
+    pub fn patch(&self, path: &str) -> RequestBuilder {
+        self.client.patch(format!("{}{path}", self.url))
+    }
+
+    /// The JSON of a successful GET.
+    pub fn json(&self, path: &str) -> Value {
+        let response = self.get(path).send().expect("it answers");
+        assert!(response.status().is_success(), "GET {path}: {} {}", response.status(), response.text().unwrap_or_default());
+        response.json().expect("it is JSON")
+    }
+
+    /// Injects one value into a chain's pool (`""` is the default chain, else `/chains/NAME`), and gives its index.
+    pub fn inject(&self, chain: &str, data: Value) -> u64 {
+        let response = self.post(&format!("{chain}/inject")).json(&json!({ "data": data })).send().expect("it answers");
+        assert_eq!(response.status(), 202);
+        response.json::<Value>().expect("it is JSON")["index"].as_u64().expect("it is a number")
+    }
+
+    pub fn leap(&self, chain: &str) -> Value {
+        let response = self.post(&format!("{chain}/leap")).send().expect("it answers");
+        assert_eq!(response.status(), 201);
+        response.json().expect("it is JSON")
+    }
+
+    pub fn bang(&self, body: Value) -> Value {
+        let response = self.post("/bang").json(&body).send().expect("it answers");
+        assert_eq!(response.status(), 201, "{}", response.text().unwrap_or_default());
+        response.json().expect("it is JSON")
+    }
+
+    /// Recomputes everything that the node shows of a chain: quants, transactions, pool, figures, every receipt of up to 50
+    /// transactions, and consistency from every quant to the newest.
+    pub fn audit(&self, chain: &str) {
+        let quants = self.json(&format!("{chain}/chain"));
+        let mut verifier = Verifier::new();
+        let mut roots = Vec::new();
+        for quant in quants.as_array().expect("a chain is an array") {
+            let mut quant: Map<String, Value> = quant.as_object().expect("a quant is an object").clone();
+            for record in quant.remove("transactions").expect("they come with it").as_array().expect("an array") {
+                verifier.transaction(&record_of(record)).unwrap();
+            }
+            let quant = verify::quant(Value::Object(quant)).unwrap();
+            roots.push((quant.size(), quant.header().root));
+            verifier.quant(quant).unwrap();
+        }
+        let newest = verifier.newest().expect("a chain has a quant").clone();
+        let pool = self.json(&format!("{chain}/pool?limit=10000"));
+        let stats = self.json(&format!("{chain}/stats"));
+        assert_eq!(stats["id"], verifier.id().unwrap().to_string());
+        assert_eq!(stats["hash"], newest.hash().to_string());
+        assert_eq!(stats["root"], newest.header().root.to_string());
+        assert_eq!(stats["length"], quants.as_array().unwrap().len());
+        assert_eq!(stats["size"], newest.size() + pool["count"].as_u64().unwrap());
+        assert_eq!(stats["pooled"], pool["count"]);
+
+        for index in (0..newest.size()).step_by((newest.size() as usize / 50).max(1)) {
+            let receipt = self.json(&format!("{chain}/transactions/{index}/receipt"));
+            let receipt = verify::receipt(json::parse(receipt.to_string().as_bytes()).unwrap()).unwrap();
+            assert_eq!(receipt.record.index, index);
+            assert_eq!(receipt.chain, verifier.id().unwrap());
+        }
+        for (size, root) in roots {
+            let proof = self.json(&format!("{chain}/consistency?from={size}&to={}", newest.size()));
+            let path: Vec<_> = serde_json::from_value(proof["path"].clone()).unwrap();
+            merkle::check_consistency(size, newest.size(), &path, root, newest.header().root).unwrap();
+        }
+    }
+}
+
+fn record_of(value: &Value) -> Record {
+    Record::parse(value.to_string().as_bytes()).unwrap()
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Asserts that a response is a problem document with this status, and gives it.
+pub fn problem(response: Response, status: u16) -> Value {
+    let (got, kind) = (response.status(), response.headers().get("content-type").cloned());
+    let text = response.text().expect("it is text");
+    assert_eq!(got, status, "{text}");
+    assert_eq!(kind.expect("it has a type"), "application/problem+json", "{text}");
+    let problem: Value = serde_json::from_str(&text).expect("it is JSON");
+    assert_eq!(problem["status"], status);
+    assert!(problem["title"].is_string() && problem["type"].is_string() && !problem["detail"].as_str().unwrap().is_empty());
+    problem
+}
+
+/// Tries until it holds, or panics after a generous time.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(30), "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

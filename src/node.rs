@@ -326,7 +326,7 @@ impl Node {
 impl Inner {
     fn open(config: &Config) -> Result<(Inner, Background), StoreError> {
         let store = Arc::new(Store::open(&config.data)?);
-        let key = store.node_key()?;
+        let key = store.node_key(rand::random())?;
         let (writer, published, commands, touched) = Writer::open(store.clone(), config.pool_limit)?;
         let failed = |error: std::io::Error| StoreError::Failed(format!("cannot start a thread: {error}"));
         let miner = Miner::new(config.mining_threads).map_err(failed)?;

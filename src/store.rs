@@ -731,11 +731,11 @@ impl Store {
         value.map_or(Ok(Vec::new()), |value| from_json(&value, "the list of nodes"))
     }
 
-    /// The node's secret key, made at the first start. The file is readable by its owner alone.
+    /// The node's secret key, made of `seed` at the first start. The file is readable by its owner alone.
     ///
     /// # Errors
     /// The file is missing though the folder is in use, or it is not the key that the folder was made with.
-    pub fn node_key(&self) -> Result<ed25519_dalek::SigningKey, StoreError> {
+    pub fn node_key(&self, seed: [u8; 32]) -> Result<ed25519_dalek::SigningKey, StoreError> {
         let path = self.folder.join("node.key");
         let recorded = self.engine()?.get(Space::Meta, b"node")?;
         let key = match fs::read_to_string(&path) {
@@ -744,7 +744,7 @@ impl Store {
                 ed25519_dalek::SigningKey::from_bytes(&secret.map_err(StoreError::Damaged)?)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && recorded.is_none() => {
-                let key = ed25519_dalek::SigningKey::from_bytes(&rand::random());
+                let key = ed25519_dalek::SigningKey::from_bytes(&seed);
                 let write = |mut file: File| writeln!(file, "{}", hex::encode(key.to_bytes())).and_then(|()| file.sync_all());
                 let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
                 file.and_then(write).map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))?;

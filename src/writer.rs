@@ -268,17 +268,9 @@ struct Pending {
     runs: HashMap<ChainNumber, Run>,
     /// Ids of this batch, which the store does not know yet, with data and signer of their transactions.
     ids: HashMap<(ChainNumber, Id), (u64, Vec<u8>, Option<[u8; 32]>)>,
-    touched: Vec<ChainNumber>,
+    touched: HashSet<ChainNumber>,
     made: Vec<ChainNumber>,
     policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
-}
-
-impl Pending {
-    fn touch(&mut self, chain: ChainNumber) {
-        if !self.touched.contains(&chain) {
-            self.touched.push(chain);
-        }
-    }
 }
 
 /// Owns all chains and is the only one to write them.
@@ -486,14 +478,14 @@ impl Writer {
                 let previous_size = entry.chain.head.newest.size();
                 entry.chain.seal(quant.clone()).map_err(|error| Refused::Stale(error.to_string()))?;
                 pending.batch.quant(chain, &quant, previous_size);
-                pending.touch(chain);
+                pending.touched.insert(chain);
                 Ok(Outcome::Done)
             }
             Command::SetLeap { chain, leap } => {
                 let handle = self.entry(chain).handle.clone();
                 pending.batch.chain(&chain_record(&handle.name, &handle.lineage, leap));
                 pending.policies.push((handle, leap));
-                pending.touch(chain);
+                pending.touched.insert(chain);
                 Ok(Outcome::Done)
             }
             Command::SetNodes(hosts) => {
@@ -588,7 +580,7 @@ impl Writer {
             });
         }
         if new > 0 {
-            pending.touch(number);
+            pending.touched.insert(number);
         }
         Ok(Outcome::Injected(placed))
     }

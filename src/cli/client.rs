@@ -36,7 +36,7 @@ Examples:
 Each line of the stream is for itself: a refused one is named, and the others are added.")]
 pub struct InjectArgs {
     /// A JSON value, or a text; `-` for lines like {"data":…} from standard input
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_negative_numbers = true)]
     data: String,
     /// Your own name for it, for exact retries
     #[arg(long)]
@@ -173,7 +173,9 @@ async fn inject_lines(node: &Connection) -> anyhow::Result<()> {
     if node.json {
         print(&with_newline(&body))?;
     } else if let (Some(first), Some(last)) = (first, last) {
-        print_line(format_args!("{accepted} transactions are pooled: {first} to {last}"))?;
+        print_line(format_args!(
+            "{accepted} transactions are accepted, index {first} to {last}"
+        ))?;
     }
     for LineError { line, detail } in &errors {
         eprintln!("line {line}: {detail}");

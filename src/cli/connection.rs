@@ -140,18 +140,19 @@ fn describe(status: StatusCode, url: &Url, body: &[u8]) -> anyhow::Error {
     let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
         return anyhow!("{url} answers {status}, and not as a QBC node does");
     };
-    let mut text = problem.detail.unwrap_or(problem.title);
-    for ProblemError { pointer, detail } in problem.errors {
-        let place = if pointer.is_empty() { "the whole" } else { &pointer };
-        text += &format!("\n  {place}: {detail}");
+    let mut places = String::new();
+    let text = problem.detail.unwrap_or(problem.title);
+    // A single place is in the sentence already, as a rule.
+    for ProblemError { pointer, detail } in problem.errors.iter().filter(|error| !text.contains(&error.detail)) {
+        places += &format!(
+            "\n  {}: {detail}",
+            if pointer.is_empty() { "all of it" } else { pointer }
+        );
     }
     // The node's words reach a terminal: no control character may.
     let is_harmless = |&char: &char| !char.is_control() || char == '\n';
-    anyhow!(
-        "the node answers {}: {}",
-        status.as_u16(),
-        text.chars().filter(is_harmless).collect::<String>()
-    )
+    let text: String = text.chars().chain(places.chars()).filter(is_harmless).collect();
+    anyhow!("the node answers {}: {text}", status.as_u16())
 }
 
 async fn read_some(mut response: Response, bytes: usize) -> anyhow::Result<Vec<u8>> {

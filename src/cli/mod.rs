@@ -48,7 +48,6 @@ pub struct Usage(pub String);
     version,
     about = "A node that keeps tamper-evident, append-only chains, and its client",
     long_about = None,
-    before_help = "",
     after_help = EXAMPLES,
     override_usage = "qbc [OPTIONS OF SERVE]\n       qbc [OPTIONS] <COMMAND>",
     max_term_width = 120
@@ -58,7 +57,10 @@ pub struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     client: ClientArgs,
-    #[command(flatten, next_help_heading = "Options of serve, which runs where no command is named")]
+    #[command(
+        flatten,
+        next_help_heading = "Options of serve, which runs where no command is named"
+    )]
     serve: serve::ServeArgs,
 }
 
@@ -79,10 +81,24 @@ struct ClientArgs {
 #[derive(Subcommand)]
 enum Command {
     /// Run a node [default]
+    #[command(after_help = "\
+Examples:
+  qbc serve                                http://localhost:5000, data in qbc-data/5000
+  qbc serve --port 5001 --leap-every 1s
+  qbc serve --data /var/lib/qbc --host 0.0.0.0 --advertise ledger-1.internal:5000
+  qbc serve --port 0 --ephemeral           for a test: the first line says where
+
+SIGTERM and Ctrl-C stop it cleanly.")]
     Serve(serve::ServeArgs),
     /// Add a transaction, or a stream of them
     Inject(client::InjectArgs),
     /// Seal all that is pooled in a quant
+    #[command(after_help = "\
+Examples:
+  qbc leap                                 takes as long as the chain's difficulty demands
+  qbc --chain orders leap --json | jq -r .hash
+
+An empty pool gives an empty quant.")]
     Leap,
     /// Print the chain as JSON: quants with their transactions
     Chain(client::ChainArgs),
@@ -101,14 +117,19 @@ enum Command {
     /// Load a running node and print rates and latencies
     Bench(bench::BenchArgs),
     /// Print completions for a shell
-    #[command(after_help = "Examples:\n  qbc completions bash > ~/.local/share/bash-completion/completions/qbc\n  \
-                            qbc completions zsh > ~/.zfunc/_qbc")]
+    #[command(after_help = "\
+Examples:
+  qbc completions bash > ~/.local/share/bash-completion/completions/qbc
+  qbc completions zsh > ~/.zfunc/_qbc")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page of the program, or of one of its commands
-    #[command(after_help = "Examples:\n  qbc man | man -l -\n  qbc man verify > qbc-verify.1")]
+    #[command(after_help = "\
+Examples:
+  qbc man | man -l -
+  qbc man verify > qbc-verify.1")]
     Man {
         /// The command
         command: Option<String>,
@@ -123,12 +144,11 @@ impl Cli {
         // Options of serve stand at the top too, but beside another command they would be passed over in silence.
         if let Some(name) = matches.subcommand_name() {
             let serve = serve::ServeArgs::augment_args(clap::Command::new("serve"));
-            let is_given = |arg: &&clap::Arg| {
-                let id = arg.get_id().as_str();
-                matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine)
-            };
-            if let Some(arg) = serve.get_arguments().find(is_given) {
-                let detail = format!("{arg} is an option of serve: write it behind that command, not before {name}");
+            let is_given =
+                |arg: &&clap::Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+            if let Some(option) = serve.get_arguments().find(is_given).and_then(clap::Arg::get_long) {
+                let detail =
+                    format!("--{option} is an option of serve: write it behind that command, not before {name}");
                 command.error(ErrorKind::ArgumentConflict, detail).exit();
             }
         }
@@ -172,18 +192,27 @@ fn man(command: Option<&str>) -> anyhow::Result<()> {
     let mut page = Cli::command();
     page.build();
     if let Some(name) = command {
-        let found = page.find_subcommand(name).ok_or_else(|| Usage(format!("{name:?} is no command of qbc")))?;
+        let found = page
+            .find_subcommand(name)
+            .ok_or_else(|| Usage(format!("{name:?} is no command of qbc")))?;
         page = found.clone();
     }
     let mut text = Vec::new();
     let title = page.get_display_name().unwrap_or("qbc").to_uppercase();
-    clap_mangen::Man::new(page).title(title).render(&mut text)?;
+    let man = clap_mangen::Man::new(page)
+        .title(title)
+        .source(concat!("qbc ", env!("CARGO_PKG_VERSION")));
+    man.render(&mut text)?;
     print(&text)
 }
 
 /// Takes `http://HOST:PORT` and also `HOST:PORT`.
 fn parse_node(text: &str) -> Result<Url, String> {
-    let url = if text.contains("://") { text.into() } else { format!("http://{text}") };
+    let url = if text.contains("://") {
+        text.into()
+    } else {
+        format!("http://{text}")
+    };
     Url::parse(&url)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none())

@@ -203,7 +203,9 @@ async fn answer(
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, text_header(format!("{}/transactions/{first}", target.prefix)));
-    headers.insert(header::ETAG, text_header(format!("\"{}\"", last + 1)));
+    // What is sent again may have been followed by much else.
+    let next = if accepted.iter().any(|accepted| accepted.replayed) { chain.head().size() } else { last + 1 };
+    headers.insert(header::ETAG, text_header(format!("\"{next}\"")));
     if replayed {
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }

@@ -7,7 +7,11 @@ mod nodes;
 mod problem;
 mod server;
 
-use std::{any::Any, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -16,7 +20,6 @@ use axum::{
     http::{HeaderName, HeaderValue, Method, Request, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use tokio::sync::Semaphore;
 use tower_http::{
@@ -52,6 +55,8 @@ pub struct App {
     room: Arc<Semaphore>,
     /// Sites whose pages may use the node.
     origins: Arc<[HeaderValue]>,
+    /// The OpenAPI document, once the routes are there of which it is made.
+    document: Arc<OnceLock<Bytes>>,
 }
 
 impl App {
@@ -61,7 +66,8 @@ impl App {
     /// The node has no default chain, which [`Node::start`] makes.
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>) -> App {
         let default_chain = node.chain(ChainName::DEFAULT).expect("a started node has its default chain");
-        App { node, peers, default_chain, room: Arc::new(Semaphore::new(limits::BODIES_BYTES)), origins: origins.into() }
+        let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
+        App { node, peers, default_chain, room, origins: origins.into(), document: Arc::default() }
     }
 }
 
@@ -93,6 +99,7 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::hello, nodes::greet))
         .routes(routes!(nodes::livez))
         .routes(routes!(nodes::readyz))
+        .routes(routes!(nodes::openapi))
 }
 
 /// All routes with all that holds for each, as a service.
@@ -102,13 +109,11 @@ pub fn router(app: App) -> Router {
         .merge(chain_routes())
         .nest(NESTED, chain_routes())
         .split_for_parts();
-    let document = Bytes::from(finish(document).to_json().expect("the document is JSON"));
-    let serve_document = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
+    app.document.get_or_init(|| Bytes::from(finish(document).to_json().expect("the document is JSON")));
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
     // request ids, the log), and compression comes last, since it changes bodies only.
     let mut routes = routes
-        .route("/openapi.json", get(serve_document))
         .fallback(no_route)
         .with_state(app.clone())
         .layer(CatchPanicLayer::custom(panicked));
@@ -159,7 +164,8 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
         let (status, took) = (response.status().as_u16(), started.elapsed());
         tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
     }
-    if response.status().is_server_error() {
+    // A wait for a leap that took too long (504) is no failure of the node.
+    if response.status().is_server_error() && response.status() != StatusCode::GATEWAY_TIMEOUT {
         tracing::warn!(request_id = id.to_str().unwrap_or_default(), status = response.status().as_u16(), "a request failed");
     }
     response.headers_mut().insert(REQUEST_ID, id);

@@ -327,6 +327,13 @@ pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Proble
     }
 }
 
+/// All routes as OpenAPI 3.1.
+#[utoipa::path(get, path = "/openapi.json", tag = "node", responses((status = 200, description = "The document", body = Value)))]
+pub async fn openapi(State(app): State<App>) -> Response {
+    let document = app.document.get().expect("the router sets it before it serves").clone();
+    ([(header::CONTENT_TYPE, "application/json")], document).into_response()
+}
+
 /// What this is, and where everything else is.
 #[utoipa::path(get, path = "/", tag = "node", responses((status = 200, description = "The index", body = Value)))]
 pub async fn index(State(app): State<App>) -> axum::Json<Value> {

@@ -1,0 +1,84 @@
+//! House rules: what each part of the code may name. They keep the directions between the modules.
+
+use std::{fs, path::Path};
+
+/// A name, why it is kept to some places, and the places below `src/`.
+const RULES: &[(&str, &str, &[&str])] = &[
+    ("fjall", "the storage engine can be replaced where only one file names it", &["store.rs"]),
+    ("axum", "HTTP stays at the rim; the bench has a bare server to compare with", &["http/", "cli/load.rs"]),
+    ("reqwest", "one file calls other nodes, and clients call this one", &["peers.rs", "cli/"]),
+    ("sha2", "one file says how things are hashed", &["core/hash.rs"]),
+    ("jsonschema", "one file says what a schema is", &["core/rules.rs"]),
+    ("anyhow", "the library has typed errors", &["cli/", "main.rs"]),
+    ("rand::", "what is not deterministic is in a command before it reaches the writer", &["node.rs", "http/mod.rs"]),
+    ("SystemTime", "what is not deterministic is in a command before it reaches the writer", &["node.rs"]),
+    ("Utc::now", "what is not deterministic is in a command before it reaches the writer", &["peers.rs"]),
+    ("tokio", "the core is pure", &["http/", "cli/", "leap.rs", "mine.rs", "node.rs", "peers.rs", "writer.rs", "main.rs"]),
+    ("std::fs", "the core is pure", &["store.rs", "cli/"]),
+];
+
+/// Which modules of the crate a part may use.
+const DIRECTIONS: &[(&str, &[&str])] = &[
+    ("core/", &["core", "limits"]),
+    ("store.rs", &["core", "limits"]),
+    ("writer.rs", &["core", "limits", "store"]),
+    ("mine.rs", &["core", "limits"]),
+    ("node.rs", &["core", "limits", "store", "writer", "mine"]),
+    ("leap.rs", &["core", "limits", "writer", "node"]),
+    ("peers.rs", &["core", "limits"]),
+];
+
+/// The code of each file below `src/`, without its comments and its tests.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![root.clone()];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap().lines();
+            let code: Vec<&str> = code.filter(|line| !line.trim_start().starts_with("//")).collect();
+            sources.push((path.strip_prefix(&root).unwrap().display().to_string(), code.join("\n")));
+        }
+    }
+    assert!(sources.len() > 20, "the sources are where this test looks for them");
+    sources
+}
+
+#[test]
+fn each_name_stays_where_it_belongs() {
+    for (file, code) in sources() {
+        for (name, reason, places) in RULES {
+            let allowed = places.iter().any(|place| file.starts_with(place));
+            assert!(allowed || !code.contains(name), "src/{file} names {name}: {reason}");
+        }
+    }
+}
+
+#[test]
+fn modules_use_each_other_in_one_direction() {
+    for (file, code) in sources() {
+        let Some((_, allowed)) = DIRECTIONS.iter().find(|(part, _)| file.starts_with(part)) else { continue };
+        // One `use crate::{…}` block lists modules at one level of indentation; others stand behind `crate::` at once.
+        for rest in code.split("crate::").skip(1) {
+            let modules: Vec<&str> = match rest.strip_prefix('{') {
+                Some(block) => block
+                    .lines()
+                    .take_while(|line| !line.starts_with("};"))
+                    .filter_map(|line| line.strip_prefix("    "))
+                    .filter(|line| !line.starts_with([' ', '}']))
+                    .collect(),
+                None => vec![rest],
+            };
+            for module in modules {
+                let name = module.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').next().unwrap();
+                assert!(allowed.contains(&name) || name.is_empty(), "src/{file} uses crate::{name}, which stands above it");
+            }
+        }
+    }
+}

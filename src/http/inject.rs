@@ -430,6 +430,8 @@ struct Stream<'a> {
     /// Groups that were sent, in this order, and are not committed yet.
     sent: VecDeque<(Group, Placements)>,
     summary: Summary,
+    /// Whether an accepted line had been accepted before.
+    replayed: bool,
     /// The status of the first refused line.
     first_refusal: Option<StatusCode>,
 }
@@ -452,6 +454,7 @@ impl<'a> Stream<'a> {
             group: Group::default(),
             sent: VecDeque::new(),
             summary: Summary::default(),
+            replayed: false,
             first_refusal: None,
         }
     }
@@ -480,9 +483,13 @@ impl<'a> Stream<'a> {
     fn refuse(&mut self, line: u64, problem: &Problem) {
         self.summary.refused += 1;
         self.first_refusal.get_or_insert(problem.status);
-        if self.summary.errors.len() < limits::STREAM_ERRORS {
+        // What the writer refuses is known later than what is no JSON, so an earlier line may come behind a later one.
+        let errors = &mut self.summary.errors;
+        let place = errors.partition_point(|error| error.line < line);
+        if place < limits::STREAM_ERRORS {
             let (status, detail) = (problem.status.as_u16(), problem.detail.clone());
-            self.summary.errors.push(LineError { line, status, detail });
+            errors.insert(place, LineError { line, status, detail });
+            errors.truncate(limits::STREAM_ERRORS);
         }
     }
 
@@ -520,8 +527,9 @@ impl<'a> Stream<'a> {
         };
         for (&line, placed) in group.numbers.iter().zip(placements) {
             match placed {
-                Ok(Placed { index, .. }) => {
+                Ok(Placed { index, replayed }) => {
                     self.summary.accepted += 1;
+                    self.replayed |= replayed;
                     self.summary.first.get_or_insert(index);
                     self.summary.last = Some(index);
                 }
@@ -535,7 +543,6 @@ impl<'a> Stream<'a> {
         while !self.sent.is_empty() {
             self.settle().await;
         }
-        self.summary.errors.sort_by_key(|error| error.line);
     }
 
     fn answer(self) -> Response {
@@ -548,8 +555,10 @@ impl<'a> Stream<'a> {
             None => StatusCode::ACCEPTED,
         };
         let mut response = (status, axum::Json(&self.summary)).into_response();
-        if let Some(last) = self.summary.last {
-            response.headers_mut().insert(header::ETAG, text_header(format!("\"{}\"", last + 1)));
+        if status == StatusCode::ACCEPTED {
+            // What is sent again may have been followed by much else.
+            let next = self.summary.last.filter(|_| !self.replayed).map_or_else(|| self.chain.head().size(), |last| last + 1);
+            response.headers_mut().insert(header::ETAG, text_header(format!("\"{next}\"")));
         }
         if none_for_overload.is_some() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -1,5 +1,11 @@
 //! The node through its HTTP interface: one binary, so that it is linked once.
 
 mod api;
+mod discovery;
 mod faults;
+mod hostile;
+mod inject;
+mod process;
+mod retries;
+mod rules;
 mod support;

@@ -2,14 +2,18 @@
 //! recomputes all that is public.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use qbc::core::{json, merkle, transaction::Record, verify::{self, Verifier}};
-use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::{
+    Method,
+    blocking::{Client, RequestBuilder, Response},
+};
 use serde_json::{Map, Value, json};
 
 /// A running node.
@@ -42,6 +46,12 @@ impl TestNode {
         let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("the node does not start: {line:?}"));
         let client = Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().expect("a client");
         TestNode { url: url.into(), process, data: data.into(), client, _folder: None }
+    }
+
+    /// The same node, that keeps the folder which [`TestNode::kill`] gave.
+    pub fn with(mut self, folder: Option<tempfile::TempDir>) -> TestNode {
+        self._folder = folder;
+        self
     }
 
     /// The id of its process.
@@ -78,6 +88,53 @@ impl TestNode {
 
     pub fn patch(&self, path: &str) -> RequestBuilder {
         self.client.patch(format!("{}{path}", self.url))
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    /// POST of a body as it stands, with this content type.
+    pub fn post_text(&self, path: &str, media: &str, body: impl Into<Vec<u8>>) -> Response {
+        self.post(path).header("content-type", media).body(body.into()).send().expect("it answers")
+    }
+
+    /// A connection that speaks no HTTP by itself.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.url.trim_start_matches("http://")).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time above zero");
+        stream
+    }
+
+    /// Sends a request head as it stands, so that no client tidies its path, and gives all that comes back.
+    pub fn raw(&self, method: &str, path: &[u8]) -> String {
+        let mut stream = self.connect();
+        let head = [method.as_bytes(), b" ", path, b" HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"].concat();
+        stream.write_all(&head).expect("it reads");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("it answers and closes");
+        String::from_utf8(answer).expect("it is text")
+    }
+
+    /// The index that the next transaction of a chain will get.
+    pub fn size(&self, chain: &str) -> u64 {
+        self.json(&format!("{chain}/stats"))["size"].as_u64().expect("it is a number")
+    }
+
+    /// A page and all that its `Link` headers lead to.
+    pub fn pages(&self, path: &str) -> Vec<Value> {
+        let mut pages = Vec::new();
+        let mut next = Some(path.to_owned());
+        while let Some(path) = next {
+            let response = self.get(&path).send().expect("it answers");
+            assert_eq!(response.status(), 200, "{path}");
+            next = response.headers().get("link").map(|link| {
+                let link = link.to_str().expect("it is ASCII");
+                link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\"")).expect("it is a link").to_owned()
+            });
+            pages.push(response.json().expect("it is JSON"));
+        }
+        pages
     }
 
     /// The JSON of a successful GET.
@@ -167,6 +224,11 @@ pub fn problem(response: Response, status: u16) -> Value {
     assert_eq!(problem["status"], status);
     assert!(problem["title"].is_string() && problem["type"].is_string() && !problem["detail"].as_str().unwrap().is_empty());
     problem
+}
+
+/// A header of a response, empty where it has none.
+pub fn header(response: &Response, name: &str) -> String {
+    response.headers().get(name).map(|value| value.to_str().expect("it is ASCII").to_owned()).unwrap_or_default()
 }
 
 /// Tries until it holds, or panics after a generous time.

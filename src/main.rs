@@ -6,6 +6,10 @@ use std::{io, process::ExitCode};
 
 use qbc::cli::{self, Cli, Usage};
 
+/// Many small allocations on several threads are most of what a request costs beside its system calls.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::from_command_line();
     let runtime = match tokio::runtime::Runtime::new() {

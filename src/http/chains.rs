@@ -60,7 +60,7 @@ pub async fn leap(State(app): State<App>, target: ChainOf, method: Method, heade
     if method == Method::HEAD {
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "a leap is a GET or a POST"));
     }
-    let quant = app.node.leap(&target.chain, expected_size(&headers)?).await?;
+    let quant = app.0.node.leap(&target.chain, expected_size(&headers)?).await?;
     let location = text_header(format!("{}/quants/{}", target.prefix, quant.index()));
     let tag = text_header(format!("\"{}\"", quant.size()));
     let leaped = Leaped { message: "block creation successful", quant: quant.into() };
@@ -123,8 +123,8 @@ pub async fn chain(
         false => (Shape::Array, "application/json"),
     };
     let quants = query.from.min(end)..end;
-    let stream = ChainStream::open(&app.node, &target.chain, quants, query.transactions.unwrap_or(true), shape).await?;
-    Ok(([(header::CONTENT_TYPE, media)], stream.into_body(app.node)).into_response())
+    let stream = ChainStream::open(&app.0.node, &target.chain, quants, query.transactions.unwrap_or(true), shape).await?;
+    Ok(([(header::CONTENT_TYPE, media)], stream.into_body(app.0.node.clone())).into_response())
 }
 
 /// A quant with its transactions.
@@ -175,14 +175,14 @@ pub async fn quant(State(app): State<App>, target: ChainOf, place: Place, header
     let newest = target.chain.head().newest;
     let index = find_quant(&app, &target.chain, &place.0, newest.index()).await?;
     let lineage = target.chain.lineage.clone();
-    let quant = app.node.read(move |store| store.quant(&lineage, index)).await?;
+    let quant = app.0.node.read(move |store| store.quant(&lineage, index)).await?;
     let cache = if place.0 == "latest" { Cache::Revalidate } else { Cache::Immutable };
     let tag = format!("\"{}\"", quant.hash());
     if let Some(unchanged) = unchanged(&headers, &tag, cache) {
         return Ok(unchanged);
     }
-    let stream = ChainStream::open(&app.node, &target.chain, index..index + 1, true, Shape::One).await?;
-    Ok((cache_headers(&tag, cache), [(header::CONTENT_TYPE, "application/json")], stream.into_body(app.node)).into_response())
+    let stream = ChainStream::open(&app.0.node, &target.chain, index..index + 1, true, Shape::One).await?;
+    Ok((cache_headers(&tag, cache), [(header::CONTENT_TYPE, "application/json")], stream.into_body(app.0.node.clone())).into_response())
 }
 
 async fn find_quant(app: &App, chain: &Arc<ChainHandle>, place: &str, newest: u64) -> Result<u64, Problem> {
@@ -191,7 +191,7 @@ async fn find_quant(app: &App, chain: &Arc<ChainHandle>, place: &str, newest: u6
     }
     if let Ok(hash) = place.parse::<Hash>() {
         let lineage = chain.lineage.clone();
-        let index = app.node.read(move |store| store.quant_with_hash(&lineage, hash)).await?;
+        let index = app.0.node.read(move |store| store.quant_with_hash(&lineage, hash)).await?;
         return index.ok_or_else(|| Problem::not_found(format!("the chain has no quant with the hash {hash}")));
     }
     match parse_index(place) {
@@ -237,7 +237,7 @@ async fn page(app: &App, chain: &ChainHandle, query: &PageQuery, whole: Range<u6
         let next = store.records(&lineage, range, b',', limits::PAGE_BYTES, &mut records)?;
         Ok((records, next))
     };
-    let (records, next) = app.node.read(read).await?;
+    let (records, next) = app.0.node.read(read).await?;
     Ok((records, (next < whole.end && limit > 0).then_some(next)))
 }
 
@@ -333,7 +333,7 @@ pub async fn transaction_by_id(
 ) -> Result<Response, Problem> {
     let id = place.0.parse::<Id>().map_err(Problem::bad_request)?;
     let lineage = target.chain.lineage.clone();
-    let index = app.node.read(move |store| store.transaction_with_id(&lineage, &id)).await?;
+    let index = app.0.node.read(move |store| store.transaction_with_id(&lineage, &id)).await?;
     let index = index.ok_or_else(|| Problem::not_found(format!("the chain has no transaction with the id {:?}", place.0)))?;
     transaction_at(&app, &target.chain, index, &headers).await
 }
@@ -345,7 +345,7 @@ async fn transaction_at(app: &App, chain: &Arc<ChainHandle>, index: u64, headers
         let quant = if sealed { Some(store.quant_of(&lineage, index)?) } else { None };
         Ok((store.record(&lineage, index)?, quant))
     };
-    let (mut record, quant) = app.node.read(read).await?;
+    let (mut record, quant) = app.0.node.read(read).await?;
     let hash = crate::core::transaction::record_hash(&record);
     let hash = hash.ok_or_else(|| StoreError::Damaged(format!("transaction {index} is malformed")))?;
     let state = if sealed { "sealed" } else { "pooled" };
@@ -404,7 +404,7 @@ pub async fn receipt(State(app): State<App>, target: ChainOf, place: Place, head
 /// The receipt of a sealed transaction as JSON.
 pub(super) async fn receipt_json(app: &App, chain: Arc<ChainHandle>, index: u64) -> Result<Vec<u8>, Problem> {
     let id = chain.id;
-    let Receipt { record, quant, path } = app.node.receipt(chain, index).await?;
+    let Receipt { record, quant, path } = app.0.node.receipt(chain, index).await?;
     let quant = serde_json::to_vec(&quant).expect("a quant is JSON");
     let path = serde_json::to_vec(&path).expect("hashes are JSON");
     let start = format!("{{\"chain\":\"{id}\",\"transaction\":");
@@ -464,7 +464,7 @@ pub async fn consistency(
     if let Some(unchanged) = unchanged(&headers, &tag, cache) {
         return Ok(unchanged);
     }
-    let path = app.node.consistency(target.chain, from, to).await?;
+    let path = app.0.node.consistency(target.chain, from, to).await?;
     Ok((cache_headers(&tag, cache), axum::Json(Consistency { from, to, path })).into_response())
 }
 
@@ -570,10 +570,10 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
     // Where the quant was made by an ancestor, it is the ancestor that is forked: its rules hold there.
     let parent = target.chain.maker_of(at);
     let lineage = parent.lineage.clone();
-    let quant = app.node.read(move |store| store.quant(&lineage, at)).await?;
+    let quant = app.0.node.read(move |store| store.quant(&lineage, at)).await?;
     let of = ForkOf { chain: parent.id, index: at, hash: quant.hash() };
     let rules = parent.rules.fork(name, of).amend(fields)?;
-    let chain = app.node.bang(rules, Some((parent, quant)), leap).await?;
+    let chain = app.0.node.bang(rules, Some((parent, quant)), leap).await?;
     Ok(ChainView::created(&chain))
 }
 

@@ -36,11 +36,11 @@ impl FromRequestParts<App> for ChainOf {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         match path_parameter(parts, |name| name == CHAIN).await? {
-            Some(name) => match app.node.chain(&name) {
+            Some(name) => match app.0.node.chain(&name) {
                 Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
                 None => Err(Problem::not_found(format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one"))),
             },
-            None => Ok(ChainOf { chain: app.default_chain.clone(), prefix: String::new() }),
+            None => Ok(ChainOf { chain: app.0.default_chain.clone(), prefix: String::new() }),
         }
     }
 }
@@ -98,7 +98,7 @@ pub struct Whole {
 /// `503` where the bodies of other requests take it up.
 pub fn take_room(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
     let bytes = u32::try_from(bytes).expect("a body is bounded far below 4 GiB");
-    app.room.clone().try_acquire_many_owned(bytes).map_err(|_| Problem::overloaded("too many large requests at one time: send again later"))
+    app.0.room.clone().try_acquire_many_owned(bytes).map_err(|_| Problem::overloaded("too many large requests at one time: send again later"))
 }
 
 /// Reads a whole body of bounded size in bounded time.

@@ -168,7 +168,7 @@ pub async fn inject(
     };
     let is_array = value.is_array();
     let submissions = submissions(&target.chain, value, &parts.headers)?;
-    let accepted = app.node.inject(&target.chain, submissions, expected).await?;
+    let accepted = app.0.node.inject(&target.chain, submissions, expected).await?;
     drop(body);
     answer(&app, &target, accepted, is_array, wait).await
 }
@@ -500,9 +500,9 @@ impl<'a> Stream<'a> {
         }
         let mut group = std::mem::take(&mut self.group);
         let bytes = group.bytes.min(limits::BODIES_BYTES) as u32;
-        let room = self.app.room.clone().acquire_many_owned(bytes).await;
+        let room = self.app.0.room.clone().acquire_many_owned(bytes).await;
         group._room = Some(room.expect("the room for bodies is never closed"));
-        match self.app.node.inject_each(self.chain, std::mem::take(&mut group.submissions)).await {
+        match self.app.0.node.inject_each(self.chain, std::mem::take(&mut group.submissions)).await {
             Ok(placements) => self.sent.push_back((group, Box::pin(placements))),
             Err(refused) => self.refuse_all(&group, refused),
         }

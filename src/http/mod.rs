@@ -45,18 +45,21 @@ use crate::{
 };
 use problem::Problem;
 
-/// What all handlers share.
+/// What all handlers share. A clone is another handle to the same.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Shared>);
+
+/// The content of [`App`].
+struct Shared {
     node: Node,
     peers: Peers,
     default_chain: Arc<ChainHandle>,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
     /// Sites whose pages may use the node.
-    origins: Arc<[HeaderValue]>,
+    origins: Vec<HeaderValue>,
     /// The OpenAPI document, once the routes are there of which it is made.
-    document: Arc<OnceLock<Bytes>>,
+    document: OnceLock<Bytes>,
 }
 
 impl App {
@@ -67,7 +70,7 @@ impl App {
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>) -> App {
         let default_chain = node.chain(ChainName::DEFAULT).expect("a started node has its default chain");
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        App { node, peers, default_chain, room, origins: origins.into(), document: Arc::default() }
+        App(Arc::new(Shared { node, peers, default_chain, room, origins, document: OnceLock::new() }))
     }
 }
 
@@ -109,7 +112,7 @@ pub fn router(app: App) -> Router {
         .merge(chain_routes())
         .nest(NESTED, chain_routes())
         .split_for_parts();
-    app.document.get_or_init(|| Bytes::from(finish(document).to_json().expect("the document is JSON")));
+    app.0.document.get_or_init(|| Bytes::from(finish(document).to_json().expect("the document is JSON")));
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
     // request ids, the log), and compression comes last, since it changes bodies only.
@@ -117,8 +120,8 @@ pub fn router(app: App) -> Router {
         .fallback(no_route)
         .with_state(app.clone())
         .layer(CatchPanicLayer::custom(panicked));
-    if !app.origins.is_empty() {
-        routes = routes.layer(cors(&app.origins));
+    if !app.0.origins.is_empty() {
+        routes = routes.layer(cors(&app.0.origins));
     }
     routes
         .layer(middleware::from_fn_with_state(app, frame))
@@ -188,7 +191,7 @@ fn is_foreign_write(app: &App, request: &Request<Body>) -> bool {
     let Some(site) = headers.get("sec-fetch-site") else { return false };
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let writes = !is_safe || request.uri().path().ends_with("/leap");
-    let allowed = headers.get(header::ORIGIN).is_some_and(|origin| app.origins.contains(origin));
+    let allowed = headers.get(header::ORIGIN).is_some_and(|origin| app.0.origins.contains(origin));
     site == "cross-site" && writes && !allowed
 }
 

@@ -143,7 +143,7 @@ pub async fn bang(State(app): State<App>, request: Request<Body>) -> Result<Resp
     let leap = take_leap(&mut fields)?.unwrap_or_default();
     take_replicas(&mut fields)?;
     let rules = Rules::new(name).amend(fields)?;
-    let chain = app.node.bang(rules, None, leap).await?;
+    let chain = app.0.node.bang(rules, None, leap).await?;
     Ok(ChainView::created(&chain))
 }
 
@@ -169,7 +169,7 @@ pub struct ChainsQuery {
 )]
 pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) -> Result<Response, Problem> {
     let limit = page_limit(query.limit)?;
-    let mut chains = app.node.chains(query.after.as_deref(), limit as usize + 1);
+    let mut chains = app.0.node.chains(query.after.as_deref(), limit as usize + 1);
     let more = chains.len() as u64 > limit;
     chains.truncate(limit as usize);
     let mut headers = HeaderMap::new();
@@ -226,7 +226,7 @@ pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Reque
         return Err(vec![Fault::of(name, detail)].into());
     }
     if let Some(leap) = leap {
-        app.node.set_leap(&target.chain, leap).await?;
+        app.0.node.set_leap(&target.chain, leap).await?;
     }
     Ok(axum::Json(ChainView::of(&target.chain)).into_response())
 }
@@ -257,22 +257,22 @@ pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<
     if let Some(name) = fields.keys().next() {
         return Err(vec![Fault::of(name, "unknown field: a node to meet has a host")].into());
     }
-    let live = app.peers.discover(host).await?;
-    let known = app.peers.known().borrow().clone();
-    app.node.set_nodes(known).await?;
+    let live = app.0.peers.discover(host).await?;
+    let known = app.0.peers.known().borrow().clone();
+    app.0.node.set_nodes(known).await?;
     Ok((StatusCode::CREATED, axum::Json(live)).into_response())
 }
 
 /// The live nodes known to this one, itself not counted.
 #[utoipa::path(get, path = "/discover", tag = "node", responses((status = 200, description = "The live nodes", body = [PeerView])))]
 pub async fn discovered(State(app): State<App>) -> axum::Json<Vec<PeerView>> {
-    axum::Json(app.peers.live())
+    axum::Json(app.0.peers.live())
 }
 
 /// Who this node is and whom it knows. Nodes call it.
 #[utoipa::path(get, path = "/peers/hello", tag = "node", responses((status = 200, description = "This node", body = Hello)))]
 pub async fn hello(State(app): State<App>) -> axum::Json<Hello> {
-    axum::Json(app.peers.hello())
+    axum::Json(app.0.peers.hello())
 }
 
 /// Another node says who it is; it is called back, and listed if it answers as the same. Nodes call it.
@@ -292,7 +292,7 @@ pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axu
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a hello has at most {MAX_HELLO} bytes")));
     }
     let hello = serde_json::from_slice(&body.bytes).map_err(|error| Problem::unprocessable(error.to_string(), Vec::new()))?;
-    Ok(axum::Json(app.peers.greet(hello).await?))
+    Ok(axum::Json(app.0.peers.greet(hello).await?))
 }
 
 /// That it answers.
@@ -320,7 +320,7 @@ pub async fn livez() -> axum::Json<Status> {
     )
 )]
 pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Problem> {
-    match app.node.health() {
+    match app.0.node.health() {
         Health::Ready => Ok(axum::Json(Status { status: "ok" })),
         Health::Full => Err(Problem::overloaded("the disk is full: writes are refused until space is freed")),
         Health::Failed(detail) => Err(Problem::overloaded(format!("{detail}: no more writes are taken until the node is started again"))),
@@ -330,7 +330,7 @@ pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Proble
 /// All routes as OpenAPI 3.1.
 #[utoipa::path(get, path = "/openapi.json", tag = "node", responses((status = 200, description = "The document", body = Value)))]
 pub async fn openapi(State(app): State<App>) -> Response {
-    let document = app.document.get().expect("the router sets it before it serves").clone();
+    let document = app.0.document.get().expect("the router sets it before it serves").clone();
     ([(header::CONTENT_TYPE, "application/json")], document).into_response()
 }
 
@@ -340,8 +340,8 @@ pub async fn index(State(app): State<App>) -> axum::Json<Value> {
     axum::Json(json!({
         "name": "qbc",
         "version": env!("CARGO_PKG_VERSION"),
-        "id": app.node.id(),
-        "chains": app.node.chain_count(),
+        "id": app.0.node.id(),
+        "chains": app.0.node.chain_count(),
         "try": {
             "POST /inject": "add a transaction: {\"data\": any JSON}",
             "GET /leap": "mine what is pooled into a quant",

@@ -1,1 +1,208 @@
-//! Soon.
+//! The node as a process: its folder, its end, and all of it under concurrent load.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    process::{Command, Output, Stdio},
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{TestNode, eventually, problem};
+
+fn serve(data: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
+    command.args(["serve", "--port", "0", "--data"]).arg(data).stdin(Stdio::null());
+    command.output().expect("the program starts")
+}
+
+#[test]
+fn a_data_folder_has_one_node() {
+    let node = TestNode::start(&[]);
+    let second = serve(&node.data);
+    let message = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(second.stdout.is_empty(), "it never says that it is listening");
+    assert!(message.contains(node.data.to_str().unwrap()) && message.contains("another"), "{message}");
+    node.inject("", json!("the first goes on"));
+    // The lock goes with the process, however that ends.
+    let (data, folder) = node.kill();
+    let node = TestNode::open(&data, &[]).with(folder);
+    assert_eq!(node.size(""), 2);
+}
+
+#[test]
+fn a_folder_that_is_no_data_folder_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("letter.txt"), "dear").unwrap();
+    let refused = serve(folder.path());
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains(folder.path().to_str().unwrap()), "{message}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was added");
+    let file = folder.path().join("letter.txt");
+    assert_eq!(serve(&file).status.code(), Some(1));
+    assert_eq!(std::fs::read(&file).unwrap(), b"dear");
+}
+
+#[test]
+fn sigterm_ends_in_order_and_loses_nothing() {
+    let mut node = TestNode::start(&[]);
+    node.bang(json!({"name": "a", "difficulty": 0}));
+    let acked = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (post, acked) = (|body: &Value| node.post("/chains/a/inject").json(body).send(), &acked);
+            scope.spawn(move || {
+                for at in 0.. {
+                    let data = json!([thread, at]);
+                    // Once the node stops, it refuses or is gone.
+                    match post(&json!({"data": data})) {
+                        Ok(response) if response.status() == 202 => {
+                            acked.lock().unwrap().push((response.json::<Value>().unwrap()["index"].as_u64().unwrap(), data));
+                        }
+                        Ok(response) => assert_eq!(response.status(), 503),
+                        Err(_) => return,
+                    }
+                }
+            });
+        }
+        // A connection without a request must not delay the end.
+        let _idle = node.connect();
+        eventually("there is load", || acked.lock().unwrap().len() > 100);
+        let start = Instant::now();
+        node.terminate();
+        eventually("it takes no more connections", || !node.is_listening());
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    });
+    let start = Instant::now();
+    assert_eq!(node.wait(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let (data, folder) = node.kill();
+    let node = TestNode::open(&data, &[]).with(folder);
+    node.leap("/chains/a");
+    node.audit("/chains/a");
+    let acked = acked.into_inner().unwrap();
+    let all = transactions(&node, "/chains/a");
+    for (index, data) in acked {
+        assert_eq!(all[index as usize]["data"], data);
+    }
+}
+
+fn transactions(node: &TestNode, chain: &str) -> Vec<Value> {
+    let pages = node.pages(&format!("{chain}/transactions?limit=10000"));
+    pages.into_iter().flat_map(|page| page.as_array().unwrap().clone()).collect()
+}
+
+#[test]
+fn a_full_pool_is_429_until_the_next_leap() {
+    let node = TestNode::start(&["--max-pool", "3"]);
+    let array = |count| vec![json!({"data": 0}); count];
+    assert_eq!(node.post("/inject").json(&array(2)).send().unwrap().status(), 202);
+    let full = node.post("/inject").json(&array(2)).send().unwrap();
+    assert!(full.headers().contains_key("retry-after"));
+    problem(full, 429);
+    assert_eq!(node.post("/inject").json(&json!({"data": 0, "id": "third"})).send().unwrap().status(), 202);
+    problem(node.post("/inject").json(&json!({"data": 0})).send().unwrap(), 429);
+    assert_eq!(node.post("/inject").json(&json!({"data": 0, "id": "third"})).send().unwrap().status(), 202, "a retry adds nothing");
+    let stream = node.post_text("/inject", "application/x-ndjson", "{\"data\":0}\n{\"data\":0}");
+    assert_eq!(stream.status(), 429);
+    assert!(stream.headers().contains_key("retry-after"));
+    assert_eq!(node.size(""), 4);
+    node.leap("");
+    assert_eq!(node.post("/inject").json(&array(3)).send().unwrap().status(), 202);
+    node.bang(json!({"name": "other", "difficulty": 0}));
+    assert_eq!(node.inject("/chains/other", json!("each chain has a pool of its own")), 1);
+}
+
+/// What the node acknowledged: chain, index, data.
+type Acks = Mutex<Vec<(String, u64, Value)>>;
+
+/// One of eight clients: mixed writes on all chains, in an order of its own.
+fn client(node: &TestNode, number: u64, acks: &Acks) {
+    // A linear congruential generator (Knuth's constants): each client does the same in every run.
+    let mut state = number;
+    let mut pick = |choices: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % choices
+    };
+    for step in 0..60 {
+        let name = ["a", "b", "c"][pick(3) as usize];
+        let chain = format!("/chains/{name}");
+        let ack = |index: &Value, data: Value| acks.lock().unwrap().push((name.into(), index.as_u64().unwrap(), data));
+        let send = |body: &Value| {
+            let response = node.post(&format!("{chain}/inject")).json(body).send().unwrap();
+            assert_eq!(response.status(), 202);
+            response.json::<Value>().unwrap()
+        };
+        let data = json!({"client": number, "step": step});
+        match pick(8) {
+            0 | 1 => ack(&send(&json!({"data": data}))["index"], data),
+            2 => {
+                let body = json!({"data": data, "id": format!("{number}-{step}")});
+                let (first, again) = (send(&body), send(&body));
+                assert_eq!(first["index"], again["index"]);
+                ack(&first["index"], data);
+            }
+            3 => {
+                let bodies: Vec<_> = (0..pick(20) + 1).map(|at| json!({"data": [data, at]})).collect();
+                for (answer, body) in send(&json!(bodies)).as_array().unwrap().iter().zip(&bodies) {
+                    ack(&answer["index"], body["data"].clone());
+                }
+            }
+            4 => {
+                let lines: String = (0..30).map(|at| format!("{}\n", json!({"data": [at, data]}))).collect();
+                let response = node.post_text(&format!("{chain}/inject"), "application/x-ndjson", lines);
+                let summary: Value = response.json().unwrap();
+                assert_eq!(summary["accepted"], 30);
+                ack(&summary["first"], json!([0, data]));
+                ack(&summary["last"], json!([29, data]));
+            }
+            5 | 6 => drop(node.leap(&chain)),
+            _ => {
+                let at = pick(node.json(&format!("{chain}/stats"))["length"].as_u64().unwrap());
+                let fork = json!({"name": format!("{name}-{number}-{step}"), "at": at});
+                assert_eq!(node.post(&format!("{chain}/fork")).json(&fork).send().unwrap().status(), 201);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_acknowledged_under_mixed_load_is_there_once() {
+    let node = TestNode::start(&[]);
+    for name in ["a", "b", "c"] {
+        node.bang(json!({"name": name, "difficulty": 0}));
+    }
+    let acks = Acks::default();
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let (node, acks) = (&node, &acks);
+            scope.spawn(move || client(node, number, acks));
+        }
+    });
+    let chains = node.json("/chains?limit=1000");
+    let names: Vec<&str> = chains.as_array().unwrap().iter().map(|chain| chain["name"].as_str().unwrap()).collect();
+    assert!(names.len() > 20, "there were forks");
+    let all: HashMap<&str, Vec<Value>> = names.iter().map(|&name| (name, transactions(&node, &format!("/chains/{name}")))).collect();
+    let acks = acks.into_inner().unwrap();
+    for (chain, index, data) in &acks {
+        let same: Vec<_> = all[chain.as_str()].iter().filter(|one| one["data"] == *data).map(|one| &one["index"]).collect();
+        assert_eq!(same, [&json!(index)], "{chain}: {data}");
+    }
+    for name in &names {
+        let chain = format!("/chains/{name}");
+        node.leap(&chain);
+        node.audit(&chain);
+        // A fork has its parent's transactions up to the quant where they part, and none behind it.
+        if let Some(of) = node.json(&chain)["rules"]["fork_of"].as_object() {
+            let parent = name.split('-').next().unwrap();
+            let shared = node.json(&format!("/chains/{parent}/quants/{}", of["index"]))["size"].as_u64().unwrap() as usize;
+            assert_eq!(all[name][..shared], all[parent][..shared]);
+            assert_eq!(all[name].len(), shared + 1);
+        }
+    }
+}

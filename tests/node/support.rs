@@ -71,10 +71,25 @@ impl TestNode {
         (self.data.clone(), self._folder.take())
     }
 
-    /// Ends it in order (SIGTERM), and gives its exit code.
-    pub fn stop(&mut self) -> Option<i32> {
+    /// Asks it to end in order (SIGTERM).
+    pub fn terminate(&self) {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    }
+
+    /// Whether it takes connections.
+    pub fn is_listening(&self) -> bool {
+        TcpStream::connect(self.url.trim_start_matches("http://")).is_ok()
+    }
+
+    /// Ends it in order (SIGTERM), and gives its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.terminate();
+        self.wait()
+    }
+
+    /// Waits until it has ended, and gives its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
         self.process.wait().expect("it ends").code()
     }
 
@@ -187,6 +202,7 @@ impl TestNode {
         assert_eq!(stats["length"], quants.as_array().unwrap().len());
         assert_eq!(stats["size"], newest.size() + pool["count"].as_u64().unwrap());
         assert_eq!(stats["pooled"], pool["count"]);
+        assert_eq!(stats["bytes"], self.bytes_of_transactions(chain));
 
         for index in (0..newest.size()).step_by((newest.size() as usize / 50).max(1)) {
             let receipt = self.json(&format!("{chain}/transactions/{index}/receipt"));
@@ -198,6 +214,21 @@ impl TestNode {
             let proof = self.json(&format!("{chain}/consistency?from={size}&to={}", newest.size()));
             let path: Vec<_> = serde_json::from_value(proof["path"].clone()).unwrap();
             merkle::check_consistency(size, newest.size(), &path, root, newest.header().root).unwrap();
+        }
+    }
+
+    fn bytes_of_transactions(&self, chain: &str) -> u64 {
+        let (mut bytes, mut from) = (0, 0);
+        loop {
+            let page = self.get(&format!("{chain}/transactions?from={from}&limit=10000")).send().expect("it answers");
+            let text = page.text().expect("it is text");
+            let count = serde_json::from_str::<Vec<Value>>(&text).expect("it is an array").len() as u64;
+            if count == 0 {
+                return bytes;
+            }
+            // Without the brackets and the commas between.
+            bytes += text.len() as u64 - 2 - (count - 1);
+            from += count;
         }
     }
 }

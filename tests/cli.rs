@@ -2,9 +2,11 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
+    thread,
 };
 
 use serde_json::{Value, json};
@@ -457,6 +459,113 @@ fn a_live_chain_is_verified() {
         qbc(&["verify", &(node.url.clone() + "/transactions")])
             .fails(2)
             .contains("names no chain")
+    );
+}
+
+/// The URL of a proxy before the node that changes `text` to `other`, of the same length, in each answer.
+fn lying(node: &Node, text: &'static str, other: &'static str) -> String {
+    assert_eq!(text.len(), other.len());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let host = node.url.strip_prefix("http://").unwrap().to_string();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&host).unwrap());
+            let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+            thread::spawn(move || {
+                // Whole lines of a head and bodies without line ends: the last bytes wait for what may complete the text.
+                let (mut held, mut buffer) = (String::new(), vec![0; 4096]);
+                while let Ok(read @ 1..) = server.read(&mut buffer) {
+                    held += std::str::from_utf8(&buffer[..read]).expect("the test's data is ASCII");
+                    held = held.replace(text, other);
+                    let keep = (1..text.len())
+                        .rev()
+                        .find(|&length| held.ends_with(&text[..length]))
+                        .unwrap_or(0);
+                    let rest = held.split_off(held.len() - keep);
+                    if client.write_all(held.as_bytes()).is_err() {
+                        return;
+                    }
+                    held = rest;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn a_lying_node_is_found() {
+    let node = filled(&["--ephemeral"]);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("export.ndjson");
+    for (text_there, other, place) in [
+        ("\"data\":150", "\"data\":151", "error: transaction 153: \"hash\" is "),
+        (
+            "\"index\":154",
+            "\"index\":155",
+            "error: transaction 154: it says that it is transaction 155",
+        ),
+        (
+            "\"id\":\"line-10\"",
+            "\"id\":\"line-11\"",
+            "error: transaction 13: \"hash\" is ",
+        ),
+        (
+            "\"size\":303,\"version\"",
+            "\"size\":302,\"version\"",
+            "error: quant 2: \"hash\" is ",
+        ),
+        (
+            "\"length\":3",
+            "\"length\":4",
+            "error: quant 3: the node does not send it",
+        ),
+        (
+            "\"length\":3",
+            "\"length\":2",
+            "error: the node says that the newest quant is ",
+        ),
+        (
+            "\"size\":304",
+            "\"size\":305",
+            "error: transaction 304: the node does not send it",
+        ),
+        (
+            "\"chain\":\"qbc\"",
+            "\"chain\":\"qbd\"",
+            "error: the node says that the chain is \"qbd\"",
+        ),
+    ] {
+        let url = lying(&node, text_there, other);
+        let told = qbc(&["verify", &url]).fails(1);
+        assert!(told.starts_with(place), "{other}: {told}");
+        if !other.contains("305") {
+            let told = qbc(&["--node", &url, "export", "--out", text(&path)]).fails(1);
+            assert!(told.starts_with(place), "{other}: {told}");
+        }
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "a faulty export leaves no file"
+        );
+    }
+    assert!(
+        qbc(&["verify", &lying(&node, "\"no such text", "\"no such text")])
+            .ok()
+            .starts_with("chain qbc holds")
+    );
+    let told = qbc(&[
+        "--node",
+        &lying(&node, "\"data\":\"hello", "\"data\":\"jello"),
+        "receipt",
+        "2",
+    ])
+    .fails(1);
+    assert!(
+        told.contains("the node sent a receipt that does not hold: the receipt's transaction: "),
+        "{told}"
     );
 }
 

@@ -243,11 +243,11 @@ mod tests {
         let (export, served, receipt) = example();
         let first_quant = export.match_indices('\n').nth(1).unwrap().0;
         for end in (0..export.len() - 1).filter(|end| !(first_quant..first_quant + 2).contains(end)) {
-            fault(&export[..end]);
+            fault(&export.as_bytes()[..end]);
         }
         for text in [served, receipt] {
             for end in 0..text.len() {
-                fault(&text[..end]);
+                fault(&text.as_bytes()[..end]);
             }
         }
     }
@@ -255,10 +255,14 @@ mod tests {
     #[test]
     fn the_first_fault_is_named_with_its_place() {
         let (export, served, receipt) = example();
-        assert!(fault(export.replace("null", "true")).starts_with("line 4: transaction 2: \"hash\" is "));
+        assert!(
+            fault(export.replace("\"data\":null", "\"data\":true")).starts_with("line 4: transaction 2: \"hash\" is ")
+        );
         assert!(fault(export.replacen("\"proof\":0", "\"proof\":1", 1)).starts_with("line 2: quant 0: \"hash\" is "));
-        assert!(fault(served.replace("null", "true")).starts_with("line 1: transaction 2: "));
-        assert!(fault(receipt.replace("null", "true")).starts_with("line 1: the receipt's transaction: "));
+        assert!(fault(served.replace("\"data\":null", "\"data\":true")).starts_with("line 1: transaction 2: "));
+        assert!(
+            fault(receipt.replace("\"data\":null", "\"data\":true")).starts_with("line 1: the receipt's transaction: ")
+        );
         let lines: Vec<_> = export.lines().collect();
         assert_eq!(
             fault(lines[..4].join("\n")),
@@ -281,10 +285,8 @@ mod tests {
         );
         assert!(fault("hello").starts_with("the JSON cannot be read: "));
         assert!(fault("17").contains("expected a quant, a transaction or a receipt"));
-        assert_eq!(
-            fault("{\"root\":1,\"root\":1}"),
-            "line 1: the name \"root\" stands twice in one object"
-        );
+        let twice = "the JSON cannot be read: the name \"root\" stands twice in one object at line 1 column ";
+        assert!(fault("{\"root\":1,\"root\":1}").starts_with(twice));
         assert!(fault("[".repeat(100_000)).starts_with("the JSON cannot be read: "));
         assert!(fault("{\"hash\":".to_string() + &"[".repeat(100_000)).starts_with("the JSON is cut short: "));
         let deep = format!("{{\"hash\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));

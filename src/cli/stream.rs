@@ -193,9 +193,9 @@ impl<'de> Visitor<'de> for Object<'_, '_> {
                 fields.iter().all(|(other, _)| *other != name)
             };
             if !is_new {
-                return self
-                    .0
-                    .keep(Err(anyhow!("the name {name:?} stands twice in one object")));
+                return Err(A::Error::custom(format_args!(
+                    "the name {name:?} stands twice in one object"
+                )));
             }
             match name.as_str() {
                 "transactions" => object.next_value_seed(Transactions(self.0))?,

@@ -5,5 +5,6 @@ pub mod json;
 pub mod merkle;
 pub mod quant;
 pub mod rules;
+mod schema;
 pub mod transaction;
 pub mod verify;

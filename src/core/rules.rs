@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     hash::Hash,
     json,
+    schema::Schema,
     transaction::{Submission, take_hex},
 };
 use crate::limits;
@@ -79,29 +80,6 @@ pub struct ForkOf {
     pub hash: Hash,
 }
 
-/// A JSON Schema (draft 2020-12), compiled.
-#[derive(Clone)]
-struct Schema {
-    source: Value,
-    validator: Arc<jsonschema::Validator>,
-}
-
-impl Schema {
-    /// Patterns run in linear time and references stay inside of the document, so that a schema can neither stall the node
-    /// nor make it fetch anything.
-    fn compile(source: Value) -> Result<Self, Fault> {
-        let validator = jsonschema::options()
-            .with_draft(jsonschema::Draft::Draft202012)
-            .with_pattern_options(jsonschema::PatternOptions::regex())
-            .build(&source)
-            .map_err(|error| Fault {
-                pointer: format!("/schema{}", error.instance_path()),
-                detail: format!("not a usable JSON Schema of draft 2020-12: {error}"),
-            })?;
-        Ok(Schema { source, validator: Arc::new(validator) })
-    }
-}
-
 /// The rules of a chain.
 #[derive(Clone)]
 pub struct Rules {
@@ -138,8 +116,6 @@ impl Rules {
     pub const DIFFICULTY_LIMIT: u8 = 48;
     /// The difficulty of a chain whose bang does not say.
     pub const DIFFICULTY_DEFAULT: u8 = 12;
-    /// At most so many faults of one value are told.
-    const FAULTS: usize = 20;
 
     /// The rules of a new chain that says nothing but its name.
     pub fn new(name: ChainName) -> Self {
@@ -230,7 +206,7 @@ impl Rules {
         json!({
             "name": self.name.as_str(),
             "difficulty": self.difficulty,
-            "schema": self.schema.as_ref().map(|schema| &schema.source),
+            "schema": self.schema.as_ref().map(Schema::source),
             "max_bytes": self.max_bytes,
             "writers": writers,
             "fork_of": fork_of,
@@ -261,15 +237,8 @@ impl Rules {
         if bytes as u64 > self.max_bytes {
             return Err(Refusal::TooLarge { bytes, max: self.max_bytes });
         }
-        if let Some(schema) = &self.schema
-            && !schema.validator.is_valid(value)
-        {
-            let faults = schema.validator.iter_errors(value).take(Self::FAULTS);
-            let fault = |error: jsonschema::ValidationError<'_>| Fault {
-                pointer: error.instance_path().to_string(),
-                detail: error.masked().to_string(),
-            };
-            return Err(Refusal::Schema(faults.map(fault).collect()));
+        if let Some(schema) = &self.schema {
+            schema.check(value, bytes).map_err(Refusal::Schema)?;
         }
         let signed = submission.signed.as_ref();
         if let Some(writers) = &self.writers {

@@ -314,7 +314,7 @@ impl Record {
         let id = take_text(&mut fields, "id")?.map(|id| id.parse::<Id>()).transpose()?;
         let kind = take_text(&mut fields, "kind")?.map(|kind| kind.parse::<Kind>()).transpose()?;
         let timestamp: Timestamp = take_text(&mut fields, "timestamp")?.ok_or("\"timestamp\" is missing")?.parse()?;
-        let signed = take_signed(&mut fields)?;
+        let signed = take_signed(&mut fields).map_err(|(_, detail)| detail)?;
         let claimed: Hash = take_hash(&mut fields, "hash")?.ok_or("\"hash\" is missing")?;
         let data = fields.remove("data");
         let commitment = match (&data, take_text(&mut fields, "salt")?) {
@@ -343,15 +343,18 @@ impl Record {
 /// Takes `signer` and `signature` out of an object: both or neither.
 ///
 /// # Errors
-/// One without the other, or no lower-case hexadecimal digits of the right number.
-pub fn take_signed(fields: &mut Map<String, Value>) -> Result<Option<Signed>, String> {
-    match (take_text(fields, "signer")?, take_text(fields, "signature")?) {
-        (Some(signer), Some(signature)) => {
-            Ok(Some(Signed { signer: take_hex(&signer, "signer")?, signature: take_hex(&signature, "signature")? }))
-        }
+/// The field at fault, and a sentence: one stands without the other, or is no lower-case hexadecimal digits of the right
+/// number.
+pub fn take_signed(fields: &mut Map<String, Value>) -> Result<Option<Signed>, (&'static str, String)> {
+    let mut take = |name| take_text(fields, name).map_err(|detail| (name, detail));
+    match (take("signer")?, take("signature")?) {
+        (Some(signer), Some(signature)) => Ok(Some(Signed {
+            signer: take_hex(&signer, "signer").map_err(|detail| ("signer", detail))?,
+            signature: take_hex(&signature, "signature").map_err(|detail| ("signature", detail))?,
+        })),
         (None, None) => Ok(None),
-        (Some(_), None) => Err("\"signer\" stands without \"signature\"".into()),
-        (None, Some(_)) => Err("\"signature\" stands without \"signer\"".into()),
+        (Some(_), None) => Err(("signer", "\"signer\" stands without \"signature\"".into())),
+        (None, Some(_)) => Err(("signature", "\"signature\" stands without \"signer\"".into())),
     }
 }
 

@@ -58,7 +58,8 @@ pub struct Leaped {
 pub async fn leap(State(app): State<App>, target: ChainOf, method: Method, headers: HeaderMap) -> Result<Response, Problem> {
     // A HEAD must not change anything, and is no way to ask for a leap.
     if method == Method::HEAD {
-        return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "a leap is a GET or a POST"));
+        let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "a leap is a GET or a POST");
+        return Ok(([(header::ALLOW, "GET, POST")], problem).into_response());
     }
     let quant = app.0.node.leap(&target.chain, expected_size(&headers)?).await?;
     let location = text_header(format!("{}/quants/{}", target.prefix, quant.index()));

@@ -254,7 +254,7 @@ pub fn expected_size(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let mut sizes = Vec::new();
     for tag in header.split(',').map(str::trim) {
         let opaque = tag.strip_prefix("W/").unwrap_or(tag);
-        let quoted = opaque.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+        let quoted = opaque.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).filter(|tag| !tag.contains('"'));
         let size = quoted.ok_or_else(|| {
             Problem::bad_request("If-Match is no entity tag: send the ETag of /stats as it is, in double quotes, like \"5\"")
         })?;

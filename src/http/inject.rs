@@ -41,6 +41,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub struct InjectQuery {
     /// `leap`: answer when a quant has sealed what was sent, with its receipt.
+    #[param(inline)]
     wait: Option<Wait>,
     /// Seconds to wait for that at most, 30 where it is not said.
     timeout: Option<f64>,
@@ -269,7 +270,7 @@ fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Subm
     };
     let data = fields.remove("data").ok_or_else(|| vec![Fault::of("data", "is missing")])?;
     let id = take_id(&mut fields, key)?;
-    let signed = take_signed(&mut fields).map_err(|detail| Problem::unprocessable(detail, Vec::new()))?;
+    let signed = take_signed(&mut fields).map_err(|(name, detail)| vec![Fault::of(name, detail)])?;
     if let Some(name) = fields.keys().next() {
         let detail = "unknown field: a transaction to add has data, id, signer and signature";
         return Err(vec![Fault::of(name, detail)].into());

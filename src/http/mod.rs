@@ -28,7 +28,7 @@ use tower_http::{
     cors::{AllowOrigin, Any as AnyValue, CorsLayer},
 };
 use utoipa::openapi::{
-    Object, OpenApi, RefOr, Required, Type,
+    Object, OpenApi, RefOr, Required, Schema, Type,
     info::InfoBuilder,
     path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
 };
@@ -218,7 +218,8 @@ fn as_problem(response: Response) -> Response {
 
 const NESTED: &str = "/chains/{chain}";
 
-/// What the macros cannot know: the document's name, and that nested routes have one more parameter and other ids.
+/// What the macros cannot know: the document's name, that nested routes have one more parameter and other ids, and that
+/// the fields of a quant stand among others in some answers.
 fn finish(mut document: OpenApi) -> OpenApi {
     document.info = InfoBuilder::new()
         .title("QBC, the Quantum blockchain")
@@ -239,6 +240,12 @@ fn finish(mut document: OpenApi) -> OpenApi {
             }
         }
     }
+    let schemas = document.components.iter_mut().flat_map(|components| &mut components.schemas);
+    for (name, schema) in schemas {
+        if let ("QuantFields", RefOr::T(Schema::Object(quant))) = (name.as_str(), schema) {
+            quant.additional_properties = None;
+        }
+    }
     document
 }
 
@@ -248,7 +255,7 @@ fn chain_parameter() -> Parameter {
         .parameter_in(ParameterIn::Path)
         .required(Required::True)
         .description(Some("The chain's name"))
-        .schema(Some(RefOr::<utoipa::openapi::Schema>::T(Object::with_type(Type::String).into())))
+        .schema(Some(RefOr::<Schema>::T(Object::with_type(Type::String).into())))
         .build()
 }
 

@@ -20,6 +20,7 @@ use crate::{
     core::{
         chain::LeapPolicy,
         hash::Hash,
+        json,
         rules::{ChainName, Fault, Rules},
     },
     limits,
@@ -291,7 +292,8 @@ pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axu
     if body.bytes.len() > MAX_HELLO {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a hello has at most {MAX_HELLO} bytes")));
     }
-    let hello = serde_json::from_slice(&body.bytes).map_err(|error| Problem::unprocessable(error.to_string(), Vec::new()))?;
+    let hello = serde_json::from_value(json::parse(&body.bytes)?);
+    let hello = hello.map_err(|error| Problem::unprocessable(error.to_string(), Vec::new()))?;
     Ok(axum::Json(app.0.peers.greet(hello).await?))
 }
 

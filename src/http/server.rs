@@ -30,17 +30,26 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
     builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT).pipeline_flush(true);
     let places = Arc::new(Semaphore::new(bounds.connections));
     let graceful = GracefulShutdown::new();
+    // Its end is that of this function, and cuts off what is under way still.
+    let (_serving, cut_off) = watch::channel(());
     loop {
-        let place = places.clone().acquire_owned().await.expect("the places are never closed");
-        let stream = tokio::select! {
-            accepted = accept(&listener) => accepted,
+        let next = async {
+            let place = places.clone().acquire_owned().await.expect("the places are never closed");
+            (place, accept(&listener).await)
+        };
+        let (place, stream) = tokio::select! {
+            next = next => next,
             _ = shutdown.wait_for(|stopping| *stopping) => break,
         };
         let service = TowerToHyperService::new(router.clone());
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let mut cut_off = cut_off.clone();
         tokio::spawn(async move {
-            // A connection that breaks is the client's matter.
-            let _ = connection.await;
+            tokio::select! {
+                // A connection that breaks is the client's matter.
+                _ = connection => {}
+                _ = cut_off.changed() => {}
+            }
             drop(place);
         });
     }

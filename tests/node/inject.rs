@@ -233,6 +233,21 @@ fn a_stream_commits_as_it_comes() {
 }
 
 #[test]
+fn a_long_stream_is_accepted_in_its_order_and_only_once() {
+    let node = TestNode::start(&[]);
+    let lines: String = (0..7_000).map(|line| format!("{{\"data\":{line},\"id\":\"line-{line}\"}}\n")).collect();
+    for _ in 0..2 {
+        let summary: Value = node.post_text("/inject", LINES, lines.clone()).json().unwrap();
+        assert_eq!(summary, json!({"accepted": 7_000, "refused": 0, "first": 1, "last": 7_000, "errors": []}));
+        assert_eq!(node.size(""), 7_001);
+    }
+    let read = node.json("/transactions?from=1&limit=10000");
+    assert!(read.as_array().unwrap().iter().enumerate().all(|(at, one)| one["data"] == at && one["index"] == at + 1));
+    node.leap("");
+    node.audit("");
+}
+
+#[test]
 fn a_stream_has_no_guard_and_no_key_and_does_not_wait() {
     let node = TestNode::start(&[]);
     let line = || "{\"data\":1}\n".to_owned();

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io::{BufRead, BufReader},
     path::Path,
     process::{Command, Output, Stdio},
     sync::Mutex,
@@ -11,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{TestNode, eventually, problem};
+use crate::support::{TestNode, eventually, problem, recompute};
 
 fn serve(data: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
@@ -42,8 +43,9 @@ fn a_folder_that_is_no_data_folder_is_left_alone() {
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{message}");
     assert!(message.contains(folder.path().to_str().unwrap()), "{message}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was added");
     let file = folder.path().join("letter.txt");
+    let added = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path() != file);
+    assert!(added.into_iter().all(|entry| entry.file_name() == "lock"), "it is no data folder now");
     assert_eq!(serve(&file).status.code(), Some(1));
     assert_eq!(std::fs::read(&file).unwrap(), b"dear");
 }
@@ -89,6 +91,59 @@ fn sigterm_ends_in_order_and_loses_nothing() {
     let all = transactions(&node, "/chains/a");
     for (index, data) in acked {
         assert_eq!(all[index as usize]["data"], data);
+    }
+}
+
+#[test]
+#[ignore = "a node that stops waits for waiters as long as for anybody (10 s), and then cuts them off without an answer"]
+fn a_wait_for_a_leap_ends_when_the_node_stops() {
+    let node = TestNode::start(&[]);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| node.post("/inject?wait=leap&timeout=60").json(&json!({"data": 1})).send());
+        eventually("it is accepted", || node.size("") == 2);
+        node.terminate();
+        let start = Instant::now();
+        let answer = waiter.join().unwrap().expect("what was accepted is answered");
+        assert_eq!((answer.status().as_u16(), answer.json::<Value>().unwrap()["index"].clone()), (504, json!(1)));
+        assert!(start.elapsed() < Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn the_log_names_each_request_by_its_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let mut node = TestNode::open_logging(&folder.path().join("data"), &["--log", "debug", "--log-json"], &log);
+    for (path, id) in [("/stats", "good-one"), ("/nothing", "bad-one")] {
+        node.get(path).header("x-request-id", id).send().unwrap();
+    }
+    assert_eq!(node.stop(), Some(0));
+    let log = std::fs::read_to_string(log).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    for (id, path, status) in [("good-one", "/stats", 200), ("bad-one", "/nothing", 404)] {
+        let line = lines.iter().find(|line| line["fields"]["request_id"] == id).expect("it is there");
+        assert_eq!((&line["fields"]["path"], &line["fields"]["status"]), (&json!(path), &json!(status)));
+    }
+}
+
+#[test]
+fn data_is_kept_where_it_is_told_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    for ephemeral in [true, false] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
+        command.args(["serve", "--port", "0", "--log", "warn"]).args(ephemeral.then_some("--ephemeral"));
+        command.current_dir(folder.path()).env("TMPDIR", folder.path()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port = line.trim().strip_prefix("listening on http://127.0.0.1:").expect("the line that scripts wait for");
+        let entries: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        assert_eq!(entries[0].ends_with("qbc-data"), !ephemeral);
+        assert!(ephemeral || entries[0].join(port).is_dir());
+        assert!(Command::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap().success());
+        assert_eq!(process.wait().unwrap().code(), Some(0));
+        assert_eq!(entries[0].exists(), !ephemeral, "an ephemeral node leaves nothing");
     }
 }
 
@@ -179,9 +234,12 @@ fn what_is_acknowledged_under_mixed_load_is_there_once() {
     }
     let acks = Acks::default();
     thread::scope(|scope| {
-        for number in 0..8 {
-            let (node, acks) = (&node, &acks);
-            scope.spawn(move || client(node, number, acks));
+        let (node, acks) = (&node, &acks);
+        let clients: Vec<_> = (0..8).map(|number| scope.spawn(move || client(node, number, acks))).collect();
+        // What is read meanwhile is a whole chain at each moment.
+        while !clients.iter().all(|client| client.is_finished()) {
+            recompute(&node.json("/chains/a/chain"));
+            thread::sleep(Duration::from_millis(20));
         }
     });
     let chains = node.json("/chains?limit=1000");

@@ -2,6 +2,7 @@
 //! recomputes all that is public.
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
@@ -9,7 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use qbc::core::{json, merkle, transaction::Record, verify::{self, Verifier}};
+use qbc::core::{
+    hash::Hash,
+    json, merkle,
+    transaction::Record,
+    verify::{self, Verifier},
+};
 use reqwest::{
     Method,
     blocking::{Client, RequestBuilder, Response},
@@ -38,9 +44,20 @@ impl TestNode {
 
     /// On this data folder.
     pub fn open(data: &Path, options: &[&str]) -> TestNode {
+        TestNode::spawn(data, options, Stdio::inherit())
+    }
+
+    /// On this data folder, with its log in a file.
+    pub fn open_logging(data: &Path, options: &[&str], log: &Path) -> TestNode {
+        TestNode::spawn(data, options, File::create(log).expect("it can be made").into())
+    }
+
+    fn spawn(data: &Path, options: &[&str], log: Stdio) -> TestNode {
         let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
-        command.args(["serve", "--port", "0", "--log", "warn", "--data"]).arg(data).args(options);
-        let mut process = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        // By the environment, so that options can say otherwise.
+        command.env("QBC_PORT", "0").env("QBC_LOG", "warn");
+        command.args(["serve", "--data"]).arg(data).args(options);
+        let mut process = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts");
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it is text");
         let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("the node does not start: {line:?}"));
@@ -182,17 +199,7 @@ impl TestNode {
     /// transactions, and consistency from every quant to the newest.
     pub fn audit(&self, chain: &str) {
         let quants = self.json(&format!("{chain}/chain"));
-        let mut verifier = Verifier::new();
-        let mut roots = Vec::new();
-        for quant in quants.as_array().expect("a chain is an array") {
-            let mut quant: Map<String, Value> = quant.as_object().expect("a quant is an object").clone();
-            for record in quant.remove("transactions").expect("they come with it").as_array().expect("an array") {
-                verifier.transaction(&record_of(record)).unwrap();
-            }
-            let quant = verify::quant(Value::Object(quant)).unwrap();
-            roots.push((quant.size(), quant.header().root));
-            verifier.quant(quant).unwrap();
-        }
+        let (verifier, roots) = recompute(&quants);
         let newest = verifier.newest().expect("a chain has a quant").clone();
         let pool = self.json(&format!("{chain}/pool?limit=10000"));
         let stats = self.json(&format!("{chain}/stats"));
@@ -233,8 +240,20 @@ impl TestNode {
     }
 }
 
-fn record_of(value: &Value) -> Record {
-    Record::parse(value.to_string().as_bytes()).unwrap()
+/// Recomputes a chain as `GET /chain` serves it, and gives each quant's size and root as well.
+pub fn recompute(quants: &Value) -> (Verifier, Vec<(u64, Hash)>) {
+    let mut verifier = Verifier::new();
+    let mut roots = Vec::new();
+    for quant in quants.as_array().expect("a chain is an array") {
+        let mut quant: Map<String, Value> = quant.as_object().expect("a quant is an object").clone();
+        for record in quant.remove("transactions").expect("they come with it").as_array().expect("an array") {
+            verifier.transaction(&Record::parse(record.to_string().as_bytes()).unwrap()).unwrap();
+        }
+        let quant = verify::quant(Value::Object(quant)).unwrap();
+        roots.push((quant.size(), quant.header().root));
+        verifier.quant(quant).unwrap();
+    }
+    (verifier, roots)
 }
 
 impl Drop for TestNode {

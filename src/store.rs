@@ -10,25 +10,33 @@
 //! | `hashes` | chain, hash of a quant | its index |
 //! | `ids` | chain, a client's id | index of its transaction |
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
-//! | `meta` | `commits`, `nodes`, `node` | batches so far; known nodes; this node's public key |
+//! | `meta` | `commits`, `nodes`, `node` | the [`Stamp`] of the newest batch; known nodes; this node's public key |
 //!
 //! Numbers in keys are big-endian, so that a chain is one range. A value starts with the version of its form. What a fork
 //! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
 //!
 //! # What is promised
 //! [`Store::commit`] returns after one atomic batch is synced. Readers see a batch only then. Beside the engine, the file
-//! `acknowledged` holds the number of the newest batch that was synced: a journal that has lost its end, which the engine
-//! takes for an interrupted write, is found by it at the next start.
+//! `acknowledged` holds the [`Stamp`] of the newest batch that was synced: a journal that has lost its end, which the engine
+//! takes for an interrupted write, is found by it at the next start. A batch that was answered with an error does not come
+//! back after a restart in order, nor after a full disk.
+
+mod files;
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Write},
     ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
+use files::{Rest, Stamp};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use serde::{Deserialize, Serialize};
 
@@ -390,7 +398,7 @@ struct Engine {
 
 impl Engine {
     fn open(folder: &Path) -> Result<Engine, StoreError> {
-        let database = Database::builder(folder.join("store"))
+        let database = Database::builder(folder)
             // Chains are read in long ranges, which a larger cache would not make faster.
             .cache_size(16 << 20)
             .worker_threads(2)
@@ -426,6 +434,36 @@ impl Engine {
     fn number(&self, space: Space, key: &[u8]) -> Result<Option<u64>, StoreError> {
         self.get(space, key)?.map(|value| decode_number(&value)).transpose()
     }
+
+    /// Batches so far.
+    fn commits(&self) -> Result<u64, StoreError> {
+        let malformed = || StoreError::Damaged("the number of commits is malformed".into());
+        let decode = |value: fjall::Slice| Stamp::decode(&value[1..]).map(|stamp| stamp.commits).ok_or_else(malformed);
+        self.get(Space::Meta, b"commits")?.map_or(Ok(0), decode)
+    }
+
+    /// Writes and syncs the batch with this number. Its stamp comes last.
+    fn write(&self, batch: Batch, commits: u64) -> Result<(), fjall::Error> {
+        self.make_way()?;
+        let mut write = self.database.batch().durability(Some(PersistMode::SyncData));
+        for (space, key, value) in batch.0 {
+            write.insert(self.space(space), key, value);
+        }
+        let stamp = Stamp { commits, sequence: self.database.seqno() };
+        write.insert(self.space(Space::Meta), *b"commits", versioned(&stamp.encode()));
+        write.commit()
+    }
+
+    /// Waits while too much is to be flushed or merged. The engine would wait as well, but for ever where that fails.
+    fn make_way(&self) -> Result<(), fjall::Error> {
+        let is_behind = |space: &Keyspace| space.sealed_memtable_count() >= 3 || space.tree.l0_run_count() >= 28;
+        while self.spaces.iter().any(is_behind) {
+            // It does nothing but to tell whether the engine still works.
+            self.database.persist(PersistMode::Buffer)?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
 }
 
 fn checked_version(value: &[u8]) -> Result<(), StoreError> {
@@ -452,9 +490,11 @@ fn from_json<T: serde::de::DeserializeOwned>(value: &[u8], what: &str) -> Result
 /// The data folder of one node, open and locked.
 pub struct Store {
     folder: PathBuf,
-    /// Empty only while a full disk is recovered from.
+    /// Empty only while it is opened anew after a full disk, or where that failed.
     engine: RwLock<Option<Engine>>,
     acknowledged: File,
+    /// Whether a batch that was answered with an error may be in the journal.
+    uncertain: AtomicBool,
     _lock: File,
 }
 
@@ -462,17 +502,14 @@ impl Store {
     /// Opens a data folder, or makes it where there is none or an empty one.
     ///
     /// # Errors
-    /// Another process uses it, it is no data folder, it is of an unknown form, or it has lost what was acknowledged.
+    /// Another process uses it, it is no data folder, it is of an unknown form, it has lost what was acknowledged, or the
+    /// engine's journals or lists of tables are damaged. Of a damaged folder nothing is changed.
     pub fn open(folder: &Path) -> Result<Store, StoreError> {
         let folder_error =
             |error: io::Error| StoreError::Folder(format!("cannot use the data folder {}: {error}", folder.display()));
         fs::create_dir_all(folder).map_err(folder_error)?;
         let lock = lock(folder)?;
         check_format(folder)?;
-        let engine = Engine::open(folder).map_err(|error| match error {
-            StoreError::Failed(detail) => StoreError::Damaged(format!("the engine does not open it: {detail}")),
-            other => other,
-        })?;
         let acknowledged = OpenOptions::new()
             .read(true)
             .write(true)
@@ -480,9 +517,37 @@ impl Store {
             .truncate(false)
             .open(folder.join("acknowledged"))
             .map_err(folder_error)?;
-        let store = Store { folder: folder.into(), engine: RwLock::new(Some(engine)), acknowledged, _lock: lock };
-        store.check_acknowledged()?;
-        Ok(store)
+        let newest = read_acknowledged(&acknowledged)?;
+        let mut engine = open_engine(folder, newest)?;
+        if newest.is_none() {
+            // Making the keyspaces leaves older lists and tables, which only opening removes: damage in them would not show.
+            drop(engine);
+            engine = open_engine(folder, None)?;
+            // From now on it is only overwritten, which needs no space.
+            write_acknowledged(&acknowledged, Stamp { commits: 0, sequence: 0 })
+                .and_then(|()| acknowledged.sync_all())
+                .map_err(folder_error)?;
+        }
+        Ok(Store {
+            folder: folder.into(),
+            engine: RwLock::new(Some(engine)),
+            acknowledged,
+            uncertain: false.into(),
+            _lock: lock,
+        })
+    }
+
+    /// Compares all that the engine has on disk with its checksums, journals and tables. The folder must be at rest; nothing
+    /// in it is changed.
+    ///
+    /// # Errors
+    /// The first place that is not as it was written, or the folder is in use.
+    pub fn check_files(folder: &Path) -> Result<(), StoreError> {
+        let _lock = lock(folder)?;
+        let acknowledged = File::open(folder.join("acknowledged")).ok();
+        let newest = acknowledged.map_or(Ok(None), |file| read_acknowledged(&file))?;
+        files::check_journals(&folder.join("store"), newest, Rest::Judge)?;
+        files::check_tables(&folder.join("store"))
     }
 
     /// The folder.
@@ -492,40 +557,7 @@ impl Store {
 
     fn engine(&self) -> Result<EngineGuard<'_>, StoreError> {
         let guard = self.engine.read().expect("no holder of this lock panics");
-        if guard.is_some() { Ok(EngineGuard(guard)) } else { Err(StoreError::Full) }
-    }
-
-    /// The number of the newest batch that was acknowledged must not be above that of the newest batch found.
-    fn check_acknowledged(&self) -> Result<(), StoreError> {
-        let found = self.commits()?;
-        let mut bytes = [0; 16];
-        let acknowledged = match self.acknowledged.read_exact_at(&mut bytes, 0) {
-            Ok(()) => {
-                let (number, sum) = bytes.split_at(8);
-                if xxhash_rust::xxh3::xxh3_64(number).to_be_bytes() != sum {
-                    return Err(StoreError::Damaged("the file \"acknowledged\" does not match its checksum".into()));
-                }
-                u64::from_be_bytes(number.try_into().expect("eight bytes were split off"))
-            }
-            Err(_) if found == 0 => 0,
-            Err(_) => return Err(StoreError::Damaged("the file \"acknowledged\" is missing or cut short".into())),
-        };
-        if acknowledged > found {
-            return Err(StoreError::Damaged(format!(
-                "{acknowledged} commits were acknowledged, but only {found} are found: the end of the journal is lost"
-            )));
-        }
-        Ok(())
-    }
-
-    fn acknowledge(&self, commits: u64) -> Result<(), StoreError> {
-        let number = commits.to_be_bytes();
-        let bytes = [number, xxhash_rust::xxh3::xxh3_64(&number).to_be_bytes()].concat();
-        self.acknowledged.write_all_at(&bytes, 0).map_err(|error| StoreError::from_io(&error))
-    }
-
-    fn commits(&self) -> Result<u64, StoreError> {
-        Ok(self.engine()?.number(Space::Meta, b"commits")?.unwrap_or(0))
+        if guard.is_some() { Ok(EngineGuard(guard)) } else { Err(StoreError::Failed("it could not be opened again".into())) }
     }
 
     /// Makes a batch durable: when this returns, it is synced, and readers see it.
@@ -535,26 +567,49 @@ impl Store {
     /// next commit fails too.
     pub fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         let engine = self.engine()?;
-        let commits = engine.number(Space::Meta, b"commits")?.unwrap_or(0) + 1;
-        let mut write = engine.database.batch().durability(Some(PersistMode::SyncData));
-        for (space, key, value) in batch.0 {
-            write.insert(engine.space(space), key, value);
+        let commits = engine.commits()? + 1;
+        let written = engine.write(batch, commits).map_err(|error| match error {
+            // Nothing of this batch was written: work in the background failed before, which does not say why.
+            fjall::Error::Poisoned if self.free().is_ok_and(|(free, _)| free < limits::SCARCE_BYTES) => StoreError::Full,
+            fjall::Error::Poisoned => error.into(),
+            error => self.take_back(commits, error.into()),
+        });
+        written?;
+        let newest = Stamp { commits, sequence: engine.database.seqno() };
+        write_acknowledged(&self.acknowledged, newest)
+            .map_err(|error| self.take_back(commits, StoreError::from_io(&error)))
+    }
+
+    /// Cuts a batch that fails off the journal, where some or all of it may stand. What the engine still holds of it in a
+    /// buffer it writes when it closes, so that is cut off then.
+    fn take_back(&self, commits: u64, error: StoreError) -> StoreError {
+        self.uncertain.store(true, Ordering::Relaxed);
+        if let Err(fault) = files::cut_behind(&self.folder.join("store"), commits - 1) {
+            tracing::warn!("what failed may be found after a restart: {fault}");
         }
-        write.insert(engine.space(Space::Meta), *b"commits", versioned(&commits.to_be_bytes()));
-        write.commit().map_err(|error| match error {
-            // A background flush failed before; it does not say why.
-            fjall::Error::Poisoned if !self.has_room() => StoreError::Full,
-            error => error.into(),
-        })?;
-        self.acknowledge(commits)
+        error
+    }
+
+    fn close(&self, engine: &mut Option<Engine>) -> Result<(), StoreError> {
+        *engine = None;
+        if self.uncertain.load(Ordering::Relaxed) {
+            let commits = read_acknowledged(&self.acknowledged)?.map_or(0, |newest| newest.commits);
+            let cut = files::cut_behind(&self.folder.join("store"), commits);
+            cut.map_err(|error| StoreError::from_io(&error))?;
+            self.uncertain.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Whether the file system has room enough to go on writing.
     pub fn has_room(&self) -> bool {
-        rustix::fs::statvfs(&self.folder).is_ok_and(|stat| {
-            let (free, total) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
-            free >= limits::FREE_BYTES.min(total / 16)
-        })
+        self.free().is_ok_and(|(free, total)| free >= limits::FREE_BYTES.min(total / 16))
+    }
+
+    /// Free and all bytes of the file system.
+    fn free(&self) -> io::Result<(u64, u64)> {
+        let stat = rustix::fs::statvfs(&self.folder)?;
+        Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
     }
 
     /// Opens the engine anew after a full disk, as after a crash. Readers wait.
@@ -565,13 +620,11 @@ impl Store {
         if !self.has_room() {
             return Err(StoreError::Full);
         }
-        {
-            let mut engine = self.engine.write().expect("no holder of this lock panics");
-            // The old one must be closed before its folder can be opened again.
-            *engine = None;
-            *engine = Some(Engine::open(&self.folder)?);
-        }
-        self.check_acknowledged()
+        let mut engine = self.engine.write().expect("no holder of this lock panics");
+        // The old one must be closed before its folder can be opened again.
+        self.close(&mut engine)?;
+        *engine = Some(open_engine(&self.folder, read_acknowledged(&self.acknowledged)?)?);
+        Ok(())
     }
 
     /// All chains, by name.
@@ -740,7 +793,7 @@ impl Store {
         let recorded = self.engine()?.get(Space::Meta, b"node")?;
         let key = match fs::read_to_string(&path) {
             Ok(text) => {
-                let secret = crate::core::transaction::take_hex::<32>(text.trim_end(), "node.key");
+                let secret = crate::core::transaction::take_hex::<32>(text.strip_suffix('\n').unwrap_or(&text), "node.key");
                 ed25519_dalek::SigningKey::from_bytes(&secret.map_err(StoreError::Damaged)?)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && recorded.is_none() => {
@@ -765,25 +818,54 @@ impl Store {
             }
         }
     }
+}
 
-    /// Compares the bytes of each of the engine's table files with the checksum that the engine keeps of it. Only for a
-    /// store at rest.
-    ///
-    /// # Errors
-    /// The first file that differs.
-    pub fn check_files(&self) -> Result<(), StoreError> {
-        let engine = self.engine()?;
-        for space in &engine.spaces {
-            for table in space.tree.current_version().iter_tables() {
-                let sum = file_checksum(&table.path)
-                    .map_err(|error| StoreError::Damaged(format!("cannot read {}: {error}", table.path.display())))?;
-                if sum != table.checksum().into_u128() {
-                    return Err(StoreError::Damaged(format!("{} does not match its checksum", table.path.display())));
-                }
-            }
+impl Drop for Store {
+    fn drop(&mut self) {
+        let Ok(mut engine) = self.engine.write() else { return };
+        let closed = self.close(&mut engine).and_then(|()| files::remove_old_lists(&self.folder.join("store")));
+        if let Err(error) = closed {
+            tracing::warn!("the data folder is not closed in order: {error}");
         }
-        Ok(())
     }
+}
+
+/// Opens the engine in a data folder whose newest acknowledged batch this is.
+fn open_engine(folder: &Path, newest: Option<Stamp>) -> Result<Engine, StoreError> {
+    let store = folder.join("store");
+    let acknowledged = newest.map_or(0, |newest| newest.commits);
+    // The engine does not go on with a folder whose making was interrupted. It writes this file last.
+    if acknowledged == 0 && store.is_dir() && !store.join("version").exists() {
+        fs::remove_dir_all(&store).map_err(|error| StoreError::from_io(&error))?;
+    }
+    files::check_journals(&store, newest, Rest::Cut)?;
+    files::check_lists(&store)?;
+    let engine = Engine::open(&store).map_err(|error| match error {
+        StoreError::Failed(detail) => StoreError::Damaged(format!("the engine does not open it: {detail}")),
+        other => other,
+    })?;
+    let found = engine.commits()?;
+    if acknowledged > found {
+        return Err(StoreError::Damaged(format!("{acknowledged} commits were acknowledged, but only {found} are found")));
+    }
+    Ok(engine)
+}
+
+/// The newest batch that was acknowledged, if the file has been written.
+fn read_acknowledged(file: &File) -> Result<Option<Stamp>, StoreError> {
+    let mut bytes = [0; 24];
+    if file.read_exact_at(&mut bytes, 0).is_err() {
+        return Ok(None);
+    }
+    let (stamp, sum) = bytes.split_at(16);
+    let stamp = Stamp::decode(stamp).filter(|_| xxhash_rust::xxh3::xxh3_64(stamp).to_be_bytes() == sum);
+    stamp.map(Some).ok_or_else(|| StoreError::Damaged("the file \"acknowledged\" does not match its checksum".into()))
+}
+
+fn write_acknowledged(file: &File, newest: Stamp) -> io::Result<()> {
+    let stamp = newest.encode();
+    let sum = xxhash_rust::xxh3::xxh3_64(&stamp).to_be_bytes();
+    file.write_all_at(&[&stamp[..], &sum].concat(), 0)
 }
 
 /// The engine, held open for one read.
@@ -803,18 +885,6 @@ fn parts(run: &StoredRun, range: Range<u64>, separator: u8) -> impl Iterator<Ite
     let last = (range.end.min(run.end()) - run.first) as usize;
     let step = if separator == b',' { last - first } else { 1 };
     (first..last).step_by(step).map(move |at| at..at + step)
-}
-
-fn file_checksum(path: &Path) -> io::Result<u128> {
-    let mut file = File::open(path)?;
-    let mut sum = xxhash_rust::xxh3::Xxh3Default::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(sum.digest128()),
-            read => sum.update(&buffer[..read]),
-        }
-    }
 }
 
 fn decode_quant(value: &[u8]) -> Result<Quant, StoreError> {

@@ -12,6 +12,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
     sync::{Arc, Mutex, RwLock},
+    time::Instant,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -218,6 +219,7 @@ pub enum Health {
 /// What the writer publishes: the chains by name, and its own health.
 pub struct Published {
     chains: RwLock<BTreeMap<ChainName, Arc<ChainHandle>>>,
+    store: Arc<Store>,
     health: Mutex<Health>,
     /// Chains that may have to leap by their policy.
     touched: mpsc::UnboundedSender<Arc<ChainHandle>>,
@@ -241,8 +243,17 @@ impl Published {
         self.chains.read().expect("no holder of this lock panics").len()
     }
 
-    /// Whether the node takes writes.
+    /// Whether the node takes writes. Where there is room again, the next write opens the store anew.
     pub fn health(&self) -> Health {
+        match self.own_health() {
+            Health::Failed(detail) => Health::Failed(detail),
+            _ if self.store.has_room() => Health::Ready,
+            _ => Health::Full,
+        }
+    }
+
+    /// What the writer has met with.
+    fn own_health(&self) -> Health {
         self.health.lock().expect("no holder of this lock panics").clone()
     }
 }
@@ -282,6 +293,8 @@ pub struct Writer {
     names: HashSet<ChainName>,
     next_number: ChainNumber,
     pool_limit: u64,
+    /// When a write found the disk full.
+    full_at: Instant,
 }
 
 impl Writer {
@@ -298,7 +311,7 @@ impl Writer {
         let (sender, commands) = mpsc::channel(limits::QUEUE_COMMANDS);
         let (touched, touches) = mpsc::unbounded_channel();
         let published =
-            Arc::new(Published { chains: RwLock::default(), health: Mutex::new(Health::Ready), touched });
+            Arc::new(Published { chains: RwLock::default(), store: store.clone(), health: Mutex::new(Health::Ready), touched });
         let mut writer = Writer {
             store,
             published: published.clone(),
@@ -307,6 +320,7 @@ impl Writer {
             names: HashSet::new(),
             next_number: ChainNumber(0),
             pool_limit,
+            full_at: Instant::now(),
         };
         writer.load()?;
         Ok((writer, published, sender, touches))
@@ -394,10 +408,11 @@ impl Writer {
 
     /// Refuses before anything is applied where a write could not succeed.
     fn be_ready(&mut self) -> Result<(), StoreError> {
-        match self.published.health() {
-            Health::Ready if self.store.has_room() => Ok(()),
-            Health::Ready => Err(StoreError::Full),
+        match self.published.own_health() {
             Health::Failed(detail) => Err(StoreError::Failed(detail)),
+            _ if !self.store.has_room() => Err(StoreError::Full),
+            Health::Ready => Ok(()),
+            Health::Full if self.full_at.elapsed() < limits::FULL_PAUSE => Err(StoreError::Full),
             Health::Full => {
                 let recovered = self.store.recover().and_then(|()| self.load());
                 match &recovered {
@@ -405,7 +420,6 @@ impl Writer {
                         tracing::info!("the disk has room again: writes go on");
                         self.set_health(Health::Ready);
                     }
-                    Err(StoreError::Full) => {}
                     Err(error) => self.fail(error),
                 }
                 recovered
@@ -417,15 +431,20 @@ impl Writer {
         *self.published.health.lock().expect("no holder of this lock panics") = health;
     }
 
-    fn fail(&self, error: &StoreError) {
+    fn fail(&mut self, error: &StoreError) {
         match error {
             StoreError::Full => {
                 tracing::error!("the disk is full: writes are refused until space is freed");
+                self.full_at = Instant::now();
                 self.set_health(Health::Full);
             }
             error => {
                 tracing::error!("{error}: no more writes are taken until the node is started again");
-                self.set_health(Health::Failed(error.to_string()));
+                let detail = match error {
+                    StoreError::Failed(detail) => detail.clone(),
+                    other => other.to_string(),
+                };
+                self.set_health(Health::Failed(detail));
             }
         }
     }

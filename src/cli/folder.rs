@@ -58,8 +58,8 @@ pub fn verify(path: &Path, json: bool) -> anyhow::Result<()> {
         "{} is no data folder of a node: that is qbc-data/PORT, or what --data named",
         path.display()
     );
+    Store::check_files(path)?;
     let store = Store::open(path)?;
-    store.check_files()?;
     store.nodes()?;
     let mut records = store.chains()?;
     if !records.is_empty() {

@@ -148,3 +148,127 @@ pub struct LeapPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transactions: Option<u64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::core::rules::ForkOf;
+
+    fn time(micros: i64) -> Timestamp {
+        Timestamp::from_micros(micros).unwrap()
+    }
+
+    fn mined(header: Header) -> Quant {
+        header.mine(0..u64::MAX).unwrap()
+    }
+
+    fn transaction(data: &str) -> Transaction {
+        let data = json::canonical(&json!(data));
+        Transaction::new(Submission { data, id: None, signed: None }, None, time(5), [3; 16])
+    }
+
+    fn rules(name: &str) -> Rules {
+        Rules::from_value(&json!({"name": name, "difficulty": 2})).ok().unwrap()
+    }
+
+    fn new_chain() -> Chain {
+        let rules = rules("a");
+        let bang = bang_transaction(&rules, time(10), [0; 16]);
+        let quant = mined(bang_header(&rules, &bang, None, time(10)));
+        Chain::bang(Arc::new(rules), &bang, None, quant, 100, &mut |_| ()).unwrap()
+    }
+
+    #[test]
+    fn a_new_chain_has_its_bang_and_nothing_pooled() {
+        let chain = new_chain();
+        assert_eq!(chain.id, chain.head.newest.hash());
+        assert_eq!((chain.head.size(), chain.head.pooled(), chain.head.bytes), (1, 0, 100));
+        let header = chain.head.newest.header();
+        assert_eq!((header.index, header.size, header.previous_hash), (0, 1, Hash::ZERO));
+    }
+
+    /// Mining takes a while: what comes in meanwhile stays pooled, and only the first of two leaps counts.
+    #[test]
+    fn a_quant_seals_what_was_pooled_when_it_was_cut() {
+        let mut chain = new_chain();
+        for number in 1..=3 {
+            assert_eq!(chain.inject(&transaction("x"), 10, &mut |_| ()), number);
+        }
+        let slower = mined(chain.head.cut(2, time(30)));
+        let faster = mined(chain.head.cut(2, time(20)));
+        chain.inject(&transaction("y"), 10, &mut |_| ());
+        let root = chain.head.edge.root();
+        chain.seal(faster.clone()).unwrap();
+        assert_eq!((chain.head.size(), chain.head.pooled(), chain.head.bytes), (5, 1, 140));
+        assert!(faster.header().root != root && chain.head.edge.root() == root);
+        assert!(matches!(chain.seal(slower), Err(QuantError::Link(_))));
+        assert_eq!(*chain.head.newest, faster);
+    }
+
+    #[test]
+    fn time_in_quants_never_goes_back() {
+        let mut chain = new_chain();
+        let header = chain.head.cut(2, time(9));
+        assert_eq!((header.timestamp, header.size), (time(10), 1), "the clock was set back");
+        chain.seal(mined(header)).unwrap();
+        assert_eq!(chain.head.cut(2, time(11)).timestamp, time(11));
+    }
+
+    #[test]
+    fn a_chain_seals_only_what_it_has() {
+        let mut chain = new_chain();
+        chain.inject(&transaction("x"), 10, &mut |_| ());
+        let header = chain.head.cut(2, time(20));
+        for wrong in [
+            Header { size: 3, ..header.clone() },
+            Header { difficulty: 1, ..header.clone() },
+            Header { difficulty: 3, ..header.clone() },
+            Header { index: 2, ..header.clone() },
+            Header { previous_hash: Hash::ZERO, ..header.clone() },
+        ] {
+            assert!(chain.seal(mined(wrong)).is_err());
+        }
+        chain.seal(mined(header)).unwrap();
+    }
+
+    #[test]
+    fn the_first_quant_seals_exactly_the_bang() {
+        let rules = rules("a");
+        let bang = bang_transaction(&rules, time(10), [0; 16]);
+        let header = bang_header(&rules, &bang, None, time(10));
+        for wrong in [
+            Header { size: 2, ..header.clone() },
+            Header { root: Hash::ZERO, ..header.clone() },
+            Header { difficulty: 1, ..header.clone() },
+            Header { index: 1, ..header.clone() },
+            Header { previous_hash: Hash::from_bytes([1; 32]), ..header },
+        ] {
+            let made = Chain::bang(Arc::new(rules.clone()), &bang, None, mined(wrong), 0, &mut |_| ());
+            assert!(matches!(made, Err(QuantError::Link(_))));
+        }
+    }
+
+    /// The fork goes on from an older quant of a chain that has grown since.
+    #[test]
+    fn a_fork_goes_on_from_its_parents_tree() {
+        let mut parent = new_chain();
+        parent.inject(&transaction("x"), 10, &mut |_| ());
+        parent.seal(mined(parent.head.cut(2, time(50)))).unwrap();
+        let (at, edge) = (parent.head.newest.clone(), (*parent.head.edge).clone());
+        parent.inject(&transaction("y"), 10, &mut |_| ());
+
+        let of = ForkOf { chain: parent.id, index: at.index(), hash: at.hash() };
+        let rules = parent.rules.fork("b".parse().unwrap(), of);
+        let bang = bang_transaction(&rules, time(40), [1; 16]);
+        let header = bang_header(&rules, &bang, Some((&at, edge.clone())), time(40));
+        assert_eq!((header.index, header.size, header.timestamp), (2, 3, time(50)));
+        let quant = mined(header);
+        let orphan = Chain::bang(Arc::new(rules.clone()), &bang, None, quant.clone(), 0, &mut |_| ());
+        assert!(orphan.is_err(), "without its parent it follows nothing");
+        let fork = Chain::bang(Arc::new(rules), &bang, Some((&at, edge)), quant, 120, &mut |_| ()).unwrap();
+        assert_eq!((fork.head.size(), fork.head.pooled()), (3, 0));
+        assert!(fork.id != parent.id && fork.head.edge.root() != parent.head.edge.root());
+    }
+}

@@ -217,3 +217,113 @@ impl TryFrom<QuantFields> for Quant {
         Ok(Quant { header, proof: fields.proof, hash: computed })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::core::{json as gate, verify};
+
+    fn header(difficulty: u8) -> Header {
+        Header {
+            index: 3,
+            timestamp: Timestamp::from_micros(1_795_348_147_123_456).unwrap(),
+            difficulty,
+            previous_hash: Hash::from_bytes([0xab; 32]),
+            root: Hash::from_bytes([0xcd; 32]),
+            size: 17,
+        }
+    }
+
+    #[test]
+    fn the_header_is_the_canonical_form_of_its_seven_fields() {
+        let mut fields = serde_json::to_value(header(0).mine(0..1).unwrap()).unwrap();
+        let fields = fields.as_object_mut().unwrap();
+        assert!(fields.remove("proof").is_some() && fields.remove("hash").is_some());
+        assert_eq!(gate::canonical(&json!(fields)), header(0).canonical().as_bytes());
+    }
+
+    #[test]
+    fn mining_gives_the_first_proof_of_its_range() {
+        let header = header(10);
+        let quant = header.mine(0..PROOFS).unwrap();
+        assert!(quant.hash().leading_zeros() >= 10);
+        assert_eq!(header.mine(0..quant.proof), None);
+        assert_eq!(header.mine(quant.proof..quant.proof + 1).as_ref(), Some(&quant));
+        assert!(header.mine(quant.proof + 1..PROOFS).unwrap().proof > quant.proof);
+        assert_eq!(super::tests::header(0).mine(PROOFS - 1..u64::MAX).unwrap().proof, PROOFS - 1);
+        assert_eq!(super::tests::header(0).mine(PROOFS..u64::MAX), None);
+    }
+
+    #[test]
+    fn a_served_quant_is_a_claim_until_it_is_checked() {
+        let quant = header(8).mine(0..PROOFS).unwrap();
+        let served = serde_json::to_value(&quant).unwrap();
+        assert_eq!(verify::quant(served.clone()), Ok(quant.clone()));
+        for (field, value) in [
+            ("index", json!(4)),
+            ("timestamp", json!("2026-11-22T11:49:07.123457Z")),
+            ("timestamp", json!("2026-11-22T11:49:07Z")),
+            ("difficulty", json!(7)),
+            ("difficulty", json!(256)),
+            ("previous_hash", json!(Hash::ZERO)),
+            ("root", json!(Hash::ZERO)),
+            ("size", json!(18)),
+            ("version", json!(2)),
+            ("version", json!(0)),
+            ("proof", json!(quant.proof + 1)),
+            ("proof", json!(PROOFS)),
+            ("proof", json!(-1)),
+            ("hash", json!(Hash::ZERO)),
+            ("note", json!(1)),
+        ] {
+            let mut changed = served.clone();
+            changed[field] = value;
+            assert!(verify::quant(changed.clone()).is_err(), "{changed}");
+        }
+        for field in served.as_object().unwrap().keys() {
+            let mut changed = served.clone();
+            changed.as_object_mut().unwrap().remove(field);
+            assert!(verify::quant(changed).is_err(), "without {field}");
+        }
+        // A right hash with too little work: only the difficulty can tell.
+        let lazy = header(200);
+        let hash = Work::on(lazy.canonical().as_bytes()).attempt(0);
+        let fields = QuantFields { hash, ..Quant { header: lazy, proof: 0, hash }.into() };
+        assert_eq!(Quant::try_from(fields), Err(QuantError::Work { hash, difficulty: 200 }));
+    }
+
+    #[test]
+    fn a_quant_follows_by_index_hash_size_and_time() {
+        let first = Header { index: 0, previous_hash: Hash::ZERO, size: 1, ..header(0) }.mine(0..1).unwrap();
+        assert_eq!(first.check_follows(None), Ok(()));
+        assert!(header(0).mine(0..1).unwrap().check_follows(None).is_err());
+        let next = Header { index: 1, previous_hash: first.hash(), size: 1, ..header(0) };
+        let follows = |header: Header| header.mine(0..1).unwrap().check_follows(Some(&first));
+        assert_eq!(follows(next.clone()), Ok(()), "an empty quant at the same moment");
+        let earlier = Timestamp::from_micros(1_795_348_147_123_455).unwrap();
+        for (header, field) in [
+            (Header { index: 2, ..next.clone() }, "index"),
+            (Header { index: 0, ..next.clone() }, "index"),
+            (Header { previous_hash: Hash::ZERO, ..next.clone() }, "previous_hash"),
+            (Header { size: 0, ..next.clone() }, "size"),
+            (Header { timestamp: earlier, ..next.clone() }, "timestamp"),
+        ] {
+            let Err(QuantError::Link(detail)) = follows(header) else { panic!("{field} was not checked") };
+            assert!(detail.starts_with(&format!("\"{field}\"")), "{detail}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_changed_byte_is_found(at in any::<prop::sample::Index>(), bit in 0..8u8) {
+            let served = serde_json::to_vec(&header(2).mine(0..PROOFS).unwrap()).unwrap();
+            let mut bytes = served.clone();
+            bytes[at.index(served.len())] ^= 1 << bit;
+            let accepted = gate::parse(&bytes).is_ok_and(|value: Value| verify::quant(value).is_ok());
+            prop_assert!(!accepted, "{}", String::from_utf8_lossy(&bytes));
+        }
+    }
+}

@@ -282,3 +282,158 @@ fn parse_fork_of(value: &Value) -> Option<ForkOf> {
         hash: fields.get("hash")?.as_str()?.parse().ok()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer, SigningKey};
+
+    use super::*;
+    use crate::core::transaction::Signed;
+
+    fn rules(fields: Value) -> Rules {
+        Rules::from_value(&fields).unwrap_or_else(|faults| panic!("{fields}: {faults:?}"))
+    }
+
+    fn pointers(fields: Value) -> Vec<String> {
+        let faults = Rules::from_value(&fields).err().unwrap_or_else(|| panic!("{fields} were taken"));
+        faults.into_iter().map(|fault| fault.pointer).collect()
+    }
+
+    fn submission(data: &Value, key: Option<&SigningKey>) -> Submission {
+        let message = json!({"chain": Hash::ZERO.to_string(), "data": data});
+        let signed = key.map(|key| Signed {
+            signer: key.verifying_key().to_bytes(),
+            signature: key.sign(&json::canonical(&message)).to_bytes(),
+        });
+        Submission { data: json::canonical(data), id: None, signed }
+    }
+
+    fn key_hex(key: &SigningKey) -> String {
+        hex::encode(key.verifying_key().to_bytes())
+    }
+
+    #[test]
+    fn names_are_safe_in_urls_keys_and_labels() {
+        for name in ["a", "0", "a.b_c-d", "qbc", &"x".repeat(63)] {
+            assert_eq!(name.parse::<ChainName>().unwrap().as_str(), name);
+        }
+        for name in ["", ".", "..", "-a", "_a", ".a", "A", "a/b", "a b", "ä", "a%2f", "a\0", &"x".repeat(64)] {
+            assert!(name.parse::<ChainName>().is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn rules_come_back_as_they_stand_in_a_bang() {
+        let said_nothing = rules(json!({"name": "a"})).to_value();
+        let defaults = json!({
+            "name": "a", "difficulty": 12, "schema": null, "max_bytes": 1 << 20, "writers": null, "fork_of": null,
+        });
+        assert_eq!(said_nothing, defaults);
+        assert_eq!(said_nothing, Rules::new("a".parse().unwrap()).to_value());
+        let all = json!({
+            "name": "a",
+            "difficulty": 48,
+            "schema": {"type": "object", "é": 1},
+            "max_bytes": limits::MAX_BYTES_LIMIT,
+            "writers": [key_hex(&SigningKey::from_bytes(&[1; 32]))],
+            "fork_of": {"chain": Hash::ZERO, "index": 3, "hash": Hash::from_bytes([9; 32])},
+        });
+        assert_eq!(rules(all.clone()).to_value(), all);
+        for schema in [json!(true), json!(false), json!({}), Value::Null] {
+            assert_eq!(rules(json!({"name": "a", "schema": schema})).to_value()["schema"], schema);
+        }
+    }
+
+    #[test]
+    fn a_fork_keeps_what_it_does_not_change() {
+        let parent = rules(json!({"name": "a", "difficulty": 3, "schema": {"type": "string"}, "max_bytes": 9}));
+        let of = ForkOf { chain: Hash::ZERO, index: 2, hash: Hash::from_bytes([1; 32]) };
+        let fields = json!({"max_bytes": 5, "schema": null}).as_object().unwrap().clone();
+        let fork = parent.fork("b".parse().unwrap(), of.clone()).amend(fields).ok().unwrap();
+        assert_eq!((fork.name().as_str(), fork.difficulty(), fork.fork_of()), ("b", 3, Some(&of)));
+        assert_eq!((&fork.to_value()["max_bytes"], &fork.to_value()["schema"]), (&json!(5), &Value::Null));
+        // Whose fork it is cannot be amended.
+        for field in ["name", "fork_of"] {
+            let fields = Map::from_iter([(field.to_owned(), json!("c"))]);
+            assert_eq!(fork.clone().amend(fields).err().unwrap()[0].pointer, format!("/{field}"));
+        }
+    }
+
+    #[test]
+    fn each_malformed_field_is_named() {
+        let [weak, off_the_curve] = ["01", "02"].map(|byte| byte.to_owned() + &"0".repeat(62));
+        let key = key_hex(&SigningKey::from_bytes(&[1; 32]));
+        for (field, value, pointer) in [
+            ("difficulty", json!(49), "/difficulty"),
+            ("difficulty", json!(-1), "/difficulty"),
+            ("difficulty", json!(1.5), "/difficulty"),
+            ("difficulty", json!("3"), "/difficulty"),
+            ("difficulty", json!(256), "/difficulty"),
+            ("difficulty", Value::Null, "/difficulty"),
+            ("max_bytes", json!(0), "/max_bytes"),
+            ("max_bytes", json!(limits::MAX_BYTES_LIMIT + 1), "/max_bytes"),
+            ("schema", json!("{}"), "/schema"),
+            ("schema", json!([]), "/schema"),
+            ("schema", json!({"type": "objekt"}), "/schema/type"),
+            ("writers", json!([]), "/writers"),
+            ("writers", json!(key), "/writers"),
+            ("writers", json!([key, key.to_uppercase()]), "/writers/1"),
+            ("writers", json!([key, 1]), "/writers/1"),
+            ("writers", json!([weak]), "/writers/0"),
+            ("writers", json!([off_the_curve]), "/writers/0"),
+            ("fork_of", json!({"chain": Hash::ZERO, "index": 3}), "/fork_of"),
+            ("fork_of", json!({"chain": Hash::ZERO, "index": -3, "hash": Hash::ZERO}), "/fork_of"),
+            ("fork_of", json!({"chain": Hash::ZERO, "index": 3, "hash": Hash::ZERO, "x": 1}), "/fork_of"),
+            ("name", json!("A"), "/name"),
+            ("name", json!(1), "/name"),
+            ("a/b~c", json!(1), "/a~1b~0c"),
+        ] {
+            let mut fields = json!({"name": "a"});
+            fields[field] = value;
+            assert_eq!(pointers(fields), [pointer]);
+        }
+        assert_eq!(pointers(json!({"name": "a", "difficulty": 99, "x": 1, "writers": 1})).len(), 3);
+        assert_eq!(pointers(json!([])), [""]);
+        assert_eq!(pointers(json!({})), ["/name"]);
+        let too_many = vec![key; limits::RULES_BYTES / 66];
+        assert_eq!(pointers(json!({"name": "a", "writers": too_many})), [""]);
+    }
+
+    #[test]
+    fn each_rule_refuses_what_breaks_it() {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let stranger = SigningKey::from_bytes(&[2; 32]);
+        let check = |rules: &Rules, data: Value, key: Option<&SigningKey>| {
+            rules.check(Hash::ZERO, &submission(&data, key), &data)
+        };
+        let open = rules(json!({"name": "a", "max_bytes": 5, "schema": {"minimum": 3}}));
+        assert_eq!(check(&open, json!("abc"), None), Ok(()));
+        assert_eq!(check(&open, json!("abcd"), None), Err(Refusal::TooLarge { bytes: 6, max: 5 }));
+        assert!(matches!(check(&open, json!(2), None), Err(Refusal::Schema(faults)) if faults[0].pointer.is_empty()));
+        assert_eq!(check(&open, json!(3), Some(&stranger)), Ok(()));
+
+        let closed = rules(json!({"name": "a", "writers": [key_hex(&key)]}));
+        assert_eq!(check(&closed, json!(1), None), Err(Refusal::Unsigned));
+        assert_eq!(check(&closed, json!(1), Some(&stranger)), Err(Refusal::NotAWriter));
+        assert_eq!(check(&closed, json!(1), Some(&key)), Ok(()));
+        // A signature that is given must hold, whether the chain asks for one or not.
+        for rules in [&open, &closed] {
+            let forged = Submission { data: b"3".to_vec(), ..submission(&json!(4), Some(&key)) };
+            assert_eq!(rules.check(Hash::ZERO, &forged, &json!(3)), Err(Refusal::BadSignature));
+            let elsewhere = rules.check(Hash::from_bytes([1; 32]), &submission(&json!(3), Some(&key)), &json!(3));
+            assert_eq!(elsewhere, Err(Refusal::BadSignature));
+        }
+    }
+
+    /// A refused value never appears in what is told of it: it may be secret, and it may be large.
+    #[test]
+    fn faults_of_a_value_do_not_repeat_it() {
+        let rules = rules(json!({"name": "a", "schema": {"properties": {"a": {"type": "integer", "enum": [1]}}}}));
+        let value = json!({"a": "secret"});
+        let Err(Refusal::Schema(faults)) = rules.check(Hash::ZERO, &submission(&value, None), &value) else {
+            panic!("the schema was not checked")
+        };
+        assert_eq!(faults.len(), 2);
+        assert!(faults.iter().all(|fault| fault.pointer == "/a" && !fault.detail.contains("secret")), "{faults:?}");
+    }
+}

@@ -386,3 +386,230 @@ pub fn take_hex<const N: usize>(text: &str, name: &str) -> Result<[u8; N], Strin
         _ => Err(format!("{name:?} is not {} lower-case hexadecimal digits", 2 * N)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer, SigningKey};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn time(micros: i64) -> Timestamp {
+        Timestamp::from_micros(micros).unwrap()
+    }
+
+    fn sign(key: &SigningKey, chain: Hash, data: &Value, id: Option<&str>) -> Signed {
+        let mut message = json!({"chain": chain.to_string(), "data": data});
+        if let Some(id) = id {
+            message["id"] = id.into();
+        }
+        let signature = key.sign(&json::canonical(&message)).to_bytes();
+        Signed { signer: key.verifying_key().to_bytes(), signature }
+    }
+
+    #[test]
+    fn only_the_canonical_text_is_a_timestamp() {
+        assert_eq!(time(1_795_348_147_123_456).to_string(), "2026-11-22T11:49:07.123456Z");
+        for text in ["0000-01-01T00:00:00.000000Z", "1969-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"] {
+            assert_eq!(text.parse::<Timestamp>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "2026-11-22",
+            "2026-11-22T11:49:07Z",
+            "2026-11-22T11:49:07.123Z",
+            "2026-11-22T11:49:07.1234567Z",
+            "2026-11-22T11:49:07.123456z",
+            "2026-11-22t11:49:07.123456Z",
+            "2026-11-22 11:49:07.123456Z",
+            "2026-11-22T11:49:07.123456+00:00",
+            "2026-11-22T12:49:07.123456+01:00",
+            "2026-11-22T23:59:60.000000Z",
+            "2026-11-22T24:00:00.000000Z",
+            "2026-02-29T00:00:00.000000Z",
+            "+2026-11-22T11:49:07.123456Z",
+            "10000-01-01T00:00:00.000000Z",
+            " 2026-11-22T11:49:07.123456Z",
+        ] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+        let last = 253_402_300_799_999_999;
+        assert!(Timestamp::from_micros(last).is_some());
+        for beyond in [i64::MIN, -62_167_219_200_000_001, last + 1, i64::MAX] {
+            assert_eq!(Timestamp::from_micros(beyond), None);
+        }
+    }
+
+    #[test]
+    fn ids_are_printable_ascii_without_space() {
+        for id in ["a", "!~\"\\{}", &"x".repeat(128)] {
+            assert_eq!(id.parse::<Id>().unwrap().as_str(), id);
+        }
+        for id in ["", "a b", " ", "a\n", "\u{7f}", "é", "\0", &"x".repeat(129)] {
+            assert!(id.parse::<Id>().is_err(), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn a_signature_speaks_for_one_chain_value_and_id() {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let (chain, other) = (Hash::from_bytes([1; 32]), Hash::from_bytes([2; 32]));
+        let id: Id = "a\"\\".parse().unwrap();
+        let signed = sign(&key, chain, &json!({"b": 1}), Some(id.as_str()));
+        assert!(signed.verifies(chain, b"{\"b\":1}", Some(&id)));
+        assert!(!signed.verifies(other, b"{\"b\":1}", Some(&id)));
+        assert!(!signed.verifies(chain, b"{\"b\":2}", Some(&id)));
+        assert!(!signed.verifies(chain, b"{\"b\":1}", None));
+        assert!(!signed.verifies(chain, b"{\"b\":1}", Some(&"a".parse().unwrap())));
+        assert!(!Signed { signer: [9; 32], ..signed }.verifies(chain, b"{\"b\":1}", Some(&id)));
+    }
+
+    /// A key of small order has signatures that verify for many messages, and S + L is a second signature for the same.
+    #[test]
+    fn one_message_has_one_signature() {
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        let mut signature = [0; 64];
+        signature[0] = 1;
+        let weak = Signed { signer: identity, signature };
+        assert!(!weak.verifies(Hash::ZERO, b"1", None));
+
+        let mut signed = sign(&SigningKey::from_bytes(&[7; 32]), Hash::ZERO, &json!(1), None);
+        assert!(signed.verifies(Hash::ZERO, b"1", None));
+        let order = hex::decode("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010").unwrap();
+        let mut carry = 0;
+        for (byte, order) in signed.signature[32..].iter_mut().zip(order) {
+            let sum = u16::from(*byte) + u16::from(order) + carry;
+            (*byte, carry) = (sum as u8, sum >> 8);
+        }
+        assert!(!signed.verifies(Hash::ZERO, b"1", None));
+    }
+
+    fn submissions() -> impl Strategy<Value = (Submission, Option<Kind>, Timestamp, [u8; 16])> {
+        let data = prop_oneof![
+            any::<i32>().prop_map(|number| json!(number)),
+            ".{0,20}".prop_map(|text| json!({text: ["\\\"}", null, 0.5]})),
+        ];
+        let id = proptest::option::of("[!-~]{1,128}");
+        let signed = proptest::option::of((any::<[u8; 32]>(), any::<[[u8; 32]; 2]>()));
+        let kind = prop_oneof![Just(None), Just(Some(Kind::Bang)), Just(Some(Kind::Erasure))];
+        let micros = -62_167_219_200_000_000..=253_402_300_799_999_999i64;
+        (data, id, signed, kind, micros, any::<[u8; 16]>()).prop_map(|(data, id, signed, kind, micros, salt)| {
+            let signed = signed.map(|(signer, signature)| Signed {
+                signer,
+                signature: signature.concat().try_into().unwrap(),
+            });
+            let submission = Submission { data: json::canonical(&data), id: id.map(|id| id.parse().unwrap()), signed };
+            (submission, kind, time(micros), salt)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn times_sort_as_their_texts(a in 0..253_402_300_799_999_999i64, b in 0..253_402_300_799_999_999i64) {
+            prop_assert_eq!(time(a).to_string().parse(), Ok(time(a)));
+            prop_assert_eq!(time(a).cmp(&time(b)), time(a).to_string().cmp(&time(b).to_string()));
+        }
+
+        #[test]
+        fn what_is_recorded_is_read_back((submission, kind, timestamp, salt) in submissions(), index in 0..1u64 << 53) {
+            let transaction = Transaction::new(submission.clone(), kind, timestamp, salt);
+            let mut bytes = b"before".to_vec();
+            transaction.write_record(index, &mut bytes);
+            let bytes = &bytes[6..];
+            prop_assert_eq!(transaction.record_bytes() + index.to_string().len(), bytes.len());
+            prop_assert_eq!(transaction.data(), &submission.data[..]);
+            prop_assert_eq!(record_hash(bytes), Some(transaction.hash()));
+
+            let record = Record::parse(bytes).unwrap();
+            prop_assert_eq!((record.index, record.hash), (index, transaction.hash()));
+            prop_assert_eq!((&record.id, record.kind), (&submission.id, kind));
+            prop_assert_eq!((&record.signed, record.timestamp), (&submission.signed, timestamp));
+            prop_assert_eq!(json::canonical(record.data.as_ref().unwrap()), submission.data.clone());
+
+            // The hash as FORMAT writes it, and the same after an erasure.
+            let commitment = hash::commitment(&salt, &submission.data).to_string();
+            let mut fields = json::parse(bytes).unwrap();
+            let fields = fields.as_object_mut().unwrap();
+            for name in ["index", "data", "salt", "hash"] {
+                prop_assert!(fields.remove(name).is_some());
+            }
+            fields.insert("commitment".into(), commitment.into());
+            prop_assert_eq!(hash::leaf(&json::canonical(&json!(fields))), transaction.hash());
+            fields.insert("index".into(), index.into());
+            fields.insert("hash".into(), transaction.hash().to_string().into());
+            prop_assert!(Record::from_value(json!(fields)).is_err(), "an erased transaction says so");
+            fields.insert("erased".into(), json!({"timestamp": timestamp.to_string(), "by": index}));
+            let erased = Record::from_value(json!(fields)).unwrap();
+            prop_assert_eq!((erased.hash, erased.data, erased.signed), (transaction.hash(), None, submission.signed));
+        }
+
+        #[test]
+        fn each_changed_byte_is_found(
+            (submission, kind, timestamp, salt) in submissions(),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8u8,
+        ) {
+            let mut bytes = Vec::new();
+            Transaction::new(submission, kind, timestamp, salt).write_record(7, &mut bytes);
+            let original = json::parse(&bytes).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            // Its place is no part of a transaction: only the tree knows it.
+            if let Ok(record) = Record::parse(&bytes) {
+                let mut changed = json::parse(&bytes).unwrap();
+                changed["index"] = 7.into();
+                prop_assert_eq!(changed, original, "{:?}", record);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_has_its_fields_and_no_others() {
+        let mut bytes = Vec::new();
+        let id = Some("n\"1".parse().unwrap());
+        let submission = Submission { data: b"null".to_vec(), id, signed: None };
+        Transaction::new(submission, None, time(0), [0; 16]).write_record(3, &mut bytes);
+        let record = json::parse(&bytes).unwrap();
+        let with = |name: &str, value: Value| {
+            let mut changed = record.clone();
+            changed[name] = value;
+            Record::from_value(changed)
+        };
+        let without = |name: &str| {
+            let mut changed = record.clone();
+            changed.as_object_mut().unwrap().remove(name);
+            Record::from_value(changed)
+        };
+        assert!(without("none").is_ok() && with("state", json!("sealed")).is_ok() && with("quant", json!(1)).is_ok());
+        for name in ["index", "id", "timestamp", "data", "salt", "hash"] {
+            assert!(without(name).is_err(), "{name}");
+        }
+        for (name, value) in [
+            ("index", json!(-1)),
+            ("index", json!(1.5)),
+            ("index", json!("3")),
+            ("id", json!(1)),
+            ("id", json!("n 1")),
+            ("id", json!(null)),
+            ("kind", json!("bang")),
+            ("kind", json!("")),
+            ("timestamp", json!("1970-01-01T00:00:00Z")),
+            ("salt", json!("0".repeat(31))),
+            ("salt", json!("0".repeat(34))),
+            ("hash", json!(record["hash"].as_str().unwrap().to_uppercase())),
+            ("signer", json!("00".repeat(32))),
+            ("signature", json!("00".repeat(64))),
+            ("commitment", json!("00".repeat(32))),
+            ("erased", json!({})),
+            ("note", json!(null)),
+        ] {
+            assert!(with(name, value.clone()).is_err(), "{name}: {value}");
+        }
+        assert!(Record::from_value(json!([])).is_err());
+        for cut in [&b""[..], b"\"}", b"{\"hash\":\"00\"}", &bytes[..bytes.len() - 1]] {
+            assert_eq!(record_hash(cut), None);
+        }
+    }
+}

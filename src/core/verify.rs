@@ -216,3 +216,356 @@ fn parse<T: serde::de::DeserializeOwned>(name: &str, value: Value) -> Result<T, 
 pub fn is_quant(fields: &Map<String, Value>) -> bool {
     fields.contains_key("root")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use ed25519_dalek::{Signer, SigningKey};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::core::{
+        chain::{Chain, bang_header, bang_transaction},
+        quant::Header,
+        rules::ForkOf,
+        transaction::{Signed, Timestamp, Transaction},
+    };
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Injects a value, with an id and a signature or without.
+        Inject { data: Value, named: bool, signed: bool },
+        Leap,
+        /// Leaps, and goes on as a fork of the newest quant.
+        Fork,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let data = prop_oneof![Just(json!(null)), "[a\"\\\\é]{0,4}".prop_map(|text| json!({"b": [text], "a": 1}))];
+        let inject = (data, any::<bool>(), any::<bool>());
+        let inject = inject.prop_map(|(data, named, signed)| Step::Inject { data, named, signed });
+        proptest::collection::vec(prop_oneof![6 => inject, 2 => Just(Step::Leap), 1 => Just(Step::Fork)], 0..30)
+    }
+
+    /// A chain, made with the functions that a node makes it with, and what it serves.
+    struct Node {
+        chain: Chain,
+        key: SigningKey,
+        /// Transactions and quants, each quant behind what it seals.
+        export: Vec<Vec<u8>>,
+        leaves: Vec<Hash>,
+    }
+
+    impl Node {
+        fn new() -> Node {
+            let rules = Rules::from_value(&json!({"name": "c0", "difficulty": 1})).ok().unwrap();
+            let bang = bang_transaction(&rules, Node::time(0), [0; 16]);
+            let quant = mined(bang_header(&rules, &bang, None, Node::time(0)));
+            let chain = Chain::bang(Arc::new(rules), &bang, None, quant, 0, &mut |_| ()).unwrap();
+            let key = SigningKey::from_bytes(&[5; 32]);
+            let mut node = Node { chain, key, export: Vec::new(), leaves: Vec::new() };
+            node.serve(&bang);
+            node.serve_quant();
+            node
+        }
+
+        fn of(steps: &[Step]) -> Node {
+            let mut node = Node::new();
+            for step in steps {
+                match step {
+                    Step::Inject { data, named, signed } => node.inject(data, *named, *signed),
+                    Step::Leap => node.leap(),
+                    Step::Fork => {
+                        node.leap();
+                        node.fork();
+                    }
+                }
+            }
+            node
+        }
+
+        fn time(tick: usize) -> Timestamp {
+            Timestamp::from_micros(1_795_348_147_000_000 + tick as i64).unwrap()
+        }
+
+        fn serve(&mut self, transaction: &Transaction) {
+            let mut record = Vec::new();
+            transaction.write_record(self.leaves.len() as u64, &mut record);
+            self.export.push(record);
+            self.leaves.push(transaction.hash());
+        }
+
+        fn serve_quant(&mut self) {
+            self.export.push(serde_json::to_vec(&*self.chain.head.newest).unwrap());
+        }
+
+        fn submission(&self, data: &Value, named: bool, signed: bool) -> Submission {
+            let id = named.then(|| format!("id\"{}\\", self.leaves.len()));
+            let mut message = json!({"chain": self.chain.id.to_string(), "data": data});
+            if let Some(id) = &id {
+                message["id"] = id.as_str().into();
+            }
+            let signature = self.key.sign(&json::canonical(&message)).to_bytes();
+            let signed = signed.then(|| Signed { signer: self.key.verifying_key().to_bytes(), signature });
+            Submission { data: json::canonical(data), id: id.map(|id| id.parse().unwrap()), signed }
+        }
+
+        fn inject(&mut self, data: &Value, named: bool, signed: bool) {
+            let submission = self.submission(data, named, signed);
+            self.chain.rules.check(self.chain.id, &submission, data).unwrap();
+            self.record(Transaction::new(submission, None, Node::time(self.leaves.len()), [self.leaves.len() as u8; 16]));
+        }
+
+        /// Adds a transaction without a look at the rules.
+        fn record(&mut self, transaction: Transaction) {
+            self.chain.inject(&transaction, 0, &mut |_| ());
+            self.serve(&transaction);
+        }
+
+        fn leap(&mut self) {
+            let header = self.chain.head.cut(self.chain.rules.difficulty(), Node::time(self.leaves.len()));
+            self.chain.seal(mined(header)).unwrap();
+            self.serve_quant();
+        }
+
+        fn fork(&mut self) {
+            let at = self.chain.head.newest.clone();
+            let of = ForkOf { chain: self.chain.id, index: at.index(), hash: at.hash() };
+            let rules = self.chain.rules.fork(format!("c{}", at.index()).parse().unwrap(), of);
+            let edge = (*self.chain.head.edge).clone();
+            let bang = bang_transaction(&rules, Node::time(self.leaves.len()), [0; 16]);
+            let quant = mined(bang_header(&rules, &bang, Some((&at, edge.clone())), Node::time(0)));
+            self.chain = Chain::bang(Arc::new(rules), &bang, Some((&at, edge)), quant, 0, &mut |_| ()).unwrap();
+            self.serve(&bang);
+            self.serve_quant();
+        }
+
+        fn receipt(&self, index: u64) -> Value {
+            let quant = &*self.chain.head.newest;
+            let tiles = |_, _, _| Ok::<_, Infallible>(self.leaves.clone());
+            let Ok(path) = merkle::prove_inclusion(index, quant.size(), tiles);
+            let is_record = |line: &Value| !is_quant(line.as_object().unwrap());
+            let records = self.export.iter().map(|line| json::parse(line).unwrap()).filter(is_record);
+            let record = records.collect::<Vec<_>>().swap_remove(index as usize);
+            json!({"chain": self.chain.id, "transaction": record, "quant": quant, "path": path})
+        }
+    }
+
+    fn mined(header: Header) -> Quant {
+        header.mine(0..u64::MAX).unwrap()
+    }
+
+    fn verified(export: &[Vec<u8>]) -> Result<Verifier, Fault> {
+        let mut verifier = Verifier::new();
+        for (line, text) in export.iter().enumerate() {
+            let broken = |detail: String| Fault { place: format!("line {line}"), detail };
+            let value = json::parse(text).map_err(|error| broken(error.to_string()))?;
+            if value.as_object().is_some_and(is_quant) {
+                verifier.quant(quant(value).map_err(broken)?)?;
+            } else {
+                verifier.transaction(&Record::from_value(value).map_err(broken)?)?;
+            }
+        }
+        Ok(verifier)
+    }
+
+    /// The first fault of a chain that has a fault.
+    fn fault(export: &[Vec<u8>]) -> String {
+        verified(export).err().expect("nothing was found").to_string()
+    }
+
+    fn is_same(a: &[u8], b: &[u8]) -> bool {
+        json::parse(a).is_ok_and(|a| json::parse(b).is_ok_and(|b| a == b))
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_node_makes_verifies(steps in steps()) {
+            let node = Node::of(&steps);
+            let verifier = verified(&node.export).map_err(|fault| TestCaseError::fail(fault.to_string()))?;
+            prop_assert_eq!(verifier.size(), node.chain.head.size());
+            prop_assert_eq!(verifier.id(), Some(node.chain.id));
+            prop_assert_eq!(verifier.newest(), Some(&*node.chain.head.newest));
+            prop_assert_eq!(verifier.rules().unwrap().to_value(), node.chain.rules.to_value());
+        }
+
+        #[test]
+        fn each_changed_byte_is_found(
+            steps in steps(),
+            line in any::<prop::sample::Index>(),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8u8,
+        ) {
+            let mut export = Node::of(&steps).export;
+            let line = line.index(export.len());
+            let original = export[line].clone();
+            export[line][at.index(original.len())] ^= 1 << bit;
+            let changed = &export[line];
+            prop_assert!(
+                is_same(&original, changed) || verified(&export).is_err(),
+                "{} passed for {}", String::from_utf8_lossy(changed), String::from_utf8_lossy(&original)
+            );
+        }
+
+        #[test]
+        fn lines_cannot_be_left_out_doubled_or_swapped(steps in steps(), line in any::<prop::sample::Index>()) {
+            let export = Node::of(&steps).export;
+            let line = line.index(export.len());
+            let mut doubled = export.clone();
+            doubled.insert(line, export[line].clone());
+            prop_assert!(verified(&doubled).is_err());
+            // What is behind the last quant is not sealed yet, so an end can be cut off and nobody notices.
+            if line + 1 < export.len() {
+                let mut swapped = export.clone();
+                swapped.swap(line, line + 1);
+                prop_assert!(verified(&swapped).is_err());
+                let mut shorter = export;
+                shorter.remove(line);
+                prop_assert!(verified(&shorter).is_err());
+            }
+        }
+
+        #[test]
+        fn a_receipt_proves_all_but_the_name_of_its_chain(
+            steps in steps(),
+            index in any::<prop::sample::Index>(),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8u8,
+        ) {
+            let node = Node::of(&steps);
+            let value = node.receipt(index.index(node.chain.head.newest.size() as usize) as u64);
+            let text = json::canonical(&value);
+            let held = receipt(json::parse(&text).unwrap()).map_err(|fault| TestCaseError::fail(fault.to_string()))?;
+            prop_assert_eq!((held.chain, &held.quant), (node.chain.id, &*node.chain.head.newest));
+
+            let mut changed = text.clone();
+            changed[at.index(text.len())] ^= 1 << bit;
+            if let Ok(mut changed) = json::parse(&changed) && receipt(changed.clone()).is_ok() {
+                changed["chain"] = json!(node.chain.id);
+                prop_assert_eq!(changed, value);
+            }
+        }
+    }
+
+    /// A node that keeps no rules, or a foreign one that lies, can build a tree without a fault: the rules still tell.
+    #[test]
+    fn the_rules_of_a_chain_are_checked_again() {
+        let node = |rules: Value, transaction: &dyn Fn(&Node) -> Transaction| {
+            let mut node = Node::new();
+            let of = node.chain.head.newest.clone();
+            let of = ForkOf { chain: node.chain.id, index: of.index(), hash: of.hash() };
+            let rules = node.chain.rules.fork("ruled".parse().unwrap(), of).amend(rules.as_object().unwrap().clone());
+            node.chain.rules = Arc::new(rules.ok().unwrap());
+            node.fork();
+            let transaction = transaction(&node);
+            node.record(transaction);
+            node.leap();
+            node.export
+        };
+        let made = |submission: Submission| Transaction::new(submission, None, Node::time(9), [9; 16]);
+        let key = hex::encode(SigningKey::from_bytes(&[5; 32]).verifying_key().to_bytes());
+        let other = hex::encode(SigningKey::from_bytes(&[6; 32]).verifying_key().to_bytes());
+        let good = node(json!({"writers": [key]}), &|node| made(node.submission(&json!(1), true, true)));
+        assert!(verified(&good).is_ok());
+        for (rules, signed, detail) in [
+            (json!({"max_bytes": 2}), false, "transaction 2: its data has 3 bytes, the rules allow 2"),
+            (json!({"schema": {"type": "string"}}), false, "transaction 2: its data breaks the schema at \"\""),
+            (json!({"writers": [key]}), false, "transaction 2: it is not signed, but the chain has writers"),
+            (json!({"writers": [other]}), true, "transaction 2: its signer is not one of the chain's writers"),
+        ] {
+            let found = fault(&node(rules, &|node| made(node.submission(&json!(100), true, signed))));
+            assert!(found.starts_with(detail), "{found}");
+        }
+        let forged = node(json!({}), &|node| made(Submission { data: b"2".to_vec(), ..node.submission(&json!(1), true, true) }));
+        assert_eq!(fault(&forged), "transaction 2: its signature is not its signer's");
+    }
+
+    #[test]
+    fn bangs_stand_alone_and_name_their_parent() {
+        let mut node = Node::new();
+        node.inject(&json!(1), false, false);
+        let bang = |fork_of: Value| {
+            let rules = Rules::from_value(&json!({"name": "x", "difficulty": 1, "fork_of": fork_of})).ok().unwrap();
+            bang_transaction(&rules, Node::time(9), [1; 16])
+        };
+        let here = |node: &Node| {
+            let quant = &node.chain.head.newest;
+            json!({"chain": node.chain.id, "index": quant.index(), "hash": quant.hash()})
+        };
+        let with = |node: Node, transactions: Vec<Transaction>| {
+            let mut node = node;
+            transactions.into_iter().for_each(|transaction| node.record(transaction));
+            node.leap();
+            fault(&node.export)
+        };
+        let fork = bang(here(&node));
+        assert!(with(node, vec![fork]).contains("between the transactions of one quant"));
+        let node = Node::of(&[Step::Leap]);
+        let fork = bang(here(&node));
+        assert!(with(node, vec![fork.clone(), fork]).contains("follows a bang within one quant"));
+        assert!(with(Node::new(), vec![bang(Value::Null)]).contains("\"fork_of\""));
+        let elsewhere = json!({"chain": Hash::ZERO, "index": 0, "hash": Node::new().chain.head.newest.hash()});
+        assert!(with(Node::new(), vec![bang(elsewhere)]).contains("\"fork_of\""));
+        let submission = Submission { data: b"{\"name\":\"X\"}".to_vec(), id: None, signed: None };
+        let nonsense = Transaction::new(submission, Some(Kind::Bang), Node::time(9), [1; 16]);
+        assert!(with(Node::new(), vec![nonsense]).contains("its rules are no rules: /name"));
+
+        let new = Node::new().export;
+        assert!(fault(&Node::of(&[Step::Leap]).export[2..]).contains("\"index\" is 1, but 0 is next"));
+        let mut records = Vec::new();
+        Transaction::new(Submission { data: b"1".to_vec(), id: None, signed: None }, None, Node::time(0), [0; 16])
+            .write_record(0, &mut records);
+        assert!(fault(&[records]).contains("starts with its bang"));
+        assert!(verified(&new[..1]).is_ok_and(|verifier| verifier.id().is_none()), "no quant, no chain");
+    }
+
+    #[test]
+    fn an_id_stands_in_a_chain_once() {
+        let mut node = Node::new();
+        for data in [1, 2] {
+            let submission = Submission { id: Some("same".parse().unwrap()), ..node.submission(&json!(data), false, false) };
+            node.record(Transaction::new(submission, None, Node::time(data), [data as u8; 16]));
+            node.leap();
+        }
+        assert_eq!(fault(&node.export), "transaction 2: its id \"same\" stands in the chain already");
+    }
+
+    /// Whoever serves an erased transaction can leave out its data, but nothing else.
+    #[test]
+    fn an_erased_transaction_keeps_the_chain_valid() {
+        let mut node = Node::of(&[Step::Inject { data: json!("secret"), named: true, signed: true }, Step::Leap]);
+        let mut record = json::parse(&node.export[2]).unwrap();
+        let fields = record.as_object_mut().unwrap();
+        let salt = hex::decode(fields.remove("salt").unwrap().as_str().unwrap()).unwrap();
+        let data = json::canonical(&fields.remove("data").unwrap());
+        let commitment = crate::core::hash::commitment(&salt.try_into().unwrap(), &data);
+        fields.insert("commitment".into(), json!(commitment));
+        fields.insert("erased".into(), json!({"timestamp": Node::time(9).to_string(), "by": 2}));
+        node.export[2] = json::canonical(&record);
+        assert!(verified(&node.export).is_ok());
+        record["commitment"] = json!(Hash::ZERO);
+        node.export[2] = json::canonical(&record);
+        assert!(fault(&node.export).contains("hashes to"));
+    }
+
+    #[test]
+    fn a_receipt_has_all_its_parts() {
+        let node = Node::of(&[Step::Inject { data: json!(1), named: false, signed: false }, Step::Leap]);
+        let whole = node.receipt(1);
+        assert!(receipt(whole.clone()).is_ok());
+        for field in ["chain", "transaction", "quant", "path"] {
+            let mut part = whole.clone();
+            part.as_object_mut().unwrap().remove(field);
+            assert!(receipt(part).is_err_and(|fault| fault.to_string().contains(field)));
+            let mut part = whole.clone();
+            part[field] = json!(1);
+            assert!(receipt(part).is_err_and(|fault| fault.to_string().contains(field)));
+        }
+        assert!(receipt(json!([])).is_err());
+        let mut longer = whole;
+        longer["path"].as_array_mut().unwrap().push(json!(Hash::ZERO));
+        assert!(receipt(longer).is_err_and(|fault| fault.place == "the receipt's path"));
+    }
+}

@@ -190,9 +190,17 @@ fn is_foreign_write(app: &App, request: &Request<Body>) -> bool {
     let headers = request.headers();
     let Some(site) = headers.get("sec-fetch-site") else { return false };
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let writes = !is_safe || request.uri().path().ends_with("/leap");
+    let writes = !is_safe || is_leap(request.uri().path());
     let allowed = headers.get(header::ORIGIN).is_some_and(|origin| app.0.origins.contains(origin));
     site == "cross-site" && writes && !allowed
+}
+
+fn is_leap(path: &str) -> bool {
+    let route = match path.strip_prefix("/chains/") {
+        Some(nested) => nested.split_once('/').map_or("", |(_, route)| route),
+        None => path.trim_start_matches('/'),
+    };
+    route == "leap"
 }
 
 /// Makes a problem document of an error that has no body of its own, such as `405`.

@@ -33,32 +33,73 @@ fn what_is_no_i_json_is_400_with_its_place() {
     let deep = ["[".repeat(100_000), "]".repeat(100_000)].concat();
     let deep_object = ["{\"a\":".repeat(100_000), "1".into(), "}".repeat(100_000)].concat();
     for (value, pointer) in [
-        ("", "/data"), ("nul", "/data"), ("NaN", "/data"), ("01", "/data"), ("+1", "/data"), (".5", "/data"), ("'a'", "/data"),
-        ("[1,]", "/data"), ("{\"a\":1,}", "/data"), ("\"a\nb\"", "/data"), ("\"\\x\"", "/data"), ("\"open", "/data"),
-        ("\"\\ud800\"", "/data"), ("\"\\udc00\\ud800\"", "/data"), ("{\"a\":\"\\ud800x\"}", "/data/a"), ("{\"\\ud800\":1}", "/data"),
-        ("{\"a\":1,\"a\":1}", "/data"), ("{\"b\":[{\"a\":1,\"\\u0061\":2}]}", "/data/b/0"),
-        ("12345678901234567890", "/data"), ("0.1000000000000000055511151231257827", "/data"), ("9007199254740993", "/data"),
-        ("[1,1e400]", "/data/1"), ("{\"a/b\":1e-400}", "/data/a~1b"), ("-1e999999999999999999999", "/data"),
-        (&deep, ""), (&deep_object, ""),
+        ("", "/data"),
+        ("nul", "/data"),
+        ("NaN", "/data"),
+        ("01", "/data"),
+        ("+1", "/data"),
+        (".5", "/data"),
+        ("'a'", "/data"),
+        ("[1,]", "/data"),
+        ("{\"a\":1,}", "/data"),
+        ("\"a\nb\"", "/data"),
+        ("\"\\x\"", "/data"),
+        ("\"open", "/data"),
+        ("\"\\ud800\"", "/data"),
+        ("\"\\udc00\\ud800\"", "/data"),
+        ("{\"a\":\"\\ud800x\"}", "/data/a"),
+        ("{\"\\ud800\":1}", "/data"),
+        ("{\"a\":1,\"a\":1}", "/data"),
+        ("{\"b\":[{\"a\":1,\"\\u0061\":2}]}", "/data/b/0"),
+        ("12345678901234567890", "/data"),
+        ("0.1000000000000000055511151231257827", "/data"),
+        ("9007199254740993", "/data"),
+        ("[1,1e400]", "/data/1"),
+        ("{\"a/b\":1e-400}", "/data/a~1b"),
+        ("-1e999999999999999999999", "/data"),
+        (&deep, ""),
+        (&deep_object, ""),
     ] {
         let shown = &value[..value.len().min(40)];
         let response = node.post_text("/inject", JSON, format!("{{\"data\":{value}}}"));
         let problem = problem(response, 400);
-        let found = problem["errors"][0]["pointer"].as_str().unwrap_or_else(|| panic!("{shown}: {problem}"));
+        let found = problem["errors"][0]["pointer"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{shown}: {problem}"));
         // A syntax error is placed at the innermost value, or at one around it.
-        assert!(found.starts_with(pointer) || pointer.starts_with(found), "{shown}: {problem}");
+        assert!(
+            found.starts_with(pointer) || pointer.starts_with(found),
+            "{shown}: {problem}"
+        );
         assert!(problem.to_string().len() < 5_000, "{shown}: a problem is for people");
     }
     for number in ["12345678901234567890", "0.1000000000000000055511151231257827", "1e400"] {
         let problem = problem(node.post_text("/inject", JSON, format!("{{\"data\":{number}}}")), 400);
-        assert!(problem["errors"][0]["detail"].as_str().unwrap().contains("string"), "the cure: {problem}");
+        assert!(
+            problem["errors"][0]["detail"].as_str().unwrap().contains("string"),
+            "the cure: {problem}"
+        );
     }
-    for body in [&b""[..], b"  ", b"{}{}", b"\xef\xbb\xbf{\"data\":1}", b"{\"data\":\"\xff\"}", b"{\"data\":\"\xed\xa0\x80\"}",
-        b"{\"data\":\"\xc0\x80\"}", b"{\"data\":1}\0", b"{\"data\":1,\"data\":1}", b"{\"data\":1,\"id\":\"a\",\"id\":\"a\"}", b"\xff\xfe{\0"] {
+    for body in [
+        &b""[..],
+        b"  ",
+        b"{}{}",
+        b"\xef\xbb\xbf{\"data\":1}",
+        b"{\"data\":\"\xff\"}",
+        b"{\"data\":\"\xed\xa0\x80\"}",
+        b"{\"data\":\"\xc0\x80\"}",
+        b"{\"data\":1}\0",
+        b"{\"data\":1,\"data\":1}",
+        b"{\"data\":1,\"id\":\"a\",\"id\":\"a\"}",
+        b"\xff\xfe{\0",
+    ] {
         problem(node.post_text("/inject", JSON, body), 400);
     }
     problem(node.post_text("/inject", JSON, deep.clone()), 400);
-    problem(node.post_text("/bang", JSON, format!("{{\"name\":\"x\",\"schema\":{deep}}}")), 400);
+    problem(
+        node.post_text("/bang", JSON, format!("{{\"name\":\"x\",\"schema\":{deep}}}")),
+        400,
+    );
     problem(node.post_text("/peers/hello", JSON, &deep[..60_000]), 400);
     // Within the bounds of the gate, but too deep to be served inside of a chain.
     let nested = |depth: usize| format!("{{\"data\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
@@ -74,7 +115,9 @@ fn every_write_refuses_what_it_does_not_know() {
     let node = TestNode::start(&[]);
     for (method, path, body) in writes() {
         let send = |body: Vec<u8>, media: &str| {
-            let request = node.request(method.parse().unwrap(), path).header("content-type", media);
+            let request = node
+                .request(method.parse().unwrap(), path)
+                .header("content-type", media);
             request.body(body).send().unwrap()
         };
         let mut unknown = body.clone();
@@ -84,7 +127,12 @@ fn every_write_refuses_what_it_does_not_know() {
         for shape in ["5", "null", "\"x\"", "[[]]", "[]"] {
             problem(send(shape.into(), JSON), 422);
         }
-        for text in [&b""[..], b"{", b"{\"name\":\"\xff\"}", b"{\"name\":\"a\",\"name\":\"a\"}"] {
+        for text in [
+            &b""[..],
+            b"{",
+            b"{\"name\":\"\xff\"}",
+            b"{\"name\":\"a\",\"name\":\"a\"}",
+        ] {
             problem(send(text.into(), JSON), 400);
         }
         problem(send(body.to_string().into(), "text/plain"), 415);
@@ -103,7 +151,12 @@ fn a_body_that_is_too_large_is_413() {
     for path in ["/inject", "/bang", "/discover", "/peers/hello"] {
         let mut stream = node.connect();
         // It is refused by its head, before it is sent.
-        write!(stream, "POST {path} HTTP/1.1\r\nHost: node\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n", large.len()).unwrap();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: node\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n",
+            large.len()
+        )
+        .unwrap();
         let mut start = [0; 12];
         stream.read_exact(&mut start).unwrap();
         assert_eq!(&start, b"HTTP/1.1 413", "{path}");
@@ -113,7 +166,10 @@ fn a_body_that_is_too_large_is_413() {
     let sent = node.post("/inject").header("content-type", JSON).body(chunked).send();
     // The node may close before all is sent, which some clients take for a failure.
     assert!(sent.is_err() || sent.is_ok_and(|response| response.status() == 413));
-    problem(node.post_text("/peers/hello", JSON, format!("{{\"host\":\"{}\"}}", "x".repeat(70_000))), 413);
+    problem(
+        node.post_text("/peers/hello", JSON, format!("{{\"host\":\"{}\"}}", "x".repeat(70_000))),
+        413,
+    );
     is_untouched(&node);
 }
 
@@ -122,24 +178,68 @@ fn hostile_paths_are_answered_and_lead_nowhere() {
     let node = TestNode::start(&[]);
     let long = "x".repeat(60_000);
     for path in [
-        "/chains/..", "/chains/../stats", "/chains/%2e%2e/stats", "/chains/..%2Fqbc/stats", "/chains/qbc%2Fstats", "/chains/%2F", "/chains/%2fqbc/stats",
-        "/chains/%00", "/chains/qbc%00/stats", "/chains/%C3%A9/stats", "/chains/%0d%0aX:1/stats", "/chains/QBC/stats", "/chains/%20/stats",
-        "/chains/%25FF/stats", "/..", "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/.%2Fstats", "/stats%2F", "/%00", "/chains//stats",
-        &format!("/chains/{long}/stats"), &format!("/{long}"), "/stats;x=1", "/stats%3Fx", "/CHAINS", "/chains/{chain}/stats", "/chains/*/stats",
+        "/chains/..",
+        "/chains/../stats",
+        "/chains/%2e%2e/stats",
+        "/chains/..%2Fqbc/stats",
+        "/chains/qbc%2Fstats",
+        "/chains/%2F",
+        "/chains/%2fqbc/stats",
+        "/chains/%00",
+        "/chains/qbc%00/stats",
+        "/chains/%C3%A9/stats",
+        "/chains/%0d%0aX:1/stats",
+        "/chains/QBC/stats",
+        "/chains/%20/stats",
+        "/chains/%25FF/stats",
+        "/..",
+        "/../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/.%2Fstats",
+        "/stats%2F",
+        "/%00",
+        "/chains//stats",
+        &format!("/chains/{long}/stats"),
+        &format!("/{long}"),
+        "/stats;x=1",
+        "/stats%3Fx",
+        "/CHAINS",
+        "/chains/{chain}/stats",
+        "/chains/*/stats",
     ] {
         let answer = node.raw("GET", path.as_bytes());
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
         assert!(answer.contains("application/problem+json"), "{path}: {answer}");
     }
-    for path in ["/chains/%FF", "/chains/%FF/stats", "/quants/%FF", "/quants/..%2F0", "/transactions/%00", "/transactions/by-id/%FE%FF", "/transactions/%2e%2e"] {
+    for path in [
+        "/chains/%FF",
+        "/chains/%FF/stats",
+        "/quants/%FF",
+        "/quants/..%2F0",
+        "/transactions/%00",
+        "/transactions/by-id/%FE%FF",
+        "/transactions/%2e%2e",
+    ] {
         let answer = node.raw("GET", path.as_bytes());
         assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
         assert!(answer.contains("application/problem+json"), "{path}: {answer}");
     }
     // What is no HTTP is refused, or the connection closed.
-    for path in [&b"stats"[..], b"/stats\x00", b"/a b", b"/\xff", b"", b"*", b"/%", b"http://other/../stats"] {
+    for path in [
+        &b"stats"[..],
+        b"/stats\x00",
+        b"/a b",
+        b"/\xff",
+        b"",
+        b"*",
+        b"/%",
+        b"http://other/../stats",
+    ] {
         let answer = node.raw("GET", path);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{path:?}: {answer}");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            "{path:?}: {answer}"
+        );
     }
     is_untouched(&node);
     node.audit("");
@@ -150,7 +250,11 @@ fn what_is_no_http_does_no_harm() {
     let node = TestNode::start(&[]);
     let many_headers: String = (0..1_000).map(|number| format!("X-{number}: x\r\n")).collect();
     for request in [
-        "\r\n\r\n\r\n", "hello\r\n\r\n", "GET /stats\r\n\r\n", "GET /stats HTTP/9.9\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01",
+        "\r\n\r\n\r\n",
+        "hello\r\n\r\n",
+        "GET /stats\r\n\r\n",
+        "GET /stats HTTP/9.9\r\n\r\n",
+        "\x16\x03\x01\x02\x00\x01\x00\x01",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: -1\r\n\r\n{}",
         "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{    }",
@@ -165,7 +269,11 @@ fn what_is_no_http_does_no_harm() {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{}: {answer}", &request[..request.len().min(60)]);
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            "{}: {answer}",
+            &request[..request.len().min(60)]
+        );
     }
     is_untouched(&node);
 }
@@ -175,7 +283,11 @@ fn a_request_that_breaks_off_changes_nothing() {
     let node = TestNode::start(&[]);
     for sent in [0, 5, 9] {
         let mut stream = node.connect();
-        write!(stream, "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 10\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 10\r\n\r\n"
+        )
+        .unwrap();
         stream.write_all(&b"{\"data\":1}"[..sent]).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();
@@ -190,9 +302,20 @@ fn a_request_that_breaks_off_changes_nothing() {
 fn a_pipeline_of_good_and_bad_requests_is_answered_in_order() {
     let node = TestNode::start(&[]);
     let mut stream = node.connect();
-    let inject = |body: &str| format!("POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let inject = |body: &str| {
+        format!(
+            "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
     let last = "GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let pipeline = [inject("{\"data\":1}"), inject("{\"data\":"), inject("{\"data\":2}"), last.into()].concat();
+    let pipeline = [
+        inject("{\"data\":1}"),
+        inject("{\"data\":"),
+        inject("{\"data\":2}"),
+        last.into(),
+    ]
+    .concat();
     stream.write_all(pipeline.as_bytes()).unwrap();
     let mut answers = String::new();
     stream.read_to_string(&mut answers).unwrap();
@@ -206,15 +329,29 @@ fn a_schema_can_neither_stall_the_node_nor_fetch() {
     let node = TestNode::start(&[]);
     // A pattern that backtracking engines take for ever to refuse.
     node.bang(json!({"name": "s", "difficulty": 0, "schema": {"type": "string", "pattern": "^(a+)+$"}}));
-    problem(node.post("/chains/s/inject").json(&json!({"data": "a".repeat(50_000) + "!"})).send().unwrap(), 422);
+    problem(
+        node.post("/chains/s/inject")
+            .json(&json!({"data": "a".repeat(50_000) + "!"}))
+            .send()
+            .unwrap(),
+        422,
+    );
     // It refers to itself for ever.
-    let endless = node.post("/bang").json(&json!({"name": "r", "schema": {"$ref": "#"}, "difficulty": 0})).send().unwrap();
+    let endless = node
+        .post("/bang")
+        .json(&json!({"name": "r", "schema": {"$ref": "#"}, "difficulty": 0}))
+        .send()
+        .unwrap();
     if endless.status() == 201 {
         let answer = node.post("/chains/r/inject").json(&json!({"data": 1})).send().unwrap();
         assert!(!answer.status().is_server_error(), "{}", answer.status());
     }
     let mutual = json!({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"});
-    let endless = node.post("/bang").json(&json!({"name": "m", "schema": mutual, "difficulty": 0})).send().unwrap();
+    let endless = node
+        .post("/bang")
+        .json(&json!({"name": "m", "schema": mutual, "difficulty": 0}))
+        .send()
+        .unwrap();
     if endless.status() == 201 {
         let answer = node.post("/chains/m/inject").json(&json!({"data": 1})).send().unwrap();
         assert!(!answer.status().is_server_error(), "{}", answer.status());

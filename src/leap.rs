@@ -60,9 +60,11 @@ fn is_due(chain: &ChainHandle) -> bool {
 async fn leap_while_due(node: &Node, chain: &ChainHandle) {
     loop {
         while is_due(chain) {
-            wait(chain).await;
-            // A leap by hand may have emptied the pool meanwhile, and the policy may have changed.
+            let policy = chain.leap_policy();
+            wait(chain, policy).await;
+            // A leap by hand may have emptied the pool meanwhile. A new policy starts anew.
             if is_due(chain)
+                && chain.leap_policy() == policy
                 && let Err(error) = node.leap(chain, None).await
             {
                 match error {
@@ -80,9 +82,8 @@ async fn leap_while_due(node: &Node, chain: &ChainHandle) {
     }
 }
 
-/// Waits until enough is pooled or enough time is over, as the policy says. A change of the policy starts anew.
-async fn wait(chain: &ChainHandle) {
-    let policy = chain.leap_policy();
+/// Waits until enough is pooled or enough time is over, as the policy says, or until the policy is another.
+async fn wait(chain: &ChainHandle, policy: LeapPolicy) {
     let mut head = chain.watch();
     let enough = head.wait_for(|head| {
         let pooled = head.pooled();

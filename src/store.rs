@@ -52,6 +52,9 @@ use crate::{
     limits,
 };
 
+/// A log filter that leaves out what the engine tells of its normal work.
+pub const QUIET: &str = "fjall=warn,lsm_tree=warn";
+
 /// The form of the data folder that this program reads and writes.
 const FOLDER_FORMAT: &str = "qbc-data 1\n";
 /// The version byte that each stored value starts with.

@@ -124,6 +124,9 @@ pub enum Refused {
         /// Of the transaction that has it.
         index: u64,
     },
+    /// The id names two transactions of one request.
+    #[error("the id {0:?} stands twice in this request, with other data or another signer")]
+    IdTwice(String),
     /// The chain's pool is full.
     #[error("the pool of the chain holds {0} transactions, which is its limit: leap, then send again")]
     PoolFull(u64),
@@ -627,8 +630,7 @@ impl Writer {
             if let (Ok(None), Some(id)) = (&result, transaction.id()) {
                 let first = own.entry(id).or_insert(transaction);
                 if first.data() != transaction.data() || first.signer() != transaction.signer() {
-                    let index = self.chains[&number].chain.head.size();
-                    result = Err(Refused::IdTaken { id: id.as_str().into(), index });
+                    result = Err(Refused::IdTwice(id.as_str().into()));
                 }
             }
             found.push(result);

@@ -20,6 +20,7 @@ use crate::{
     leap, limits,
     node::{Background, Config, Node},
     peers::{Allowed, Host, Identity, Peers},
+    store,
 };
 
 /// Files that the node itself keeps open: the store's and its own.
@@ -69,7 +70,7 @@ pub struct ServeArgs {
     pub cors_origin: Vec<Origin>,
 
     /// What is logged to stderr: error, warn, info, debug (a line for each request), or a tracing filter.
-    #[arg(long, env = "QBC_LOG", value_name = "FILTER", default_value = "info,fjall=warn,lsm_tree=warn")]
+    #[arg(long, env = "QBC_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 
     /// Log JSON, a line an event.
@@ -147,7 +148,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     tokio::spawn(leap::run(node.clone(), touched, stopping.clone()));
 
     let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();
-    let router = http::router(App::new(node.clone(), peers, origins));
+    let router = http::router(App::new(node.clone(), peers, origins, stopping.clone()));
     tracing::info!(id = node.id(), chains = node.chain_count(), "the node is ready");
     announce(address)?;
     tokio::spawn(async move {
@@ -169,7 +170,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?} is no filter", args.log))?;
+    let filter = EnvFilter::try_new(format!("{},{}", store::QUIET, args.log)).with_context(|| format!("--log {:?} is no filter", args.log))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if args.log_json {
         log.json().try_init()

@@ -9,7 +9,7 @@ use super::{
     hash::Hash,
     json,
     schema::Schema,
-    transaction::{Submission, take_hex},
+    transaction::{Signed, Submission, take_hex},
 };
 use crate::limits;
 
@@ -241,16 +241,21 @@ impl Rules {
             schema.check(value, bytes).map_err(Refusal::Schema)?;
         }
         let signed = submission.signed.as_ref();
-        if let Some(writers) = &self.writers {
-            let signer = signed.ok_or(Refusal::Unsigned)?.signer;
-            if !writers.contains(&signer) {
-                return Err(Refusal::NotAWriter);
-            }
-        }
+        self.check_writer(signed)?;
         if signed.is_some_and(|signed| !signed.verifies(chain, &submission.data, submission.id.as_ref())) {
             return Err(Refusal::BadSignature);
         }
         Ok(())
+    }
+
+    /// Whether the one who signed may write. It is all that can be checked of a transaction whose data is erased.
+    ///
+    /// # Errors
+    /// Nobody signed, or a stranger did.
+    pub fn check_writer(&self, signed: Option<&Signed>) -> Result<(), Refusal> {
+        let Some(writers) = &self.writers else { return Ok(()) };
+        let signer = signed.ok_or(Refusal::Unsigned)?.signer;
+        if writers.contains(&signer) { Ok(()) } else { Err(Refusal::NotAWriter) }
     }
 }
 
@@ -288,7 +293,6 @@ mod tests {
     use ed25519_dalek::{Signer, SigningKey};
 
     use super::*;
-    use crate::core::transaction::Signed;
 
     fn rules(fields: Value) -> Rules {
         Rules::from_value(&fields).unwrap_or_else(|faults| panic!("{fields}: {faults:?}"))

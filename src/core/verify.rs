@@ -154,11 +154,16 @@ impl Verifier {
 }
 
 fn check_rules(chain: Hash, rules: &Rules, record: &Record) -> Result<(), String> {
-    // Of an erased transaction only the commitment is left: what its data was cannot be checked against the rules.
-    let Some(value) = &record.data else { return Ok(()) };
-    let submission =
-        Submission { data: json::canonical(value), id: record.id.clone(), signed: record.signed.clone() };
-    rules.check(chain, &submission, value).map_err(|refusal| match refusal {
+    let outcome = match &record.data {
+        Some(value) => {
+            let submission =
+                Submission { data: json::canonical(value), id: record.id.clone(), signed: record.signed.clone() };
+            rules.check(chain, &submission, value)
+        }
+        // Only the commitment is left: what the data was cannot be checked against the rules, nor can its signature.
+        None => rules.check_writer(record.signed.as_ref()),
+    };
+    outcome.map_err(|refusal| match refusal {
         Refusal::TooLarge { bytes, max } => format!("its data has {bytes} bytes, the rules allow {max}"),
         Refusal::Schema(faults) => format!("its data breaks the schema at {:?}: {}", faults[0].pointer, faults[0].detail),
         Refusal::Unsigned => "it is not signed, but the chain has writers".into(),
@@ -416,11 +421,13 @@ mod tests {
             let mut doubled = export.clone();
             doubled.insert(line, export[line].clone());
             prop_assert!(verified(&doubled).is_err());
-            // What is behind the last quant is not sealed yet, so an end can be cut off and nobody notices.
             if line + 1 < export.len() {
                 let mut swapped = export.clone();
                 swapped.swap(line, line + 1);
                 prop_assert!(verified(&swapped).is_err());
+            }
+            // The newest quant can be withheld with all that is behind it, and what it sealed looks pooled.
+            if export[line + 1..].iter().any(|later| is_quant(json::parse(later).unwrap().as_object().unwrap())) {
                 let mut shorter = export;
                 shorter.remove(line);
                 prop_assert!(verified(&shorter).is_err());
@@ -548,6 +555,12 @@ mod tests {
         record["commitment"] = json!(Hash::ZERO);
         node.export[2] = json::canonical(&record);
         assert!(fault(&node.export).contains("hashes to"));
+
+        // Erased or not, what stands in a chain with writers was signed by one of them.
+        let rules = Rules::from_value(&json!({"name": "a", "writers": [hex::encode(node.key.verifying_key())]}));
+        let mut erased = Record::from_value(json::parse(&Node::new().export[0]).unwrap()).unwrap();
+        erased.data = None;
+        assert!(check_rules(Hash::ZERO, &rules.ok().unwrap(), &erased).is_err_and(|detail| detail.contains("not signed")));
     }
 
     #[test]

@@ -187,7 +187,11 @@ async fn answer(
     let mut status = StatusCode::ACCEPTED;
     let mut body = None;
     if let Some(wait) = wait {
-        let sealed = timeout(wait, chain.watch().wait_for(|head| head.newest.size() > last)).await.is_ok();
+        let (mut head, mut stopping) = (chain.watch(), app.0.stopping.clone());
+        let sealed = tokio::select! {
+            sealed = timeout(wait, head.wait_for(|head| head.newest.size() > last)) => sealed.is_ok(),
+            _ = stopping.wait_for(|stopping| *stopping) => false,
+        };
         status = if sealed { StatusCode::CREATED } else { StatusCode::GATEWAY_TIMEOUT };
         if sealed {
             let mut receipts = Vec::with_capacity(accepted.len());

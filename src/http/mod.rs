@@ -21,7 +21,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
@@ -60,17 +60,19 @@ struct Shared {
     origins: Vec<HeaderValue>,
     /// The OpenAPI document, once the routes are there of which it is made.
     document: OnceLock<Bytes>,
+    /// Whether the node stops, which ends all waiting.
+    stopping: watch::Receiver<bool>,
 }
 
 impl App {
-    /// A node and its peers, for the pages of these sites.
+    /// A node and its peers, for the pages of these sites, until `stopping` says that the node stops.
     ///
     /// # Panics
     /// The node has no default chain, which [`Node::start`] makes.
-    pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>) -> App {
+    pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
         let default_chain = node.chain(ChainName::DEFAULT).expect("a started node has its default chain");
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        App(Arc::new(Shared { node, peers, default_chain, room, origins, document: OnceLock::new() }))
+        App(Arc::new(Shared { node, peers, default_chain, room, origins, document: OnceLock::new(), stopping }))
     }
 }
 

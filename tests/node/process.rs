@@ -110,7 +110,6 @@ fn sigterm_ends_in_order_and_loses_nothing() {
 }
 
 #[test]
-#[ignore = "a node that stops waits for waiters as long as for anybody (10 s), and then cuts them off without an answer"]
 fn a_wait_for_a_leap_ends_when_the_node_stops() {
     let node = TestNode::start(&[]);
     thread::scope(|scope| {

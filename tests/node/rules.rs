@@ -643,7 +643,6 @@ fn a_changed_policy_holds_for_what_is_pooled_already() {
 }
 
 #[test]
-#[ignore = "leap.rs: a chain leaps at once when its policy is changed to one that is not due either"]
 fn a_changed_policy_that_is_not_due_makes_no_leap() {
     let node = TestNode::start(&[]);
     node.bang(json!({"name": "c", "difficulty": 0, "leap": {"transactions": 100}}));

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 /// A name, why it is kept to some places, and the places below `src/`.
 const RULES: &[(&str, &str, &[&str])] = &[
     ("fjall", "the storage engine can be replaced where only one file names it", &["store.rs"]),
-    ("axum", "HTTP stays at the rim; the bench has a bare server to compare with", &["http/", "cli/load.rs"]),
+    ("axum::", "HTTP stays at the rim; the bench has a bare server to compare with", &["http/", "cli/load.rs"]),
     ("reqwest", "one file calls other nodes, and clients call this one", &["peers.rs", "cli/"]),
     ("sha2", "one file says how things are hashed", &["core/hash.rs"]),
     ("jsonschema", "one file says what a schema is", &["core/schema.rs"]),

@@ -150,9 +150,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();
     let router = http::router(App::new(node.clone(), peers, origins, stopping.clone()));
     tracing::info!(id = node.id(), chains = node.chain_count(), "the node is ready");
+    let signals = signals()?;
     announce(address)?;
     tokio::spawn(async move {
-        wait_for_signal().await;
+        signals.await;
         tracing::info!("stopping");
         // Whoever listens is gone where the node has stopped already.
         let _ = stop.send(true);
@@ -228,11 +229,15 @@ fn connections() -> usize {
     usize::try_from(connections).unwrap_or(usize::MAX).min(limits::CONNECTIONS)
 }
 
-async fn wait_for_signal() {
+/// Waits for SIGTERM or Ctrl-C. They are caught from the call on, and not from the first poll.
+fn signals() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).expect("handlers of signals can be set");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        result = tokio::signal::ctrl_c() => result.expect("handlers of signals can be set"),
-    }
+    let catch = |kind| signal(kind).context("cannot catch signals");
+    let (mut terminate, mut interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

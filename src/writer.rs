@@ -280,11 +280,18 @@ struct Entry {
 struct Pending {
     batch: Batch,
     runs: HashMap<ChainNumber, Run>,
-    /// Ids of this batch, which the store does not know yet, with data and signer of their transactions.
-    ids: HashMap<(ChainNumber, Id), (u64, Vec<u8>, Option<[u8; 32]>)>,
+    /// Ids of this batch, which the store does not know yet.
+    ids: HashMap<(ChainNumber, Id), Named>,
     touched: HashSet<ChainNumber>,
     made: Vec<ChainNumber>,
     policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
+}
+
+/// A transaction with an id, as far as a repetition must equal it.
+struct Named {
+    index: u64,
+    data: Vec<u8>,
+    signer: Option<[u8; 32]>,
 }
 
 /// Owns all chains and is the only one to write them.
@@ -651,8 +658,8 @@ impl Entry {
         let bytes = run.push(|out| transaction.write_record(index, out));
         if let Some(id) = transaction.id() {
             pending.batch.id(number, id, index);
-            let content = (index, transaction.data().to_vec(), transaction.signer());
-            pending.ids.insert((number, id.clone()), content);
+            let named = Named { index, data: transaction.data().to_vec(), signer: transaction.signer() };
+            pending.ids.insert((number, id.clone()), named);
         }
         self.chain.inject(transaction, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile))
     }
@@ -665,7 +672,7 @@ impl Pending {
             return None;
         }
         let id = transaction.id()?;
-        let (index, data, signer) = self.ids.get(&(number, id.clone()))?;
+        let Named { index, data, signer } = self.ids.get(&(number, id.clone()))?;
         let same = data == transaction.data() && *signer == transaction.signer();
         Some(if same { Ok(*index) } else { Err(Refused::IdTaken { id: id.as_str().into(), index: *index }) })
     }

@@ -1,4 +1,30 @@
 //! QBC, the Quantum blockchain: a node that keeps many tamper-evident, append-only chains behind plain HTTP.
+//!
+//! The README says what a node promises and how to use it; this is the map of the code. A pure core decides, and a thin shell
+//! makes decisions durable and then visible, in that order. Everything derived (Merkle tiles, indexes, counters) can be
+//! rebuilt from transactions and quants.
+//!
+//! | module | owns | uses |
+//! | --- | --- | --- |
+//! | [`core`] | the format: hashes, JSON, Merkle tree, transactions, rules, quants, chains, verification. Pure | |
+//! | [`limits`] | every bound, with its reason | |
+//! | [`store`] | the durable store; the only place that names the storage engine | `core` |
+//! | [`writer`] | the one writer: commands in one order, one commit with one sync for all that waits | `store` |
+//! | [`mine`] | proof of work, on threads of its own | `core` |
+//! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine` |
+//! | [`leap`] | automatic leaps | `node` |
+//! | [`peers`] | discovery and liveness of other nodes | |
+//! | [`http`] | routes, and what holds for each of them | `node`, `peers` |
+//! | [`cli`] | the program: a node, and the client commands | all |
+//!
+//! A write goes from a handler, which makes canonical JSON and hashes, as a [`writer::Command`] down one bounded channel. The
+//! writer drains what waits, applies it to its own state of the chains ([`core::chain`]), commits one batch
+//! ([`store::Store::commit`]), publishes the new heads, and only then answers. Readers never wait for it: they read
+//! published heads and the store. All that is not deterministic is in the command, so that the same commands give the same
+//! bytes on every node.
+//!
+//! To check a receipt in a program of your own, see [`core::verify::receipt`].
+
 pub mod cli;
 pub mod core;
 pub mod http;

@@ -79,6 +79,11 @@ impl Schema {
             let detail = format!("it has {bytes} bytes, at most {} are allowed", limits::RULES_BYTES);
             return Err(Fault::of("schema", detail));
         }
+        // It stands in the bang's data, one level down.
+        if depth(&source) >= limits::DATA_DEPTH {
+            let detail = format!("it is nested more than {} deep", limits::DATA_DEPTH - 1);
+            return Err(Fault::of("schema", detail));
+        }
         let costs = costs(&source).map_err(|detail| Fault::of("schema", detail))?;
         let patterns = PatternOptions::regex()
             .size_limit(PATTERN_BYTES)
@@ -638,12 +643,17 @@ mod tests {
             json!({"$id": "::"}),
             json!({"type": "objekt"}),
             json!({"description": "x".repeat(limits::RULES_BYTES)}),
+            json!({"default": nested(limits::DATA_DEPTH - 1, json!(1))}),
         ] {
             refused(&schema);
         }
         let schema = json!({"$schema": DRAFT, "$defs": {"a": {"$id": "a", "type": "string"}}, "$ref": "a"});
         assert_eq!(faults(&schema, &json!("x")), []);
         assert_eq!(faults(&schema, &json!(1)).len(), 1);
+        assert_eq!(
+            faults(&json!({"default": nested(limits::DATA_DEPTH - 2, json!(1))}), &json!(1)),
+            []
+        );
         assert_eq!(faults(&json!(true), &nested(100, json!(1))), []);
         assert_eq!(faults(&json!(false), &json!(1)).len(), 1);
     }

@@ -49,10 +49,7 @@ const MILLION: u64 = 1_000_000;
 const MIB: f64 = 1024.0 * 1024.0;
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if arguments.first().is_some_and(|first| first == BASELINE) {
         return serve_baseline(arguments.get(1));
     }
@@ -80,15 +77,9 @@ async fn measure_all(selected: &[String]) -> Result<()> {
     println!("{}\n", bench.describe());
     println!("| measure | figure | baseline | ratio | bar | met |\n| --- | --- | --- | --- | --- | --- |");
     let mut missed = 0;
-    for row in ROWS
-        .into_iter()
-        .filter(|row| selected.is_empty() || selected.iter().any(|name| name == row))
-    {
+    for row in ROWS.into_iter().filter(|row| selected.is_empty() || selected.iter().any(|name| name == row)) {
         eprintln!("measuring {row} …");
-        let measured = timeout(ROW_TIME, measure(row, &bench))
-            .await
-            .context("it took too long")
-            .flatten();
+        let measured = timeout(ROW_TIME, measure(row, &bench)).await.context("it took too long").flatten();
         for line in measured.unwrap_or_else(|error| vec![Row::failed(row, &error)]) {
             missed += usize::from(!line.met);
             println!("{line}");
@@ -175,17 +166,9 @@ async fn chain_speed(bench: &Bench) -> Result<Row> {
     fill(&node.target, "qbc", 100_000).await?;
     send(&node.target, "/leap", &json!({})).await?;
     let mut chain = Vec::new();
-    let answer = node
-        .target
-        .connect()
-        .await?
-        .ask(&node.target.get("/chain"), Some(&mut chain))
-        .await?;
+    let answer = node.target.connect().await?.ask(&node.target.get("/chain"), Some(&mut chain)).await?;
     let bytes = answer.length;
-    ensure!(
-        answer.is_success() && bytes > 100_000 * DATA_BYTES as u64,
-        "GET /chain: {answer:?}"
-    );
+    ensure!(answer.is_success() && bytes > 100_000 * DATA_BYTES as u64, "GET /chain: {answer:?}");
     let file = bench.folder.path().join("chain.json");
     std::fs::write(&file, &chain)?;
     let memory = bench.baseline(Some(&file))?;
@@ -267,19 +250,13 @@ async fn leap(bench: &Bench) -> Result<Vec<Row>> {
             met: large < 10.0 && large / small <= 1.5,
         }
     };
-    Ok(vec![
-        row("leap with 1,000,000 pooled, difficulty 0", leaps),
-        row("fork of a chain of 1,000,000", forks),
-    ])
+    Ok(vec![row("leap with 1,000,000 pooled, difficulty 0", leaps), row("fork of a chain of 1,000,000", forks)])
 }
 
 async fn chains(bench: &Bench) -> Result<Vec<Row>> {
     const CHAINS: usize = 10_000;
     let node = bench.node("chains")?;
-    let bang = |number| {
-        node.target
-            .post("/bang", json!({"name": format!("c{number}")}).to_string().as_bytes())
-    };
+    let bang = |number| node.target.post("/bang", json!({"name": format!("c{number}")}).to_string().as_bytes());
     let bangs = Mutex::new((0..CHAINS).map(bang).collect::<Vec<_>>());
     let made = load::requests(&node.target, 16, move || bangs.lock().expect("no panic holds it").pop()).await?;
     made.check()?;
@@ -289,20 +266,8 @@ async fn chains(bench: &Bench) -> Result<Vec<Row>> {
     let node = bench.node("chains")?;
     let (made, ready) = (made.elapsed.as_secs_f64(), node.ready.as_secs_f64());
     Ok(vec![
-        Row::absolute(
-            "10,000 chains of the default difficulty, 16 connections",
-            made,
-            "s",
-            10.0,
-            "below 10 s",
-        ),
-        Row::absolute(
-            "resident memory with 10,000 chains, idle",
-            memory,
-            "MiB",
-            200.0,
-            "below 200 MiB",
-        ),
+        Row::absolute("10,000 chains of the default difficulty, 16 connections", made, "s", 10.0, "below 10 s"),
+        Row::absolute("resident memory with 10,000 chains, idle", memory, "MiB", 200.0, "below 200 MiB"),
         Row::absolute("start after kill -9 with 10,000 chains", ready, "s", 2.0, "below 2 s"),
     ])
 }
@@ -317,10 +282,7 @@ async fn restart(bench: &Bench) -> Result<Vec<Row>> {
         let measure = format!("restart after kill -9 with 1,000,000 {state}");
         rows.push(Row::absolute(&measure, node.ready.as_secs_f64(), "s", 2.0, "below 2 s"));
         let size = get(&node.target, "/stats").await?["size"].as_u64();
-        ensure!(
-            size == Some(MILLION + 1),
-            "the size after the restart is {size:?}, not a million and the bang"
-        );
+        ensure!(size == Some(MILLION + 1), "the size after the restart is {size:?}, not a million and the bang");
         send(&node.target, "/leap", &json!({})).await?;
     }
     Ok(rows)
@@ -391,20 +353,13 @@ async fn inject_while_mining(bench: &Bench) -> Result<Row> {
         send(target, "/bang", &json!({"name": "light", "difficulty": 0})).await?;
         idle.push(bench.posts(target, "/chains/light/inject", 64).await?.p99);
         let mut miner = target.connect().await?;
-        let heavy = target.post(
-            "/bang",
-            json!({"name": "heavy", "difficulty": 40}).to_string().as_bytes(),
-        );
+        let heavy = target.post("/bang", json!({"name": "heavy", "difficulty": 40}).to_string().as_bytes());
         let mined = {
             let mut mine = std::pin::pin!(miner.ask(&heavy, None));
             // The bang goes out here, before the load, which may hold this thread.
             let early = timeout(Duration::from_millis(200), &mut mine).await;
             mining.push(bench.posts(target, "/chains/light/inject", 64).await?.p99);
-            if early.is_ok() {
-                early
-            } else {
-                timeout(Duration::from_millis(10), mine).await
-            }
+            if early.is_ok() { early } else { timeout(Duration::from_millis(10), mine).await }
         };
         ensure!(mined.is_err(), "mining with difficulty 40 ended too early: {mined:?}");
     }
@@ -444,27 +399,13 @@ impl Row {
 
     fn failed(row: &str, error: &anyhow::Error) -> Self {
         let figure = format!("failed: {error:#}").replace('|', "/");
-        Row {
-            measure: row.into(),
-            figure,
-            baseline: "-".into(),
-            ratio: None,
-            bar: "-",
-            met: false,
-        }
+        Row { measure: row.into(), figure, baseline: "-".into(), ratio: None, bar: "-", met: false }
     }
 }
 
 impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Row {
-            measure,
-            figure,
-            baseline,
-            ratio,
-            bar,
-            met,
-        } = self;
+        let Row { measure, figure, baseline, ratio, bar, met } = self;
         let ratio = ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"));
         let met = if *met { "yes" } else { "**no**" };
         write!(f, "| {measure} | {figure} | {baseline} | {ratio} | {bar} | {met} |")
@@ -495,22 +436,13 @@ impl Bench {
              latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))\nend\n"
         );
         std::fs::write(folder.path().join("post.lua"), script)?;
-        let wrk = Command::new("wrk")
-            .arg("--version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok();
+        let wrk = Command::new("wrk").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
         Ok(Bench { folder, wrk })
     }
 
     fn describe(&self) -> String {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let generator = if self.wrk {
-            "wrk -t1"
-        } else {
-            "the crate's own generator, as wrk is not installed"
-        };
+        let generator = if self.wrk { "wrk -t1" } else { "the crate's own generator, as wrk is not installed" };
         format!(
             "{cores} cores, shared with the load; single requests by {generator}; medians of {ROUNDS} interleaved rounds."
         )
@@ -538,34 +470,22 @@ impl Bench {
         let measured = load::requests(target, connections, load::repeat(request, TIME)).await?;
         measured.check()?;
         let [p50, p99] = [50.0, 99.0].map(|percent| measured.percentile(percent).into());
-        Ok(Posts {
-            rate: measured.rate(),
-            p50,
-            p99,
-        })
+        Ok(Posts { rate: measured.rate(), p50, p99 })
     }
 
     fn wrk(&self, url: &str, connections: usize) -> Result<Posts> {
         let (connections, time) = (connections.to_string(), TIME.as_secs().to_string());
         let mut wrk = Command::new("wrk");
-        wrk.args(["-t1", "-c", &connections, "-d", &time, "-s"])
-            .arg(self.folder.path().join("post.lua"))
-            .arg(url);
+        wrk.args(["-t1", "-c", &connections, "-d", &time, "-s"]).arg(self.folder.path().join("post.lua")).arg(url);
         let output = wrk.output().context("wrk")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let figures = text.lines().find_map(|line| line.strip_prefix("figures "));
         let figures =
             figures.with_context(|| format!("wrk gave no figures: {}", String::from_utf8_lossy(&output.stderr)))?;
         let figures = figures.split(' ').map(str::parse).collect::<Result<Vec<f64>, _>>()?;
-        let &[requests, micros, p50, p99, errors] = figures.as_slice() else {
-            bail!("wrk gave other figures: {text}")
-        };
+        let &[requests, micros, p50, p99, errors] = figures.as_slice() else { bail!("wrk gave other figures: {text}") };
         ensure!(errors == 0.0, "wrk counted {errors} errors on {url}");
-        Ok(Posts {
-            rate: requests / micros * 1e6,
-            p50,
-            p99,
-        })
+        Ok(Posts { rate: requests / micros * 1e6, p50, p99 })
     }
 
     /// The median microseconds of appending 4 KiB to a file and syncing its data.
@@ -594,17 +514,9 @@ impl Process {
     /// Starts it and waits for the first line of its output, `listening on URL`. What it logs goes to a file.
     fn start(mut command: Command, log: PathBuf) -> Result<Self> {
         let start = Instant::now();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&log)?)
-            .spawn()?;
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?).spawn()?;
         let mut output = BufReader::new(child.stdout.take().context("its output is piped")?);
-        let mut process = Process {
-            child,
-            target: Target::parse("http://localhost")?,
-            ready: Duration::ZERO,
-        };
+        let mut process = Process { child, target: Target::parse("http://localhost")?, ready: Duration::ZERO };
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let mut line = String::new();
@@ -625,9 +537,7 @@ impl Process {
     fn memory(&self) -> Result<f64> {
         let mut status = String::new();
         File::open(format!("/proc/{}/status", self.child.id()))?.read_to_string(&mut status)?;
-        let kib = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
         Ok(kib.context("/proc does not tell VmRSS")?.parse::<f64>()? / 1024.0)
     }
 }
@@ -660,12 +570,7 @@ async fn send(target: &Target, path: &str, body: &Value) -> Result<Duration> {
     let start = Instant::now();
     let status = connection.ask(&request, Some(&mut answer)).await?;
     let time = start.elapsed();
-    ensure!(
-        status.is_success(),
-        "POST {path}: {} {}",
-        status.status,
-        String::from_utf8_lossy(&answer)
-    );
+    ensure!(status.is_success(), "POST {path}: {} {}", status.status, String::from_utf8_lossy(&answer));
     Ok(time)
 }
 
@@ -675,10 +580,7 @@ async fn read(target: &Target, path: &str, least: u64) -> Result<Duration> {
     let start = Instant::now();
     let answer = connection.ask(&target.get(path), None).await?;
     let time = start.elapsed();
-    ensure!(
-        answer.is_success() && answer.length >= least,
-        "GET {path}: {answer:?}, not {least} bytes"
-    );
+    ensure!(answer.is_success() && answer.length >= least, "GET {path}: {answer:?}, not {least} bytes");
     Ok(time)
 }
 
@@ -699,10 +601,6 @@ async fn fill(target: &Target, chain: &str, count: u64) -> Result<()> {
     };
     let filled = load::stream(target, &format!("/chains/{chain}/inject"), STREAMS, next).await?;
     filled.check()?;
-    ensure!(
-        filled.done == count,
-        "of {count} transactions {} were accepted",
-        filled.done
-    );
+    ensure!(filled.done == count, "of {count} transactions {} were accepted", filled.done);
     Ok(())
 }

@@ -23,11 +23,7 @@ use crate::{
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Leaps for all chains with a policy until `shutdown` says that the node stops.
-pub async fn run(
-    node: Node,
-    mut touched: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
-    shutdown: watch::Receiver<bool>,
-) {
+pub async fn run(node: Node, mut touched: mpsc::UnboundedReceiver<Arc<ChainHandle>>, shutdown: watch::Receiver<bool>) {
     let mut stopping = shutdown.clone();
     // What was pooled when the node stopped is due as well.
     for chain in node.chains(None, usize::MAX) {

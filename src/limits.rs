@@ -105,3 +105,6 @@ pub const LEAP_EVERY_MAX: Duration = Duration::from_secs(86_400);
 
 /// Bytes of the transactions of one page; the next page goes on behind them.
 pub const PAGE_BYTES: usize = 16 << 20;
+
+/// Bytes of canonical data from which its check against the chain's rules gives way to other requests.
+pub const CHECK_AT_ONCE: usize = 16 << 10;

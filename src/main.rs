@@ -27,10 +27,7 @@ fn main() -> ExitCode {
 
 fn report(error: &anyhow::Error) -> ExitCode {
     // Errors of the network are wrapped, so a bare broken pipe is that of our own output: `qbc chain | head`.
-    if error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    {
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
     eprintln!("error: {error:#}");

@@ -44,8 +44,11 @@ impl Miner {
                 tracing::warn!("mining runs at normal priority: {error:?}");
             }
         };
-        let runtime =
-            Builder::new_multi_thread().worker_threads(threads.get()).thread_name("mine").on_thread_start(lower).build()?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads.get())
+            .thread_name("mine")
+            .on_thread_start(lower)
+            .build()?;
         Ok(Miner { handle: runtime.handle().clone(), runtime: Some(runtime), threads })
     }
 

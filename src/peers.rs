@@ -82,11 +82,7 @@ pub struct Host {
 
 impl Host {
     fn url(&self) -> String {
-        let scheme = if self.text.starts_with("https://") {
-            ""
-        } else {
-            "http://"
-        };
+        let scheme = if self.text.starts_with("https://") { "" } else { "http://" };
         format!("{scheme}{}{PATH}", self.text)
     }
 }
@@ -103,9 +99,7 @@ impl FromStr for Host {
     fn from_str(text: &str) -> Result<Host, DiscoverError> {
         let bad = |reason| DiscoverError::BadHost { reason };
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(bad(
-                "it has a space or a character outside ASCII (such a name is written as xn--…)",
-            ));
+            return Err(bad("it has a space or a character outside ASCII (such a name is written as xn--…)"));
         }
         let lower = text.to_ascii_lowercase();
         let (scheme, rest) = lower.split_once("://").unwrap_or(("http", &lower));
@@ -115,10 +109,7 @@ impl FromStr for Host {
             _ => return Err(bad("its scheme is neither http nor https")),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        match authority
-            .find(['@', '/', '\\', '?', '#'])
-            .map(|at| authority.as_bytes()[at])
-        {
+        match authority.find(['@', '/', '\\', '?', '#']).map(|at| authority.as_bytes()[at]) {
             Some(b'@') => return Err(bad("it has a user name or a password")),
             Some(b'?' | b'#') => return Err(bad("it has a query or a fragment")),
             Some(_) => return Err(bad("it has a path")),
@@ -158,13 +149,8 @@ fn normal_name(name: &str) -> Result<String, &'static str> {
     if name.is_empty() {
         return Err("the name or address is missing");
     }
-    let url = Url::parse(&format!("http://{name}/"))
-        .ok()
-        .filter(|_| name.bytes().all(is_plain));
-    url.as_ref()
-        .and_then(Url::host_str)
-        .map(str::to_owned)
-        .ok_or("it is neither a name nor an address")
+    let url = Url::parse(&format!("http://{name}/")).ok().filter(|_| name.bytes().all(is_plain));
+    url.as_ref().and_then(Url::host_str).map(str::to_owned).ok_or("it is neither a name nor an address")
 }
 
 /// The networks that this node may call.
@@ -205,16 +191,11 @@ impl FromStr for Allowed {
                 _ => &[part],
             };
             for word in words {
-                let network = word
-                    .parse::<IpNet>()
-                    .or_else(|_| word.parse::<IpAddr>().map(IpNet::from));
+                let network = word.parse::<IpNet>().or_else(|_| word.parse::<IpAddr>().map(IpNet::from));
                 networks.push(network.map_err(|_| BadNetwork(part.to_owned()))?);
             }
         }
-        Ok(Allowed {
-            text: text.to_owned(),
-            networks,
-        })
+        Ok(Allowed { text: text.to_owned(), networks })
     }
 }
 
@@ -405,22 +386,8 @@ impl Peers {
     /// As [`Peers::new`], with a timing of one's own.
     pub fn with_timing(identity: Identity, allowed: Allowed, known: Vec<String>, timing: Timing) -> Peers {
         let now = Instant::now();
-        let hosts = known
-            .iter()
-            .filter_map(|text| text.parse::<Host>().ok())
-            .take(MAX_KNOWN);
-        let nodes = hosts
-            .map(|host| {
-                (
-                    host,
-                    Node {
-                        answer: None,
-                        since: now,
-                        greet_at: now,
-                    },
-                )
-            })
-            .collect();
+        let hosts = known.iter().filter_map(|text| text.parse::<Host>().ok()).take(MAX_KNOWN);
+        let nodes = hosts.map(|host| (host, Node { answer: None, since: now, greet_at: now })).collect();
         Peers(Arc::new(Inner {
             client: client(&identity, &allowed, &timing),
             identity,
@@ -429,10 +396,7 @@ impl Peers {
             first_calls: Semaphore::new(FIRST_CALLS_AT_ONCE),
             turn: tokio::sync::Mutex::new(()),
             known: watch::Sender::new(known),
-            state: Mutex::new(State {
-                nodes,
-                heard: BTreeSet::new(),
-            }),
+            state: Mutex::new(State { nodes, heard: BTreeSet::new() }),
         }))
     }
 
@@ -452,23 +416,14 @@ impl Peers {
             latency_ms: answer.latency.as_micros() as f64 / 1000.0,
         };
         let state = self.state();
-        state
-            .nodes
-            .iter()
-            .filter_map(|(host, node)| Some(view(host, node.live(&self.0.timing)?)))
-            .collect()
+        state.nodes.iter().filter_map(|(host, node)| Some(view(host, node.live(&self.0.timing)?))).collect()
     }
 
     /// This node's own hello, the answer to `GET /peers/hello`.
     pub fn hello(&self) -> Hello {
         let Identity { id, version, host } = self.0.identity.clone();
         let nodes = self.live().into_iter().map(|peer| peer.host).take(MAX_TOLD).collect();
-        Hello {
-            host: host.to_string(),
-            id,
-            version,
-            nodes,
-        }
+        Hello { host: host.to_string(), id, version, nodes }
     }
 
     /// Calls a node, so that both list each other, and then the nodes that it tells of, and theirs, as far as
@@ -477,10 +432,7 @@ impl Peers {
         let host: Host = host.parse()?;
         let end = Instant::now() + self.0.timing.discover;
         let met = timeout_at(end, self.meet(&host, true)).await;
-        met.unwrap_or(Err(DiscoverError::NoAnswer {
-            host,
-            reason: TIMED_OUT,
-        }))?;
+        met.unwrap_or(Err(DiscoverError::NoAnswer { host, reason: TIMED_OUT }))?;
         let introduced = timeout_at(end, async { self.introduce(self.0.turn.lock().await).await }).await;
         if introduced.is_err() {
             debug!("some of the nodes told of did not answer in time");
@@ -497,19 +449,14 @@ impl Peers {
         let host: Host = hello.host.parse()?;
         let answer = self.first_call(&host).await?;
         if answer.id != hello.id {
-            return Err(DiscoverError::NoAnswer {
-                host,
-                reason: "another node is there",
-            });
+            return Err(DiscoverError::NoAnswer { host, reason: "another node is there" });
         }
         self.list(&host, answer, false)?;
         self.hear(&hello.nodes);
         // Whoever has the turn takes up what was just heard. Waiting for it could make nodes wait for each other in a
         // ring, as a greeting is sent while its sender has its own turn.
         if let Ok(turn) = self.0.turn.try_lock()
-            && timeout(self.0.timing.introductions, self.introduce(turn))
-                .await
-                .is_err()
+            && timeout(self.0.timing.introductions, self.introduce(turn)).await.is_err()
         {
             debug!(%host, "some of the nodes told of did not answer in time");
         }
@@ -619,10 +566,9 @@ impl Peers {
                 self.hear(&nodes);
                 Ok(())
             }
-            Ok(_) | Err(DiscoverError::NoAnswer { reason: NOT_A_NODE, .. }) => Err(DiscoverError::NotListed {
-                host: host.clone(),
-                ours: self.0.identity.host.clone(),
-            }),
+            Ok(_) | Err(DiscoverError::NoAnswer { reason: NOT_A_NODE, .. }) => {
+                Err(DiscoverError::NotListed { host: host.clone(), ours: self.0.identity.host.clone() })
+            }
             Err(why) => Err(why),
         }
     }
@@ -630,21 +576,11 @@ impl Peers {
     /// The call to a host that nobody here has checked yet.
     async fn first_call(&self, host: &Host) -> Result<Answer, DiscoverError> {
         let call = async {
-            let _permit = self
-                .0
-                .first_calls
-                .acquire()
-                .await
-                .expect("this semaphore is never closed");
+            let _permit = self.0.first_calls.acquire().await.expect("this semaphore is never closed");
             self.call(host, Method::GET).await.map(|(answer, _)| answer)
         };
         let called = timeout(self.0.timing.call, call).await;
-        called.unwrap_or_else(|_| {
-            Err(DiscoverError::NoAnswer {
-                host: host.clone(),
-                reason: TIMED_OUT,
-            })
-        })
+        called.unwrap_or_else(|_| Err(DiscoverError::NoAnswer { host: host.clone(), reason: TIMED_OUT }))
     }
 
     /// The only place that opens a connection. `POST` carries this node's hello. Gives the hosts that were told, too.
@@ -652,37 +588,23 @@ impl Peers {
         if host.address.is_some_and(|address| !self.0.allowed.contains(address)) {
             return Err(DiscoverError::NotAllowed { host: host.clone() });
         }
-        let no_answer = |reason| DiscoverError::NoAnswer {
-            host: host.clone(),
-            reason,
-        };
+        let no_answer = |reason| DiscoverError::NoAnswer { host: host.clone(), reason };
         let mut request = self.0.client.request(method.clone(), host.url());
         if method == Method::POST {
             request = request.json(&self.hello());
         }
         let start = Instant::now();
-        let response = request
-            .send()
-            .await
-            .map_err(|error| match cause::<Unresolved>(&error) {
-                Some(Unresolved::NotAllowed) => DiscoverError::NotAllowed { host: host.clone() },
-                Some(Unresolved::Unknown) => no_answer("its name is unknown"),
-                None => no_answer(class(&error)),
-            })?;
+        let response = request.send().await.map_err(|error| match cause::<Unresolved>(&error) {
+            Some(Unresolved::NotAllowed) => DiscoverError::NotAllowed { host: host.clone() },
+            Some(Unresolved::Unknown) => no_answer("its name is unknown"),
+            None => no_answer(class(&error)),
+        })?;
         let hello = read_hello(response).await.map_err(no_answer)?;
         if hello.id == self.0.identity.id {
             return Err(DiscoverError::Itself);
         }
         let Hello { id, version, nodes, .. } = hello;
-        Ok((
-            Answer {
-                id,
-                version,
-                time: Utc::now(),
-                latency: start.elapsed(),
-            },
-            nodes,
-        ))
+        Ok((Answer { id, version, time: Utc::now(), latency: start.elapsed() }, nodes))
     }
 
     /// Takes up that a host has just answered; true says that it is due to be greeted, and counts it as greeted.
@@ -709,11 +631,8 @@ impl Peers {
         if stays.is_none() {
             info!(%host, id = answer.id, "a node is live");
         }
-        let node = Node {
-            answer: Some(answer),
-            since: now,
-            greet_at: greet_at.unwrap_or(now + self.0.timing.greet_every),
-        };
+        let node =
+            Node { answer: Some(answer), since: now, greet_at: greet_at.unwrap_or(now + self.0.timing.greet_every) };
         state.nodes.insert(host.clone(), node);
         state.heard.remove(host);
         self.publish(&state);
@@ -749,9 +668,7 @@ impl Peers {
 
     fn forget_silent(&self) {
         let mut state = self.state();
-        state
-            .nodes
-            .retain(|_, node| node.since.elapsed() < self.0.timing.forget);
+        state.nodes.retain(|_, node| node.since.elapsed() < self.0.timing.forget);
         self.publish(&state);
     }
 
@@ -766,10 +683,7 @@ impl Peers {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0
-            .state
-            .lock()
-            .expect("nothing panics while it holds the lock of the peers")
+        self.0.state.lock().expect("nothing panics while it holds the lock of the peers")
     }
 }
 
@@ -788,9 +702,7 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let allowed = self.0.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0))
-                .await
-                .map_err(|_| Unresolved::Unknown)?;
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|_| Unresolved::Unknown)?;
             let addresses: Vec<_> = found.collect();
             if addresses.iter().any(|address| !allowed.contains(address.ip())) {
                 return Err(Unresolved::NotAllowed.into());
@@ -813,10 +725,7 @@ fn client(identity: &Identity, allowed: &Allowed, timing: &Timing) -> Client {
     };
     let built = bounded().build().or_else(|error| {
         // Building fails where the system has no certificate authorities, as in a bare container.
-        warn!(
-            ?error,
-            "no certificate authorities found: nodes behind https cannot be called"
-        );
+        warn!(?error, "no certificate authorities found: nodes behind https cannot be called");
         bounded().tls_certs_only([]).build()
     });
     built.expect("a client that trusts no certificate needs nothing from the system")
@@ -834,10 +743,7 @@ async fn read_hello(mut response: Response) -> Result<Hello, &'static str> {
         }
         body.extend_from_slice(&chunk);
     }
-    serde_json::from_slice(&body)
-        .ok()
-        .filter(Hello::is_valid)
-        .ok_or(NOT_A_NODE)
+    serde_json::from_slice(&body).ok().filter(Hello::is_valid).ok_or(NOT_A_NODE)
 }
 
 /// The class of a failed call. It is all that is told of it, so that an answer of whatever else is there stays unread.
@@ -984,12 +890,7 @@ mod tests {
     #[test]
     fn the_longest_hello_fits_its_bound() {
         let nodes = vec!["a".repeat(MAX_HOST); MAX_TOLD];
-        let hello = Hello {
-            host: "a".repeat(MAX_HOST),
-            id: id(1),
-            version: "v".repeat(MAX_VERSION),
-            nodes,
-        };
+        let hello = Hello { host: "a".repeat(MAX_HOST), id: id(1), version: "v".repeat(MAX_VERSION), nodes };
         assert!(serde_json::to_vec(&hello).unwrap().len() <= MAX_HELLO);
     }
 
@@ -1002,24 +903,13 @@ mod tests {
 
     #[test]
     fn only_a_well_formed_hello_is_valid() {
-        let hello = Hello {
-            host: String::new(),
-            id: id(7),
-            version: "1.0".to_owned(),
-            nodes: vec![],
-        };
+        let hello = Hello { host: String::new(), id: id(7), version: "1.0".to_owned(), nodes: vec![] };
         assert!(hello.is_valid());
         for id in [id(7).replace('0', "G"), "A".repeat(64), "0".repeat(63), String::new()] {
             assert!(!Hello { id, ..hello.clone() }.is_valid());
         }
         for version in [String::new(), "v".repeat(65), "1\n".to_owned(), "é".to_owned()] {
-            assert!(
-                !Hello {
-                    version,
-                    ..hello.clone()
-                }
-                .is_valid()
-            );
+            assert!(!Hello { version, ..hello.clone() }.is_valid());
         }
     }
 
@@ -1042,11 +932,7 @@ mod tests {
     }
 
     fn peers(number: u8, address: SocketAddr, networks: &str, known: Vec<String>) -> Peers {
-        let identity = Identity {
-            id: id(number),
-            version: "1.0".to_owned(),
-            host: host(&address.to_string()),
-        };
+        let identity = Identity { id: id(number), version: "1.0".to_owned(), host: host(&address.to_string()) };
         Peers::with_timing(identity, allowed(networks), known, fast())
     }
 
@@ -1097,11 +983,7 @@ mod tests {
             Extracted(peers): Extracted<Peers>,
             Json(hello): Json<Hello>,
         ) -> Result<Json<Hello>, StatusCode> {
-            peers
-                .greet(hello)
-                .await
-                .map(Json)
-                .map_err(|_| StatusCode::UNPROCESSABLE_ENTITY)
+            peers.greet(hello).await.map(Json).map_err(|_| StatusCode::UNPROCESSABLE_ENTITY)
         }
         Router::new().route(PATH, get(hello).post(greet)).with_state(peers)
     }
@@ -1122,11 +1004,7 @@ mod tests {
                 routes(peers)
             })
             .await;
-            TestNode {
-                peers: made.unwrap(),
-                server,
-                shutdown: None,
-            }
+            TestNode { peers: made.unwrap(), server, shutdown: None }
         }
 
         async fn new(number: u8) -> TestNode {
@@ -1171,21 +1049,10 @@ mod tests {
     #[tokio::test]
     async fn two_nodes_list_each_other() {
         let (a, b) = (TestNode::new(1).await, TestNode::new(2).await);
-        let found = a
-            .peers
-            .discover(&format!("http://localhost:{}/", b.server.address.port()))
-            .await
-            .unwrap();
+        let found = a.peers.discover(&format!("http://localhost:{}/", b.server.address.port())).await.unwrap();
         assert_eq!(found.len(), 1);
-        assert_eq!(
-            found[0].host,
-            format!("localhost:{}", b.server.address.port()),
-            "shown as it was given"
-        );
-        assert_eq!(
-            (found[0].id.as_str(), found[0].version.as_str()),
-            (id(2).as_str(), "1.0")
-        );
+        assert_eq!(found[0].host, format!("localhost:{}", b.server.address.port()), "shown as it was given");
+        assert_eq!((found[0].id.as_str(), found[0].version.as_str()), (id(2).as_str(), "1.0"));
         let seen = DateTime::parse_from_rfc3339(&found[0].last_seen).unwrap();
         assert!(seen.signed_duration_since(Utc::now()).num_seconds().abs() < 5 && found[0].last_seen.ends_with('Z'));
         assert_eq!(found[0].last_seen.len(), "2026-01-01T00:00:00.000000Z".len());
@@ -1196,22 +1063,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_mesh_forms_within_the_call() {
-        let (a, b, c, d) = (
-            TestNode::new(1).await,
-            TestNode::new(2).await,
-            TestNode::new(3).await,
-            TestNode::new(4).await,
-        );
+        let (a, b, c, d) =
+            (TestNode::new(1).await, TestNode::new(2).await, TestNode::new(3).await, TestNode::new(4).await);
         a.peers.discover(&b.host()).await.unwrap();
         c.peers.discover(&b.host()).await.unwrap();
         assert_eq!(a.lists(), sorted([&b, &c]), "the newcomer introduced itself");
         a.peers.discover(&d.host()).await.unwrap();
-        for (node, others) in [
-            (&a, [&b, &c, &d]),
-            (&b, [&a, &c, &d]),
-            (&c, [&a, &b, &d]),
-            (&d, [&a, &b, &c]),
-        ] {
+        for (node, others) in [(&a, [&b, &c, &d]), (&b, [&a, &c, &d]), (&c, [&a, &b, &d]), (&d, [&a, &b, &c])] {
             assert_eq!(node.lists(), sorted(others));
         }
     }
@@ -1227,10 +1085,7 @@ mod tests {
         for (from, to) in [(0, 1), (0, 2), (3, 4), (3, 5), (2, 5)] {
             nodes[from].peers.discover(&nodes[to].host()).await.unwrap();
         }
-        until("every node lists the five others", || {
-            nodes.iter().all(|node| node.lists().len() == 5)
-        })
-        .await;
+        until("every node lists the five others", || nodes.iter().all(|node| node.lists().len() == 5)).await;
         sleep(fast().live * 2).await;
         assert!(nodes.iter().all(|node| node.lists().len() == 5), "and it stays so");
     }
@@ -1243,11 +1098,7 @@ mod tests {
         let (port, there) = (b.server.address.port(), b.host());
         drop(b);
         until("the dead node leaves the list", || a.lists().is_empty()).await;
-        assert_eq!(
-            *a.peers.known().borrow(),
-            std::slice::from_ref(&there),
-            "it stays known"
-        );
+        assert_eq!(*a.peers.known().borrow(), std::slice::from_ref(&there), "it stays known");
         assert!(a.peers.hello().nodes.is_empty(), "others are not told of it");
 
         let b = TestNode::at(port, 2, vec![]).await;
@@ -1256,10 +1107,7 @@ mod tests {
         drop(b);
 
         let _b = TestNode::at(port, 3, vec![]).await;
-        until("another node takes its place", || {
-            a.peers.live().iter().any(|peer| peer.id == id(3))
-        })
-        .await;
+        until("another node takes its place", || a.peers.live().iter().any(|peer| peer.id == id(3))).await;
         assert_eq!(a.lists(), [there]);
     }
 
@@ -1277,15 +1125,8 @@ mod tests {
     #[tokio::test]
     async fn long_silence_is_forgotten() {
         let server = serve(0, |_| Router::new()).await;
-        let identity = Identity {
-            id: id(1),
-            version: "1.0".to_owned(),
-            host: host("localhost:1"),
-        };
-        let timing = Timing {
-            forget: Duration::from_millis(200),
-            ..fast()
-        };
+        let identity = Identity { id: id(1), version: "1.0".to_owned(), host: host("localhost:1") };
+        let timing = Timing { forget: Duration::from_millis(200), ..fast() };
         let peers = Peers::with_timing(identity, allowed("loopback"), vec![server.address.to_string()], timing);
         let mut known = peers.known();
         assert_eq!(known.borrow_and_update().len(), 1);
@@ -1303,10 +1144,7 @@ mod tests {
         let run = tokio::spawn(peers(1, address, "loopback", vec!["localhost:1".to_owned()]).run(receiver));
         sleep(Duration::from_millis(60)).await;
         shutdown.send(true).unwrap();
-        timeout(Duration::from_secs(1), run)
-            .await
-            .expect("it ends at once")
-            .unwrap();
+        timeout(Duration::from_secs(1), run).await.expect("it ends at once").unwrap();
     }
 
     #[tokio::test]
@@ -1318,19 +1156,13 @@ mod tests {
         assert_eq!(a.peers.discover(&other_name).await, Err(DiscoverError::Itself));
         assert!(a.peers.known().borrow().is_empty());
         a.peers.hear(&[a.host()]);
-        assert!(
-            a.peers.state().heard.is_empty(),
-            "nor does it call itself when others tell of it"
-        );
+        assert!(a.peers.state().heard.is_empty(), "nor does it call itself when others tell of it");
 
         let port = a.server.address.port();
         drop(a);
         a = TestNode::at(port, 1, vec![other_name]).await;
         a.run();
-        until("a known host that turns out to be itself is forgotten", || {
-            a.peers.known().borrow().is_empty()
-        })
-        .await;
+        until("a known host that turns out to be itself is forgotten", || a.peers.known().borrow().is_empty()).await;
     }
 
     #[tokio::test]
@@ -1342,10 +1174,7 @@ mod tests {
         a.peers.discover(&b.host()).await.unwrap();
         a.peers.discover(&name).await.unwrap();
         let called = a.server.calls.load(SeqCst);
-        until("b greeted a again, naming itself as before", || {
-            a.server.calls.load(SeqCst) > called + 20
-        })
-        .await;
+        until("b greeted a again, naming itself as before", || a.server.calls.load(SeqCst) > called + 20).await;
         assert_eq!(a.lists(), [name]);
         assert_eq!(b.lists(), [a.host()]);
     }
@@ -1356,40 +1185,18 @@ mod tests {
         let port = server.address.port();
         for networks in ["none", "10.0.0.0/8", "192.0.2.1"] {
             let peers = peers(1, server.address, networks, vec![server.address.to_string()]);
-            for name in [
-                "127.0.0.1",
-                "localhost",
-                "127.1",
-                "2130706433",
-                "[::ffff:127.0.0.1]",
-                "LOCALHOST",
-            ] {
+            for name in ["127.0.0.1", "localhost", "127.1", "2130706433", "[::ffff:127.0.0.1]", "LOCALHOST"] {
                 let given = format!("{name}:{port}");
                 let refused = peers.discover(&given).await;
-                assert_eq!(
-                    refused,
-                    Err(DiscoverError::NotAllowed { host: host(&given) }),
-                    "{given} in {networks}"
-                );
-                let hello = Hello {
-                    host: given.clone(),
-                    id: id(2),
-                    version: "1.0".to_owned(),
-                    nodes: vec![],
-                };
-                assert_eq!(
-                    peers.greet(hello).await,
-                    Err(DiscoverError::NotAllowed { host: host(&given) })
-                );
+                assert_eq!(refused, Err(DiscoverError::NotAllowed { host: host(&given) }), "{given} in {networks}");
+                let hello = Hello { host: given.clone(), id: id(2), version: "1.0".to_owned(), nodes: vec![] };
+                assert_eq!(peers.greet(hello).await, Err(DiscoverError::NotAllowed { host: host(&given) }));
             }
             peers.hear(&[server.address.to_string()]);
             peers.check_all().await;
         }
         assert_eq!(server.calls.load(SeqCst), 0);
-        let why = DiscoverError::NotAllowed {
-            host: host("localhost"),
-        }
-        .to_string();
+        let why = DiscoverError::NotAllowed { host: host("localhost") }.to_string();
         assert!(why.contains("--discover-allow"), "the text names the cure: {why}");
     }
 
@@ -1409,21 +1216,12 @@ mod tests {
     async fn a_call_that_fails_says_only_its_class() {
         let a = TestNode::new(1).await;
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert_eq!(
-            no_answer(a.peers.discover(&closed.to_string()).await),
-            "connection refused"
-        );
-        assert_eq!(
-            no_answer(a.peers.discover("no-such-name.invalid").await),
-            "its name is unknown"
-        );
+        assert_eq!(no_answer(a.peers.discover(&closed.to_string()).await), "connection refused");
+        assert_eq!(no_answer(a.peers.discover("no-such-name.invalid").await), "its name is unknown");
 
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let start = Instant::now();
-        assert_eq!(
-            no_answer(a.peers.discover(&silent.local_addr().unwrap().to_string()).await),
-            TIMED_OUT
-        );
+        assert_eq!(no_answer(a.peers.discover(&silent.local_addr().unwrap().to_string()).await), TIMED_OUT);
         assert!(start.elapsed() < fast().call * 2);
 
         let plain = serve(0, |_| Router::new()).await;
@@ -1436,11 +1234,7 @@ mod tests {
     async fn whatever_is_no_hello_is_one_and_the_same_error() {
         let hello = |id: String| serde_json::json!({"host": "a", "id": id, "version": "1", "nodes": []}).to_string();
         let padded = format!("{}{}", hello(id(2)), " ".repeat(MAX_HELLO));
-        let endless = || {
-            Body::from_stream(futures_util::stream::repeat_with(|| {
-                Ok::<_, io::Error>(" ".repeat(4096))
-            }))
-        };
+        let endless = || Body::from_stream(futures_util::stream::repeat_with(|| Ok::<_, io::Error>(" ".repeat(4096))));
         let elsewhere = TestNode::new(9).await;
         let answers: Vec<(&str, Response<Body>)> = vec![
             ("another server", Response::new(Body::from("<h1>secret</h1>"))),
@@ -1448,10 +1242,7 @@ mod tests {
             ("a wrong id", Response::new(Body::from(hello("x".repeat(64))))),
             ("an oversized hello", Response::new(Body::from(padded))),
             ("an endless body", Response::new(endless())),
-            (
-                "an error",
-                Response::builder().status(500).body(Body::from(hello(id(2)))).unwrap(),
-            ),
+            ("an error", Response::builder().status(500).body(Body::from(hello(id(2)))).unwrap()),
             (
                 "a redirect to a node",
                 Response::builder()
@@ -1466,11 +1257,7 @@ mod tests {
             let once = Arc::new(Mutex::new(Some(answer)));
             let routes = Router::new().fallback(move || async move { once.lock().unwrap().take().unwrap() });
             let server = serve(0, |_| routes).await;
-            assert_eq!(
-                no_answer(a.peers.discover(&server.address.to_string()).await),
-                NOT_A_NODE,
-                "{what}"
-            );
+            assert_eq!(no_answer(a.peers.discover(&server.address.to_string()).await), NOT_A_NODE, "{what}");
             assert_eq!(server.calls.load(SeqCst), 1, "{what}: asked once and never posted to");
         }
         assert_eq!(elsewhere.server.calls.load(SeqCst), 0, "no redirect is followed");
@@ -1488,44 +1275,20 @@ mod tests {
         let server = serve(0, |_| routes).await;
         let a = TestNode::new(1).await;
         let start = Instant::now();
-        assert_eq!(
-            no_answer(a.peers.discover(&server.address.to_string()).await),
-            TIMED_OUT
-        );
+        assert_eq!(no_answer(a.peers.discover(&server.address.to_string()).await), TIMED_OUT);
         assert!(start.elapsed() < fast().call * 2);
     }
 
     #[tokio::test]
     async fn a_caller_is_listed_only_if_it_answers_as_itself() {
         let (a, b) = (TestNode::new(1).await, TestNode::new(2).await);
-        let claim = |host: String, id: String| Hello {
-            host,
-            id,
-            version: "1.0".to_owned(),
-            nodes: vec![],
-        };
-        assert_eq!(
-            no_answer(a.peers.greet(claim(b.host(), id(3))).await),
-            "another node is there"
-        );
-        assert_eq!(
-            no_answer(a.peers.greet(claim("localhost:1".to_owned(), id(3))).await),
-            "connection refused"
-        );
-        assert_eq!(
-            a.peers.greet(claim(b.host(), "3".to_owned())).await,
-            Err(DiscoverError::BadHello)
-        );
-        assert!(matches!(
-            a.peers.greet(claim("a/b".to_owned(), id(3))).await,
-            Err(DiscoverError::BadHost { .. })
-        ));
+        let claim = |host: String, id: String| Hello { host, id, version: "1.0".to_owned(), nodes: vec![] };
+        assert_eq!(no_answer(a.peers.greet(claim(b.host(), id(3))).await), "another node is there");
+        assert_eq!(no_answer(a.peers.greet(claim("localhost:1".to_owned(), id(3))).await), "connection refused");
+        assert_eq!(a.peers.greet(claim(b.host(), "3".to_owned())).await, Err(DiscoverError::BadHello));
+        assert!(matches!(a.peers.greet(claim("a/b".to_owned(), id(3))).await, Err(DiscoverError::BadHost { .. })));
         assert!(a.lists().is_empty());
-        assert_eq!(
-            b.server.calls.load(SeqCst),
-            1,
-            "the call back is one GET, whatever was claimed"
-        );
+        assert_eq!(b.server.calls.load(SeqCst), 1, "the call back is one GET, whatever was claimed");
 
         assert_eq!(a.peers.greet(claim(b.host(), id(2))).await.unwrap().id, id(1));
         assert_eq!(a.lists(), [b.host()]);
@@ -1538,17 +1301,8 @@ mod tests {
         let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let a = peers(1, nowhere, "loopback", vec![]);
         let refused = a.discover(&b.host()).await.unwrap_err();
-        assert_eq!(
-            refused,
-            DiscoverError::NotListed {
-                host: host(&b.host()),
-                ours: host(&nowhere.to_string())
-            }
-        );
-        assert!(
-            a.known().borrow().is_empty() && b.lists().is_empty(),
-            "neither lists the other"
-        );
+        assert_eq!(refused, DiscoverError::NotListed { host: host(&b.host()), ours: host(&nowhere.to_string()) });
+        assert!(a.known().borrow().is_empty() && b.lists().is_empty(), "neither lists the other");
     }
 
     #[tokio::test]
@@ -1556,21 +1310,12 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = silent.local_addr().unwrap().port();
         let told: Vec<String> = (0..240).map(|last| format!("127.0.1.{last}:{port}")).collect();
-        let hello = Hello {
-            host: "localhost:1".to_owned(),
-            id: id(66),
-            version: "1".to_owned(),
-            nodes: told,
-        };
+        let hello = Hello { host: "localhost:1".to_owned(), id: id(66), version: "1".to_owned(), nodes: told };
         let routes = Router::new().route(PATH, get(Json(hello.clone())).post(Json(hello)));
         let liar = serve(0, |_| routes).await;
         let a = TestNode::new(1).await;
         let start = Instant::now();
-        assert_eq!(
-            a.peers.discover(&liar.address.to_string()).await.unwrap().len(),
-            1,
-            "made up nodes are not listed"
-        );
+        assert_eq!(a.peers.discover(&liar.address.to_string()).await.unwrap().len(), 1, "made up nodes are not listed");
         assert!(start.elapsed() < fast().discover * 2);
         assert!(a.peers.state().heard.len() <= MAX_INTRODUCTIONS);
         assert_eq!(a.peers.known().borrow().len(), 1);
@@ -1595,11 +1340,7 @@ mod tests {
         known.push(b.host());
         let (identity, timing) = (
             peers(1, b.server.address, "none", vec![]).0.identity.clone(),
-            Timing {
-                call: Duration::from_millis(200),
-                live: Duration::from_millis(900),
-                ..fast()
-            },
+            Timing { call: Duration::from_millis(200), live: Duration::from_millis(900), ..fast() },
         );
         let peers = Peers::with_timing(identity, allowed("loopback"), known, timing);
         let (_shutdown, receiver) = watch::channel(false);

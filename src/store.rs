@@ -297,7 +297,8 @@ impl StoredRun {
     fn decode(key: &[u8], value: fjall::Slice) -> Result<Self, StoreError> {
         let damaged = || StoreError::Damaged("a run of transactions is malformed".into());
         let first = u64::from_be_bytes(key.get(8..16).and_then(|bytes| bytes.try_into().ok()).ok_or_else(damaged)?);
-        let count = value.get(9..13).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes).unwrap_or(0) as usize;
+        let count =
+            value.get(9..13).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes).unwrap_or(0) as usize;
         let run = StoredRun { first, count, value };
         let is_whole = run.value.first() == Some(&VALUE_FORMAT)
             && count > 0
@@ -560,7 +561,11 @@ impl Store {
 
     fn engine(&self) -> Result<EngineGuard<'_>, StoreError> {
         let guard = self.engine.read().expect("no holder of this lock panics");
-        if guard.is_some() { Ok(EngineGuard(guard)) } else { Err(StoreError::Failed("it could not be opened again".into())) }
+        if guard.is_some() {
+            Ok(EngineGuard(guard))
+        } else {
+            Err(StoreError::Failed("it could not be opened again".into()))
+        }
     }
 
     /// Makes a batch durable: when this returns, it is synced, and readers see it.
@@ -573,7 +578,9 @@ impl Store {
         let commits = engine.commits()? + 1;
         let written = engine.write(batch, commits).map_err(|error| match error {
             // Nothing of this batch was written: work in the background failed before, which does not say why.
-            fjall::Error::Poisoned if self.free().is_ok_and(|(free, _)| free < limits::SCARCE_BYTES) => StoreError::Full,
+            fjall::Error::Poisoned if self.free().is_ok_and(|(free, _)| free < limits::SCARCE_BYTES) => {
+                StoreError::Full
+            }
             fjall::Error::Poisoned => error.into(),
             error => self.take_back(commits, error.into()),
         });
@@ -796,14 +803,17 @@ impl Store {
         let recorded = self.engine()?.get(Space::Meta, b"node")?;
         let key = match fs::read_to_string(&path) {
             Ok(text) => {
-                let secret = crate::core::transaction::take_hex::<32>(text.strip_suffix('\n').unwrap_or(&text), "node.key");
+                let secret =
+                    crate::core::transaction::take_hex::<32>(text.strip_suffix('\n').unwrap_or(&text), "node.key");
                 ed25519_dalek::SigningKey::from_bytes(&secret.map_err(StoreError::Damaged)?)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && recorded.is_none() => {
                 let key = ed25519_dalek::SigningKey::from_bytes(&seed);
-                let write = |mut file: File| writeln!(file, "{}", hex::encode(key.to_bytes())).and_then(|()| file.sync_all());
+                let write =
+                    |mut file: File| writeln!(file, "{}", hex::encode(key.to_bytes())).and_then(|()| file.sync_all());
                 let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-                file.and_then(write).map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))?;
+                file.and_then(write)
+                    .map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))?;
                 key
             }
             Err(error) => return Err(StoreError::Damaged(format!("cannot read {}: {error}", path.display()))),
@@ -849,7 +859,9 @@ fn open_engine(folder: &Path, newest: Option<Stamp>) -> Result<Engine, StoreErro
     })?;
     let found = engine.commits()?;
     if acknowledged > found {
-        return Err(StoreError::Damaged(format!("{acknowledged} commits were acknowledged, but only {found} are found")));
+        return Err(StoreError::Damaged(format!(
+            "{acknowledged} commits were acknowledged, but only {found} are found"
+        )));
     }
     Ok(engine)
 }
@@ -919,9 +931,8 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
             path.display()
         ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let is_new = fs::read_dir(folder).is_ok_and(|mut entries| {
-                entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock"))
-            });
+            let is_new = fs::read_dir(folder)
+                .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock")));
             if !is_new {
                 let folder = folder.display();
                 return Err(StoreError::Folder(format!(

@@ -20,11 +20,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     core::{
         chain::{Chain, Head, LeapPolicy},
+        json,
         merkle::{self, Edge, Tile, perfect_root},
         quant::Quant,
         rules::{ChainName, Rules},
         transaction::{Id, Kind, Record, Transaction},
-        json,
     },
     limits,
     store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Run, Store, StoreError, stored_name},
@@ -317,11 +317,16 @@ impl Writer {
     pub fn open(
         store: Arc<Store>,
         pool_limit: u64,
-    ) -> Result<(Writer, Arc<Published>, mpsc::Sender<Envelope>, mpsc::UnboundedReceiver<Arc<ChainHandle>>), StoreError> {
+    ) -> Result<(Writer, Arc<Published>, mpsc::Sender<Envelope>, mpsc::UnboundedReceiver<Arc<ChainHandle>>), StoreError>
+    {
         let (sender, commands) = mpsc::channel(limits::QUEUE_COMMANDS);
         let (touched, touches) = mpsc::unbounded_channel();
-        let published =
-            Arc::new(Published { chains: RwLock::default(), store: store.clone(), health: Mutex::new(Health::Ready), touched });
+        let published = Arc::new(Published {
+            chains: RwLock::default(),
+            store: store.clone(),
+            health: Mutex::new(Health::Ready),
+            touched,
+        });
         let mut writer = Writer {
             store,
             published: published.clone(),
@@ -679,12 +684,7 @@ impl Pending {
 }
 
 /// The durable transaction that a transaction with this id repeats, or that the id is taken.
-fn find_replay(
-    store: &Store,
-    lineage: &Lineage,
-    transaction: &Transaction,
-    id: &Id,
-) -> Result<Option<u64>, Refused> {
+fn find_replay(store: &Store, lineage: &Lineage, transaction: &Transaction, id: &Id) -> Result<Option<u64>, Refused> {
     let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(None) };
     let record = Record::parse(&store.record(lineage, index)?).map_err(StoreError::Damaged)?;
     let same = record.data.as_ref().is_none_or(|data| json::canonical(data) == transaction.data())
@@ -715,7 +715,11 @@ pub fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, StoreError>
     let (size, bytes) = store.size_and_bytes(number)?.ok_or_else(|| damaged("its bang is missing".into()))?;
     let newest = store.newest_quant(number)?.ok_or_else(|| damaged("its first quant is missing".into()))?;
     if newest.size() > size {
-        return Err(damaged(format!("{size} transactions are left of the {} that quant {} seals", newest.size(), newest.index())));
+        return Err(damaged(format!(
+            "{size} transactions are left of the {} that quant {} seals",
+            newest.size(),
+            newest.index()
+        )));
     }
     let edge = Edge::at(size, |level, number, width| stored_hashes(store, lineage, level, number, width))?;
     let sealed = merkle::root(newest.size(), edge.source(|level, number| store.tile(lineage, level, number)))?;

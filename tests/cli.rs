@@ -15,15 +15,7 @@ use tempfile::TempDir;
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
     command.args(args).env("QBC_LOG", "warn").stdin(Stdio::null());
-    for name in [
-        "QBC_NODE",
-        "QBC_CHAIN",
-        "QBC_HOST",
-        "QBC_PORT",
-        "QBC_DATA",
-        "QBC_LEAP_EVERY",
-        "RUST_BACKTRACE",
-    ] {
+    for name in ["QBC_NODE", "QBC_CHAIN", "QBC_HOST", "QBC_PORT", "QBC_DATA", "QBC_LEAP_EVERY", "RUST_BACKTRACE"] {
         command.env_remove(name);
     }
     command
@@ -40,11 +32,7 @@ impl Run {
     fn of(output: Output) -> Run {
         let text = |bytes| String::from_utf8(bytes).expect("the program writes UTF-8");
         let code = output.status.code().expect("no signal ended the program");
-        Run {
-            code,
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
+        Run { code, out: text(output.stdout), err: text(output.stderr) }
     }
 
     #[track_caller]
@@ -79,24 +67,12 @@ struct Node {
 
 impl Node {
     fn start(args: &[&str]) -> Node {
-        let mut child = program(args)
-            .args(["--port", "0"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program runs");
+        let mut child = program(args).args(["--port", "0"]).stdout(Stdio::piped()).spawn().expect("the program runs");
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the node writes a line");
-        let url = line
-            .trim_end()
-            .strip_prefix("listening on ")
-            .expect("the node says where it listens")
-            .into();
-        Node {
-            child,
-            url,
-            _stdout: stdout,
-        }
+        let url = line.trim_end().strip_prefix("listening on ").expect("the node says where it listens").into();
+        Node { child, url, _stdout: stdout }
     }
 
     fn ephemeral() -> Node {
@@ -114,28 +90,15 @@ impl Node {
     }
 
     fn run_with_input(&self, args: &[&str], input: &str) -> Run {
-        let piped = self
-            .command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
+        let piped = self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = piped.expect("the program runs");
-        child
-            .stdin
-            .take()
-            .expect("it is piped")
-            .write_all(input.as_bytes())
-            .expect("it reads all");
+        child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads all");
         Run::of(child.wait_with_output().expect("the program ends"))
     }
 
     /// As SIGTERM does it.
     fn stop(mut self) {
-        let killed = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status()
-            .expect("kill runs");
+        let killed = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
         assert!(killed.success());
         assert_eq!(self.child.wait().expect("the node ends").code(), Some(0));
     }
@@ -155,9 +118,7 @@ fn filled(args: &[&str]) -> Node {
     node.run(&["inject", r#"{"test":"test2"}"#]).ok();
     node.run(&["inject", "hello", "--id", "order-1"]).ok();
     node.run(&["leap"]).ok();
-    let lines: String = (0..300)
-        .map(|number| format!("{{\"data\":{number},\"id\":\"line-{number}\"}}\n"))
-        .collect();
+    let lines: String = (0..300).map(|number| format!("{{\"data\":{number},\"id\":\"line-{number}\"}}\n")).collect();
     node.run_with_input(&["inject", "-"], &lines).ok();
     node.run(&["leap"]).ok();
     node.run(&["inject", "null"]).ok();
@@ -169,10 +130,7 @@ fn filled(args: &[&str]) -> Node {
 /// A copy of a file with one bit changed, in the byte so far behind the first place where `text` stands.
 fn flip(path: &Path, text: &str, offset: usize) -> PathBuf {
     let mut bytes = fs::read(path).unwrap();
-    let at = bytes
-        .windows(text.len())
-        .position(|window| window == text.as_bytes())
-        .expect("the text is there");
+    let at = bytes.windows(text.len()).position(|window| window == text.as_bytes()).expect("the text is there");
     bytes[at + offset] ^= 1;
     let flipped = path.with_extension("flipped");
     fs::write(&flipped, bytes).unwrap();
@@ -189,49 +147,33 @@ fn inject_says_where_the_transaction_stands() {
     let said = node.run(&["inject", r#"{"test":"test2"}"#]).ok();
     assert!(said.starts_with("transaction 1 of qbc is pooled, hash "), "{said}");
     let said = node.run(&["inject", "hello", "--id", "a"]).ok();
-    assert!(
-        said.starts_with("transaction 2 of qbc is pooled, as a string, hash "),
-        "{said}"
-    );
+    assert!(said.starts_with("transaction 2 of qbc is pooled, as a string, hash "), "{said}");
     let said = node.run(&["inject", "hello", "--id", "a"]).ok();
-    assert!(
-        said.contains("transaction 2 of qbc is pooled, as a string, sent before"),
-        "{said}"
-    );
+    assert!(said.contains("transaction 2 of qbc is pooled, as a string, sent before"), "{said}");
     let accepted = node.run(&["inject", "-5", "--json"]).ok_json();
     assert_eq!((&accepted["index"], &accepted["state"]), (&json!(3), &json!("pooled")));
 
     let told = node.run(&["inject", "other", "--id", "a"]).fails(1);
-    assert!(
-        told.starts_with("error: the node answers 409: the id \"a\" belongs to transaction 2"),
-        "{told}"
-    );
+    assert!(told.starts_with("error: the node answers 409: the id \"a\" belongs to transaction 2"), "{told}");
     let told = node.run(&["inject", "0.1000000000000000055511151231257827"]).fails(1);
-    assert!(
-        told.contains("400") && told.contains("/data") && told.contains("as a string"),
-        "{told}"
-    );
+    assert!(told.contains("400") && told.contains("/data") && told.contains("as a string"), "{told}");
     assert!(node.run(&["inject", "1", "--id", ""]).fails(1).contains("/id: "));
 }
 
 #[test]
 fn inject_waits_for_a_leap() {
     let node = Node::ephemeral();
-    node.run(&["bang", "quick", "--difficulty", "0", "--leap-every", "20ms"])
-        .ok();
+    node.run(&["bang", "quick", "--difficulty", "0", "--leap-every", "20ms"]).ok();
     let said = node.run(&["--chain", "quick", "inject", "1", "--wait"]).ok();
     assert!(said.starts_with("transaction 1 is sealed by quant 1, hash "), "{said}");
-    let receipt = node
-        .run(&["--chain", "quick", "inject", "2", "--wait", "--json"])
-        .ok_json();
+    let receipt = node.run(&["--chain", "quick", "inject", "2", "--wait", "--json"]).ok_json();
     assert_eq!(receipt["transaction"]["data"], json!(2));
 
     let late = node.run(&["inject", "1", "--wait", "--timeout", "50ms", "--json"]);
     assert_eq!(late.code, 1);
     assert_eq!(serde_json::from_str::<Value>(&late.out).unwrap()["index"], json!(1));
     assert!(
-        late.err
-            .contains("no quant has sealed the transaction in time; it is accepted all the same"),
+        late.err.contains("no quant has sealed the transaction in time; it is accepted all the same"),
         "{}",
         late.err
     );
@@ -240,28 +182,15 @@ fn inject_waits_for_a_leap() {
 #[test]
 fn inject_streams_lines() {
     let node = Node::ephemeral();
-    let said = node
-        .run_with_input(&["inject", "-"], "{\"data\":1}\n{\"data\":2,\"id\":\"b\"}\n")
-        .ok();
+    let said = node.run_with_input(&["inject", "-"], "{\"data\":1}\n{\"data\":2,\"id\":\"b\"}\n").ok();
     assert_eq!(said, "2 transactions are accepted, index 1 to 2\n");
     let run = node.run_with_input(&["inject", "-"], "{\"data\":3}\n{\"daat\":4}\n{\"data\":5}");
-    assert_eq!(
-        (run.code, run.out.as_str()),
-        (1, "2 transactions are accepted, index 3 to 4\n")
-    );
-    assert!(
-        run.err.starts_with("line 2: ") && run.err.ends_with("error: 1 of 3 lines were refused\n"),
-        "{}",
-        run.err
-    );
+    assert_eq!((run.code, run.out.as_str()), (1, "2 transactions are accepted, index 3 to 4\n"));
+    assert!(run.err.starts_with("line 2: ") && run.err.ends_with("error: 1 of 3 lines were refused\n"), "{}", run.err);
     let run = node.run_with_input(&["inject", "-", "--json"], "nonsense\n");
     assert_eq!(serde_json::from_str::<Value>(&run.out).unwrap()["refused"], json!(1));
     assert_eq!(run.code, 1);
-    assert!(
-        node.run(&["inject", "-", "--id", "a"])
-            .fails(2)
-            .contains("in a stream each line has its own \"id\"")
-    );
+    assert!(node.run(&["inject", "-", "--id", "a"]).fails(2).contains("in a stream each line has its own \"id\""));
 }
 
 #[test]
@@ -269,20 +198,12 @@ fn leap_and_chain_show_the_quants() {
     let node = Node::ephemeral();
     node.run(&["inject", "1"]).ok();
     let said = node.run(&["leap"]).ok();
-    assert!(
-        said.starts_with("quant 1 seals the chain's first 2 transactions, hash 000"),
-        "{said}"
-    );
-    assert_eq!(
-        node.run(&["leap", "--json"]).ok_json()["message"],
-        json!("block creation successful")
-    );
+    assert!(said.starts_with("quant 1 seals the chain's first 2 transactions, hash 000"), "{said}");
+    assert_eq!(node.run(&["leap", "--json"]).ok_json()["message"], json!("block creation successful"));
     let chain = node.run(&["chain"]).ok_json();
     assert_eq!(chain.as_array().unwrap().len(), 3);
     assert_eq!(chain[1]["transactions"][0]["data"], json!(1));
-    let page = node
-        .run(&["chain", "--from", "1", "--limit", "1", "--no-transactions"])
-        .ok_json();
+    let page = node.run(&["chain", "--from", "1", "--limit", "1", "--no-transactions"]).ok_json();
     assert_eq!((page.as_array().unwrap().len(), &page[0]["index"]), (1, &json!(1)));
     assert_eq!(page[0].get("transactions"), None);
 }
@@ -293,83 +214,32 @@ fn bang_and_fork_make_chains_with_rules() {
     let folder = TempDir::new().unwrap();
     let schema = folder.path().join("schema.json");
     fs::write(&schema, r#"{"type":"integer"}"#).unwrap();
-    let said = node
-        .run(&[
-            "bang",
-            "orders",
-            "--difficulty",
-            "1",
-            "--schema",
-            text(&schema),
-            "--max-bytes",
-            "10",
-        ])
-        .ok();
+    let said = node.run(&["bang", "orders", "--difficulty", "1", "--schema", text(&schema), "--max-bytes", "10"]).ok();
     assert!(said.starts_with("the chain orders is made, id "), "{said}");
     node.run(&["--chain", "orders", "inject", "17"]).ok();
     let told = node.run(&["--chain", "orders", "inject", "text"]).fails(1);
     assert!(told.contains("422") && told.contains("/data"), "{told}");
 
     let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
-    let fork = [
-        "--chain",
-        "orders",
-        "fork",
-        "signed",
-        "--at",
-        "0",
-        "--writer",
-        key,
-        "--leap-transactions",
-        "5",
-        "--json",
-    ];
+    let fork =
+        ["--chain", "orders", "fork", "signed", "--at", "0", "--writer", key, "--leap-transactions", "5", "--json"];
     let fork = node.run(&fork).ok_json();
-    assert_eq!(
-        (&fork["name"], &fork["leap"]["transactions"]),
-        (&json!("signed"), &json!(5))
-    );
+    assert_eq!((&fork["name"], &fork["leap"]["transactions"]), (&json!("signed"), &json!(5)));
     let rules =
         node.run(&["--chain", "signed", "chain", "--from", "1"]).ok_json()[0]["transactions"][0]["data"].clone();
-    assert_eq!(
-        (&rules["writers"], &rules["difficulty"], &rules["max_bytes"]),
-        (&json!([key]), &json!(1), &json!(10))
-    );
-    assert!(
-        node.run(&["--chain", "signed", "inject", "1"])
-            .fails(1)
-            .contains("the node answers 401")
-    );
+    assert_eq!((&rules["writers"], &rules["difficulty"], &rules["max_bytes"]), (&json!([key]), &json!(1), &json!(10)));
+    assert!(node.run(&["--chain", "signed", "inject", "1"]).fails(1).contains("the node answers 401"));
 
+    assert!(node.run(&["bang", "orders"]).fails(1).contains("409: a chain with the name \"orders\" exists already"));
+    let told = node.run(&["bang", "x", "--difficulty", "99", "--max-bytes", "0"]).fails(1);
+    assert!(told.contains("\n  /difficulty: must be") && told.contains("\n  /max_bytes: must be"), "{told}");
     assert!(
-        node.run(&["bang", "orders"])
-            .fails(1)
-            .contains("409: a chain with the name \"orders\" exists already")
+        node.run(&["bang", "x", "--schema", "no such file"]).fails(1).contains("cannot read the schema no such file")
     );
-    let told = node
-        .run(&["bang", "x", "--difficulty", "99", "--max-bytes", "0"])
-        .fails(1);
-    assert!(
-        told.contains("\n  /difficulty: must be") && told.contains("\n  /max_bytes: must be"),
-        "{told}"
-    );
-    assert!(
-        node.run(&["bang", "x", "--schema", "no such file"])
-            .fails(1)
-            .contains("cannot read the schema no such file")
-    );
-    assert!(
-        node.run(&["--chain", "none", "leap"])
-            .fails(1)
-            .contains("404: there is no chain \"none\"")
-    );
+    assert!(node.run(&["--chain", "none", "leap"]).fails(1).contains("404: there is no chain \"none\""));
     assert!(node.run(&["fork", "y", "--at", "7"]).fails(1).contains("at"));
-    for usage in [
-        &["bang", "BIG"][..],
-        &["bang", "x", "--leap-every", "soon"],
-        &["--chain", "../x", "leap"],
-        &["bang"],
-    ] {
+    for usage in [&["bang", "BIG"][..], &["bang", "x", "--leap-every", "soon"], &["--chain", "../x", "leap"], &["bang"]]
+    {
         node.run(usage).fails(2);
     }
 }
@@ -383,15 +253,8 @@ fn nodes_discover_each_other() {
     let list = one.run(&["discover", host, "--json"]).ok_json();
     assert!(list[0]["host"].as_str().unwrap().ends_with(port), "{list}");
     let said = one.run(&["discover"]).ok();
-    assert!(
-        said.contains(port) && said.contains(list[0]["id"].as_str().unwrap()),
-        "{said}"
-    );
-    assert!(
-        one.run(&["discover", "localhost:1"])
-            .fails(1)
-            .contains("422: localhost:1 does not answer")
-    );
+    assert!(said.contains(port) && said.contains(list[0]["id"].as_str().unwrap()), "{said}");
+    assert!(one.run(&["discover", "localhost:1"]).fails(1).contains("422: localhost:1 does not answer"));
 }
 
 #[test]
@@ -400,25 +263,16 @@ fn a_receipt_is_kept_and_checked_offline() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("receipt.json");
     let said = node.run(&["receipt", "2", "--out", text(&path)]).ok();
-    assert!(
-        said.starts_with("transaction 2 is sealed by quant 1: its receipt is in "),
-        "{said}"
-    );
+    assert!(said.starts_with("transaction 2 is sealed by quant 1: its receipt is in "), "{said}");
     assert_eq!(node.run(&["receipt", "2"]).ok(), fs::read_to_string(&path).unwrap());
     assert!(node.run(&["receipt", "303"]).fails(1).contains("409"));
     assert!(node.run(&["receipt", "999"]).fails(1).contains("404"));
     node.stop();
 
     let receipt: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let (id, hash) = (
-        receipt["chain"].as_str().unwrap(),
-        receipt["quant"]["hash"].as_str().unwrap(),
-    );
+    let (id, hash) = (receipt["chain"].as_str().unwrap(), receipt["quant"]["hash"].as_str().unwrap());
     let said = qbc(&["verify", text(&path)]).ok();
-    assert_eq!(
-        said,
-        format!("the receipt holds: transaction 2 is in quant 1, hash {hash}, chain id {id}\n")
-    );
+    assert_eq!(said, format!("the receipt holds: transaction 2 is in quant 1, hash {hash}, chain id {id}\n"));
     let said = qbc(&["verify", text(&path), "--json"]).ok_json();
     assert_eq!(said, json!({"chain": id, "transaction": 2, "quant": 1, "hash": hash}));
     for (part, place) in [
@@ -435,10 +289,7 @@ fn a_receipt_is_kept_and_checked_offline() {
 fn a_live_chain_is_verified() {
     let node = filled(&["--ephemeral"]);
     let said = node.run(&["verify"]).ok();
-    assert!(
-        said.starts_with("chain qbc holds: 3 quants, 303 transactions and 1 pooled, id 000"),
-        "{said}"
-    );
+    assert!(said.starts_with("chain qbc holds: 3 quants, 303 transactions and 1 pooled, id 000"), "{said}");
     let trial = "chain trial holds: 3 quants, 4 transactions and 1 pooled, id ";
     for url in ["/chains/trial", "/chains/trial/", "/chains/trial/chain"] {
         let said = qbc(&["verify", &(node.url.clone() + url)]).ok();
@@ -450,16 +301,8 @@ fn a_live_chain_is_verified() {
     let figures =
         json!({"chain": "qbc", "id": said["id"], "quants": 3, "transactions": 303, "pooled": 1, "hash": newest});
     assert_eq!(said, figures);
-    assert!(
-        qbc(&["verify", &(node.url.clone() + "/chains/none")])
-            .fails(1)
-            .contains("404")
-    );
-    assert!(
-        qbc(&["verify", &(node.url.clone() + "/transactions")])
-            .fails(2)
-            .contains("names no chain")
-    );
+    assert!(qbc(&["verify", &(node.url.clone() + "/chains/none")]).fails(1).contains("404"));
+    assert!(qbc(&["verify", &(node.url.clone() + "/transactions")]).fails(2).contains("names no chain"));
 }
 
 /// The URL of a proxy before the node that changes `text` to `other`, of the same length, in each answer.
@@ -479,10 +322,7 @@ fn lying(node: &Node, text: &'static str, other: &'static str) -> String {
                 while let Ok(read @ 1..) = server.read(&mut buffer) {
                     held += std::str::from_utf8(&buffer[..read]).expect("the test's data is ASCII");
                     held = held.replace(text, other);
-                    let keep = (1..text.len())
-                        .rev()
-                        .find(|&length| held.ends_with(&text[..length]))
-                        .unwrap_or(0);
+                    let keep = (1..text.len()).rev().find(|&length| held.ends_with(&text[..length])).unwrap_or(0);
                     let rest = held.split_off(held.len() - keep);
                     if client.write_all(held.as_bytes()).is_err() {
                         return;
@@ -502,41 +342,13 @@ fn a_lying_node_is_found() {
     let path = folder.path().join("export.ndjson");
     for (text_there, other, place) in [
         ("\"data\":150", "\"data\":151", "error: transaction 153: \"hash\" is "),
-        (
-            "\"index\":154",
-            "\"index\":155",
-            "error: transaction 154: it says that it is transaction 155",
-        ),
-        (
-            "\"id\":\"line-10\"",
-            "\"id\":\"line-11\"",
-            "error: transaction 13: \"hash\" is ",
-        ),
-        (
-            "\"size\":303,\"version\"",
-            "\"size\":302,\"version\"",
-            "error: quant 2: \"hash\" is ",
-        ),
-        (
-            "\"length\":3",
-            "\"length\":4",
-            "error: quant 3: the node does not send it",
-        ),
-        (
-            "\"length\":3",
-            "\"length\":2",
-            "error: the node says that the newest quant is ",
-        ),
-        (
-            "\"size\":304",
-            "\"size\":305",
-            "error: transaction 304: the node does not send it",
-        ),
-        (
-            "\"chain\":\"qbc\"",
-            "\"chain\":\"qbd\"",
-            "error: the node says that the chain is \"qbd\"",
-        ),
+        ("\"index\":154", "\"index\":155", "error: transaction 154: it says that it is transaction 155"),
+        ("\"id\":\"line-10\"", "\"id\":\"line-11\"", "error: transaction 13: \"hash\" is "),
+        ("\"size\":303,\"version\"", "\"size\":302,\"version\"", "error: quant 2: \"hash\" is "),
+        ("\"length\":3", "\"length\":4", "error: quant 3: the node does not send it"),
+        ("\"length\":3", "\"length\":2", "error: the node says that the newest quant is "),
+        ("\"size\":304", "\"size\":305", "error: transaction 304: the node does not send it"),
+        ("\"chain\":\"qbc\"", "\"chain\":\"qbd\"", "error: the node says that the chain is \"qbd\""),
     ] {
         let url = lying(&node, text_there, other);
         let told = qbc(&["verify", &url]).fails(1);
@@ -545,28 +357,11 @@ fn a_lying_node_is_found() {
             let told = qbc(&["--node", &url, "export", "--out", text(&path)]).fails(1);
             assert!(told.starts_with(place), "{other}: {told}");
         }
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            0,
-            "a faulty export leaves no file"
-        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a faulty export leaves no file");
     }
-    assert!(
-        qbc(&["verify", &lying(&node, "\"no such text", "\"no such text")])
-            .ok()
-            .starts_with("chain qbc holds")
-    );
-    let told = qbc(&[
-        "--node",
-        &lying(&node, "\"data\":\"hello", "\"data\":\"jello"),
-        "receipt",
-        "2",
-    ])
-    .fails(1);
-    assert!(
-        told.contains("the node sent a receipt that does not hold: the receipt's transaction: "),
-        "{told}"
-    );
+    assert!(qbc(&["verify", &lying(&node, "\"no such text", "\"no such text")]).ok().starts_with("chain qbc holds"));
+    let told = qbc(&["--node", &lying(&node, "\"data\":\"hello", "\"data\":\"jello"), "receipt", "2"]).fails(1);
+    assert!(told.contains("the node sent a receipt that does not hold: the receipt's transaction: "), "{told}");
 }
 
 #[test]
@@ -577,30 +372,20 @@ fn a_chain_file_is_verified() {
     let chain = node.run(&["chain"]).ok();
     fs::write(&path, &chain).unwrap();
     let said = qbc(&["verify", text(&path)]).ok();
-    assert!(
-        said.starts_with("chain qbc holds: 3 quants, 303 transactions, id 000"),
-        "{said}"
-    );
+    assert!(said.starts_with("chain qbc holds: 3 quants, 303 transactions, id 000"), "{said}");
     assert_eq!(node.run_with_input(&["verify", "-"], &chain).ok(), said);
     let quants: Vec<Value> = serde_json::from_str(&chain).unwrap();
     let lines = quants.iter().map(|quant| format!("{quant}\n")).collect::<String>();
     assert_eq!(node.run_with_input(&["verify", "-"], &lines).ok(), said);
 
     let told = qbc(&["verify", text(&flip(&path, "\"data\":150", 9))]).fails(1);
-    assert!(
-        told.contains("chain.flipped: line 1: transaction 153: \"hash\" is "),
-        "{told}"
-    );
+    assert!(told.contains("chain.flipped: line 1: transaction 153: \"hash\" is "), "{told}");
     assert!(
         node.run_with_input(&["verify", "-"], &chain[..1000])
             .fails(1)
             .contains("standard input: the JSON is cut short")
     );
-    assert!(
-        qbc(&["verify", "no such file"])
-            .fails(1)
-            .contains("cannot read no such file")
-    );
+    assert!(qbc(&["verify", "no such file"]).fails(1).contains("cannot read no such file"));
 }
 
 #[test]
@@ -609,46 +394,24 @@ fn an_export_is_verified_on_the_way_and_again() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("export.ndjson");
     let said = node.run(&["export", "--out", text(&path)]).ok();
-    assert!(
-        said.starts_with("chain qbc holds: 3 quants, 303 transactions, id 000"),
-        "{said}"
-    );
+    assert!(said.starts_with("chain qbc holds: 3 quants, 303 transactions, id 000"), "{said}");
     let export = fs::read_to_string(&path).unwrap();
     assert_eq!(node.run(&["export"]).ok(), export);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the part file is gone");
     let is_quant = |line: &str| serde_json::from_str::<Value>(line).unwrap().get("root").is_some();
-    let quants: Vec<_> = export
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| is_quant(line))
-        .map(|(at, _)| at)
-        .collect();
+    let quants: Vec<_> = export.lines().enumerate().filter(|(_, line)| is_quant(line)).map(|(at, _)| at).collect();
     assert_eq!((quants, export.lines().count()), (vec![1, 4, 305], 306));
 
     let said = qbc(&["verify", text(&path)]).ok();
-    assert!(
-        said.starts_with("chain qbc holds: 3 quants, 303 transactions, id 000"),
-        "{said}"
-    );
+    assert!(said.starts_with("chain qbc holds: 3 quants, 303 transactions, id 000"), "{said}");
     let told = qbc(&["verify", text(&flip(&path, "\"data\":150", 9))]).fails(1);
-    assert!(
-        told.contains("export.flipped: line 156: transaction 153: \"hash\" is "),
-        "{told}"
-    );
+    assert!(told.contains("export.flipped: line 156: transaction 153: \"hash\" is "), "{told}");
     fs::write(&path, &export[..export.len() / 2]).unwrap();
     qbc(&["verify", text(&path)]).fails(1);
 
     let nowhere = folder.path().join("no/such/folder");
-    assert!(
-        node.run(&["export", "--out", text(&nowhere)])
-            .fails(1)
-            .contains("cannot write")
-    );
-    assert!(
-        node.run(&["--chain", "trial", "export"])
-            .ok()
-            .contains("\"fork_of\":{\"chain\":")
-    );
+    assert!(node.run(&["export", "--out", text(&nowhere)]).fails(1).contains("cannot write"));
+    assert!(node.run(&["--chain", "trial", "export"]).ok().contains("\"fork_of\":{\"chain\":"));
 }
 
 #[test]
@@ -662,42 +425,18 @@ fn a_stopped_folder_is_verified() {
 
     let said = qbc(&["verify", text(&data)]).ok();
     let lines: Vec<_> = said.lines().collect();
-    assert!(
-        lines[0].starts_with("chain qbc holds: 3 quants, 303 transactions and 1 pooled, id 000"),
-        "{said}"
-    );
-    assert!(
-        lines[1].starts_with("chain trial holds: 3 quants, 4 transactions and 1 pooled, id "),
-        "{said}"
-    );
-    assert!(
-        lines[2].contains("holds: 2 chains, 6 quants, 307 transactions and 2 pooled"),
-        "{said}"
-    );
+    assert!(lines[0].starts_with("chain qbc holds: 3 quants, 303 transactions and 1 pooled, id 000"), "{said}");
+    assert!(lines[1].starts_with("chain trial holds: 3 quants, 4 transactions and 1 pooled, id "), "{said}");
+    assert!(lines[2].contains("holds: 2 chains, 6 quants, 307 transactions and 2 pooled"), "{said}");
     let said = qbc(&["verify", text(&data), "--json"]).ok_json();
-    assert_eq!(
-        (&said["chains"][1]["chain"], &said["chains"][1]["pooled"]),
-        (&json!("trial"), &json!(1))
-    );
+    assert_eq!((&said["chains"][1]["chain"], &said["chains"][1]["pooled"]), (&json!("trial"), &json!(1)));
 
-    assert!(
-        qbc(&["verify", text(folder.path())])
-            .fails(1)
-            .contains("is no data folder of a node")
-    );
-    assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
-        1,
-        "verify makes nothing where nothing is"
-    );
+    assert!(qbc(&["verify", text(folder.path())]).fails(1).contains("is no data folder of a node"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "verify makes nothing where nothing is");
     let key = data.join("node.key");
     let secret = fs::read(&key).unwrap();
     fs::write(&key, "00".repeat(32)).unwrap();
-    assert!(
-        qbc(&["verify", text(&data)])
-            .fails(1)
-            .contains("node.key is not the key")
-    );
+    assert!(qbc(&["verify", text(&data)]).fails(1).contains("node.key is not the key"));
     fs::write(&key, secret).unwrap();
 
     // The transactions stand in the journal or in a table: the byte is flipped wherever they do.
@@ -714,36 +453,22 @@ fn a_stopped_folder_is_verified() {
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .collect()
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 #[test]
 fn bench_prints_rates() {
     let node = Node::ephemeral();
-    let report = node
-        .run(&["bench", "--seconds", "1", "--connections", "2", "--json"])
-        .ok_json();
+    let report = node.run(&["bench", "--seconds", "1", "--connections", "2", "--json"]).ok_json();
     assert!(report["node"]["rate"].as_f64().unwrap() > 0.0, "{report}");
     node.run(&["verify"]).ok();
 }
 
 #[test]
 fn a_node_that_is_not_there_is_told_with_its_cure() {
-    for command in [
-        &["leap"][..],
-        &["inject", "1"],
-        &["chain"],
-        &["verify"],
-        &["export"],
-        &["discover"],
-    ] {
+    for command in [&["leap"][..], &["inject", "1"], &["chain"], &["verify"], &["export"], &["discover"]] {
         let told = qbc(&[&["--node", "localhost:1"], command].concat()).fails(1);
-        assert!(
-            told.starts_with("error: no node answers at http://localhost:1 ("),
-            "{told}"
-        );
+        assert!(told.starts_with("error: no node answers at http://localhost:1 ("), "{told}");
         assert!(told.contains("Start one with `qbc`"), "{told}");
     }
 }

@@ -13,7 +13,11 @@ const RULES: &[(&str, &str, &[&str])] = &[
     ("rand::", "what is not deterministic is in a command before it reaches the writer", &["node.rs", "http/mod.rs"]),
     ("SystemTime", "what is not deterministic is in a command before it reaches the writer", &["node.rs"]),
     ("Utc::now", "what is not deterministic is in a command before it reaches the writer", &["peers.rs"]),
-    ("tokio", "the core is pure", &["http/", "cli/", "leap.rs", "mine.rs", "node.rs", "peers.rs", "writer.rs", "main.rs"]),
+    (
+        "tokio",
+        "the core is pure",
+        &["http/", "cli/", "leap.rs", "mine.rs", "node.rs", "peers.rs", "writer.rs", "main.rs"],
+    ),
     ("std::fs", "the core is pure", &["store.rs", "store/", "cli/"]),
 ];
 
@@ -76,8 +80,12 @@ fn modules_use_each_other_in_one_direction() {
                 None => vec![rest],
             };
             for module in modules {
-                let name = module.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').next().unwrap();
-                assert!(allowed.contains(&name) || name.is_empty(), "src/{file} uses crate::{name}, which stands above it");
+                let name =
+                    module.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').next().unwrap();
+                assert!(
+                    allowed.contains(&name) || name.is_empty(),
+                    "src/{file} uses crate::{name}, which stands above it"
+                );
             }
         }
     }

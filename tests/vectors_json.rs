@@ -12,25 +12,14 @@ use qbc::core::json;
 
 /// The files of a folder of the vectors, by name; `None` where the vectors are missing.
 fn files(folder: &str) -> Option<Vec<(String, Vec<u8>)>> {
-    let vectors = env::var_os("QBC_VECTORS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"),
-        PathBuf::from,
-    );
+    let vectors = env::var_os("QBC_VECTORS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"), PathBuf::from);
     if !vectors.exists() {
         println!("skipped: no test vectors in {}", vectors.display());
         return None;
     }
     let entries = fs::read_dir(vectors.join(folder)).unwrap().map(Result::unwrap);
-    Some(
-        entries
-            .map(|entry| {
-                (
-                    entry.file_name().into_string().unwrap(),
-                    fs::read(entry.path()).unwrap(),
-                )
-            })
-            .collect(),
-    )
+    Some(entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect())
 }
 
 /// What is accepted comes back equal, and its canonical form is a fixed point.
@@ -58,10 +47,9 @@ fn json_test_suite() {
 
 #[test]
 fn canonicalization_of_rfc_8785() {
-    let (Some(inputs), Some(outputs)) = (
-        files("json-canonicalization/testdata/input"),
-        files("json-canonicalization/testdata/output"),
-    ) else {
+    let (Some(inputs), Some(outputs)) =
+        (files("json-canonicalization/testdata/input"), files("json-canonicalization/testdata/output"))
+    else {
         return;
     };
     assert_eq!(inputs.len(), 6);
@@ -69,21 +57,11 @@ fn canonicalization_of_rfc_8785() {
         if name == "values.json" {
             let error = json::parse(&text).expect_err("one of its numbers has a digit more than a double");
             assert_eq!(error.pointer, "/numbers/0");
-            text = String::from_utf8(text)
-                .unwrap()
-                .replace("333333333.33333329", "333333333.3333333")
-                .into_bytes();
+            text = String::from_utf8(text).unwrap().replace("333333333.33333329", "333333333.3333333").into_bytes();
         }
-        let (_, output) = outputs
-            .iter()
-            .find(|(output, _)| *output == name)
-            .expect("each input has its output");
+        let (_, output) = outputs.iter().find(|(output, _)| *output == name).expect("each input has its output");
         let value = json::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(
-            String::from_utf8(json::canonical(&value)),
-            String::from_utf8(output.clone()),
-            "{name}"
-        );
+        assert_eq!(String::from_utf8(json::canonical(&value)), String::from_utf8(output.clone()), "{name}");
         comes_back_equal(&value, &name);
     }
 }

@@ -69,10 +69,8 @@ fn check<V: DeserializeOwned>(kind: &str, verdict: impl Fn(V) -> (bool, bool)) {
 
 /// The folder of the vectors, which are not part of the project.
 fn vectors() -> Option<PathBuf> {
-    let all = std::env::var_os("QBC_VECTORS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"),
-        PathBuf::from,
-    );
+    let all = std::env::var_os("QBC_VECTORS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"), PathBuf::from);
     let folder = all.join("merkle");
     if !folder.exists() {
         eprintln!("skipped: there are no vectors at {}; set QBC_VECTORS", folder.display());
@@ -83,9 +81,7 @@ fn vectors() -> Option<PathBuf> {
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|entry| if entry.is_dir() { files(&entry) } else { vec![entry] })
-        .collect()
+    entries.flat_map(|entry| if entry.is_dir() { files(&entry) } else { vec![entry] }).collect()
 }
 
 fn path(proof: &Option<Vec<String>>) -> Vec<Hash> {
@@ -95,8 +91,5 @@ fn path(proof: &Option<Vec<String>>) -> Vec<Hash> {
 /// Some vectors have texts like "don't care 1" for hashes; equal hashes stand in for equal texts.
 fn hash(text: &str) -> Hash {
     let bytes = BASE64_STANDARD.decode(text).unwrap();
-    bytes
-        .as_slice()
-        .try_into()
-        .map_or_else(|_| leaf(&bytes), Hash::from_bytes)
+    bytes.as_slice().try_into().map_or_else(|_| leaf(&bytes), Hash::from_bytes)
 }

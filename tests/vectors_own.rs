@@ -58,26 +58,15 @@ impl Made {
         let rules = match &parent {
             None => Rules::from_value(&fields),
             Some(Made { chain, .. }) => {
-                let of = ForkOf {
-                    chain: chain.id,
-                    index: chain.head.newest.index(),
-                    hash: chain.head.newest.hash(),
-                };
-                chain
-                    .rules
-                    .fork(parsed(step, "name"), of)
-                    .amend(fields.as_object().unwrap().clone())
+                let of = ForkOf { chain: chain.id, index: chain.head.newest.index(), hash: chain.head.newest.hash() };
+                chain.rules.fork(parsed(step, "name"), of).amend(fields.as_object().unwrap().clone())
             }
         };
         let rules = rules.ok().unwrap();
         let bang = bang_transaction(&rules, timestamp, salt(step));
-        let (lines, leaves) = parent
-            .as_ref()
-            .map(|made| (made.lines.clone(), made.leaves.clone()))
-            .unwrap_or_default();
-        let parent: Option<(&Quant, Edge)> = parent
-            .as_ref()
-            .map(|made| (&*made.chain.head.newest, (*made.chain.head.edge).clone()));
+        let (lines, leaves) = parent.as_ref().map(|made| (made.lines.clone(), made.leaves.clone())).unwrap_or_default();
+        let parent: Option<(&Quant, Edge)> =
+            parent.as_ref().map(|made| (&*made.chain.head.newest, (*made.chain.head.edge).clone()));
         let quant = mined(bang_header(&rules, &bang, parent.clone(), timestamp));
         let chain = Chain::bang(Arc::new(rules), &bang, parent, quant, 0, &mut |_| ()).unwrap();
         let mut made = Made { chain, lines, leaves };
@@ -96,16 +85,9 @@ impl Made {
                 message["id"] = id.clone();
             }
             let signature = key.sign(&json::canonical(&message)).to_bytes();
-            Signed {
-                signer: key.verifying_key().to_bytes(),
-                signature,
-            }
+            Signed { signer: key.verifying_key().to_bytes(), signature }
         });
-        let submission = Submission {
-            data: json::canonical(&value),
-            id,
-            signed,
-        };
+        let submission = Submission { data: json::canonical(&value), id, signed };
         self.chain.rules.check(self.chain.id, &submission, &value).unwrap();
         let transaction = Transaction::new(submission, None, parsed(step, "timestamp"), salt(step));
         self.chain.inject(&transaction, 0, &mut |_| ());
@@ -126,26 +108,17 @@ impl Made {
     }
 
     fn serve_quant(&mut self) {
-        self.lines
-            .push(serde_json::to_string(&*self.chain.head.newest).unwrap());
+        self.lines.push(serde_json::to_string(&*self.chain.head.newest).unwrap());
     }
 
     fn receipt(&self, index: u64, quant: u64) -> String {
         let is_quant = |line: &&String| verify::is_quant(json::parse(line.as_bytes()).unwrap().as_object().unwrap());
-        let record = self
-            .lines
-            .iter()
-            .filter(|line| !is_quant(line))
-            .nth(index as usize)
-            .unwrap();
+        let record = self.lines.iter().filter(|line| !is_quant(line)).nth(index as usize).unwrap();
         let quant = self.lines.iter().filter(is_quant).nth(quant as usize).unwrap();
         let size = json::parse(quant.as_bytes()).unwrap()["size"].as_u64().unwrap();
         let Ok(path) = merkle::prove_inclusion(index, size, |_, _, _| Ok::<_, Infallible>(self.leaves.clone()));
         let path = serde_json::to_string(&path).unwrap();
-        format!(
-            "{{\"chain\":\"{}\",\"transaction\":{record},\"quant\":{quant},\"path\":{path}}}",
-            self.chain.id
-        )
+        format!("{{\"chain\":\"{}\",\"transaction\":{record},\"quant\":{quant},\"path\":{path}}}", self.chain.id)
     }
 }
 
@@ -174,9 +147,7 @@ fn make() -> (Made, Made, Vec<String>) {
     let own = steps("fork");
     let fork = go_on(Made::bang(&own[0], Some(parent)), &own[1..]);
     let receipts = steps("receipts").into_iter().map(|receipt| {
-        let [of, index, quant] = receipt.as_array().unwrap().as_slice() else {
-            panic!("{receipt}")
-        };
+        let [of, index, quant] = receipt.as_array().unwrap().as_slice() else { panic!("{receipt}") };
         let made = if *of == "chain" { &chain } else { &fork };
         made.receipt(index.as_u64().unwrap(), quant.as_u64().unwrap())
     });
@@ -200,11 +171,7 @@ fn verified(lines: &[String]) -> Verifier {
 #[test]
 fn the_code_makes_the_frozen_bytes() {
     let (chain, fork, receipts) = make();
-    for (name, made) in [
-        ("chain.ndjson", &chain.lines),
-        ("fork.ndjson", &fork.lines),
-        ("receipts.ndjson", &receipts),
-    ] {
+    for (name, made) in [("chain.ndjson", &chain.lines), ("fork.ndjson", &fork.lines), ("receipts.ndjson", &receipts)] {
         let frozen = read(name);
         let frozen: Vec<&str> = frozen.lines().collect();
         assert_eq!(frozen.len(), made.len(), "{name}");
@@ -219,11 +186,7 @@ fn the_frozen_bytes_verify() {
     for (name, id, size) in [("chain.ndjson", CHAIN, 10), ("fork.ndjson", FORK, 10)] {
         let lines: Vec<String> = read(name).lines().map(str::to_owned).collect();
         let verifier = verified(&lines);
-        assert_eq!(
-            (verifier.id().unwrap().to_string().as_str(), verifier.size()),
-            (id, size),
-            "{name}"
-        );
+        assert_eq!((verifier.id().unwrap().to_string().as_str(), verifier.size()), (id, size), "{name}");
     }
     for line in read("receipts.ndjson").lines() {
         verify::receipt(json::parse(line.as_bytes()).unwrap()).unwrap();

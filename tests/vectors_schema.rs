@@ -59,16 +59,12 @@ const REMOTE: &[(&str, &[&str])] = &[
 ];
 
 fn is_remote(file: &str, description: &str) -> bool {
-    REMOTE
-        .iter()
-        .any(|(remote, descriptions)| *remote == file && descriptions.contains(&description))
+    REMOTE.iter().any(|(remote, descriptions)| *remote == file && descriptions.contains(&description))
 }
 
 fn files() -> Option<Vec<(String, Value)>> {
-    let vectors = env::var_os("QBC_VECTORS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"),
-        PathBuf::from,
-    );
+    let vectors = env::var_os("QBC_VECTORS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"), PathBuf::from);
     if !vectors.exists() {
         println!("skipped: no test vectors in {}", vectors.display());
         return None;
@@ -84,11 +80,7 @@ fn files() -> Option<Vec<(String, Value)>> {
 
 /// Whether a value meets the rules.
 fn takes(rules: &Rules, value: &Value) -> bool {
-    let submission = Submission {
-        data: json::canonical(value),
-        id: None,
-        signed: None,
-    };
+    let submission = Submission { data: json::canonical(value), id: None, signed: None };
     match rules.check(Hash::ZERO, &submission, value) {
         Ok(()) => true,
         Err(Refusal::Schema(faults)) => {
@@ -121,11 +113,7 @@ fn json_schema_test_suite() {
             );
             for test in tests {
                 let name = test["description"].as_str().unwrap();
-                assert_eq!(
-                    takes(&rules, &test["data"]),
-                    test["valid"],
-                    "{file}: {description}: {name}"
-                );
+                assert_eq!(takes(&rules, &test["data"]), test["valid"], "{file}: {description}: {name}");
                 passed += 1;
             }
         }

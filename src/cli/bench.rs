@@ -93,16 +93,8 @@ pub async fn run(args: BenchArgs, node: &str, chain: &str, json: bool) -> anyhow
 async fn start_baseline(args: &BenchArgs, node: &Target, chain: &str) -> anyhow::Result<Target> {
     let mut bytes = Vec::new();
     if args.read {
-        let answer = node
-            .connect()
-            .await?
-            .ask(&node.get(&format!("/chains/{chain}/chain")), Some(&mut bytes))
-            .await?;
-        ensure!(
-            answer.is_success(),
-            "GET /chains/{chain}/chain was answered with {}",
-            answer.status
-        );
+        let answer = node.connect().await?.ask(&node.get(&format!("/chains/{chain}/chain")), Some(&mut bytes)).await?;
+        ensure!(answer.is_success(), "GET /chains/{chain}/chain was answered with {}", answer.status);
     }
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -122,15 +114,7 @@ async fn measure_node(args: &BenchArgs, node: &Target, chain: &str) -> anyhow::R
         .await;
     }
     match args.read {
-        true => {
-            repeat(
-                args,
-                node,
-                args.connections.unwrap_or(1),
-                node.get(&format!("/chains/{chain}/chain")),
-            )
-            .await
-        }
+        true => repeat(args, node, args.connections.unwrap_or(1), node.get(&format!("/chains/{chain}/chain"))).await,
         false => repeat(args, node, args.connections.unwrap_or(64), node.post(&inject, &body)).await,
     }
 }
@@ -146,10 +130,8 @@ async fn measure_baseline(args: &BenchArgs, echo: &Target) -> anyhow::Result<Mea
 
 async fn repeat(args: &BenchArgs, target: &Target, connections: u16, request: Bytes) -> anyhow::Result<Measured> {
     let (target, time) = (target.clone(), Duration::from_secs(args.seconds));
-    on_a_thread(args, async move {
-        load::requests(&target, connections.into(), load::repeat(request, time)).await
-    })
-    .await
+    on_a_thread(args, async move { load::requests(&target, connections.into(), load::repeat(request, time)).await })
+        .await
 }
 
 /// Runs a load on one thread of its own: it costs less CPU there than spread over the threads of a runtime, and the
@@ -184,12 +166,7 @@ impl Figures {
             p50: percentile(50.0),
             p90: percentile(90.0),
             p99: percentile(99.0),
-            max: rounds
-                .iter()
-                .map(|round| round.percentile(100.0))
-                .max()
-                .unwrap_or(0)
-                .into(),
+            max: rounds.iter().map(|round| round.percentile(100.0)).max().unwrap_or(0).into(),
         }
     }
 }
@@ -223,19 +200,10 @@ fn as_json(args: &BenchArgs, node: &[Measured], baseline: &[Measured]) -> serde_
 
 fn as_table(args: &BenchArgs, node: &[Measured], baseline: &[Measured]) -> String {
     let unit = unit(args);
-    let mut table = format!(
-        "{:<10}{unit:>15}{:>10}{:>10}{:>10}{:>10}",
-        "", "p50 ms", "p90 ms", "p99 ms", "max ms"
-    );
+    let mut table = format!("{:<10}{unit:>15}{:>10}{:>10}{:>10}{:>10}", "", "p50 ms", "p90 ms", "p99 ms", "max ms");
     table += &format!("{:>12}{:>10}\n", "done", "refused");
     let row = |name, rounds: &[Measured]| {
-        let Figures {
-            rate,
-            p50,
-            p90,
-            p99,
-            max,
-        } = Figures::of(rounds);
+        let Figures { rate, p50, p90, p99, max } = Figures::of(rounds);
         let [p50, p90, p99, max] = [p50, p90, p99, max].map(|micros| micros / 1000.0);
         let done: u64 = rounds.iter().map(|round| round.done).sum();
         let refused: u64 = rounds.iter().flat_map(|round| round.refused.values()).sum();
@@ -244,11 +212,7 @@ fn as_table(args: &BenchArgs, node: &[Measured], baseline: &[Measured]) -> Strin
     table += &row("node", node);
     if !baseline.is_empty() {
         table += &row("bare axum", baseline);
-        table += &format!(
-            "{:<10}{:>15.3}\n",
-            "ratio",
-            Figures::of(node).rate / Figures::of(baseline).rate
-        );
+        table += &format!("{:<10}{:>15.3}\n", "ratio", Figures::of(node).rate / Figures::of(baseline).rate);
     }
     if args.stream {
         table += "Latencies of the node are those from the end of a stream to its answer.\n";

@@ -77,20 +77,13 @@ pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
     }
     let as_json = serde_json::from_str::<Box<RawValue>>(&args.data);
     let note = if as_json.is_err() { ", as a string" } else { "" };
-    let data = as_json
-        .or_else(|_| to_raw_value(&args.data))
-        .context("the data is no text")?;
+    let data = as_json.or_else(|_| to_raw_value(&args.data)).context("the data is no text")?;
     let mut url = node.chain_url(&["inject"]);
     if args.wait {
         let timeout = args.timeout.unwrap_or(Duration::from_secs(30)).as_secs_f64();
-        url.query_pairs_mut()
-            .append_pair("wait", "leap")
-            .append_pair("timeout", &timeout.to_string());
+        url.query_pairs_mut().append_pair("wait", "leap").append_pair("timeout", &timeout.to_string());
     }
-    let request = node.post(url).json(&Submission {
-        data: &data,
-        id: args.id.as_deref(),
-    });
+    let request = node.post(url).json(&Submission { data: &data, id: args.id.as_deref() });
     let response = node.send_any(request).await?;
     let status = response.status();
     let late = status == StatusCode::GATEWAY_TIMEOUT && args.wait;
@@ -110,16 +103,9 @@ pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
             receipt.record.hash
         ))?;
     } else {
-        let Acceptance {
-            chain,
-            index,
-            hash,
-            state,
-        } = answer(&body)?;
+        let Acceptance { chain, index, hash, state } = answer(&body)?;
         let again = if replayed { ", sent before" } else { "" };
-        print_line(format_args!(
-            "transaction {index} of {chain} is {state}{note}{again}, hash {hash}"
-        ))?;
+        print_line(format_args!("transaction {index} of {chain} is {state}{note}{again}, hash {hash}"))?;
     }
     if late {
         bail!("no quant has sealed the transaction in time; it is accepted all the same");
@@ -150,32 +136,19 @@ async fn inject_lines(node: &Connection) -> anyhow::Result<()> {
         buffer.truncate(read);
         Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(buffer), stdin)))
     });
-    let request = node
-        .post(node.chain_url(&["inject"]))
-        .header(header::CONTENT_TYPE, "application/x-ndjson");
+    let request = node.post(node.chain_url(&["inject"])).header(header::CONTENT_TYPE, "application/x-ndjson");
     let response = node.send_any(request.body(reqwest::Body::wrap_stream(lines))).await?;
     // Where all lines were refused the status says so, and the body tells why.
-    let is_summary = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|media| media == "application/json");
+    let is_summary = response.headers().get(header::CONTENT_TYPE).is_some_and(|media| media == "application/json");
     if !response.status().is_success() && !is_summary {
         return Err(problem(response).await);
     }
     let body = response.bytes().await.context("the connection broke")?;
-    let Summary {
-        accepted,
-        refused,
-        first,
-        last,
-        errors,
-    } = answer(&body)?;
+    let Summary { accepted, refused, first, last, errors } = answer(&body)?;
     if node.json {
         print(&with_newline(&body))?;
     } else if let (Some(first), Some(last)) = (first, last) {
-        print_line(format_args!(
-            "{accepted} transactions are accepted, index {first} to {last}"
-        ))?;
+        print_line(format_args!("{accepted} transactions are accepted, index {first} to {last}"))?;
     }
     for LineError { line, detail } in &errors {
         eprintln!("line {line}: {detail}");
@@ -235,11 +208,7 @@ pub async fn chain(node: &Connection, args: &ChainArgs) -> anyhow::Result<()> {
         url.query_pairs_mut().append_pair("transactions", "false");
     }
     let mut response = node.send(node.get(url)).await?;
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .context("the connection broke, the chain is not complete")?
-    {
+    while let Some(chunk) = response.chunk().await.context("the connection broke, the chain is not complete")? {
         print(&chunk)?;
     }
     print(b"\n")
@@ -332,10 +301,7 @@ struct Leap {
 impl RuleArgs {
     fn into_body(self, name: ChainName, at: Option<u64>) -> anyhow::Result<NewChain> {
         let every_ms = self.leap_every.map(|every| every.as_millis() as u64);
-        let leap = Leap {
-            every_ms,
-            transactions: self.leap_transactions,
-        };
+        let leap = Leap { every_ms, transactions: self.leap_transactions };
         Ok(NewChain {
             name: name.to_string(),
             at,
@@ -373,10 +339,7 @@ pub async fn fork(node: &Connection, args: ForkArgs) -> anyhow::Result<()> {
 
 async fn make(node: &Connection, request: RequestBuilder) -> anyhow::Result<()> {
     let response = node.send(request).await?;
-    tell(node, response, |ChainAnswer { name, id }| {
-        format!("the chain {name} is made, id {id}")
-    })
-    .await
+    tell(node, response, |ChainAnswer { name, id }| format!("the chain {name} is made, id {id}")).await
 }
 
 /// What `qbc receipt` takes.
@@ -399,12 +362,7 @@ pub struct ReceiptArgs {
 /// Gets the receipt of a sealed transaction and checks it.
 pub async fn receipt(node: &Connection, args: ReceiptArgs) -> anyhow::Result<()> {
     let url = node.chain_url(&["transactions", &args.index.to_string(), "receipt"]);
-    let body = node
-        .send(node.get(url))
-        .await?
-        .bytes()
-        .await
-        .context("the connection broke")?;
+    let body = node.send(node.get(url)).await?.bytes().await.context("the connection broke")?;
     let receipt = checked_receipt(&body)?;
     if receipt.record.index != args.index {
         bail!("the node sent the receipt of transaction {}", receipt.record.index);
@@ -414,10 +372,7 @@ pub async fn receipt(node: &Connection, args: ReceiptArgs) -> anyhow::Result<()>
     };
     fs::write(&path, with_newline(&body)).with_context(|| format!("cannot write {}", path.display()))?;
     let (index, quant) = (args.index, receipt.quant.index());
-    print_line(format_args!(
-        "transaction {index} is sealed by quant {quant}: its receipt is in {}",
-        path.display()
-    ))
+    print_line(format_args!("transaction {index} is sealed by quant {quant}: its receipt is in {}", path.display()))
 }
 
 fn checked_receipt(body: &[u8]) -> anyhow::Result<verify::Receipt> {

@@ -45,37 +45,23 @@ impl Connection {
     /// Of the node at this URL. It does not connect yet.
     pub fn new(node: Url, chain: Option<ChainName>, json: bool) -> Self {
         let bounded = || -> ClientBuilder {
-            Client::builder()
-                .user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(CONNECT_TIMEOUT)
+            Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION"))).connect_timeout(CONNECT_TIMEOUT)
         };
         // Building fails where the system has no certificate authorities, as in a bare container. Then only https fails.
         let built = bounded().build().or_else(|_| bounded().tls_certs_only([]).build());
         let client = built.expect("a client that trusts no certificate needs nothing from the system");
-        Connection {
-            client,
-            node,
-            chain,
-            json,
-        }
+        Connection { client, node, chain, json }
     }
 
     /// The node at another URL, and the chain that is named there, if any is.
     pub fn at(&self, node: Url, chain: Option<ChainName>) -> Self {
-        Connection {
-            node,
-            chain: chain.or_else(|| self.chain.clone()),
-            ..self.clone()
-        }
+        Connection { node, chain: chain.or_else(|| self.chain.clone()), ..self.clone() }
     }
 
     /// The URL of a route of the node.
     pub fn node_url(&self, route: &[&str]) -> Url {
         let mut url = self.node.clone();
-        url.path_segments_mut()
-            .expect("an http URL has a path")
-            .pop_if_empty()
-            .extend(route);
+        url.path_segments_mut().expect("an http URL has a path").pop_if_empty().extend(route);
         url
     }
 
@@ -119,11 +105,7 @@ impl Connection {
     /// There is no answer, or one that is no success.
     pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         let response = self.send_any(request).await?;
-        if response.status().is_success() {
-            Ok(response)
-        } else {
-            Err(problem(response).await)
-        }
+        if response.status().is_success() { Ok(response) } else { Err(problem(response).await) }
     }
 }
 
@@ -144,10 +126,7 @@ fn describe(status: StatusCode, url: &Url, body: &[u8]) -> anyhow::Error {
     let text = problem.detail.unwrap_or(problem.title);
     // A single place is in the sentence already, as a rule.
     for ProblemError { pointer, detail } in problem.errors.iter().filter(|error| !text.contains(&error.detail)) {
-        places += &format!(
-            "\n  {}: {detail}",
-            if pointer.is_empty() { "all of it" } else { pointer }
-        );
+        places += &format!("\n  {}: {detail}", if pointer.is_empty() { "all of it" } else { pointer });
     }
     // The node's words reach a terminal: no control character may.
     let is_harmless = |&char: &char| !char.is_control() || char == '\n';
@@ -181,11 +160,7 @@ pub struct Body {
 impl Body {
     /// Must be made where the runtime is; must not be read there.
     pub fn new(response: Response, runtime: Handle) -> Self {
-        Body {
-            response,
-            chunk: Bytes::new(),
-            runtime,
-        }
+        Body { response, chunk: Bytes::new(), runtime }
     }
 }
 
@@ -212,14 +187,8 @@ mod tests {
         let node: Url = "http://localhost:5000".parse().unwrap();
         let connection =
             |chain: Option<&str>| Connection::new(node.clone(), chain.map(|chain| chain.parse().unwrap()), false);
-        assert_eq!(
-            connection(None).chain_url(&["leap"]).as_str(),
-            "http://localhost:5000/leap"
-        );
-        assert_eq!(
-            connection(Some("a.b")).chain_url(&["leap"]).as_str(),
-            "http://localhost:5000/chains/a.b/leap"
-        );
+        assert_eq!(connection(None).chain_url(&["leap"]).as_str(), "http://localhost:5000/leap");
+        assert_eq!(connection(Some("a.b")).chain_url(&["leap"]).as_str(), "http://localhost:5000/chains/a.b/leap");
     }
 
     #[test]
@@ -229,9 +198,6 @@ mod tests {
         let told = describe(StatusCode::UNPROCESSABLE_ENTITY, &url, body).to_string();
         assert_eq!(told, "the node answers 422: no[31m\n  /data: bad");
         let other = describe(StatusCode::NOT_FOUND, &url, b"<html>").to_string();
-        assert_eq!(
-            other,
-            "http://localhost:5000/inject answers 404 Not Found, and not as a QBC node does"
-        );
+        assert_eq!(other, "http://localhost:5000/inject answers 404 Not Found, and not as a QBC node does");
     }
 }

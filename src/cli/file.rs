@@ -26,20 +26,11 @@ pub enum Checked {
 /// The first fault with its line.
 pub fn check(input: impl BufRead) -> anyhow::Result<Checked> {
     let (input, line) = LineCount::new(input);
-    let mut items = Items {
-        verifier: Verifier::new(),
-        receipt: None,
-        loose: 0,
-        line,
-    };
+    let mut items = Items { verifier: Verifier::new(), receipt: None, loose: 0, line };
     stream::read_objects(input, &mut items)?;
     match items {
-        Items {
-            receipt: Some(receipt), ..
-        } => Ok(Checked::Receipt(Box::new(receipt))),
-        Items {
-            loose: 1.., verifier, ..
-        } => {
+        Items { receipt: Some(receipt), .. } => Ok(Checked::Receipt(Box::new(receipt))),
+        Items { loose: 1.., verifier, .. } => {
             let (size, loose) = (verifier.size(), items.loose);
             bail!(Fault::of_transaction(
                 size - loose,
@@ -134,20 +125,14 @@ mod tests {
     fn example() -> (String, String, String) {
         let now = Timestamp::from_micros(1_763_812_147_123_456).unwrap();
         let rules = Map::from_iter([("difficulty".into(), 0.into())]);
-        let rules = Rules::new("trial".parse().unwrap())
-            .amend(rules)
-            .unwrap_or_else(|faults| panic!("{faults:?}"));
+        let rules = Rules::new("trial".parse().unwrap()).amend(rules).unwrap_or_else(|faults| panic!("{faults:?}"));
         let bang = bang_transaction(&rules, now, [1; 16]);
         let first = bang_header(&rules, &bang, None, now).mine(0..1).unwrap();
         let mut no_tiles = |_: Tile| ();
         let mut chain = Chain::bang(rules.into(), &bang, None, first.clone(), 0, &mut no_tiles).unwrap();
         let transactions = ["{\"a\":[1,2.5,\"\\u0000é\"]}", "null"].map(|data| {
             let id = Some("order-1".parse().unwrap()).filter(|_| data == "null");
-            let submission = Submission {
-                data: data.into(),
-                id,
-                signed: None,
-            };
+            let submission = Submission { data: data.into(), id, signed: None };
             let transaction = Transaction::new(submission, None, now, [2; 16]);
             chain.inject(&transaction, 0, &mut no_tiles);
             transaction
@@ -158,27 +143,13 @@ mod tests {
             transaction.write_record(index, &mut out);
             String::from_utf8(out).unwrap()
         };
-        let records = [
-            record(0, &bang),
-            record(1, &transactions[0]),
-            record(2, &transactions[1]),
-        ];
+        let records = [record(0, &bang), record(1, &transactions[0]), record(2, &transactions[1])];
         let quants = [&first, &second].map(|quant| serde_json::to_string(quant).unwrap());
-        let export = [&records[0], &quants[0], &records[1], &records[2], &quants[1], ""]
-            .map(str::to_string)
-            .join("\n");
+        let export = [&records[0], &quants[0], &records[1], &records[2], &quants[1], ""].map(str::to_string).join("\n");
         let with = |quant: &str, records: &[String]| {
-            format!(
-                "{},\"transactions\":[{}]}}",
-                quant.strip_suffix('}').unwrap(),
-                records.join(",")
-            )
+            format!("{},\"transactions\":[{}]}}", quant.strip_suffix('}').unwrap(), records.join(","))
         };
-        let served = format!(
-            "[{},{}]",
-            with(&quants[0], &records[..1]),
-            with(&quants[1], &records[1..])
-        );
+        let served = format!("[{},{}]", with(&quants[0], &records[..1]), with(&quants[1], &records[1..]));
         let tile = [bang.hash(), transactions[0].hash(), transactions[1].hash()];
         let path = crate::core::merkle::prove_inclusion(2, 3, |_, _, _| Ok::<_, ()>(tile.to_vec())).unwrap();
         let receipt = format!(
@@ -204,14 +175,10 @@ mod tests {
         let (export, served, receipt) = example();
         let lines = served[1..served.len() - 1].replace("]},{", "]}\n{");
         for text in [&export, &served, &lines, &format!(" \n{served}\n")] {
-            let Ok(Checked::Chain(verifier)) = outcome(text) else {
-                panic!("{:?}", fault(text))
-            };
+            let Ok(Checked::Chain(verifier)) = outcome(text) else { panic!("{:?}", fault(text)) };
             assert_eq!((verifier.size(), verifier.newest().unwrap().index()), (3, 1));
         }
-        let Ok(Checked::Receipt(receipt)) = outcome(&receipt) else {
-            panic!("{:?}", fault(&receipt))
-        };
+        let Ok(Checked::Receipt(receipt)) = outcome(&receipt) else { panic!("{:?}", fault(&receipt)) };
         assert_eq!((receipt.record.index, receipt.quant.index()), (2, 1));
     }
 
@@ -227,11 +194,7 @@ mod tests {
                     bytes[at] ^= 1 << bit;
                     let is_space = |bytes: &[u8]| bytes[at].is_ascii_whitespace();
                     if !(is_space(&bytes) && is_space(text.as_bytes())) {
-                        assert!(
-                            outcome(&bytes).is_err(),
-                            "byte {at}: {}",
-                            String::from_utf8_lossy(&bytes)
-                        );
+                        assert!(outcome(&bytes).is_err(), "byte {at}: {}", String::from_utf8_lossy(&bytes));
                     }
                 }
             }
@@ -269,20 +232,14 @@ mod tests {
             "transaction 1: no quant seals it and the 1 behind it: the end is missing"
         );
         let swapped = [lines[0], lines[1], lines[3]].join("\n");
-        assert_eq!(
-            fault(swapped),
-            "line 3: transaction 1: it says that it is transaction 2"
-        );
+        assert_eq!(fault(swapped), "line 3: transaction 1: it says that it is transaction 2");
     }
 
     #[test]
     fn what_is_none_of_them_says_so() {
         assert_eq!(fault(""), "there is nothing in it");
         assert_eq!(fault("[]"), "there is nothing in it");
-        assert_eq!(
-            fault("{}"),
-            "line 1: it is neither a quant nor a transaction nor a receipt"
-        );
+        assert_eq!(fault("{}"), "line 1: it is neither a quant nor a transaction nor a receipt");
         assert!(fault("hello").starts_with("the JSON cannot be read: "));
         assert!(fault("17").contains("expected a quant, a transaction or a receipt"));
         let twice = "the JSON cannot be read: the name \"root\" stands twice in one object at line 1 column ";

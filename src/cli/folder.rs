@@ -29,22 +29,12 @@ impl fmt::Display for VerifiedFolder {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let mut total = [0; 3];
         for chain in &self.chains {
-            total
-                .iter_mut()
-                .zip(chain.counts())
-                .for_each(|(total, count)| *total += count);
+            total.iter_mut().zip(chain.counts()).for_each(|(total, count)| *total += count);
         }
         let [quants, transactions, pooled] = total;
         let chains = self.chains.len();
-        write!(
-            f,
-            "the folder {} holds: {chains} chains, {quants} quants, ",
-            self.folder
-        )?;
-        write!(
-            f,
-            "{transactions} transactions and {pooled} pooled; what forks share is counted for each"
-        )
+        write!(f, "the folder {} holds: {chains} chains, {quants} quants, ", self.folder)?;
+        write!(f, "{transactions} transactions and {pooled} pooled; what forks share is counted for each")
     }
 }
 
@@ -82,10 +72,7 @@ pub fn verify(path: &Path, json: bool) -> anyhow::Result<()> {
         chains.push(verified);
     }
     bar.finish_and_clear();
-    let verified = VerifiedFolder {
-        folder: path.display().to_string(),
-        chains,
-    };
+    let verified = VerifiedFolder { folder: path.display().to_string(), chains };
     match json {
         true => print_line(serde_json::to_string(&verified)?),
         false => print_line(verified),
@@ -99,9 +86,8 @@ fn add_lineage(
 ) -> anyhow::Result<Arc<Lineage>> {
     let parent = match record.parent {
         Some(parent) => {
-            let of = lineages
-                .get(&parent.number)
-                .ok_or_else(|| anyhow!("the chain that it was forked from is missing"))?;
+            let of =
+                lineages.get(&parent.number).ok_or_else(|| anyhow!("the chain that it was forked from is missing"))?;
             Some((parent, of.clone()))
         }
         None => None,
@@ -126,14 +112,7 @@ struct OneChain<'a> {
 
 impl<'a> OneChain<'a> {
     fn new(store: &'a Store, lineage: &'a Lineage, bar: &'a ProgressBar) -> Self {
-        OneChain {
-            store,
-            lineage,
-            bar,
-            verifier: Verifier::new(),
-            edge: Edge::new(),
-            bytes: 0,
-        }
+        OneChain { store, lineage, bar, verifier: Verifier::new(), edge: Edge::new(), bytes: 0 }
     }
 
     fn verify(mut self, record: &ChainRecord) -> anyhow::Result<Verified> {
@@ -156,8 +135,7 @@ impl<'a> OneChain<'a> {
 
     fn quant(&mut self, quant: Quant) -> anyhow::Result<()> {
         let (index, hash, sealed) = (quant.index(), quant.hash(), self.verifier.size()..quant.size());
-        self.transactions(quant.size())
-            .with_context(|| format!("quant {index}"))?;
+        self.transactions(quant.size()).with_context(|| format!("quant {index}"))?;
         self.verifier.quant(quant)?;
         if self.store.quant_with_hash(self.lineage, hash)? != Some(index) {
             bail!(Fault::of_quant(index, "it is not found by its hash"));
@@ -165,10 +143,7 @@ impl<'a> OneChain<'a> {
         // An entry of another quant in between would show at the first of its transactions.
         for transaction in sealed.clone().take(1).chain(sealed.last()) {
             if self.store.quant_of(self.lineage, transaction)? != index {
-                bail!(Fault::of_transaction(
-                    transaction,
-                    format!("it is not found to be sealed by quant {index}")
-                ));
+                bail!(Fault::of_transaction(transaction, format!("it is not found to be sealed by quant {index}")));
             }
         }
         Ok(())
@@ -180,9 +155,7 @@ impl<'a> OneChain<'a> {
         while self.verifier.size() < size {
             records.clear();
             let range = self.verifier.size()..size;
-            let next = self
-                .store
-                .records(self.lineage, range, b'\n', limits::CHUNK_BYTES, &mut records)?;
+            let next = self.store.records(self.lineage, range, b'\n', limits::CHUNK_BYTES, &mut records)?;
             for record in records.split(|&byte| byte == b'\n') {
                 self.transaction(record)?;
             }

@@ -43,14 +43,9 @@ impl Target {
             "the load generator speaks plain http only, not {}: name a node's own http address",
             parsed.scheme()
         );
-        ensure!(
-            parsed.path() == "/" && parsed.query().is_none(),
-            "{url} names more than a host and a port"
-        );
+        ensure!(parsed.path() == "/" && parsed.query().is_none(), "{url} names more than a host and a port");
         let host = parsed.host_str().with_context(|| format!("{url} names no host"))?;
-        Ok(Target {
-            authority: format!("{host}:{}", parsed.port_or_known_default().unwrap_or(80)),
-        })
+        Ok(Target { authority: format!("{host}:{}", parsed.port_or_known_default().unwrap_or(80)) })
     }
 
     /// The bytes of `GET path`.
@@ -76,9 +71,7 @@ impl Target {
         let stream = TcpStream::connect(&self.authority).await;
         let stream = stream.with_context(|| format!("cannot connect to {self}"))?;
         stream.set_nodelay(true)?;
-        Ok(Connection {
-            stream: BufReader::with_capacity(READ_AHEAD, stream),
-        })
+        Ok(Connection { stream: BufReader::with_capacity(READ_AHEAD, stream) })
     }
 
     async fn connect_all(&self, connections: usize) -> anyhow::Result<Vec<Connection>> {
@@ -141,10 +134,7 @@ impl Connection {
             }
             Framing::Chunked => loop {
                 let size = self.line().await?;
-                let size = size
-                    .split(';')
-                    .next()
-                    .and_then(|size| u64::from_str_radix(size.trim(), 16).ok());
+                let size = size.split(';').next().and_then(|size| u64::from_str_radix(size.trim(), 16).ok());
                 let size = size.ok_or_else(|| malformed("a chunk has no size"))?;
                 if size == 0 {
                     while !self.line().await?.is_empty() {}
@@ -177,20 +167,14 @@ impl Connection {
                 framing = Some(Framing::Chunked);
             }
         }
-        Ok((
-            status,
-            framing.ok_or_else(|| malformed("the answer's body has no length"))?,
-        ))
+        Ok((status, framing.ok_or_else(|| malformed("the answer's body has no length"))?))
     }
 
     async fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.stream.read_line(&mut line).await?;
         if line.pop() != Some('\n') {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the connection was closed within an answer",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed within an answer"));
         }
         if line.ends_with('\r') {
             line.pop();
@@ -202,10 +186,7 @@ impl Connection {
         while bytes > 0 {
             let ready = self.stream.fill_buf().await?;
             if ready.is_empty() {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the connection was closed within a body",
-                ));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed within a body"));
             }
             let count = ready.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
             if let Some(into) = into.as_deref_mut() {
@@ -252,18 +233,13 @@ impl Measured {
 
     /// An error that counts what was refused, if anything was.
     pub fn check(&self) -> anyhow::Result<()> {
-        let refused: Vec<_> = self
-            .refused
-            .iter()
-            .map(|(status, count)| format!("{count} with {status}"))
-            .collect();
+        let refused: Vec<_> = self.refused.iter().map(|(status, count)| format!("{count} with {status}")).collect();
         ensure!(refused.is_empty(), "the server refused {}", refused.join(", "));
         Ok(())
     }
 
     fn record(&mut self, since: Instant) {
-        self.latencies
-            .push(u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX));
+        self.latencies.push(u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX));
     }
 
     fn refuse(&mut self, status: u16, count: u64) {
@@ -274,10 +250,7 @@ impl Measured {
         self.done += other.done;
         self.bytes += other.bytes;
         self.latencies.extend(other.latencies);
-        other
-            .refused
-            .into_iter()
-            .for_each(|(status, count)| self.refuse(status, count));
+        other.refused.into_iter().for_each(|(status, count)| self.refuse(status, count));
     }
 }
 
@@ -341,10 +314,7 @@ pub async fn stream(
     let next = Arc::new(next);
     let head = Bytes::from(target.post_head(path, "application/x-ndjson", "Transfer-Encoding: chunked"));
     let connections = target.connect_all(connections).await?;
-    run(connections, |connection| {
-        one_stream(connection, head.clone(), next.clone())
-    })
-    .await
+    run(connections, |connection| one_stream(connection, head.clone(), next.clone())).await
 }
 
 async fn one_stream(
@@ -367,23 +337,15 @@ async fn one_stream(
     }
     let end = Instant::now();
     let mut body = Vec::new();
-    let answer = connection
-        .answer(Some(&mut body))
-        .await
-        .map_err(|error| sent.err().unwrap_or(error))?;
-    let mut measured = Measured {
-        bytes: answer.length,
-        ..Measured::default()
-    };
+    let answer = connection.answer(Some(&mut body)).await.map_err(|error| sent.err().unwrap_or(error))?;
+    let mut measured = Measured { bytes: answer.length, ..Measured::default() };
     measured.record(end);
     let report: Value = serde_json::from_slice(&body).unwrap_or_default();
     match (report["accepted"].as_u64(), report["refused"].as_u64()) {
         (Some(accepted), Some(0)) => measured.done = accepted,
         (Some(accepted), Some(refused)) => {
             measured.done = accepted;
-            let status = report["errors"][0]["status"]
-                .as_u64()
-                .and_then(|status| u16::try_from(status).ok());
+            let status = report["errors"][0]["status"].as_u64().and_then(|status| u16::try_from(status).ok());
             measured.refuse(status.unwrap_or(answer.status), refused);
         }
         _ if answer.is_success() => bail!("a stream was answered without its counts: {report}"),
@@ -400,11 +362,7 @@ where
     let mut running: JoinSet<_> = connections.into_iter().map(load).collect();
     let mut all = Measured::default();
     while let Some(measured) = running.join_next().await {
-        all.merge(
-            measured
-                .context("a connection of the load failed")?
-                .context("a connection broke under load")?,
-        );
+        all.merge(measured.context("a connection of the load failed")?.context("a connection broke under load")?);
     }
     all.elapsed = start.elapsed();
     all.latencies.sort_unstable();
@@ -472,9 +430,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_loop_counts_what_was_answered() {
         let target = baseline(b"0123456789").await;
-        let measured = requests(&target, 3, repeat(target.get("/"), Duration::from_millis(50)))
-            .await
-            .unwrap();
+        let measured = requests(&target, 3, repeat(target.get("/"), Duration::from_millis(50))).await.unwrap();
         assert!(measured.done >= 3);
         assert_eq!(measured.bytes, measured.done * 10);
         assert_eq!(measured.latencies.len() as u64, measured.done);
@@ -485,9 +441,7 @@ mod tests {
     async fn what_is_not_2xx_is_counted_as_refused() {
         let target = baseline(b"").await;
         let body = target.post("/", b"{");
-        let measured = requests(&target, 1, repeat(body, Duration::from_millis(20)))
-            .await
-            .unwrap();
+        let measured = requests(&target, 1, repeat(body, Duration::from_millis(20))).await.unwrap();
         assert_eq!(measured.done, 0);
         assert!(measured.refused[&400] > 0);
         assert!(measured.check().unwrap_err().to_string().contains("with 400"));
@@ -501,40 +455,15 @@ mod tests {
         )
         .await;
         let mut body = Vec::new();
-        let answer = target
-            .connect()
-            .await
-            .unwrap()
-            .ask(&target.get("/"), Some(&mut body))
-            .await
-            .unwrap();
-        assert_eq!(
-            (answer, body.as_slice()),
-            (
-                Answer {
-                    status: 200,
-                    length: 13
-                },
-                &b"abc0123456789"[..]
-            )
-        );
+        let answer = target.connect().await.unwrap().ask(&target.get("/"), Some(&mut body)).await.unwrap();
+        assert_eq!((answer, body.as_slice()), (Answer { status: 200, length: 13 }, &b"abc0123456789"[..]));
     }
 
     #[tokio::test]
     async fn an_answer_that_is_cut_short_is_an_error() {
-        for cut in [
-            &b"HTTP/1.1 200 OK\r\nContent-Le"[..],
-            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
-            b"",
-        ] {
+        for cut in [&b"HTTP/1.1 200 OK\r\nContent-Le"[..], b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", b""] {
             let target = scripted(b"\r\n\r\n", cut).await;
-            let error = target
-                .connect()
-                .await
-                .unwrap()
-                .ask(&target.get("/"), None)
-                .await
-                .unwrap_err();
+            let error = target.connect().await.unwrap().ask(&target.get("/"), None).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
     }
@@ -546,9 +475,7 @@ mod tests {
         let target = scripted(b"0\r\n\r\n", answer).await;
         let body = inject_body(20);
         let once = std::sync::Mutex::new(Some(block(&body, 7)));
-        let measured = stream(&target, "/inject", 1, move || once.lock().unwrap().take())
-            .await
-            .unwrap();
+        let measured = stream(&target, "/inject", 1, move || once.lock().unwrap().take()).await.unwrap();
         assert_eq!((measured.done, measured.refused), (5, BTreeMap::from([(413, 2)])));
     }
 
@@ -562,14 +489,8 @@ mod tests {
 
     #[test]
     fn percentiles_are_nearest_ranks() {
-        let measured = Measured {
-            latencies: (1..=200).collect(),
-            ..Measured::default()
-        };
-        assert_eq!(
-            [50.0, 90.0, 99.0, 100.0].map(|percent| measured.percentile(percent)),
-            [100, 180, 198, 200]
-        );
+        let measured = Measured { latencies: (1..=200).collect(), ..Measured::default() };
+        assert_eq!([50.0, 90.0, 99.0, 100.0].map(|percent| measured.percentile(percent)), [100, 180, 198, 200]);
         assert_eq!(Measured::default().percentile(50.0), 0);
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
@@ -577,17 +498,9 @@ mod tests {
 
     #[test]
     fn only_plain_http_without_a_path_is_a_target() {
-        assert_eq!(
-            Target::parse("http://localhost:5000").unwrap().authority,
-            "localhost:5000"
-        );
+        assert_eq!(Target::parse("http://localhost:5000").unwrap().authority, "localhost:5000");
         assert_eq!(Target::parse("http://[::1]/").unwrap().authority, "[::1]:80");
-        assert!(
-            Target::parse("https://localhost")
-                .unwrap_err()
-                .to_string()
-                .contains("plain http only")
-        );
+        assert!(Target::parse("https://localhost").unwrap_err().to_string().contains("plain http only"));
         assert!(Target::parse("http://localhost:5000/chains/x").is_err());
         assert!(Target::parse("localhost").is_err());
     }

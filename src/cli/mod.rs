@@ -57,10 +57,7 @@ pub struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     client: ClientArgs,
-    #[command(
-        flatten,
-        next_help_heading = "Options of serve, which runs where no command is named"
-    )]
+    #[command(flatten, next_help_heading = "Options of serve, which runs where no command is named")]
     serve: serve::ServeArgs,
 }
 
@@ -192,27 +189,19 @@ fn man(command: Option<&str>) -> anyhow::Result<()> {
     let mut page = Cli::command();
     page.build();
     if let Some(name) = command {
-        let found = page
-            .find_subcommand(name)
-            .ok_or_else(|| Usage(format!("{name:?} is no command of qbc")))?;
+        let found = page.find_subcommand(name).ok_or_else(|| Usage(format!("{name:?} is no command of qbc")))?;
         page = found.clone();
     }
     let mut text = Vec::new();
     let title = page.get_display_name().unwrap_or("qbc").to_uppercase();
-    let man = clap_mangen::Man::new(page)
-        .title(title)
-        .source(concat!("qbc ", env!("CARGO_PKG_VERSION")));
+    let man = clap_mangen::Man::new(page).title(title).source(concat!("qbc ", env!("CARGO_PKG_VERSION")));
     man.render(&mut text)?;
     print(&text)
 }
 
 /// Takes `http://HOST:PORT` and also `HOST:PORT`.
 fn parse_node(text: &str) -> Result<Url, String> {
-    let url = if text.contains("://") {
-        text.into()
-    } else {
-        format!("http://{text}")
-    };
+    let url = if text.contains("://") { text.into() } else { format!("http://{text}") };
     Url::parse(&url)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none())

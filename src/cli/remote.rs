@@ -60,36 +60,19 @@ pub fn read<'a>(node: &'a Connection, runtime: &'a Handle, part: Part<'a>) -> an
     let source = Source { node, runtime };
     let stats: Stats = serde_json::from_reader(BufReader::new(source.get(node.chain_url(&["stats"]))?))
         .context("the answer is not that of a QBC node")?;
-    let sealed = stats
-        .size
-        .checked_sub(stats.pooled)
-        .context("the node says that more is pooled than it has")?;
+    let sealed = stats.size.checked_sub(stats.pooled).context("the node says that more is pooled than it has")?;
     let (end, out) = match part {
         Part::Whole => (stats.size, None),
         Part::Export(out) => (sealed, Some(out)),
     };
     let bar = progress(node.json, Unit::Transactions, end);
-    let quants = Quants {
-        source,
-        length: stats.length,
-        next: 0,
-        page: Vec::new().into_iter(),
-    };
-    let mut walk = Walk {
-        verifier: Verifier::new(),
-        quants,
-        waiting: None,
-        out,
-        bar: bar.clone(),
-    };
+    let quants = Quants { source, length: stats.length, next: 0, page: Vec::new().into_iter() };
+    let mut walk = Walk { verifier: Verifier::new(), quants, waiting: None, out, bar: bar.clone() };
     while walk.verifier.size() < end {
         let from = walk.verifier.size();
         stream::read_transactions(source.transactions(from, end)?, &mut walk)?;
         if walk.verifier.size() == from {
-            bail!(Fault::of_transaction(
-                from,
-                format!("the node does not send it, but says that it has {end}")
-            ));
+            bail!(Fault::of_transaction(from, format!("the node does not send it, but says that it has {end}")));
         }
     }
     // What is left has no transactions of its own, or too few were sent.
@@ -105,20 +88,9 @@ pub fn read<'a>(node: &'a Connection, runtime: &'a Handle, part: Part<'a>) -> an
         stats.hash,
         newest.hash()
     );
-    ensure!(
-        verifier.id() == Some(stats.id),
-        "the node says that the chain's id is {}, but it is not",
-        stats.id
-    );
-    let name = verifier
-        .rules()
-        .map(|rules| rules.name().to_string())
-        .unwrap_or_default();
-    ensure!(
-        name == stats.chain,
-        "the node says that the chain is {:?}, but its rules name it {name:?}",
-        stats.chain
-    );
+    ensure!(verifier.id() == Some(stats.id), "the node says that the chain's id is {}, but it is not", stats.id);
+    let name = verifier.rules().map(|rules| rules.name().to_string()).unwrap_or_default();
+    ensure!(name == stats.chain, "the node says that the chain is {:?}, but its rules name it {name:?}", stats.chain);
     Ok(verifier)
 }
 
@@ -130,10 +102,7 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn get(self, url: Url) -> anyhow::Result<Body> {
-        let request = self
-            .node
-            .get(url)
-            .header(header::ACCEPT, "application/x-ndjson, application/json");
+        let request = self.node.get(url).header(header::ACCEPT, "application/x-ndjson, application/json");
         let response = self.runtime.block_on(self.node.send(request))?;
         Ok(Body::new(response, self.runtime.clone()))
     }
@@ -141,18 +110,14 @@ impl Source<'_> {
     fn transactions(self, from: u64, end: u64) -> anyhow::Result<Body> {
         let mut url = self.node.chain_url(&["transactions"]);
         let limit = limits::PAGE_LIMIT.min(end - from);
-        url.query_pairs_mut()
-            .append_pair("from", &from.to_string())
-            .append_pair("limit", &limit.to_string());
+        url.query_pairs_mut().append_pair("from", &from.to_string()).append_pair("limit", &limit.to_string());
         self.get(url)
     }
 
     fn quants(self, from: u64, limit: u64) -> anyhow::Result<Vec<Value>> {
         let mut url = self.node.chain_url(&["chain"]);
         url.query_pairs_mut().append_pair("transactions", "false");
-        url.query_pairs_mut()
-            .append_pair("from", &from.to_string())
-            .append_pair("limit", &limit.to_string());
+        url.query_pairs_mut().append_pair("from", &from.to_string()).append_pair("limit", &limit.to_string());
         let mut quants = Vec::new();
         for line in BufReader::new(self.get(url)?).split(b'\n').take(limit as usize) {
             let index = from + quants.len() as u64;
@@ -176,16 +141,10 @@ impl Quants<'_> {
             return Ok(None);
         }
         if self.page.as_slice().is_empty() {
-            self.page = self
-                .source
-                .quants(self.next, QUANTS.min(self.length - self.next))?
-                .into_iter();
+            self.page = self.source.quants(self.next, QUANTS.min(self.length - self.next))?.into_iter();
         }
         let quant = self.page.next().ok_or_else(|| {
-            Fault::of_quant(
-                self.next,
-                format!("the node does not send it, but says that it has {}", self.length),
-            )
+            Fault::of_quant(self.next, format!("the node does not send it, but says that it has {}", self.length))
         })?;
         self.next += 1;
         Ok(Some(quant))

@@ -108,7 +108,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("{text:?} is no time like 500ms, 1s, 2m or 1h")),
     };
     let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
-    let duration = Duration::from_millis(number.ok_or_else(|| format!("{text:?} is no time like 500ms, 1s, 2m or 1h"))?);
+    let duration =
+        Duration::from_millis(number.ok_or_else(|| format!("{text:?} is no time like 500ms, 1s, 2m or 1h"))?);
     if (limits::LEAP_EVERY_MIN..=limits::LEAP_EVERY_MAX).contains(&duration) {
         Ok(duration)
     } else {
@@ -171,13 +172,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(format!("{},{}", store::QUIET, args.log)).with_context(|| format!("--log {:?} is no filter", args.log))?;
+    let filter = EnvFilter::try_new(format!("{},{}", store::QUIET, args.log))
+        .with_context(|| format!("--log {:?} is no filter", args.log))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = if args.log_json {
-        log.json().try_init()
-    } else {
-        log.with_ansi(std::io::stderr().is_terminal()).try_init()
-    };
+    let started =
+        if args.log_json { log.json().try_init() } else { log.with_ansi(std::io::stderr().is_terminal()).try_init() };
     started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }
 
@@ -201,7 +200,8 @@ async fn start_peers(
         }
         _ => address.to_string(),
     });
-    let host: Host = advertise.parse().with_context(|| format!("cannot advertise {advertise:?}: say --advertise HOST:PORT"))?;
+    let host: Host =
+        advertise.parse().with_context(|| format!("cannot advertise {advertise:?}: say --advertise HOST:PORT"))?;
     let identity = Identity { id: node.id(), version: env!("CARGO_PKG_VERSION").into(), host };
     let peers = Peers::new(identity, allowed, node.nodes().await?);
     tokio::spawn(peers.clone().run(stopping.clone()));

@@ -31,9 +31,7 @@ pub trait Sink {
 pub fn read_transactions(input: impl Read, sink: &mut dyn Sink) -> anyhow::Result<()> {
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(input));
     let mut reading = Reading { sink, failed: None };
-    let done = Transactions(&mut reading)
-        .deserialize(&mut json)
-        .and_then(|()| json.end());
+    let done = Transactions(&mut reading).deserialize(&mut json).and_then(|()| json.end());
     reading.finish(done)
 }
 
@@ -83,13 +81,7 @@ impl<R: BufRead> LineCount<R> {
     /// The counter starts at 1 and is the line that is read at the moment.
     pub fn new(input: R) -> (Self, Rc<Cell<u64>>) {
         let lines = Rc::new(Cell::new(1));
-        (
-            LineCount {
-                input,
-                lines: lines.clone(),
-            },
-            lines,
-        )
+        (LineCount { input, lines: lines.clone() }, lines)
     }
 
     fn count(&self, read: &[u8]) {
@@ -112,9 +104,8 @@ impl<R: BufRead> BufRead for LineCount<R> {
     }
 
     fn consume(&mut self, amount: usize) {
-        let line_ends = self.input.fill_buf().map_or(0, |buffer| {
-            buffer[..amount].iter().filter(|&&byte| byte == b'\n').count()
-        });
+        let line_ends =
+            self.input.fill_buf().map_or(0, |buffer| buffer[..amount].iter().filter(|&&byte| byte == b'\n').count());
         self.lines.set(self.lines.get() + line_ends as u64);
         self.input.consume(amount);
     }
@@ -193,9 +184,7 @@ impl<'de> Visitor<'de> for Object<'_, '_> {
                 fields.iter().all(|(other, _)| *other != name)
             };
             if !is_new {
-                return Err(A::Error::custom(format_args!(
-                    "the name {name:?} stands twice in one object"
-                )));
+                return Err(A::Error::custom(format_args!("the name {name:?} stands twice in one object")));
             }
             match name.as_str() {
                 "transactions" => object.next_value_seed(Transactions(self.0))?,

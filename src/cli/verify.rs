@@ -74,14 +74,7 @@ impl Verified {
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Verified {
-            chain,
-            id,
-            quants,
-            transactions,
-            pooled,
-            hash,
-        } = self;
+        let Verified { chain, id, quants, transactions, pooled, hash } = self;
         write!(f, "chain {chain} holds: {quants} quants, {transactions} transactions")?;
         if *pooled > 0 {
             write!(f, " and {pooled} pooled")?;
@@ -103,18 +96,14 @@ pub async fn run(args: VerifyArgs, node: Connection) -> anyhow::Result<()> {
         Some(url) if url.contains("://") => of_node(&at_url(url, &node)?, &runtime),
         Some(path) => of_path(Path::new(path), node.json),
     };
-    tokio::task::spawn_blocking(verify)
-        .await
-        .context("the verification was interrupted")?
+    tokio::task::spawn_blocking(verify).await.context("the verification was interrupted")?
 }
 
 /// The chain that a URL names: `http://HOST[:PORT]`, perhaps with `/chains/NAME`, and perhaps with `/chain` behind it.
 fn at_url(text: &str, node: &Connection) -> anyhow::Result<Connection> {
     let mut url = parse_node(text).map_err(Usage)?;
     let chain = chain_of(&url).ok_or_else(|| {
-        Usage(format!(
-            "{text} names no chain: http://localhost:5000 and http://localhost:5000/chains/NAME do"
-        ))
+        Usage(format!("{text} names no chain: http://localhost:5000 and http://localhost:5000/chains/NAME do"))
     })?;
     url.set_path("");
     Ok(node.at(url, chain))
@@ -139,10 +128,7 @@ fn of_path(path: &Path, json: bool) -> anyhow::Result<()> {
         return folder::verify(path, json);
     }
     let file = File::open(path).with_context(|| {
-        format!(
-            "cannot read {} (a node's chain is named by its URL, like http://localhost:5000)",
-            path.display()
-        )
+        format!("cannot read {} (a node's chain is named by its URL, like http://localhost:5000)", path.display())
     })?;
     let bytes = file.metadata().map_or(0, |metadata| metadata.len());
     of_file(file, bytes, &path.display().to_string(), json)
@@ -177,16 +163,8 @@ struct VerifiedReceipt {
 
 impl fmt::Display for VerifiedReceipt {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let VerifiedReceipt {
-            chain,
-            transaction,
-            quant,
-            hash,
-        } = self;
-        write!(
-            f,
-            "the receipt holds: transaction {transaction} is in quant {quant}, hash {hash}, chain id {chain}"
-        )
+        let VerifiedReceipt { chain, transaction, quant, hash } = self;
+        write!(f, "the receipt holds: transaction {transaction} is in quant {quant}, hash {hash}, chain id {chain}")
     }
 }
 

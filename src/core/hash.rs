@@ -127,9 +127,8 @@ impl Work {
 
     /// The quant's hash with this proof.
     pub fn attempt(&mut self, proof: u64) -> Hash {
-        const INITIAL: [u32; 8] = [
-            0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
-        ];
+        const INITIAL: [u32; 8] =
+            [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
         self.block[32..40].copy_from_slice(&proof.to_be_bytes());
         let mut state = INITIAL;
         sha2::block_api::compress256(&mut state, std::slice::from_ref(&self.block));

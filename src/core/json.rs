@@ -95,14 +95,10 @@ fn plain_length(bytes: &[u8]) -> Option<usize> {
     let needs_escape = |&byte: &u8| byte < 0x20 || byte == b'"' || byte == b'\\';
     // Looking at a whole block without stopping early lets the compiler compare its bytes all at once.
     let (blocks, _) = bytes.as_chunks::<16>();
-    let plain_blocks = blocks
-        .iter()
-        .take_while(|block| !block.iter().fold(false, |any, byte| any | needs_escape(byte)));
+    let plain_blocks =
+        blocks.iter().take_while(|block| !block.iter().fold(false, |any, byte| any | needs_escape(byte)));
     let start = 16 * plain_blocks.count();
-    bytes[start..]
-        .iter()
-        .position(needs_escape)
-        .map(|offset| start + offset)
+    bytes[start..].iter().position(needs_escape).map(|offset| start + offset)
 }
 
 fn write_escape(byte: u8, out: &mut Vec<u8>) {
@@ -168,11 +164,7 @@ struct Fault {
 
 impl Fault {
     fn new(index: usize, detail: impl Into<String>) -> Box<Self> {
-        Box::new(Fault {
-            index: Some(index),
-            detail: detail.into(),
-            path: Vec::new(),
-        })
+        Box::new(Fault { index: Some(index), detail: detail.into(), path: Vec::new() })
     }
 
     /// The same fault as seen from the array or object that holds its value at `part`.
@@ -184,10 +176,7 @@ impl Fault {
     fn locate(self, text: &[u8]) -> JsonError {
         let not_utf8 = || std::str::from_utf8(text).map_or_else(|error| error.valid_up_to(), str::len);
         let before = &text[..self.index.unwrap_or_else(not_utf8).min(text.len())];
-        let line_start = before
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |newline| newline + 1);
+        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
         let starts_character = |&&byte: &&u8| byte & 0xc0 != 0x80;
         let mut pointer = String::new();
         for part in self.path.iter().rev() {
@@ -266,16 +255,13 @@ fn read_value(tokens: &mut Jiter, first: Peek, depth: usize) -> Result<Value, Bo
         Peek::Array => read_array(tokens, depth + 1),
         Peek::Null => Ok(tokens.known_null().map(|()| Value::Null)?),
         Peek::True | Peek::False => Ok(tokens.known_bool(first).map(Value::Bool)?),
-        Peek::NaN | Peek::Infinity => Err(Fault::new(
-            tokens.current_index(),
-            "JSON has no NaN and no Infinity: send null or a string",
-        )),
+        Peek::NaN | Peek::Infinity => {
+            Err(Fault::new(tokens.current_index(), "JSON has no NaN and no Infinity: send null or a string"))
+        }
         number if number.is_num() => {
             let start = tokens.current_index();
             let text = tokens.known_number_bytes(number)?;
-            read_number(text)
-                .map(Value::Number)
-                .map_err(|detail| Fault::new(start, detail))
+            read_number(text).map(Value::Number).map_err(|detail| Fault::new(start, detail))
         }
         _ => Err(Fault::new(tokens.current_index(), EXPECTED_VALUE)),
     }
@@ -327,9 +313,7 @@ fn read_number(text: &[u8]) -> Result<Number, String> {
     if !sent.keeps_its_value_as(magnitude) {
         let mut nearest = ryu_js::Buffer::new();
         let nearest = nearest.format(double);
-        return Err(format!(
-            "the number would become {nearest}, the nearest double: send such a number as a string"
-        ));
+        return Err(format!("the number would become {nearest}, the nearest double: send such a number as a string"));
     }
     let integer = double as i64;
     if INTEGERS.contains(&integer) && integer as f64 == double {
@@ -344,14 +328,9 @@ fn short_integer(text: &[u8]) -> Option<i64> {
     if digits.len() > 15 {
         return None;
     }
-    let magnitude = digits.iter().try_fold(0, |sum, digit| {
-        digit.is_ascii_digit().then(|| 10 * sum + i64::from(digit - b'0'))
-    })?;
-    Some(if digits.len() == text.len() {
-        magnitude
-    } else {
-        -magnitude
-    })
+    let magnitude =
+        digits.iter().try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| 10 * sum + i64::from(digit - b'0')))?;
+    Some(if digits.len() == text.len() { magnitude } else { -magnitude })
 }
 
 /// The magnitude of a decimal text: `digits` · 10^`exponent`, with `digits` no multiple of ten, and zero as 0 · 10^0.
@@ -373,18 +352,10 @@ impl Decimal {
         let places = integer.iter().chain(fraction);
         let trailing_zeros = places.clone().rev().take_while(|&&place| place == b'0').count();
         let mut significant = places.take(integer.len() + fraction.len() - trailing_zeros);
-        let digits = significant.try_fold(0u64, |sum, &place| {
-            sum.checked_mul(10)?.checked_add(char::from(place).to_digit(10)?.into())
-        })?;
+        let digits = significant
+            .try_fold(0u64, |sum, &place| sum.checked_mul(10)?.checked_add(char::from(place).to_digit(10)?.into()))?;
         let shift = trailing_zeros as i64 - fraction.len() as i64;
-        Some(Decimal {
-            digits,
-            exponent: if digits == 0 {
-                0
-            } else {
-                read_exponent(exponent).saturating_add(shift)
-            },
-        })
+        Some(Decimal { digits, exponent: if digits == 0 { 0 } else { read_exponent(exponent).saturating_add(shift) } })
     }
 
     /// The double nearest to it: infinity where it is beyond all of them.
@@ -392,9 +363,7 @@ impl Decimal {
         match u32::try_from(self.exponent.saturating_neg()) {
             // Both operands are exact, and a division of doubles rounds to the nearest one.
             Ok(places @ 0..=15) if self.digits <= 1 << 53 => self.digits as f64 / 10u64.pow(places) as f64,
-            _ => format!("{}e{}", self.digits, self.exponent)
-                .parse()
-                .expect("a number as Rust writes it"),
+            _ => format!("{}e{}", self.digits, self.exponent).parse().expect("a number as Rust writes it"),
         }
     }
 
@@ -409,10 +378,7 @@ impl Decimal {
 
 /// The exponent in `e5`, `E-05` or nothing, clipped to `i64`.
 fn read_exponent(text: &[u8]) -> i64 {
-    let digits = text
-        .iter()
-        .filter(|byte| byte.is_ascii_digit())
-        .map(|digit| i64::from(digit - b'0'));
+    let digits = text.iter().filter(|byte| byte.is_ascii_digit()).map(|digit| i64::from(digit - b'0'));
     let magnitude = digits.fold(0i64, |sum, digit| sum.saturating_mul(10).saturating_add(digit));
     if text.contains(&b'-') { -magnitude } else { magnitude }
 }
@@ -468,22 +434,12 @@ mod tests {
             ("[\"äöü\", 1e400]".as_bytes(), "/1", 1, 9, "Infinity"),
             (b"{\"a\":{\"b\":1, \"b\" : 2}}", "/a/b", 1, 19, "already"),
             (b"{\"a\":1,\"\\u0061\":1}", "/a", 1, 17, "already"),
-            (
-                b"{\"m~n/o\":[[],[18446744073709551615]]}",
-                "/m~0n~1o/1/0",
-                1,
-                15,
-                "18446744073709552000",
-            ),
+            (b"{\"m~n/o\":[[],[18446744073709551615]]}", "/m~0n~1o/1/0", 1, 15, "18446744073709552000"),
         ];
         for &(text, pointer, line, column, detail) in cases {
             let error = refusal(text);
             let text = String::from_utf8_lossy(text);
-            assert_eq!(
-                (&*error.pointer, error.line, error.column),
-                (pointer, line, column),
-                "{text}: {error}"
-            );
+            assert_eq!((&*error.pointer, error.line, error.column), (pointer, line, column), "{text}: {error}");
             assert!(error.detail.contains(detail), "{text}: {error}");
         }
     }
@@ -574,29 +530,20 @@ mod tests {
             "0.30000000000000001",
             "9007199254740992.5",
         ] {
-            assert!(
-                refusal(text).detail.ends_with("send such a number as a string"),
-                "{text}"
-            );
+            assert!(refusal(text).detail.ends_with("send such a number as a string"), "{text}");
         }
     }
 
     #[test]
     fn equal_numbers_are_equal_values() {
         assert_eq!(parse(b"[1, 1.0, 10e-1, 0.1e1]").unwrap(), json!([1, 1, 1, 1]));
-        assert_eq!(
-            parse(b"[-0.0, 1e300, 9007199254740992.0]").unwrap(),
-            json!([0, 1e300, INTEGERS.end()])
-        );
+        assert_eq!(parse(b"[-0.0, 1e300, 9007199254740992.0]").unwrap(), json!([0, 1e300, INTEGERS.end()]));
     }
 
     #[test]
     fn values_made_elsewhere_are_rounded_as_doubles() {
         let value = json!([u64::MAX, i64::MIN, INTEGERS.end() + 1, -0.0, 1.0]);
-        assert_eq!(
-            canonical(&value),
-            b"[18446744073709552000,-9223372036854776000,9007199254740992,0,1]"
-        );
+        assert_eq!(canonical(&value), b"[18446744073709552000,-9223372036854776000,9007199254740992,0,1]");
     }
 
     #[test]
@@ -608,10 +555,7 @@ mod tests {
         // An escape at each place around the blocks of 16 bytes.
         for before in 0..40 {
             let text = format!("{}\n{}", "x".repeat(before), "é".repeat(20));
-            assert_eq!(
-                canonical(&json!(text)),
-                format!("\"{}\"", text.replace('\n', "\\n")).into_bytes()
-            );
+            assert_eq!(canonical(&json!(text)), format!("\"{}\"", text.replace('\n', "\\n")).into_bytes());
         }
     }
 
@@ -641,13 +585,9 @@ mod tests {
         let (zeros, nines) = ("0".repeat(many), "9".repeat(many));
         assert_eq!(gate(&format!("1.{zeros}")), "1");
         assert_eq!(gate(&format!("0.{zeros}1e{}", many + 1)), "1");
-        for text in [
-            format!("1{zeros}"),
-            nines.clone(),
-            format!("0.{nines}"),
-            format!("1e{nines}"),
-            format!("1e-{nines}"),
-        ] {
+        for text in
+            [format!("1{zeros}"), nines.clone(), format!("0.{nines}"), format!("1e{nines}"), format!("1e-{nines}")]
+        {
             assert!(refusal(text).detail.ends_with("as a string"));
         }
     }
@@ -655,12 +595,7 @@ mod tests {
     /// A character of each kind that matters: to escaping, to the order of names, to the length in UTF-8.
     fn character() -> impl Strategy<Value = char> {
         let range = prop::char::range;
-        prop_oneof![
-            range('\0', '\x7f'),
-            any::<char>(),
-            range('\u{e000}', '\u{ffff}'),
-            range('\u{10000}', '\u{10ffff}')
-        ]
+        prop_oneof![range('\0', '\x7f'), any::<char>(), range('\u{e000}', '\u{ffff}'), range('\u{10000}', '\u{10ffff}')]
     }
 
     fn text() -> impl Strategy<Value = String> {
@@ -692,20 +627,14 @@ mod tests {
 
     /// The significant digits of a decimal text, and the exponent of the first of them, by nothing but moving text.
     fn scientific(text: &str) -> (String, i64) {
-        let (mantissa, exponent) = text
-            .trim_start_matches('-')
-            .split_once(['e', 'E'])
-            .unwrap_or((text.trim_start_matches('-'), "0"));
+        let (mantissa, exponent) =
+            text.trim_start_matches('-').split_once(['e', 'E']).unwrap_or((text.trim_start_matches('-'), "0"));
         let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let places = format!("{integer}{fraction}");
         let digits = places.trim_start_matches('0');
         let first = integer.len() as i64 - 1 - (places.len() - digits.len()) as i64 + exponent.parse::<i64>().unwrap();
         let digits = digits.trim_end_matches('0');
-        if digits.is_empty() {
-            (String::new(), 0)
-        } else {
-            (digits.to_owned(), first)
-        }
+        if digits.is_empty() { (String::new(), 0) } else { (digits.to_owned(), first) }
     }
 
     proptest! {

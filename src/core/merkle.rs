@@ -98,9 +98,7 @@ impl Edge {
     /// The root of the whole tree, in at most 63 hashes.
     pub fn root(&self) -> Hash {
         let from_the_right = self.peaks.iter().rev().copied();
-        from_the_right
-            .reduce(|right, left| node(&left, &right))
-            .unwrap_or_else(hash::empty_root)
+        from_the_right.reduce(|right, left| node(&left, &right)).unwrap_or_else(hash::empty_root)
     }
 
     /// The edge of the tree of the first `size` leaves, from at most one tile a level.
@@ -133,11 +131,7 @@ impl Edge {
             if number < last {
                 return stored(level, number);
             }
-            assert_eq!(
-                number, last,
-                "level {level} of a tree of {} leaves ends before that tile",
-                self.size
-            );
+            assert_eq!(number, last, "level {level} of a tree of {} leaves ends before that tile", self.size);
             Ok(self.partial(level).to_vec())
         }
     }
@@ -149,11 +143,7 @@ impl Edge {
 /// # Panics
 /// If the number of hashes is not a power of two.
 pub fn perfect_root(hashes: &[Hash]) -> Hash {
-    assert!(
-        hashes.len().is_power_of_two(),
-        "{} hashes are no level of a perfect subtree",
-        hashes.len()
-    );
+    assert!(hashes.len().is_power_of_two(), "{} hashes are no level of a perfect subtree", hashes.len());
     match hashes {
         [root] => *root,
         _ => {
@@ -200,10 +190,7 @@ pub fn prove_inclusion<E>(
 /// Checks that `leaf` is at `index` of the `size` leaves below `root`: RFC 9162 section 2.1.3.2.
 pub fn check_inclusion(leaf: Hash, index: u64, size: u64, path: &[Hash], root: Hash) -> Result<(), ProofError> {
     ensure(index < size, ProofError::NoSuchLeaf { index, size })?;
-    let mut climb = Climb {
-        node: index,
-        last: size - 1,
-    };
+    let mut climb = Climb { node: index, last: size - 1 };
     let mut reached = leaf;
     for hash in path {
         reached = match climb.sibling()? {
@@ -271,10 +258,7 @@ pub fn check_consistency(from: u64, to: u64, path: &[Hash], from_root: Hash, to_
         [] => return Err(ProofError::TooShort),
     };
     let height = (from - 1).trailing_ones();
-    let mut climb = Climb {
-        node: (from - 1) >> height,
-        last: (to - 1) >> height,
-    };
+    let mut climb = Climb { node: (from - 1) >> height, last: (to - 1) >> height };
     let (mut older, mut newer) = (first, first);
     for hash in rest {
         match climb.sibling()? {
@@ -338,11 +322,7 @@ impl Climb {
     /// The side of the next sibling; the climb goes on at the parent.
     fn sibling(&mut self) -> Result<Side, ProofError> {
         ensure(self.last != 0, ProofError::TooLong)?;
-        let side = if self.node % 2 == 1 || self.node == self.last {
-            Side::Left
-        } else {
-            Side::Right
-        };
+        let side = if self.node % 2 == 1 || self.node == self.last { Side::Left } else { Side::Right };
         if let Side::Left = side {
             // A last node without a sibling rises unchanged to the first row where it has one. It is not node 0, for
             // then it would be the root.
@@ -409,11 +389,7 @@ fn read<E>(
     width: usize,
 ) -> Result<Vec<Hash>, E> {
     let mut hashes = source(level, number, width)?;
-    assert!(
-        hashes.len() >= width,
-        "tile {number} of level {level} has {} of {width} hashes",
-        hashes.len()
-    );
+    assert!(hashes.len() >= width, "tile {number} of level {level} has {} of {width} hashes", hashes.len());
     hashes.truncate(width);
     Ok(hashes)
 }
@@ -462,11 +438,7 @@ mod tests {
             let (mut edge, mut tiles) = (Edge::new(), HashMap::new());
             for leaf in &leaves {
                 edge.push(*leaf, |tile| {
-                    assert_eq!(
-                        tiles.insert((tile.level, tile.number), tile.hashes),
-                        None,
-                        "a tile is completed once"
-                    );
+                    assert_eq!(tiles.insert((tile.level, tile.number), tile.hashes), None, "a tile is completed once");
                 });
             }
             Whole { leaves, edge, tiles }
@@ -474,20 +446,12 @@ mod tests {
 
         /// The source of a tree of `size` leaves, which insists on the contract: nothing beyond `size`, nothing twice.
         fn source(&self, size: u64) -> impl FnMut(u8, u64, usize) -> Result<Vec<Hash>, Infallible> {
-            let mut whole = self
-                .edge
-                .source(|level, number| Ok(self.tiles[&(level, number)].clone()));
+            let mut whole = self.edge.source(|level, number| Ok(self.tiles[&(level, number)].clone()));
             let mut asked = HashSet::new();
             move |level, number, width| {
-                assert!(
-                    asked.insert((level, number)),
-                    "tile {number} of level {level} was asked for twice"
-                );
+                assert!(asked.insert((level, number)), "tile {number} of level {level} was asked for twice");
                 let end = number * 256 + width as u64;
-                assert!(
-                    width > 0 && width <= 256 && end << (8 * level) <= size,
-                    "{level}/{number}: {width} of {size}"
-                );
+                assert!(width > 0 && width <= 256 && end << (8 * level) <= size, "{level}/{number}: {width} of {size}");
                 whole(level, number, width)
             }
         }
@@ -516,11 +480,7 @@ mod tests {
         }
         let (left, right) = halves(leaves);
         let k = left.len() as u64;
-        if m < k {
-            [path(m, left), vec![mth(right)]].concat()
-        } else {
-            [path(m - k, right), vec![mth(left)]].concat()
-        }
+        if m < k { [path(m, left), vec![mth(right)]].concat() } else { [path(m - k, right), vec![mth(left)]].concat() }
     }
 
     /// SUBPROOF of RFC 9162 section 2.1.4.1, word by word; and for a tree of no leaves, what this file defines.
@@ -565,14 +525,8 @@ mod tests {
             }
         }
         for bit in [0, 100, 255] {
-            assert_eq!(
-                check(path, [flip(hashes[0], bit), hashes[1]]),
-                Err(ProofError::WrongRoot)
-            );
-            assert_eq!(
-                check(path, [hashes[0], flip(hashes[1], bit)]),
-                Err(ProofError::WrongRoot)
-            );
+            assert_eq!(check(path, [flip(hashes[0], bit), hashes[1]]), Err(ProofError::WrongRoot));
+            assert_eq!(check(path, [hashes[0], flip(hashes[1], bit)]), Err(ProofError::WrongRoot));
         }
         for extra in [hashes[0], hashes[1], Hash::ZERO] {
             assert_eq!(check(&[path, &[extra]].concat(), hashes), Err(ProofError::TooLong));
@@ -587,28 +541,16 @@ mod tests {
 
     fn inclusion_holds(whole: &Whole, index: u64, size: u64, tree_root: Hash) -> Vec<Hash> {
         let Ok(proof) = prove_inclusion(index, size, whole.source(size));
-        assert_eq!(
-            proof,
-            path(index, &whole.leaves[..size as usize]),
-            "leaf {index} of {size}"
-        );
-        damage(&proof, [leaf(index), tree_root], |path, [leaf, root]| {
-            check_inclusion(leaf, index, size, path, root)
-        });
+        assert_eq!(proof, path(index, &whole.leaves[..size as usize]), "leaf {index} of {size}");
+        damage(&proof, [leaf(index), tree_root], |path, [leaf, root]| check_inclusion(leaf, index, size, path, root));
         proof
     }
 
     fn consistency_holds(whole: &Whole, from: u64, to: u64, roots: [Hash; 2]) -> Vec<Hash> {
         let Ok(proof) = prove_consistency(from, to, whole.source(to));
-        assert_eq!(
-            proof,
-            subproof(from, &whole.leaves[..to as usize], true),
-            "{from} to {to}"
-        );
+        assert_eq!(proof, subproof(from, &whole.leaves[..to as usize], true), "{from} to {to}");
         if from > 0 {
-            damage(&proof, roots, |path, [older, newer]| {
-                check_consistency(from, to, path, older, newer)
-            });
+            damage(&proof, roots, |path, [older, newer]| check_consistency(from, to, path, older, newer));
         }
         proof
     }
@@ -652,15 +594,9 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(
-                check(to, 0, &[]).err(),
-                (to > 0).then_some(ProofError::Shrinks { from: to, to: 0 })
-            );
+            assert_eq!(check(to, 0, &[]).err(), (to > 0).then_some(ProofError::Shrinks { from: to, to: 0 }));
             assert_eq!(check(0, to, &[Hash::ZERO]), Err(ProofError::TooLong));
-            assert_eq!(
-                check_consistency(0, to, &[], roots[1], roots[1]),
-                Err(ProofError::WrongRoot)
-            );
+            assert_eq!(check_consistency(0, to, &[], roots[1], roots[1]), Err(ProofError::WrongRoot));
         }
     }
 
@@ -670,21 +606,7 @@ mod tests {
         for size in TURNS {
             let newer = mth(&whole.leaves[..size as usize]);
             assert_eq!(root(size, whole.source(size)), Ok(newer));
-            for index in [
-                0,
-                1,
-                100,
-                255,
-                256,
-                300,
-                32767,
-                65279,
-                65280,
-                65535,
-                65536,
-                size / 2,
-                size - 1,
-            ] {
+            for index in [0, 1, 100, 255, 256, 300, 32767, 65279, 65280, 65535, 65536, size / 2, size - 1] {
                 if index < size {
                     inclusion_holds(whole, index, size, newer);
                     consistency_holds(whole, index + 1, size, [mth(&whole.leaves[..=index as usize]), newer]);
@@ -707,11 +629,7 @@ mod tests {
         for number in 0..257 {
             let leaves = &whole.leaves[number * 256..][..256];
             assert_eq!(whole.tiles[&(0, number as u64)], leaves);
-            let above = if number < 256 {
-                whole.tiles[&(1, 0)][number]
-            } else {
-                levels[1][0]
-            };
+            let above = if number < 256 { whole.tiles[&(1, 0)][number] } else { levels[1][0] };
             assert_eq!(above, mth(leaves));
             assert_eq!(above, perfect_root(leaves));
         }
@@ -726,14 +644,7 @@ mod tests {
         edge.push(uniform.0[0], |tile| tiles.push(tile));
         for (level, tile) in tiles.iter().enumerate() {
             let number = (1 << (48 - 8 * level)) - 1;
-            assert_eq!(
-                *tile,
-                Tile {
-                    level: level as u8,
-                    number,
-                    hashes: vec![uniform.0[8 * level]; 256]
-                }
-            );
+            assert_eq!(*tile, Tile { level: level as u8, number, hashes: vec![uniform.0[8 * level]; 256] });
         }
         assert_eq!(tiles.len(), 7);
         assert_eq!(edge.partial(7), [uniform.0[56]]);
@@ -746,15 +657,11 @@ mod tests {
         for size in TURNS {
             let complete = size / 256 * 256;
             let below = |level: u8, number, width| {
-                let tiles = (number * 256..)
-                    .take(width)
-                    .map(|number| &whole.tiles[&(level - 1, number)]);
+                let tiles = (number * 256..).take(width).map(|number| &whole.tiles[&(level - 1, number)]);
                 Ok(tiles.map(|hashes| perfect_root(hashes)).collect())
             };
             let Ok::<_, Infallible>(mut edge) = Edge::at(complete, below);
-            whole.leaves[complete as usize..size as usize]
-                .iter()
-                .for_each(|leaf| edge.push(*leaf, |_| {}));
+            whole.leaves[complete as usize..size as usize].iter().for_each(|leaf| edge.push(*leaf, |_| {}));
             assert_eq!(Ok(edge), Edge::at(size, whole.source(size)));
         }
     }
@@ -808,15 +715,7 @@ mod tests {
     fn the_largest_sizes_do_not_overflow() {
         let uniform = Uniform::new();
         let tile = |level, _, width| uniform.tile(level, width);
-        let sizes = [
-            u64::MAX,
-            u64::MAX - 1,
-            u64::MAX - 255,
-            (1 << 63) + 1,
-            1 << 63,
-            (1 << 63) - 1,
-            (1 << 62) + 7,
-        ];
+        let sizes = [u64::MAX, u64::MAX - 1, u64::MAX - 255, (1 << 63) + 1, 1 << 63, (1 << 63) - 1, (1 << 62) + 7];
         for size in sizes {
             let Ok(newer) = root(size, tile);
             for index in [0, 1, 256, 1 << 32, (1 << 62) - 1, 1 << 62, size / 2, size - 2, size - 1] {
@@ -827,9 +726,7 @@ mod tests {
                 let from = index + 1;
                 let Ok(older) = root(from, tile);
                 let Ok(path) = prove_consistency(from, size, tile);
-                damage(&path, [older, newer], |path, [older, newer]| {
-                    check_consistency(from, size, path, older, newer)
-                });
+                damage(&path, [older, newer], |path, [older, newer]| check_consistency(from, size, path, older, newer));
             }
             assert_eq!(prove_consistency(0, size, tile), Ok(vec![]));
             let beyond = check_inclusion(newer, u64::MAX, size, &[], newer);
@@ -865,11 +762,7 @@ mod tests {
             let asked = RefCell::new(0);
             let tile = |_, _, width| {
                 let asked = asked.replace_with(|asked| *asked + 1);
-                if asked < good {
-                    Ok(vec![leaf(0); width])
-                } else {
-                    Err("the disk is gone")
-                }
+                if asked < good { Ok(vec![leaf(0); width]) } else { Err("the disk is gone") }
             };
             assert_eq!(root(300, tile), Err("the disk is gone"));
             asked.replace(0);

@@ -122,9 +122,7 @@ impl Quant {
     /// [`QuantError::Link`] with a sentence that names the field.
     pub fn check_follows(&self, previous: Option<&Quant>) -> Result<(), QuantError> {
         let (index, hash, size, timestamp) = match previous {
-            Some(previous) => {
-                (previous.index() + 1, previous.hash, previous.size(), Some(previous.header.timestamp))
-            }
+            Some(previous) => (previous.index() + 1, previous.hash, previous.size(), Some(previous.header.timestamp)),
             None => (0, Hash::ZERO, 0, None),
         };
         let Header { index: claimed, previous_hash, size: claimed_size, timestamp: claimed_time, .. } = &self.header;

@@ -85,9 +85,7 @@ impl Schema {
             return Err(Fault::of("schema", detail));
         }
         let costs = costs(&source).map_err(|detail| Fault::of("schema", detail))?;
-        let patterns = PatternOptions::regex()
-            .size_limit(PATTERN_BYTES)
-            .dfa_size_limit(PATTERN_BYTES);
+        let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
         let validator = jsonschema::options()
             .with_draft(Draft::Draft202012)
             .with_pattern_options(patterns)
@@ -99,11 +97,7 @@ impl Schema {
                      {PATTERN_BYTES} bytes when compiled: {error}"
                 ),
             })?;
-        Ok(Schema {
-            source,
-            validator: Arc::new(validator),
-            costs: costs.into(),
-        })
+        Ok(Schema { source, validator: Arc::new(validator), costs: costs.into() })
     }
 
     /// As it was given.
@@ -116,12 +110,7 @@ impl Schema {
     /// # Errors
     /// Where it breaks the schema, or that it would take too long to know.
     pub(super) fn check(&self, value: &Value, bytes: usize) -> Result<(), Vec<Fault>> {
-        let whole = |detail: &str| {
-            Err(vec![Fault {
-                pointer: String::new(),
-                detail: detail.into(),
-            }])
-        };
+        let whole = |detail: &str| Err(vec![Fault { pointer: String::new(), detail: detail.into() }]);
         let Some(cost) = self.costs.get(depth(value)).filter(|cost| cost.nesting <= NESTING) else {
             return whole("it is nested too deep for the chain's schema: nest less");
         };
@@ -140,12 +129,7 @@ impl Schema {
         };
         // The library makes all faults at once, and each member of a large value can have one for each step.
         if cost.steps.saturating_mul(bytes as u64) <= TELLING {
-            return Err(self
-                .validator
-                .iter_errors(value)
-                .take(Self::FAULTS)
-                .map(fault)
-                .collect());
+            return Err(self.validator.iter_errors(value).take(Self::FAULTS).map(fault).collect());
         }
         // To tell the first, each level looks once more at all that is below.
         if affordable(cost.steps.saturating_mul(cost.nesting)) {
@@ -185,11 +169,7 @@ fn costs(source: &Value) -> Result<Vec<Cost>, String> {
             level[number] = graph.nodes[number].cost(&level, &shallower);
         }
         if depth == 0 {
-            let surveys = level
-                .iter()
-                .zip(&graph.nodes)
-                .filter(|(_, node)| node.surveys)
-                .map(|(cost, _)| cost.survey);
+            let surveys = level.iter().zip(&graph.nodes).filter(|(_, node)| node.surveys).map(|(cost, _)| cost.survey);
             let unfolded = surveys.fold(level.first().map_or(0, |cost| cost.steps), u64::saturating_add);
             let nesting = level.iter().map(|cost| cost.nesting).max().unwrap_or(0);
             if unfolded > UNFOLDED || nesting > NESTING_IN_PLACE {
@@ -220,18 +200,11 @@ struct Node {
 impl Node {
     fn cost(&self, level: &[Cost], shallower: &[Cost]) -> Cost {
         let total = |groups: &[Vec<usize>], costs: &[Cost], part: fn(&Cost) -> u64| {
-            let most = groups
-                .iter()
-                .map(|group| group.iter().map(|&number| part(&costs[number])).max().unwrap_or(0));
+            let most = groups.iter().map(|group| group.iter().map(|&number| part(&costs[number])).max().unwrap_or(0));
             most.fold(0, u64::saturating_add)
         };
         let deepest = |groups: &[Vec<usize>], costs: &[Cost]| {
-            groups
-                .iter()
-                .flatten()
-                .map(|&number| costs[number].nesting)
-                .max()
-                .unwrap_or(0)
+            groups.iter().flatten().map(|&number| costs[number].nesting).max().unwrap_or(0)
         };
         let rest = total(&self.rest, shallower, |cost| cost.steps);
         let in_place = total(&self.in_place, level, |cost| cost.steps);
@@ -239,23 +212,11 @@ impl Node {
         let surveyed = total(&self.in_place, level, |cost| cost.steps.saturating_add(cost.survey));
         let survey = self.own.saturating_add(rest).saturating_add(surveyed);
         let once = [in_place, inside, rest].into_iter().fold(self.own, u64::saturating_add);
-        let nesting = [
-            (&self.in_place, level),
-            (&self.inside, shallower),
-            (&self.rest, shallower),
-        ];
+        let nesting = [(&self.in_place, level), (&self.inside, shallower), (&self.rest, shallower)];
         Cost {
-            steps: if self.surveys {
-                once.saturating_add(survey)
-            } else {
-                once
-            },
+            steps: if self.surveys { once.saturating_add(survey) } else { once },
             survey,
-            nesting: 1 + nesting
-                .map(|(groups, costs)| deepest(groups, costs))
-                .into_iter()
-                .max()
-                .unwrap_or(0),
+            nesting: 1 + nesting.map(|(groups, costs)| deepest(groups, costs)).into_iter().max().unwrap_or(0),
         }
     }
 }
@@ -297,10 +258,7 @@ impl<'a> Graph<'a> {
             next += 1;
         }
         if graph.patterns > PATTERNS {
-            return Err(format!(
-                "it has {} patterns, at most {PATTERNS} are allowed",
-                graph.patterns
-            ));
+            return Err(format!("it has {} patterns, at most {PATTERNS} are allowed", graph.patterns));
         }
         for (node, target, fragment) in std::mem::take(&mut graph.references) {
             // Which dynamic anchor of that name is meant depends on the way there.
@@ -359,11 +317,7 @@ impl<'a> Graph<'a> {
                 "$schema" if value.as_str().is_some_and(|draft| draft.trim_end_matches('#') != DRAFT) => {
                     return Err(format!("$schema is {value}, but schemas are of draft 2020-12: {DRAFT}"));
                 }
-                "$dynamicAnchor" => self
-                    .dynamic
-                    .entry(value.as_str().unwrap_or_default())
-                    .or_default()
-                    .push(node),
+                "$dynamicAnchor" => self.dynamic.entry(value.as_str().unwrap_or_default()).or_default().push(node),
                 "$ref" | "$dynamicRef" => self.refer(node, value.as_str().unwrap_or_default(), base)?,
                 _ => {}
             }
@@ -465,27 +419,17 @@ mod tests {
 
     fn faults(schema: &Value, value: &Value) -> Vec<Fault> {
         let schema = Schema::compile(schema.clone()).unwrap_or_else(|fault| panic!("{schema}: {fault:?}"));
-        schema
-            .check(value, json::canonical(value).len())
-            .err()
-            .unwrap_or_default()
+        schema.check(value, json::canonical(value).len()).err().unwrap_or_default()
     }
 
     fn refused(schema: &Value) -> String {
-        Schema::compile(schema.clone())
-            .err()
-            .unwrap_or_else(|| panic!("{schema} was taken"))
-            .detail
+        Schema::compile(schema.clone()).err().unwrap_or_else(|| panic!("{schema} was taken")).detail
     }
 
     /// `a0` leads to `a1` by `step`, that to `a2`, and so on to the last.
     fn chain(length: usize, last: Value, step: impl Fn(Value) -> Value) -> Value {
-        let definition = |number: usize| {
-            (
-                format!("a{number}"),
-                step(json!({"$ref": format!("#/$defs/a{}", number + 1)})),
-            )
-        };
+        let definition =
+            |number: usize| (format!("a{number}"), step(json!({"$ref": format!("#/$defs/a{}", number + 1)})));
         let mut definitions: Map<String, Value> = (0..length).map(definition).collect();
         definitions.insert(format!("a{length}"), last);
         json!({"$defs": definitions, "$ref": "#/$defs/a0"})
@@ -530,11 +474,7 @@ mod tests {
             surveys,
             chain(30, json!({}), |next| json!({"allOf": [next, next]})),
             chain(30, json!({}), |next| json!({"oneOf": [next, {"not": next}]})),
-            chain(
-                30,
-                json!({}),
-                |next| json!({"allOf": [next, next], "unevaluatedItems": false}),
-            ),
+            chain(30, json!({}), |next| json!({"allOf": [next, next], "unevaluatedItems": false})),
             chain(5_000, json!({}), |next| json!({"anyOf": [next]})),
             chain(5_000, json!({}), |next| json!({"not": {"not": next}})),
         ] {
@@ -572,14 +512,9 @@ mod tests {
             let [meets, breaks] = [json!(1), json!("1")].map(|leaf| {
                 let values = (1..=100).map(|depth| nested(depth, leaf.clone()));
                 let outcomes = values.map(|value| schema.check(&value, json::canonical(&value).len()));
-                outcomes
-                    .map(|outcome| outcome.err().map(|faults| faults[0].detail.clone()))
-                    .collect::<Vec<_>>()
+                outcomes.map(|outcome| outcome.err().map(|faults| faults[0].detail.clone())).collect::<Vec<_>>()
             });
-            assert!(
-                meets.contains(&None) && meets[99].as_ref().unwrap().contains("nested too deep"),
-                "{meets:?}"
-            );
+            assert!(meets.contains(&None) && meets[99].as_ref().unwrap().contains("nested too deep"), "{meets:?}");
             assert!(!breaks.contains(&None));
         };
         let steps: [fn(Value) -> Value; 4] = [
@@ -590,20 +525,13 @@ mod tests {
         ];
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(2 << 20);
-            thread
-                .spawn_scoped(scope, || steps.map(deepest))
-                .unwrap()
-                .join()
-                .unwrap();
+            thread.spawn_scoped(scope, || steps.map(deepest)).unwrap().join().unwrap();
         });
     }
 
     #[test]
     fn patterns_are_linear_small_and_few() {
-        assert_eq!(
-            faults(&json!({"pattern": "^(a+)+$"}), &json!("a".repeat(100_000) + "b")).len(),
-            1
-        );
+        assert_eq!(faults(&json!({"pattern": "^(a+)+$"}), &json!("a".repeat(100_000) + "b")).len(), 1);
         for pattern in ["(a{1000}){1000}", "(?=a)b", "(a)\\1", &"(".repeat(10_000)] {
             refused(&json!({"pattern": pattern}));
         }
@@ -623,11 +551,7 @@ mod tests {
         let none = faults(&schema, &objects(200_000));
         assert!(none.len() == 1 && none[0].detail.contains("too large"), "{none:?}");
         let values: Vec<Value> = (0..20_000).map(|number| json!([number])).collect();
-        assert!(
-            faults(&json!({"items": {"enum": values}}), &json!(values))[0]
-                .detail
-                .contains("too large")
-        );
+        assert!(faults(&json!({"items": {"enum": values}}), &json!(values))[0].detail.contains("too large"));
     }
 
     #[test]
@@ -650,10 +574,7 @@ mod tests {
         let schema = json!({"$schema": DRAFT, "$defs": {"a": {"$id": "a", "type": "string"}}, "$ref": "a"});
         assert_eq!(faults(&schema, &json!("x")), []);
         assert_eq!(faults(&schema, &json!(1)).len(), 1);
-        assert_eq!(
-            faults(&json!({"default": nested(limits::DATA_DEPTH - 2, json!(1))}), &json!(1)),
-            []
-        );
+        assert_eq!(faults(&json!({"default": nested(limits::DATA_DEPTH - 2, json!(1))}), &json!(1)), []);
         assert_eq!(faults(&json!(true), &nested(100, json!(1))), []);
         assert_eq!(faults(&json!(false), &json!(1)).len(), 1);
     }

@@ -496,10 +496,8 @@ mod tests {
         let kind = prop_oneof![Just(None), Just(Some(Kind::Bang)), Just(Some(Kind::Erasure))];
         let micros = -62_167_219_200_000_000..=253_402_300_799_999_999i64;
         (data, id, signed, kind, micros, any::<[u8; 16]>()).prop_map(|(data, id, signed, kind, micros, salt)| {
-            let signed = signed.map(|(signer, signature)| Signed {
-                signer,
-                signature: signature.concat().try_into().unwrap(),
-            });
+            let signed =
+                signed.map(|(signer, signature)| Signed { signer, signature: signature.concat().try_into().unwrap() });
             let submission = Submission { data: json::canonical(&data), id: id.map(|id| id.parse().unwrap()), signed };
             (submission, kind, time(micros), salt)
         })

@@ -96,7 +96,9 @@ impl Verifier {
             (Some(Kind::Bang), _) => self.bang = Some(self.check_bang(record)?),
             (_, None) => return fault("a chain starts with its bang".into()),
             (Some(Kind::Erasure), Some(_)) => {}
-            (None, Some((id, rules))) => check_rules(*id, rules, record).map_err(|detail| Fault::of_transaction(index, detail))?,
+            (None, Some((id, rules))) => {
+                check_rules(*id, rules, record).map_err(|detail| Fault::of_transaction(index, detail))?
+            }
         }
         if let Some(id) = &record.id
             && !self.ids.insert(id.clone())
@@ -145,7 +147,8 @@ impl Verifier {
             return fault("a chain starts with its bang".into());
         };
         if quant.header().difficulty != rules.difficulty() {
-            let detail = format!("\"difficulty\" is {}, the rules say {}", quant.header().difficulty, rules.difficulty());
+            let detail =
+                format!("\"difficulty\" is {}, the rules say {}", quant.header().difficulty, rules.difficulty());
             return fault(detail);
         }
         self.newest = Some(quant);
@@ -165,7 +168,9 @@ fn check_rules(chain: Hash, rules: &Rules, record: &Record) -> Result<(), String
     };
     outcome.map_err(|refusal| match refusal {
         Refusal::TooLarge { bytes, max } => format!("its data has {bytes} bytes, the rules allow {max}"),
-        Refusal::Schema(faults) => format!("its data breaks the schema at {:?}: {}", faults[0].pointer, faults[0].detail),
+        Refusal::Schema(faults) => {
+            format!("its data breaks the schema at {:?}: {}", faults[0].pointer, faults[0].detail)
+        }
         Refusal::Unsigned => "it is not signed, but the chain has writers".into(),
         Refusal::NotAWriter => "its signer is not one of the chain's writers".into(),
         Refusal::BadSignature => "its signature is not its signer's".into(),
@@ -241,7 +246,11 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         /// Injects a value, with an id and a signature or without.
-        Inject { data: Value, named: bool, signed: bool },
+        Inject {
+            data: Value,
+            named: bool,
+            signed: bool,
+        },
         Leap,
         /// Leaps, and goes on as a fork of the newest quant.
         Fork,
@@ -320,7 +329,12 @@ mod tests {
         fn inject(&mut self, data: &Value, named: bool, signed: bool) {
             let submission = self.submission(data, named, signed);
             self.chain.rules.check(self.chain.id, &submission, data).unwrap();
-            self.record(Transaction::new(submission, None, Node::time(self.leaves.len()), [self.leaves.len() as u8; 16]));
+            self.record(Transaction::new(
+                submission,
+                None,
+                Node::time(self.leaves.len()),
+                [self.leaves.len() as u8; 16],
+            ));
         }
 
         /// Adds a transaction without a look at the rules.
@@ -485,7 +499,8 @@ mod tests {
             let found = fault(&node(rules, &|node| made(node.submission(&json!(100), true, signed))));
             assert!(found.starts_with(detail), "{found}");
         }
-        let forged = node(json!({}), &|node| made(Submission { data: b"2".to_vec(), ..node.submission(&json!(1), true, true) }));
+        let forged =
+            node(json!({}), &|node| made(Submission { data: b"2".to_vec(), ..node.submission(&json!(1), true, true) }));
         assert_eq!(fault(&forged), "transaction 2: its signature is not its signer's");
     }
 
@@ -532,7 +547,8 @@ mod tests {
     fn an_id_stands_in_a_chain_once() {
         let mut node = Node::new();
         for data in [1, 2] {
-            let submission = Submission { id: Some("same".parse().unwrap()), ..node.submission(&json!(data), false, false) };
+            let submission =
+                Submission { id: Some("same".parse().unwrap()), ..node.submission(&json!(data), false, false) };
             node.record(Transaction::new(submission, None, Node::time(data), [data as u8; 16]));
             node.leap();
         }
@@ -560,7 +576,9 @@ mod tests {
         let rules = Rules::from_value(&json!({"name": "a", "writers": [hex::encode(node.key.verifying_key())]}));
         let mut erased = Record::from_value(json::parse(&Node::new().export[0]).unwrap()).unwrap();
         erased.data = None;
-        assert!(check_rules(Hash::ZERO, &rules.ok().unwrap(), &erased).is_err_and(|detail| detail.contains("not signed")));
+        assert!(
+            check_rules(Hash::ZERO, &rules.ok().unwrap(), &erased).is_err_and(|detail| detail.contains("not signed"))
+        );
     }
 
     #[test]

@@ -55,7 +55,12 @@ pub struct Leaped {
         (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn leap(State(app): State<App>, target: ChainOf, method: Method, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn leap(
+    State(app): State<App>,
+    target: ChainOf,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     // A HEAD must not change anything, and is no way to ask for a leap.
     if method == Method::HEAD {
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "a leap is a GET or a POST");
@@ -79,7 +84,12 @@ pub async fn leap(State(app): State<App>, target: ChainOf, method: Method, heade
         (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn leap_by_post(app: State<App>, target: ChainOf, method: Method, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn leap_by_post(
+    app: State<App>,
+    target: ChainOf,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     leap(app, target, method, headers).await
 }
 
@@ -124,7 +134,8 @@ pub async fn chain(
         false => (Shape::Array, "application/json"),
     };
     let quants = query.from.min(end)..end;
-    let stream = ChainStream::open(&app.0.node, &target.chain, quants, query.transactions.unwrap_or(true), shape).await?;
+    let stream =
+        ChainStream::open(&app.0.node, &target.chain, quants, query.transactions.unwrap_or(true), shape).await?;
     Ok(([(header::CONTENT_TYPE, media)], stream.into_body(app.0.node.clone())).into_response())
 }
 
@@ -172,7 +183,12 @@ pub struct TransactionView {
         (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn quant(State(app): State<App>, target: ChainOf, place: Place, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn quant(
+    State(app): State<App>,
+    target: ChainOf,
+    place: Place,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let newest = target.chain.head().newest;
     let index = find_quant(&app, &target.chain, &place.0, newest.index()).await?;
     let lineage = target.chain.lineage.clone();
@@ -183,7 +199,8 @@ pub async fn quant(State(app): State<App>, target: ChainOf, place: Place, header
         return Ok(unchanged);
     }
     let stream = ChainStream::open(&app.0.node, &target.chain, index..index + 1, true, Shape::One).await?;
-    Ok((cache_headers(&tag, cache), [(header::CONTENT_TYPE, "application/json")], stream.into_body(app.0.node.clone())).into_response())
+    Ok((cache_headers(&tag, cache), [(header::CONTENT_TYPE, "application/json")], stream.into_body(app.0.node.clone()))
+        .into_response())
 }
 
 async fn find_quant(app: &App, chain: &Arc<ChainHandle>, place: &str, newest: u64) -> Result<u64, Problem> {
@@ -220,15 +237,21 @@ pub struct PageQuery {
 /// `400` where it is too large.
 pub(super) fn page_limit(limit: Option<u64>) -> Result<u64, Problem> {
     match limit {
-        Some(limit) if limit > limits::PAGE_LIMIT => {
-            Err(Problem::bad_request(format!("\"limit\" is at most {}: follow the Link to the next page", limits::PAGE_LIMIT)))
-        }
+        Some(limit) if limit > limits::PAGE_LIMIT => Err(Problem::bad_request(format!(
+            "\"limit\" is at most {}: follow the Link to the next page",
+            limits::PAGE_LIMIT
+        ))),
         limit => Ok(limit.unwrap_or(limits::PAGE_DEFAULT)),
     }
 }
 
 /// Records of one page, with commas between them, and the index of the next page.
-async fn page(app: &App, chain: &ChainHandle, query: &PageQuery, whole: Range<u64>) -> Result<(Vec<u8>, Option<u64>), Problem> {
+async fn page(
+    app: &App,
+    chain: &ChainHandle,
+    query: &PageQuery,
+    whole: Range<u64>,
+) -> Result<(Vec<u8>, Option<u64>), Problem> {
     let limit = page_limit(query.limit)?;
     let start = query.from.unwrap_or(whole.start).clamp(whole.start, whole.end);
     let range = start..start.saturating_add(limit).min(whole.end);
@@ -246,7 +269,8 @@ fn next_link(prefix: &str, route: &str, next: Option<u64>, limit: Option<u64>) -
     let mut headers = HeaderMap::new();
     if let Some(next) = next {
         let limit = limit.unwrap_or(limits::PAGE_DEFAULT);
-        headers.insert(header::LINK, text_header(format!("<{prefix}/{route}?from={next}&limit={limit}>; rel=\"next\"")));
+        headers
+            .insert(header::LINK, text_header(format!("<{prefix}/{route}?from={next}&limit={limit}>; rel=\"next\"")));
     }
     headers
 }
@@ -264,7 +288,11 @@ fn next_link(prefix: &str, route: &str, next: Option<u64>, limit: Option<u64>) -
         (status = "4XX", description = "The request is wrong", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn transactions(State(app): State<App>, target: ChainOf, Query(query): Query<PageQuery>) -> Result<Response, Problem> {
+pub async fn transactions(
+    State(app): State<App>,
+    target: ChainOf,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
     let (records, next) = page(&app, &target.chain, &query, 0..target.chain.head().size()).await?;
     let body = [b"[", &records[..], b"]"].concat();
     let link = next_link(&target.prefix, "transactions", next, query.limit);
@@ -291,7 +319,11 @@ pub struct Pool {
         (status = "4XX", description = "The request is wrong", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn pool(State(app): State<App>, target: ChainOf, Query(query): Query<PageQuery>) -> Result<Response, Problem> {
+pub async fn pool(
+    State(app): State<App>,
+    target: ChainOf,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
     let head = target.chain.head();
     let (records, next) = page(&app, &target.chain, &query, head.newest.size()..head.size()).await?;
     let body = [format!("{{\"count\":{},\"transactions\":[", head.pooled()).as_bytes(), &records, b"]}"].concat();
@@ -310,7 +342,12 @@ pub async fn pool(State(app): State<App>, target: ChainOf, Query(query): Query<P
         (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn transaction(State(app): State<App>, target: ChainOf, place: Place, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn transaction(
+    State(app): State<App>,
+    target: ChainOf,
+    place: Place,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let index = place.transaction(target.chain.head().size())?;
     transaction_at(&app, &target.chain, index, &headers).await
 }
@@ -335,11 +372,17 @@ pub async fn transaction_by_id(
     let id = place.0.parse::<Id>().map_err(Problem::bad_request)?;
     let lineage = target.chain.lineage.clone();
     let index = app.0.node.read(move |store| store.transaction_with_id(&lineage, &id)).await?;
-    let index = index.ok_or_else(|| Problem::not_found(format!("the chain has no transaction with the id {:?}", place.0)))?;
+    let index =
+        index.ok_or_else(|| Problem::not_found(format!("the chain has no transaction with the id {:?}", place.0)))?;
     transaction_at(&app, &target.chain, index, &headers).await
 }
 
-async fn transaction_at(app: &App, chain: &Arc<ChainHandle>, index: u64, headers: &HeaderMap) -> Result<Response, Problem> {
+async fn transaction_at(
+    app: &App,
+    chain: &Arc<ChainHandle>,
+    index: u64,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let sealed = index < chain.head().newest.size();
     let lineage = chain.lineage.clone();
     let read = move |store: &Store| {
@@ -386,7 +429,12 @@ pub struct ReceiptView {
         (status = 409, description = "It is pooled still", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn receipt(State(app): State<App>, target: ChainOf, place: Place, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn receipt(
+    State(app): State<App>,
+    target: ChainOf,
+    place: Place,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let head = target.chain.head();
     let index = place.transaction(head.size())?;
     if index >= head.newest.size() {
@@ -564,9 +612,10 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
     let newest = target.chain.head().newest;
     let at = match fields.remove("at") {
         None => newest.index(),
-        Some(at) => at.as_u64().filter(|&at| at <= newest.index()).ok_or_else(|| {
-            vec![Fault::of("at", format!("must be the index of a quant, 0 to {}", newest.index()))]
-        })?,
+        Some(at) => at
+            .as_u64()
+            .filter(|&at| at <= newest.index())
+            .ok_or_else(|| vec![Fault::of("at", format!("must be the index of a quant, 0 to {}", newest.index()))])?,
     };
     // Where the quant was made by an ancestor, it is the ancestor that is forked: its rules hold there.
     let parent = target.chain.maker_of(at);
@@ -694,7 +743,12 @@ impl ChainStream {
         Ok(())
     }
 
-    fn add_transactions(&mut self, store: &Store, transactions: Range<u64>, out: &mut Vec<u8>) -> Result<(), StoreError> {
+    fn add_transactions(
+        &mut self,
+        store: &Store,
+        transactions: Range<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
         if transactions.is_empty() {
             out.extend_from_slice(b"]}");
             self.end_quant(out);

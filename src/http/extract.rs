@@ -38,7 +38,9 @@ impl FromRequestParts<App> for ChainOf {
         match path_parameter(parts, |name| name == CHAIN).await? {
             Some(name) => match app.0.node.chain(&name) {
                 Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
-                None => Err(Problem::not_found(format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one"))),
+                None => Err(Problem::not_found(format!(
+                    "there is no chain {name:?}: GET /chains lists them, POST /bang makes one"
+                ))),
             },
             None => Ok(ChainOf { chain: app.0.default_chain.clone(), prefix: String::new() }),
         }
@@ -54,7 +56,8 @@ impl Place {
     /// # Errors
     /// `400` where it is no number, `404` where the chain has no such transaction.
     pub fn transaction(&self, size: u64) -> Result<u64, Problem> {
-        let index = parse_index(&self.0).ok_or_else(|| Problem::bad_request(format!("{:?} is not the index of a transaction", self.0)))?;
+        let index = parse_index(&self.0)
+            .ok_or_else(|| Problem::bad_request(format!("{:?} is not the index of a transaction", self.0)))?;
         if index < size {
             return Ok(index);
         }
@@ -98,7 +101,11 @@ pub struct Whole {
 /// `503` where the bodies of other requests take it up.
 pub fn take_room(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
     let bytes = u32::try_from(bytes).expect("a body is bounded far below 4 GiB");
-    app.0.room.clone().try_acquire_many_owned(bytes).map_err(|_| Problem::overloaded("too many large requests at one time: send again later"))
+    app.0
+        .room
+        .clone()
+        .try_acquire_many_owned(bytes)
+        .map_err(|_| Problem::overloaded("too many large requests at one time: send again later"))
 }
 
 /// Reads a whole body of bounded size in bounded time.
@@ -185,7 +192,9 @@ pub fn format_of(headers: &HeaderMap) -> Result<Format, Problem> {
 fn unsupported(what: &str) -> Problem {
     Problem::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        format!("{what}: send JSON with the header \"Content-Type: application/json\", as curl does with --json, or a form with \"data=…\""),
+        format!(
+            "{what}: send JSON with the header \"Content-Type: application/json\", as curl does with --json, or a form with \"data=…\""
+        ),
     )
 }
 
@@ -256,7 +265,9 @@ pub fn expected_size(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
         let opaque = tag.strip_prefix("W/").unwrap_or(tag);
         let quoted = opaque.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).filter(|tag| !tag.contains('"'));
         let size = quoted.ok_or_else(|| {
-            Problem::bad_request("If-Match is no entity tag: send the ETag of /stats as it is, in double quotes, like \"5\"")
+            Problem::bad_request(
+                "If-Match is no entity tag: send the ETag of /stats as it is, in double quotes, like \"5\"",
+            )
         })?;
         // A weak tag never matches here (RFC 9110 section 8.8.3.2).
         if opaque.len() == tag.len() {

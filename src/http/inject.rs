@@ -1,10 +1,6 @@
 //! `POST /inject`: one transaction, an array, a form, or a stream of lines.
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    time::Duration,
-};
+use std::{collections::VecDeque, pin::Pin, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -65,7 +61,10 @@ impl InjectQuery {
                 .filter(|wait| *wait <= limits::WAIT_LIMIT)
                 .map(Some)
                 .ok_or_else(|| {
-                    Problem::bad_request(format!("\"timeout\" is a number of seconds up to {}", limits::WAIT_LIMIT.as_secs()))
+                    Problem::bad_request(format!(
+                        "\"timeout\" is a number of seconds up to {}",
+                        limits::WAIT_LIMIT.as_secs()
+                    ))
                 }),
         }
     }
@@ -182,7 +181,8 @@ async fn answer(
     wait: Option<Duration>,
 ) -> Result<Response, Problem> {
     let chain = &target.chain;
-    let (first, last) = (accepted[0].index, accepted.iter().map(|accepted| accepted.index).max().expect("there is a first"));
+    let (first, last) =
+        (accepted[0].index, accepted.iter().map(|accepted| accepted.index).max().expect("there is a first"));
     let replayed = accepted.iter().all(|accepted| accepted.replayed);
     let mut status = StatusCode::ACCEPTED;
     let mut body = None;
@@ -248,12 +248,17 @@ fn submissions(chain: &ChainHandle, value: Value, headers: &HeaderMap) -> Result
         }
         Value::Array(values) if values.len() > limits::ARRAY_TRANSACTIONS => Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("an array holds at most {} transactions: send more as a stream of lines", limits::ARRAY_TRANSACTIONS),
+            format!(
+                "an array holds at most {} transactions: send more as a stream of lines",
+                limits::ARRAY_TRANSACTIONS
+            ),
         )),
         Value::Array(values) => {
             let submissions = values.into_iter().enumerate();
             submissions
-                .map(|(at, value)| submission(chain, value, key.clone()).map_err(|problem| problem.within(&format!("/{at}"))))
+                .map(|(at, value)| {
+                    submission(chain, value, key.clone()).map_err(|problem| problem.within(&format!("/{at}")))
+                })
                 .collect()
         }
         value => Ok(vec![submission(chain, value, key)?]),
@@ -284,7 +289,9 @@ fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Subm
         return Err(Problem { status: StatusCode::BAD_REQUEST, ..vec![Fault::of("data", detail)].into() });
     }
     let submission = Submission { data: json::canonical(&data), id, signed };
-    chain.rules.check(chain.id, &submission, &data)?;
+    let check = || chain.rules.check(chain.id, &submission, &data);
+    // A schema may take long over a large value, and others wait for this thread.
+    if submission.data.len() < limits::CHECK_AT_ONCE { check() } else { tokio::task::block_in_place(check) }?;
     Ok(submission)
 }
 
@@ -347,7 +354,9 @@ async fn inject_lines(
     }
     for name in [header::IF_MATCH, IDEMPOTENCY_KEY] {
         if parts.headers.contains_key(&name) {
-            return Err(Problem::bad_request(format!("{name} is for one transaction or an array, not for a stream of lines")));
+            return Err(Problem::bad_request(format!(
+                "{name} is for one transaction or an array, not for a stream of lines"
+            )));
         }
     }
     let mut stream = Stream::new(app, chain);
@@ -469,9 +478,7 @@ impl<'a> Stream<'a> {
         if line.trim_ascii().is_empty() {
             return;
         }
-        let submission = json::parse(line)
-            .map_err(Problem::from)
-            .and_then(|value| submission(self.chain, value, None));
+        let submission = json::parse(line).map_err(Problem::from).and_then(|value| submission(self.chain, value, None));
         match submission {
             Err(problem) => self.refuse(self.number, &problem),
             Ok(submission) => {
@@ -551,9 +558,9 @@ impl<'a> Stream<'a> {
     }
 
     fn answer(self) -> Response {
-        let none_for_overload = self
-            .first_refusal
-            .filter(|status| self.summary.accepted == 0 && (status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS));
+        let none_for_overload = self.first_refusal.filter(|status| {
+            self.summary.accepted == 0 && (status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS)
+        });
         let status = match none_for_overload {
             Some(status) => status,
             None if self.summary.accepted == 0 && self.summary.refused > 0 => StatusCode::UNPROCESSABLE_ENTITY,
@@ -562,7 +569,8 @@ impl<'a> Stream<'a> {
         let mut response = (status, axum::Json(&self.summary)).into_response();
         if status == StatusCode::ACCEPTED {
             // What is sent again may have been followed by much else.
-            let next = self.summary.last.filter(|_| !self.replayed).map_or_else(|| self.chain.head().size(), |last| last + 1);
+            let next =
+                self.summary.last.filter(|_| !self.replayed).map_or_else(|| self.chain.head().size(), |last| last + 1);
             response.headers_mut().insert(header::ETAG, text_header(format!("\"{next}\"")));
         }
         if none_for_overload.is_some() {

@@ -36,13 +36,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use server::{Limits, serve};
 
-use crate::{
-    core::rules::ChainName,
-    limits,
-    node::Node,
-    peers::Peers,
-    writer::ChainHandle,
-};
+use crate::{core::rules::ChainName, limits, node::Node, peers::Peers, writer::ChainHandle};
 use problem::Problem;
 
 /// What all handlers share. A clone is another handle to the same.
@@ -109,19 +103,13 @@ fn node_routes() -> OpenApiRouter<App> {
 
 /// All routes with all that holds for each, as a service.
 pub fn router(app: App) -> Router {
-    let (routes, document) = OpenApiRouter::new()
-        .merge(node_routes())
-        .merge(chain_routes())
-        .nest(NESTED, chain_routes())
-        .split_for_parts();
+    let (routes, document) =
+        OpenApiRouter::new().merge(node_routes()).merge(chain_routes()).nest(NESTED, chain_routes()).split_for_parts();
     app.0.document.get_or_init(|| Bytes::from(finish(document).to_json().expect("the document is JSON")));
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
     // request ids, the log), and compression comes last, since it changes bodies only.
-    let mut routes = routes
-        .fallback(no_route)
-        .with_state(app.clone())
-        .layer(CatchPanicLayer::custom(panicked));
+    let mut routes = routes.fallback(no_route).with_state(app.clone()).layer(CatchPanicLayer::custom(panicked));
     if !app.0.origins.is_empty() {
         routes = routes.layer(cors(&app.0.origins));
     }
@@ -155,7 +143,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(&request);
-    let log = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
+    let log =
+        tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
     let response = match is_foreign_write(&app, &request) {
         true => Problem::new(
             StatusCode::FORBIDDEN,
@@ -171,7 +160,11 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
     }
     // A wait for a leap that took too long (504) is no failure of the node.
     if response.status().is_server_error() && response.status() != StatusCode::GATEWAY_TIMEOUT {
-        tracing::warn!(request_id = id.to_str().unwrap_or_default(), status = response.status().as_u16(), "a request failed");
+        tracing::warn!(
+            request_id = id.to_str().unwrap_or_default(),
+            status = response.status().as_u16(),
+            "a request failed"
+        );
     }
     response.headers_mut().insert(REQUEST_ID, id);
     response
@@ -180,7 +173,8 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
 /// The client's id of the request, or a new one.
 fn request_id(request: &Request<Body>) -> HeaderValue {
     let given = request.headers().get(REQUEST_ID);
-    let usable = |id: &&HeaderValue| id.len() <= 128 && id.as_bytes().iter().all(u8::is_ascii_graphic) && !id.is_empty();
+    let usable =
+        |id: &&HeaderValue| id.len() <= 128 && id.as_bytes().iter().all(u8::is_ascii_graphic) && !id.is_empty();
     given.filter(usable).cloned().unwrap_or_else(|| {
         let digits = hex::encode(rand::random::<[u8; 16]>());
         HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")

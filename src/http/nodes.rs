@@ -223,7 +223,8 @@ pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Reque
     let leap = take_leap(&mut fields)?;
     take_replicas(&mut fields)?;
     if let Some(name) = fields.keys().next() {
-        let detail = "cannot be changed: leap and replicas can; rules never change, but a fork can have others (POST …/fork)";
+        let detail =
+            "cannot be changed: leap and replicas can; rules never change, but a fork can have others (POST …/fork)";
         return Err(vec![Fault::of(name, detail)].into());
     }
     if let Some(leap) = leap {
@@ -325,7 +326,9 @@ pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Proble
     match app.0.node.health() {
         Health::Ready => Ok(axum::Json(Status { status: "ok" })),
         Health::Full => Err(Problem::overloaded("the disk is full: writes are refused until space is freed")),
-        Health::Failed(detail) => Err(Problem::overloaded(format!("{detail}: no more writes are taken until the node is started again"))),
+        Health::Failed(detail) => {
+            Err(Problem::overloaded(format!("{detail}: no more writes are taken until the node is started again")))
+        }
     }
 }
 

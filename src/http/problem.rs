@@ -138,7 +138,9 @@ impl From<Refusal> for Problem {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the data has {bytes} bytes in canonical form, this chain accepts at most {max}"),
             ),
-            Refusal::Schema(faults) => Problem::unprocessable("the data does not meet the chain's schema", faults).within("/data"),
+            Refusal::Schema(faults) => {
+                Problem::unprocessable("the data does not meet the chain's schema", faults).within("/data")
+            }
             Refusal::Unsigned => Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "this chain accepts only what one of its writers has signed: add \"signer\" and \"signature\"",
@@ -156,7 +158,9 @@ impl From<Refusal> for Problem {
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         let status = match &refused {
-            Refused::NameTaken(_) | Refused::IdTaken { .. } | Refused::IdTwice(_) | Refused::Stale(_) => StatusCode::CONFLICT,
+            Refused::NameTaken(_) | Refused::IdTaken { .. } | Refused::IdTwice(_) | Refused::Stale(_) => {
+                StatusCode::CONFLICT
+            }
             Refused::Moved { .. } => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,

@@ -46,10 +46,7 @@ impl Stamp {
     /// From its stored form.
     pub fn decode(bytes: &[u8]) -> Option<Stamp> {
         let (commits, sequence) = bytes.split_first_chunk()?;
-        Some(Stamp {
-            commits: u64::from_be_bytes(*commits),
-            sequence: u64::from_be_bytes(sequence.try_into().ok()?),
-        })
+        Some(Stamp { commits: u64::from_be_bytes(*commits), sequence: u64::from_be_bytes(sequence.try_into().ok()?) })
     }
 }
 
@@ -74,11 +71,7 @@ fn whole_batch(bytes: &[u8]) -> Option<Batch> {
     let sum = xxh3_64(&body[..body.len() - rest.len()]);
     let end = [&[3], &sum.to_le_bytes()[..], b"FJL\x03"].concat();
     let stamp = Stamp::decode(last.strip_prefix(&[VALUE_FORMAT])?)?;
-    rest.starts_with(&end).then(|| Batch {
-        length: bytes.len() - rest.len() + end.len(),
-        sequence,
-        stamp,
-    })
+    rest.starts_with(&end).then(|| Batch { length: bytes.len() - rest.len() + end.len(), sequence, stamp })
 }
 
 const ITEM_HEAD: usize = 21;
@@ -141,10 +134,7 @@ fn journals(folder: &Path) -> io::Result<Vec<PathBuf>> {
     };
     for entry in entries {
         let path = entry?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_suffix(".jnl"));
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jnl"));
         if let Some(number) = name.and_then(|name| name.parse::<u64>().ok()) {
             journals.push((number, path));
         }
@@ -198,24 +188,14 @@ pub fn check_journals(folder: &Path, acknowledged: Option<Stamp>, on_rest: Rest)
             rests.push((path, (bytes.len() - rest.len()) as u64));
         }
     }
-    match (
-        newest.map(|batch| batch.stamp.commits),
-        acknowledged.map(|newest| newest.commits),
-    ) {
-        (Some(_), None) => damaged(
-            folder,
-            "has commits, but the file \"acknowledged\" is missing or cut short",
-        ),
+    match (newest.map(|batch| batch.stamp.commits), acknowledged.map(|newest| newest.commits)) {
+        (Some(_), None) => damaged(folder, "has commits, but the file \"acknowledged\" is missing or cut short"),
         (Some(found), Some(acknowledged)) if found < acknowledged => {
-            let place = rests
-                .last()
-                .map(|(path, end)| format!(": {} is damaged at byte {end}", path.display()));
+            let place = rests.last().map(|(path, end)| format!(": {} is damaged at byte {end}", path.display()));
             let counts = format!("has lost commits, {acknowledged} were acknowledged and {found} are found");
             damaged(folder, &(counts + &place.unwrap_or_default()))
         }
-        _ if on_rest == Rest::Cut => rests
-            .iter()
-            .try_for_each(|(path, end)| cut(path, *end).map_err(unreadable(path))),
+        _ if on_rest == Rest::Cut => rests.iter().try_for_each(|(path, end)| cut(path, *end).map_err(unreadable(path))),
         _ => Ok(()),
     }
 }
@@ -310,11 +290,7 @@ pub fn remove_old_lists(folder: &Path) -> Result<(), StoreError> {
         let remove = || -> io::Result<()> {
             for entry in fs::read_dir(&list.keyspace)? {
                 let path = entry?.path();
-                if path != list.path
-                    && path
-                        .file_name()
-                        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"v"))
-                {
+                if path != list.path && path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"v")) {
                     fs::remove_file(path)?;
                 }
             }
@@ -444,23 +420,12 @@ mod tests {
             at
         };
         let store = folder.path().join("store");
-        let acknowledged = Some(Stamp {
-            commits: 3,
-            sequence: u64::MAX,
-        });
+        let acknowledged = Some(Stamp { commits: 3, sequence: u64::MAX });
         for end in last..whole {
             for zeros in [0, 50] {
                 fs::write(&path, [&bytes[..end], &vec![0; zeros]].concat()).unwrap();
                 check_journals(&store, acknowledged, Rest::Judge).unwrap();
-                check_journals(
-                    &store,
-                    Some(Stamp {
-                        commits: 4,
-                        sequence: u64::MAX,
-                    }),
-                    Rest::Cut,
-                )
-                .unwrap_err();
+                check_journals(&store, Some(Stamp { commits: 4, sequence: u64::MAX }), Rest::Cut).unwrap_err();
                 check_journals(&store, acknowledged, Rest::Cut).unwrap();
                 assert!(written(&fs::read(&path).unwrap()).len() <= last);
             }
@@ -483,10 +448,7 @@ mod tests {
         cut_behind(&folder.path().join("store"), 3).unwrap();
         let left = fs::read(&path).unwrap();
         assert!(bytes.starts_with(&left) && left.len() + 100 < bytes.len());
-        let acknowledged = Some(Stamp {
-            commits: 3,
-            sequence: u64::MAX,
-        });
+        let acknowledged = Some(Stamp { commits: 3, sequence: u64::MAX });
         check_journals(&folder.path().join("store"), acknowledged, Rest::Judge).unwrap();
     }
 }

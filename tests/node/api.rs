@@ -27,51 +27,27 @@ fn small() -> TestNode {
 const A: &str = "/chains/a";
 
 fn indexes(values: &Value) -> Vec<u64> {
-    values
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|value| value["index"].as_u64().unwrap())
-        .collect()
+    values.as_array().unwrap().iter().map(|value| value["index"].as_u64().unwrap()).collect()
 }
 
 #[test]
 fn the_original_interface_works_on_the_default_chain() {
     let node = TestNode::start(&[]);
-    assert_eq!(
-        node.post("/inject")
-            .json(&json!({"data": "{\"test\":\"test2\"}"}))
-            .send()
-            .unwrap()
-            .status(),
-        202
-    );
+    assert_eq!(node.post("/inject").json(&json!({"data": "{\"test\":\"test2\"}"})).send().unwrap().status(), 202);
     let leap = node.get("/leap").send().unwrap();
-    assert_eq!(
-        (leap.status().as_u16(), header(&leap, "location")),
-        (201, "/quants/1".into())
-    );
+    assert_eq!((leap.status().as_u16(), header(&leap, "location")), (201, "/quants/1".into()));
     assert_eq!(header(&leap, "etag"), "\"2\"");
     let mut leap: Value = leap.json().unwrap();
-    assert_eq!(
-        leap.as_object_mut().unwrap().remove("message").unwrap(),
-        "block creation successful"
-    );
+    assert_eq!(leap.as_object_mut().unwrap().remove("message").unwrap(), "block creation successful");
     let empty: Value = node.post("/leap").send().unwrap().json().unwrap();
-    assert_eq!(
-        (&empty["size"], &empty["index"], &empty["root"]),
-        (&json!(2), &json!(2), &leap["root"])
-    );
+    assert_eq!((&empty["size"], &empty["index"], &empty["root"]), (&json!(2), &json!(2), &leap["root"]));
     let chain = node.json("/chain");
     assert_eq!(indexes(&chain), [0, 1, 2]);
     assert_eq!(chain[1]["transactions"][0]["data"], "{\"test\":\"test2\"}");
     assert_eq!(chain[2]["transactions"], json!([]));
     leap["transactions"] = chain[1]["transactions"].clone();
     assert_eq!(chain[1], leap);
-    assert_eq!(
-        (node.json("/discover"), node.json("/livez")),
-        (json!([]), json!({"status": "ok"}))
-    );
+    assert_eq!((node.json("/discover"), node.json("/livez")), (json!([]), json!({"status": "ok"})));
     assert_eq!(node.json("/readyz"), json!({"status": "ok"}));
     assert_eq!(node.json("/")["name"], "qbc");
     assert_eq!(node.json("/chains/qbc/chain"), chain);
@@ -98,33 +74,15 @@ fn a_chain_is_read_whole_in_part_and_by_lines() {
     }
     let mut bare = quant(1);
     bare.as_object_mut().unwrap().remove("transactions");
-    let fields = [
-        "difficulty",
-        "hash",
-        "index",
-        "previous_hash",
-        "proof",
-        "root",
-        "size",
-        "timestamp",
-        "version",
-    ];
+    let fields = ["difficulty", "hash", "index", "previous_hash", "proof", "root", "size", "timestamp", "version"];
     assert_eq!(bare.as_object().unwrap().keys().collect::<Vec<_>>(), fields);
-    assert_eq!(
-        node.json("/chains/a/chain?transactions=false&from=1&limit=1"),
-        json!([bare])
-    );
+    assert_eq!(node.json("/chains/a/chain?transactions=false&from=1&limit=1"), json!([bare]));
 
-    for (query, expected) in [
-        ("", whole.clone()),
-        ("?transactions=false&from=1&limit=1", json!([bare])),
-        ("?from=3", json!([])),
-    ] {
-        let response = node
-            .get(&format!("/chains/a/chain{query}"))
-            .header("accept", "application/x-ndjson")
-            .send()
-            .unwrap();
+    for (query, expected) in
+        [("", whole.clone()), ("?transactions=false&from=1&limit=1", json!([bare])), ("?from=3", json!([]))]
+    {
+        let response =
+            node.get(&format!("/chains/a/chain{query}")).header("accept", "application/x-ndjson").send().unwrap();
         assert_eq!(header(&response, "content-type"), "application/x-ndjson");
         let text = response.text().unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -139,28 +97,14 @@ fn a_quant_is_found_by_index_hash_and_latest() {
     let whole = node.json("/chains/a/chain");
     for (index, quant) in whole.as_array().unwrap().iter().enumerate() {
         assert_eq!(node.json(&format!("/chains/a/quants/{index}")), *quant);
-        assert_eq!(
-            node.json(&format!("/chains/a/quants/{}", quant["hash"].as_str().unwrap())),
-            *quant
-        );
+        assert_eq!(node.json(&format!("/chains/a/quants/{}", quant["hash"].as_str().unwrap())), *quant);
     }
     assert_eq!(node.json("/chains/a/quants/latest"), whole[2]);
     let foreign = node.json("/quants/latest")["hash"].as_str().unwrap().to_owned();
     for missing in ["3", "18446744073709551615", &"0".repeat(64), &foreign] {
         problem(node.get(&format!("/chains/a/quants/{missing}")).send().unwrap(), 404);
     }
-    for nonsense in [
-        "-1",
-        "01",
-        "+1",
-        "1.0",
-        "newest",
-        "18446744073709551616",
-        "0x1",
-        "%20",
-        "%FF",
-        &"A".repeat(64),
-    ] {
+    for nonsense in ["-1", "01", "+1", "1.0", "newest", "18446744073709551616", "0x1", "%20", "%FF", &"A".repeat(64)] {
         let response = node.get(&format!("/chains/a/quants/{nonsense}")).send().unwrap();
         problem(response, 400);
     }
@@ -179,14 +123,7 @@ fn pages_of_transactions_lead_to_the_end() {
         ("?limit=10000", vec![256]),
     ] {
         let pages = node.pages(&format!("/chains/a/transactions{query}"));
-        assert_eq!(
-            pages
-                .iter()
-                .map(|page| page.as_array().unwrap().len())
-                .collect::<Vec<_>>(),
-            sizes,
-            "{query}"
-        );
+        assert_eq!(pages.iter().map(|page| page.as_array().unwrap().len()).collect::<Vec<_>>(), sizes, "{query}");
         let read: Vec<u64> = pages.iter().flat_map(indexes).collect();
         assert_eq!(read, all[256 - read.len()..], "{query}");
     }
@@ -196,12 +133,7 @@ fn pages_of_transactions_lead_to_the_end() {
     let pool = node.pages("/chains/a/pool?limit=100");
     assert_eq!(pool.len(), 3);
     assert!(pool.iter().all(|page| page["count"] == 252));
-    assert_eq!(
-        pool.iter()
-            .flat_map(|page| indexes(&page["transactions"]))
-            .collect::<Vec<_>>(),
-        all[4..]
-    );
+    assert_eq!(pool.iter().flat_map(|page| indexes(&page["transactions"])).collect::<Vec<_>>(), all[4..]);
     assert_eq!(indexes(&node.json("/chains/a/pool?from=255")["transactions"]), [255]);
     assert_eq!(
         indexes(&node.json("/chains/a/pool?from=0&limit=1")["transactions"]),
@@ -220,11 +152,7 @@ fn pages_of_transactions_lead_to_the_end() {
             "from=1&from=2",
             "from=%FF",
         ] {
-            let path = if path == "receipt" {
-                "/chains".into()
-            } else {
-                format!("/chains/a/{path}")
-            };
+            let path = if path == "receipt" { "/chains".into() } else { format!("/chains/a/{path}") };
             problem(node.get(&format!("{path}?{query}")).send().unwrap(), 400);
         }
     }
@@ -242,59 +170,26 @@ fn a_page_of_large_transactions_ends_early() {
     }
     let pages = node.pages("/chains/a/transactions");
     assert!(pages.len() > 1, "24 MB are no one page");
-    assert_eq!(
-        pages.iter().flat_map(indexes).collect::<Vec<_>>(),
-        [0, 1, 2, 3, 4, 5, 6]
-    );
+    assert_eq!(pages.iter().flat_map(indexes).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
 }
 
 #[test]
 fn a_transaction_is_found_by_index_and_id() {
     let node = small();
     let sealed = node.json("/chains/a/transactions/2");
-    assert_eq!(
-        (&sealed["data"], &sealed["id"]),
-        (&json!([2, {"b": "é"}]), &json!("two/2%"))
-    );
+    assert_eq!((&sealed["data"], &sealed["id"]), (&json!([2, {"b": "é"}]), &json!("two/2%")));
     assert_eq!((&sealed["state"], &sealed["quant"]), (&json!("sealed"), &json!(1)));
     assert_eq!(node.json("/chains/a/transactions/by-id/two%2F2%25"), sealed);
     let pooled = node.json("/chains/a/transactions/4");
     assert_eq!((&pooled["state"], &pooled["quant"]), (&json!("pooled"), &Value::Null));
     assert_eq!(node.json("/chains/a/transactions/0")["kind"], "bang");
-    for missing in [
-        "6",
-        "18446744073709551615",
-        "by-id/two",
-        "by-id/two%2F2",
-        "by-id/two/2%25",
-        "by-id/",
-    ] {
-        problem(
-            node.get(&format!("/chains/a/transactions/{missing}")).send().unwrap(),
-            404,
-        );
+    for missing in ["6", "18446744073709551615", "by-id/two", "by-id/two%2F2", "by-id/two/2%25", "by-id/"] {
+        problem(node.get(&format!("/chains/a/transactions/{missing}")).send().unwrap(), 404);
     }
-    for nonsense in [
-        "-1",
-        "02",
-        "two",
-        "18446744073709551616",
-        "by-id/%20",
-        "by-id/%C3%A9",
-        "by-id/%FF",
-        "by-id/%00",
-    ] {
-        problem(
-            node.get(&format!("/chains/a/transactions/{nonsense}")).send().unwrap(),
-            400,
-        );
+    for nonsense in ["-1", "02", "two", "18446744073709551616", "by-id/%20", "by-id/%C3%A9", "by-id/%FF", "by-id/%00"] {
+        problem(node.get(&format!("/chains/a/transactions/{nonsense}")).send().unwrap(), 400);
     }
-    problem(
-        node.get(&format!("/chains/a/transactions/by-id/{}", "x".repeat(129)))
-            .send()
-            .unwrap(),
-        400,
-    );
+    problem(node.get(&format!("/chains/a/transactions/by-id/{}", "x".repeat(129))).send().unwrap(), 400);
 }
 
 #[test]
@@ -306,16 +201,9 @@ fn a_receipt_holds_offline_and_comes_only_with_a_quant() {
         assert_eq!((&receipt["chain"], receipt.as_object().unwrap().len()), (&id, 4));
         let text = receipt.to_string();
         let checked = verify::receipt(json::parse(text.as_bytes()).unwrap()).unwrap();
-        assert_eq!(
-            (checked.record.index, checked.quant.index()),
-            (index, u64::from(index > 0))
-        );
+        assert_eq!((checked.record.index, checked.quant.index()), (index, u64::from(index > 0)));
         // Any other digit in any of its hashes is found.
-        for hash in [
-            &receipt["transaction"]["salt"],
-            &receipt["quant"]["root"],
-            &receipt["path"][0],
-        ] {
+        for hash in [&receipt["transaction"]["salt"], &receipt["quant"]["root"], &receipt["path"][0]] {
             let Some(hash) = hash.as_str() else { continue };
             let digit = if hash.starts_with('0') { "1" } else { "0" };
             let forged = text.replace(hash, &[digit, &hash[1..]].concat());
@@ -327,15 +215,8 @@ fn a_receipt_holds_offline_and_comes_only_with_a_quant() {
     problem(node.get("/chains/a/transactions/x/receipt").send().unwrap(), 400);
     let before = node.json("/chains/a/transactions/1/receipt");
     node.leap(A);
-    assert_eq!(
-        node.json("/chains/a/transactions/1/receipt"),
-        before,
-        "it stays as it is"
-    );
-    assert_eq!(
-        node.get("/chains/a/transactions/4/receipt").send().unwrap().status(),
-        200
-    );
+    assert_eq!(node.json("/chains/a/transactions/1/receipt"), before, "it stays as it is");
+    assert_eq!(node.get("/chains/a/transactions/4/receipt").send().unwrap().status(), 200);
 }
 
 #[test]
@@ -362,11 +243,7 @@ fn consistency_holds_between_any_two_sizes() {
         }
     }
     assert_eq!(node.json("/chains/a/consistency?from=0&to=6")["path"], json!([]));
-    assert_eq!(
-        node.json("/chains/a/consistency?from=1")["to"],
-        4,
-        "the newest quant's size where none is said"
-    );
+    assert_eq!(node.json("/chains/a/consistency?from=1")["to"], 4, "the newest quant's size where none is said");
     problem(node.get("/chains/a/consistency?from=1&to=7").send().unwrap(), 404);
     problem(node.get("/chains/a/consistency?from=5&to=4").send().unwrap(), 400);
     problem(node.get("/chains/a/consistency?to=4").send().unwrap(), 400);
@@ -387,10 +264,7 @@ fn figures_and_their_tag_follow_each_write() {
     assert_eq!(stats["id"], node.json("/chains/a/quants/0")["hash"]);
     node.audit(A);
     for (chain, size) in [("", 1), (A, 6)] {
-        assert_eq!(
-            header(&node.get(&format!("{chain}/stats")).send().unwrap(), "etag"),
-            format!("\"{size}\"")
-        );
+        assert_eq!(header(&node.get(&format!("{chain}/stats")).send().unwrap(), "etag"), format!("\"{size}\""));
     }
 }
 
@@ -406,18 +280,12 @@ fn chains_are_listed_by_name_in_pages() {
     for (query, pages) in [("", 3), ("?limit=125", 2), ("?limit=1000", 1), ("?limit=249", 2)] {
         let read = node.pages(&format!("/chains{query}"));
         assert_eq!(read.len(), pages, "{query}");
-        let read: Vec<_> = read
-            .iter()
-            .flat_map(|page| page.as_array().unwrap())
-            .map(|chain| chain["name"].clone())
-            .collect();
+        let read: Vec<_> =
+            read.iter().flat_map(|page| page.as_array().unwrap()).map(|chain| chain["name"].clone()).collect();
         assert_eq!(read, names);
     }
     let behind = node.json("/chains?after=c99z&limit=1");
-    assert_eq!(
-        (&behind[0]["name"], &behind[0]["stats"]["size"]),
-        (&json!("qbc"), &json!(1))
-    );
+    assert_eq!((&behind[0]["name"], &behind[0]["stats"]["size"]), (&json!("qbc"), &json!(1)));
     assert_eq!(node.json("/chains?after=qbc"), json!([]));
     assert_eq!(node.json("/chains?limit=0"), json!([]));
     assert_eq!(node.json("/chains?after=%C3%BF%20%2F"), json!([]));
@@ -449,10 +317,7 @@ fn what_cannot_change_is_cacheable() {
         for same in [&tag, "*", &format!("W/{tag}"), &format!("\"x\", {tag}")] {
             let unchanged = get().header("if-none-match", same).send().unwrap();
             assert_eq!(unchanged.status(), 304, "{path} {same}");
-            assert_eq!(
-                (header(&unchanged, "etag"), header(&unchanged, "cache-control")),
-                (tag.clone(), cache.clone())
-            );
+            assert_eq!((header(&unchanged, "etag"), header(&unchanged, "cache-control")), (tag.clone(), cache.clone()));
             assert_eq!(unchanged.text().unwrap(), "");
         }
         assert_eq!(get().header("if-none-match", "\"x\"").send().unwrap().status(), 200);
@@ -461,11 +326,7 @@ fn what_cannot_change_is_cacheable() {
     let latest = header(&node.get("/chains/a/quants/latest").send().unwrap(), "etag");
     node.leap(A);
     for (path, old) in [("transactions/4", pooled), ("quants/latest", latest)] {
-        let changed = node
-            .get(&format!("/chains/a/{path}"))
-            .header("if-none-match", old)
-            .send()
-            .unwrap();
+        let changed = node.get(&format!("/chains/a/{path}")).header("if-none-match", old).send().unwrap();
         assert_eq!(changed.status(), 200, "{path} is another now");
     }
 }
@@ -490,18 +351,9 @@ fn what_is_not_there_is_a_problem_document() {
     ] {
         problem(node.get(path).send().unwrap(), 404);
     }
-    problem(
-        node.post("/chains/none/inject")
-            .json(&json!({"data": 1}))
-            .send()
-            .unwrap(),
-        404,
-    );
+    problem(node.post("/chains/none/inject").json(&json!({"data": 1})).send().unwrap(), 404);
     let allowed = |response: &reqwest::blocking::Response| -> HashSet<String> {
-        header(response, "allow")
-            .split(',')
-            .map(|method| method.trim().to_owned())
-            .collect()
+        header(response, "allow").split(',').map(|method| method.trim().to_owned()).collect()
     };
     for (method, path, methods) in [
         (Method::GET, "/inject", "POST"),
@@ -520,16 +372,9 @@ fn what_is_not_there_is_a_problem_document() {
         (Method::from_bytes(b"BREW").unwrap(), "/discover", "GET,HEAD,POST"),
     ] {
         let response = node.request(method.clone(), path).send().unwrap();
-        assert_eq!(
-            allowed(&response),
-            methods.split(',').map(str::to_owned).collect(),
-            "{method} {path}"
-        );
+        assert_eq!(allowed(&response), methods.split(',').map(str::to_owned).collect(), "{method} {path}");
         if method == Method::HEAD {
-            assert_eq!(
-                (response.status().as_u16(), response.text().unwrap().as_str()),
-                (405, "")
-            );
+            assert_eq!((response.status().as_u16(), response.text().unwrap().as_str()), (405, ""));
         } else {
             problem(response, 405);
         }
@@ -553,10 +398,7 @@ fn a_head_is_a_get_without_its_body() {
         "/openapi.json",
         "/nothing",
     ] {
-        let (head, get) = (
-            node.request(Method::HEAD, path).send().unwrap(),
-            node.get(path).send().unwrap(),
-        );
+        let (head, get) = (node.request(Method::HEAD, path).send().unwrap(), node.get(path).send().unwrap());
         assert_eq!(head.status(), get.status(), "{path}");
         for name in ["content-type", "etag", "cache-control", "link"] {
             assert_eq!(header(&head, name), header(&get, name), "{path}: {name}");
@@ -579,16 +421,9 @@ fn each_answer_has_the_id_of_its_request() {
         let id = made(node.get("/stats").header("x-request-id", unusable));
         assert!(id != unusable && id.len() == 32, "{unusable:?}: {id}");
     }
-    let foreign = node
-        .post("/inject")
-        .header("sec-fetch-site", "cross-site")
-        .header("x-request-id", "7")
-        .send()
-        .unwrap();
-    assert_eq!(
-        (foreign.status().as_u16(), header(&foreign, "x-request-id")),
-        (403, "7".into())
-    );
+    let foreign =
+        node.post("/inject").header("sec-fetch-site", "cross-site").header("x-request-id", "7").send().unwrap();
+    assert_eq!((foreign.status().as_u16(), header(&foreign, "x-request-id")), (403, "7".into()));
 }
 
 #[test]
@@ -612,20 +447,9 @@ fn answers_are_compressed_for_those_who_ask() {
             let response = node.get(path).header("accept-encoding", accept).send().unwrap();
             assert_eq!(header(&response, "content-encoding"), coding, "{path} {accept}");
         }
-        let body = node
-            .get("/chain")
-            .header("accept-encoding", accept)
-            .send()
-            .unwrap()
-            .bytes()
-            .unwrap();
+        let body = node.get("/chain").header("accept-encoding", accept).send().unwrap().bytes().unwrap();
         assert!(body.starts_with(magic), "{accept}");
-        assert_eq!(
-            body.len() < plain.len() / 4,
-            !coding.is_empty(),
-            "{accept}: {} bytes",
-            body.len()
-        );
+        assert_eq!(body.len() < plain.len() / 4, !coding.is_empty(), "{accept}: {} bytes", body.len());
         if coding == "gzip" {
             assert_eq!(gunzip(&body), plain);
         }
@@ -635,12 +459,7 @@ fn answers_are_compressed_for_those_who_ask() {
 }
 
 fn gunzip(bytes: &[u8]) -> Vec<u8> {
-    let mut gzip = Command::new("gzip")
-        .arg("-dc")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut gzip = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut gzip.stdin.take().unwrap(), bytes).unwrap();
     gzip.wait_with_output().unwrap().stdout
 }
@@ -661,19 +480,9 @@ fn a_page_of_another_site_cannot_write() {
         (Method::POST, "/peers/hello"),
     ];
     for (method, path) in &writes {
-        let request = node
-            .request(method.clone(), path)
-            .header("sec-fetch-site", "cross-site");
-        let request = request
-            .header("origin", "https://evil.example")
-            .header("content-type", "application/json");
-        problem(
-            request
-                .body(r#"{"data":1,"name":"evil","leap":null,"host":"localhost:1"}"#)
-                .send()
-                .unwrap(),
-            403,
-        );
+        let request = node.request(method.clone(), path).header("sec-fetch-site", "cross-site");
+        let request = request.header("origin", "https://evil.example").header("content-type", "application/json");
+        problem(request.body(r#"{"data":1,"name":"evil","leap":null,"host":"localhost:1"}"#).send().unwrap(), 403);
     }
     let stats = node.json("/stats");
     assert_eq!((&stats["length"], &stats["size"]), (&json!(1), &json!(1)));
@@ -683,19 +492,9 @@ fn a_page_of_another_site_cannot_write() {
         assert_eq!(leap.status(), 201, "{site}");
     }
     node.bang(json!({"name": "leap", "difficulty": 0}));
-    let named = node
-        .get("/chains/leap")
-        .header("sec-fetch-site", "cross-site")
-        .send()
-        .unwrap();
+    let named = node.get("/chains/leap").header("sec-fetch-site", "cross-site").send().unwrap();
     assert_eq!(named.status(), 200, "a chain of that name is read only");
-    problem(
-        node.get("/chains/leap/leap")
-            .header("sec-fetch-site", "cross-site")
-            .send()
-            .unwrap(),
-        403,
-    );
+    problem(node.get("/chains/leap/leap").header("sec-fetch-site", "cross-site").send().unwrap(), 403);
     let read = node
         .get("/chain")
         .header("sec-fetch-site", "cross-site")
@@ -703,21 +502,15 @@ fn a_page_of_another_site_cannot_write() {
         .send()
         .unwrap();
     assert_eq!(read.status(), 200);
-    assert_eq!(
-        header(&read, "access-control-allow-origin"),
-        "",
-        "but no page of another site can see it"
-    );
+    assert_eq!(header(&read, "access-control-allow-origin"), "", "but no page of another site can see it");
 }
 
 #[test]
 fn a_configured_site_may_use_the_node() {
     let (ours, other) = ("https://ledger.example", "https://ledger.example.evil");
     let node = TestNode::start(&["--cors-origin", ours]);
-    let preflight = node
-        .request(Method::OPTIONS, "/inject")
-        .header("origin", ours)
-        .header("sec-fetch-site", "cross-site");
+    let preflight =
+        node.request(Method::OPTIONS, "/inject").header("origin", ours).header("sec-fetch-site", "cross-site");
     let preflight = preflight
         .header("access-control-request-method", "POST")
         .header("access-control-request-headers", "content-type");
@@ -727,31 +520,16 @@ fn a_configured_site_may_use_the_node() {
     assert!(header(&preflight, "access-control-allow-methods").contains("POST"));
     assert!(!header(&preflight, "access-control-allow-headers").is_empty());
     let inject = |origin: &str| {
-        let request = node
-            .post("/inject")
-            .header("origin", origin)
-            .header("sec-fetch-site", "cross-site");
+        let request = node.post("/inject").header("origin", origin).header("sec-fetch-site", "cross-site");
         request.json(&json!({"data": 1})).send().unwrap()
     };
     let allowed = inject(ours);
-    assert_eq!(
-        (
-            allowed.status().as_u16(),
-            header(&allowed, "access-control-allow-origin")
-        ),
-        (202, ours.into())
-    );
-    assert!(
-        !header(&allowed, "access-control-expose-headers").is_empty(),
-        "a page needs ETag and Location"
-    );
+    assert_eq!((allowed.status().as_u16(), header(&allowed, "access-control-allow-origin")), (202, ours.into()));
+    assert!(!header(&allowed, "access-control-expose-headers").is_empty(), "a page needs ETag and Location");
     let refused = inject(other);
     assert_ne!(header(&refused, "access-control-allow-origin"), other);
     problem(refused, 403);
-    problem(
-        node.get("/leap").header("sec-fetch-site", "cross-site").send().unwrap(),
-        403,
-    );
+    problem(node.get("/leap").header("sec-fetch-site", "cross-site").send().unwrap(), 403);
     assert_eq!(node.size(""), 2);
 }
 
@@ -793,36 +571,19 @@ fn the_openapi_document_has_every_route_and_no_dead_end() {
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
     for (method, path) in CHAIN_ROUTES {
         for path in [path.to_owned(), format!("/chains/{{chain}}{path}")] {
-            assert!(
-                document["paths"][&path][method].is_object(),
-                "{method} {path} is missing"
-            );
+            assert!(document["paths"][&path][method].is_object(), "{method} {path} is missing");
         }
     }
     for (method, path) in NODE_ROUTES {
-        assert!(
-            document["paths"][path][method].is_object(),
-            "{method} {path} is missing"
-        );
+        assert!(document["paths"][path][method].is_object(), "{method} {path} is missing");
     }
 
     let mut ids = HashSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
-        for (method, operation) in item
-            .as_object()
-            .unwrap()
-            .iter()
-            .filter(|(name, _)| *name != "parameters")
-        {
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
             let place = format!("{method} {path}");
-            assert!(
-                ids.insert(operation["operationId"].as_str().unwrap()),
-                "{place}: its operationId is not unique"
-            );
-            assert!(
-                !operation["responses"].as_object().unwrap().is_empty(),
-                "{place} has no responses"
-            );
+            assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{place}: its operationId is not unique");
+            assert!(!operation["responses"].as_object().unwrap().is_empty(), "{place} has no responses");
             let parameters = [&item["parameters"], &operation["parameters"]];
             let named: HashSet<&str> = parameters
                 .iter()
@@ -831,23 +592,13 @@ fn the_openapi_document_has_every_route_and_no_dead_end() {
                 .filter(|one| one["in"] == "path")
                 .map(|one| one["name"].as_str().unwrap())
                 .collect();
-            let used: HashSet<&str> = path
-                .split('{')
-                .skip(1)
-                .map(|part| part.split('}').next().unwrap())
-                .collect();
+            let used: HashSet<&str> = path.split('{').skip(1).map(|part| part.split('}').next().unwrap()).collect();
             assert_eq!(named, used, "{place}: its path parameters");
         }
     }
     let text = document.to_string();
-    for reference in text
-        .split("\"$ref\":\"")
-        .skip(1)
-        .map(|rest| rest.split('"').next().unwrap())
-    {
-        let pointer = reference
-            .strip_prefix('#')
-            .unwrap_or_else(|| panic!("{reference} leads away"));
+    for reference in text.split("\"$ref\":\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("{reference} leads away"));
         assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
     }
 }
@@ -860,10 +611,8 @@ fn answers_have_the_shape_that_the_openapi_document_says() {
         let response = &document["paths"][path][method]["responses"][status];
         let schema = json!({"allOf": [response["content"][media]["schema"]], "components": document["components"]});
         let schema = jsonschema::draft202012::new(&schema).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        let faults: Vec<_> = schema
-            .iter_errors(answer)
-            .map(|fault| format!("{}: {fault}", fault.instance_path()))
-            .collect();
+        let faults: Vec<_> =
+            schema.iter_errors(answer).map(|fault| format!("{}: {fault}", fault.instance_path())).collect();
         assert!(
             response["content"][media]["schema"].is_object() && faults.is_empty(),
             "{method} {path} {status}: {faults:?}"
@@ -892,13 +641,7 @@ fn answers_have_the_shape_that_the_openapi_document_says() {
     for path in ["/chains", "/discover", "/livez", "/readyz", "/"] {
         check(path, "get", "200", "application/json", &node.json(path));
     }
-    check(
-        "/chains/{chain}",
-        "get",
-        "200",
-        "application/json",
-        &node.json("/chains/a"),
-    );
+    check("/chains/{chain}", "get", "200", "application/json", &node.json("/chains/a"));
     let write = |path: &str, status: &str, body: Value| {
         let response = node.post(path).json(&body).send().unwrap();
         assert_eq!(response.status().as_str(), status, "{path}");
@@ -913,11 +656,7 @@ fn answers_have_the_shape_that_the_openapi_document_says() {
     write("/inject", "202", json!({"data": 1}));
     write("/inject", "422", json!({"data": 1, "foo": 2}));
     write("/leap", "201", json!(null));
-    write(
-        "/bang",
-        "201",
-        json!({"name": "b", "difficulty": 0, "leap": {"transactions": 5}}),
-    );
+    write("/bang", "201", json!({"name": "b", "difficulty": 0, "leap": {"transactions": 5}}));
     write("/bang", "409", json!({"name": "b"}));
     write("/fork", "201", json!({"name": "f", "difficulty": 0}));
     write("/discover", "422", json!({"host": "localhost:1"}));

@@ -18,12 +18,7 @@ fn discover(node: &TestNode, host: &str) -> reqwest::blocking::Response {
 
 /// The hosts that a node says to be live.
 fn live(node: &TestNode) -> BTreeSet<String> {
-    node.json("/discover")
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|peer| peer["host"].as_str().unwrap().into())
-        .collect()
+    node.json("/discover").as_array().unwrap().iter().map(|peer| peer["host"].as_str().unwrap().into()).collect()
 }
 
 /// Whether each of the nodes lists all others.
@@ -49,11 +44,7 @@ fn nodes_meet_remember_and_notice_who_is_gone() {
 
     // httpie and curl send forms; one word brings the third into the mesh.
     let form = format!("host={}", b.host().replace(':', "%3A"));
-    assert_eq!(
-        c.post_text("/discover", "application/x-www-form-urlencoded", form)
-            .status(),
-        201
-    );
+    assert_eq!(c.post_text("/discover", "application/x-www-form-urlencoded", form).status(), 201);
     eventually("all three list each other", || is_mesh(&[&a, &b, &c]));
 
     let (itself, port) = (problem(discover(&a, &a.host()), 422), b.host());
@@ -100,33 +91,14 @@ fn a_host_that_does_not_answer_is_not_listed() {
         "HTTP/1.1 307 Temporary Redirect\r\nLocation: {}/peers/hello\r\nContent-Length: 0\r\n\r\n",
         node.url
     ));
-    let endless = serve(format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n{}",
-        " ".repeat(1 << 20)
-    ));
-    for host in [
-        closed.to_string(),
-        silent.local_addr().unwrap().to_string(),
-        stranger,
-        sends_on,
-        endless,
-    ] {
+    let endless = serve(format!("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n{}", " ".repeat(1 << 20)));
+    for host in [closed.to_string(), silent.local_addr().unwrap().to_string(), stranger, sends_on, endless] {
         let start = Instant::now();
         let refused = problem(discover(&node, &host), 422);
         assert_eq!(refused["errors"][0]["pointer"], "/host");
-        assert!(
-            refused["detail"].as_str().unwrap().contains(&host),
-            "it says why: {refused}"
-        );
-        assert!(
-            !refused.to_string().contains("\"a\\\""),
-            "nothing of the answer is passed on"
-        );
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{host}: {:?}",
-            start.elapsed()
-        );
+        assert!(refused["detail"].as_str().unwrap().contains(&host), "it says why: {refused}");
+        assert!(!refused.to_string().contains("\"a\\\""), "nothing of the answer is passed on");
+        assert!(start.elapsed() < Duration::from_secs(5), "{host}: {:?}", start.elapsed());
     }
     assert_eq!(node.json("/discover"), json!([]));
 }
@@ -189,24 +161,15 @@ fn only_a_host_of_an_allowed_network_is_called() {
     }
     // A node that may call nobody neither calls nor lists, and so is not listed.
     let refused = problem(discover(&closed, &node.host()), 422);
-    assert!(
-        refused["detail"].as_str().unwrap().contains("--discover-allow"),
-        "{refused}"
-    );
+    assert!(refused["detail"].as_str().unwrap().contains("--discover-allow"), "{refused}");
     problem(discover(&node, &closed.host()), 422);
-    assert_eq!(
-        (node.json("/discover"), closed.json("/discover")),
-        (json!([]), json!([]))
-    );
+    assert_eq!((node.json("/discover"), closed.json("/discover")), (json!([]), json!([])));
 
     // A claim about somebody else is checked there.
     let hello = json!({"host": closed.host(), "id": "0".repeat(64), "version": "1", "nodes": []});
     problem(node.post("/peers/hello").json(&hello).send().unwrap(), 422);
-    for wrong in [
-        json!({"host": 1}),
-        json!([]),
-        json!({"host": closed.host(), "id": "x", "version": "1", "nodes": []}),
-    ] {
+    for wrong in [json!({"host": 1}), json!([]), json!({"host": closed.host(), "id": "x", "version": "1", "nodes": []})]
+    {
         problem(node.post("/peers/hello").json(&wrong).send().unwrap(), 422);
     }
     problem(node.post_text("/peers/hello", "application/json", "nonsense"), 400);

@@ -31,9 +31,7 @@ use crate::support::{TestNode, eventually, header, problem};
 
 /// A number from the environment.
 fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| {
-        text.parse().unwrap_or_else(|_| panic!("{name} is a number"))
-    })
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 /// Random numbers that a seed repeats (SplitMix64).
@@ -78,11 +76,7 @@ impl Load<'_> {
     }
 
     fn run(&self, mut random: Random) {
-        let client = Client::builder()
-            .timeout(Duration::from_secs(30))
-            .no_proxy()
-            .build()
-            .unwrap();
+        let client = Client::builder().timeout(Duration::from_secs(30)).no_proxy().build().unwrap();
         while self.write(&client, &mut random).is_ok() {}
     }
 
@@ -108,36 +102,21 @@ impl Load<'_> {
         let index = answer["index"].as_u64().unwrap();
         let mut promises = self.promises.lock().unwrap();
         if with_id {
-            promises
-                .ids
-                .push((chain.into(), index, format!("id-{data}"), data.clone()));
+            promises.ids.push((chain.into(), index, format!("id-{data}"), data.clone()));
         }
-        assert_eq!(
-            promises.placed.insert((chain.into(), index), data),
-            None,
-            "{chain} gave index {index} twice"
-        );
+        assert_eq!(promises.placed.insert((chain.into(), index), data), None, "{chain} gave index {index} twice");
         Ok(())
     }
 
     fn array(&self, client: &Client, chain: &str, length: u64) -> reqwest::Result<()> {
         let all: Vec<String> = (0..length).map(|_| self.unique()).collect();
-        let body: Value = all
-            .iter()
-            .map(|data| json!({ "data": data, "id": format!("id-{data}") }))
-            .collect();
+        let body: Value = all.iter().map(|data| json!({ "data": data, "id": format!("id-{data}") })).collect();
         let answer: Value = self.post(client, chain, "inject", &body, StatusCode::ACCEPTED)?;
         let mut promises = self.promises.lock().unwrap();
         for (data, answer) in all.into_iter().zip(answer.as_array().unwrap()) {
             let index = answer["index"].as_u64().unwrap();
-            promises
-                .ids
-                .push((chain.into(), index, format!("id-{data}"), data.clone()));
-            assert_eq!(
-                promises.placed.insert((chain.into(), index), data),
-                None,
-                "{chain} gave index {index} twice"
-            );
+            promises.ids.push((chain.into(), index, format!("id-{data}"), data.clone()));
+            assert_eq!(promises.placed.insert((chain.into(), index), data), None, "{chain} gave index {index} twice");
         }
         Ok(())
     }
@@ -145,16 +124,10 @@ impl Load<'_> {
     fn stream(&self, client: &Client, chain: &str, length: u64) -> reqwest::Result<()> {
         let all: Vec<String> = (0..length).map(|_| self.unique()).collect();
         let body: String = all.iter().map(|data| format!("{{\"data\":\"{data}\"}}\n")).collect();
-        let request = client
-            .post(format!("{}{chain}/inject", self.url))
-            .header("content-type", "application/x-ndjson");
+        let request = client.post(format!("{}{chain}/inject", self.url)).header("content-type", "application/x-ndjson");
         let answer: Value = request.body(body).send()?.json()?;
         assert_eq!(answer["accepted"], length);
-        self.promises
-            .lock()
-            .unwrap()
-            .streamed
-            .extend(all.into_iter().map(|data| (chain.into(), data)));
+        self.promises.lock().unwrap().streamed.extend(all.into_iter().map(|data| (chain.into(), data)));
         Ok(())
     }
 
@@ -181,11 +154,7 @@ impl Load<'_> {
         status: StatusCode,
     ) -> reqwest::Result<Value> {
         let request = client.post(format!("{}{chain}/{what}", self.url));
-        let response = if body.is_null() {
-            request.send()?
-        } else {
-            request.json(body).send()?
-        };
+        let response = if body.is_null() { request.send()? } else { request.json(body).send()? };
         assert_eq!(response.status(), status, "{what} on {chain}");
         response.json()
     }
@@ -194,10 +163,7 @@ impl Load<'_> {
 /// All transactions of a chain, page by page.
 fn transactions(node: &TestNode, chain: &str) -> Vec<Value> {
     let pages = node.pages(&format!("{chain}/transactions?limit=10000"));
-    pages
-        .into_iter()
-        .flat_map(|page| page.as_array().expect("a page is an array").clone())
-        .collect()
+    pages.into_iter().flat_map(|page| page.as_array().expect("a page is an array").clone()).collect()
 }
 
 /// Asserts that all that was promised is there, once.
@@ -207,11 +173,7 @@ fn keeps(node: &TestNode, promises: &Promises, chains: &[String]) {
         for (index, transaction) in transactions(node, chain).into_iter().enumerate() {
             assert_eq!(transaction["index"], index);
             if let Value::String(data) = &transaction["data"] {
-                assert_eq!(
-                    indexes.insert(data.clone(), index as u64),
-                    None,
-                    "{chain} has {data} twice"
-                );
+                assert_eq!(indexes.insert(data.clone(), index as u64), None, "{chain} has {data} twice");
             }
         }
         for ((_, index), data) in promises.placed.iter().filter(|((of, _), _)| of == chain) {
@@ -229,11 +191,7 @@ fn keeps(node: &TestNode, promises: &Promises, chains: &[String]) {
     }
     // Every id would take long after many rounds; the newest were in the most danger.
     for (chain, index, id, data) in promises.ids.iter().rev().take(100) {
-        let again = node
-            .post(&format!("{chain}/inject"))
-            .json(&json!({ "data": data, "id": id }))
-            .send()
-            .unwrap();
+        let again = node.post(&format!("{chain}/inject")).json(&json!({ "data": data, "id": id })).send().unwrap();
         assert_eq!(
             (again.status(), header(&again, "idempotent-replayed")),
             (StatusCode::ACCEPTED, "true".into()),
@@ -259,12 +217,7 @@ fn what_was_acknowledged_outlives_kill_9_under_load() {
     }
     for round in 0..setting("QBC_KILL_ROUNDS", 8) {
         let url = node.url.clone();
-        let load = &Load {
-            url: &url,
-            promises: &promises,
-            counter: &counter,
-            chains: &chains,
-        };
+        let load = &Load { url: &url, promises: &promises, counter: &counter, chains: &chains };
         thread::scope(|scope| {
             for _ in 0..6 {
                 let random = Random(random.below(u64::MAX));
@@ -275,18 +228,11 @@ fn what_was_acknowledged_outlives_kill_9_under_load() {
         });
         node = TestNode::open(&data, &[]);
         let promises = promises.lock().unwrap();
-        println!(
-            "round {round}: {} at their index, {} streamed",
-            promises.placed.len(),
-            promises.streamed.len()
-        );
+        println!("round {round}: {} at their index, {} streamed", promises.placed.len(), promises.streamed.len());
         keeps(&node, &promises, &chains);
     }
     let promises = promises.into_inner().unwrap();
-    assert!(
-        !promises.placed.is_empty() && !promises.quants.is_empty(),
-        "something was acknowledged"
-    );
+    assert!(!promises.placed.is_empty() && !promises.quants.is_empty(), "something was acknowledged");
     for chain in chains.iter().chain(promises.chains.last()) {
         node.audit(chain);
     }
@@ -296,11 +242,7 @@ fn what_was_acknowledged_outlives_kill_9_under_load() {
 
 /// Asserts that `qbc verify` finds no fault in a folder.
 fn verifies(data: &Path) {
-    let output = Command::new(env!("CARGO_BIN_EXE_qbc"))
-        .arg("verify")
-        .arg(data)
-        .output()
-        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_qbc")).arg("verify").arg(data).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -322,10 +264,7 @@ impl Disk {
 
     fn run_mount(&self, options: &str) -> bool {
         let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(self.0.path())
-            .stderr(Stdio::null());
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.0.path()).stderr(Stdio::null());
         mount.status().is_ok_and(|status| status.success())
     }
 
@@ -344,11 +283,7 @@ impl Disk {
 
     /// Takes up all but `free` bytes.
     fn fill(&self, free: u64) {
-        let filler = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.0.path().join("filler"))
-            .unwrap();
+        let filler = OpenOptions::new().append(true).create(true).open(self.0.path().join("filler")).unwrap();
         let bytes = self.free().saturating_sub(free);
         let length = filler.metadata().unwrap().len();
         // Where others write at the same time, it may not succeed.
@@ -398,10 +333,7 @@ fn has_exactly(node: &TestNode, accepted: &BTreeMap<u64, String>) {
     let transactions = transactions(node, "");
     assert_eq!(transactions.len(), 1 + accepted.len());
     for (transaction, (index, data)) in transactions[1..].iter().zip(accepted) {
-        assert_eq!(
-            (&transaction["index"], &transaction["data"]),
-            (&json!(index), &json!(data))
-        );
+        assert_eq!((&transaction["index"], &transaction["data"]), (&json!(index), &json!(data)));
     }
 }
 
@@ -414,11 +346,7 @@ fn a_full_disk_stops_writes_but_not_reads_until_space_is_freed() {
         disk.fill((mebibytes << 20) / 16 + (3 << 20));
         let (mut accepted, _) = inject_all(&node, 50_000, |status, _| status == StatusCode::ACCEPTED);
         assert!(accepted.len() > 20, "it is full after {}", accepted.len());
-        for (path, body) in [
-            ("/leap", json!({})),
-            ("/bang", json!({"name": "x"})),
-            ("/fork", json!({"name": "x"})),
-        ] {
+        for (path, body) in [("/leap", json!({})), ("/bang", json!({"name": "x"})), ("/fork", json!({"name": "x"}))] {
             problem(node.post(path).json(&body).send().unwrap(), 507);
         }
         problem(node.get("/readyz").send().unwrap(), 503);
@@ -431,9 +359,7 @@ fn a_full_disk_stops_writes_but_not_reads_until_space_is_freed() {
         has_exactly(&node, &accepted);
         problem(node.post("/leap").send().unwrap(), 507);
         disk.empty();
-        eventually("the node is ready again", || {
-            node.get("/readyz").send().unwrap().status() == 200
-        });
+        eventually("the node is ready again", || node.get("/readyz").send().unwrap().status() == 200);
         let index = node.inject("", json!("after"));
         accepted.insert(index, "after".into());
         has_exactly(&node, &accepted);
@@ -495,10 +421,7 @@ fn a_disk_too_small_for_the_work_in_the_background_is_full_until_it_grows() {
         let response = node.post("/inject").json(&json!({ "data": "after" })).send().unwrap();
         let is_accepted = response.status() == 202;
         if is_accepted {
-            accepted.insert(
-                response.json::<Value>().unwrap()["index"].as_u64().unwrap(),
-                "after".into(),
-            );
+            accepted.insert(response.json::<Value>().unwrap()["index"].as_u64().unwrap(), "after".into());
         }
         is_accepted
     });
@@ -521,18 +444,7 @@ fn node_with_fault(data: &Path, fault: &str) -> Option<TestNode> {
     let journal = data.join("store/0.jnl").display().to_string();
     let inject = format!("inject={fault}");
     Some(TestNode::under(
-        &[
-            "strace",
-            "-D",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-P",
-            &journal,
-            "-e",
-            &inject,
-        ],
+        &["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", &journal, "-e", &inject],
         data,
         &["--log", "off"],
     ))
@@ -614,28 +526,15 @@ fn written_folder(is_killed: bool, is_large: bool) -> (tempfile::TempDir, PathBu
     }
     node.leap("");
     node.bang(json!({ "name": "other" }));
-    assert_eq!(
-        node.post("/fork")
-            .json(&json!({ "name": "fork" }))
-            .send()
-            .unwrap()
-            .status(),
-        201
-    );
+    assert_eq!(node.post("/fork").json(&json!({ "name": "fork" })).send().unwrap().status(), 201);
     if is_large {
         let lines = format!("{{\"data\":\"{}\"}}\n", "y".repeat(10_000)).repeat(1_000);
         for _ in 0..4 {
-            assert_eq!(
-                node.post_text("/chains/other/inject", "application/x-ndjson", lines.clone())
-                    .status(),
-                202
-            );
+            assert_eq!(node.post_text("/chains/other/inject", "application/x-ndjson", lines.clone()).status(), 202);
         }
         node.leap("/chains/other");
         let keyspaces = |number: u32| data.join(format!("store/keyspaces/{number}/tables"));
-        eventually("a table is written", || {
-            (1..9).any(|number| !walk(&keyspaces(number)).is_empty())
-        });
+        eventually("a table is written", || (1..9).any(|number| !walk(&keyspaces(number)).is_empty()));
     }
     node.inject("", json!("last"));
     node.inject("/chains/fork", json!("last"));
@@ -650,16 +549,8 @@ fn written_folder(is_killed: bool, is_large: bool) -> (tempfile::TempDir, PathBu
 /// All files below a folder.
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for path in fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-    {
-        if path.is_dir() {
-            files.extend(walk(&path))
-        } else {
-            files.push(path)
-        }
+    for path in fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
     }
     files.sort();
     files
@@ -667,11 +558,7 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 
 /// Bytes up to the zeros that a file ends with.
 fn used(path: &Path) -> u64 {
-    fs::read(path)
-        .unwrap()
-        .iter()
-        .rposition(|&byte| byte != 0)
-        .map_or(0, |last| last as u64 + 1)
+    fs::read(path).unwrap().iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
 fn flip(path: &Path, at: u64, mask: u8) {
@@ -695,11 +582,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// What `qbc verify` says of a folder in which it must find a fault.
 fn fault_of(data: &Path) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_qbc"))
-        .arg("verify")
-        .arg(data)
-        .output()
-        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_qbc")).arg("verify").arg(data).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     text
@@ -724,11 +607,7 @@ fn a_flipped_byte_anywhere_in_the_folder_is_found() {
         Store::check_files(&data).unwrap();
         for path in walk(&data) {
             let length = path.metadata().unwrap().len();
-            assert!(
-                is_killed || !is_leftover(&path),
-                "{} is left after a stop",
-                path.display()
-            );
+            assert!(is_killed || !is_leftover(&path), "{} is left after a stop", path.display());
             if length == 0 || is_leftover(&path) {
                 continue;
             }
@@ -765,11 +644,7 @@ fn a_flipped_byte_anywhere_in_the_folder_is_found() {
 /// Starts a node that must refuse to, and gives what it says.
 fn refusal(data: &Path) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
-    command
-        .args(["serve", "--port", "0", "--data"])
-        .arg(data)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(["serve", "--port", "0", "--data"]).arg(data).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
     let mut line = String::new();
     process.stdout.take().unwrap().read_to_string(&mut line).unwrap();
@@ -807,10 +682,7 @@ fn a_node_does_not_start_on_what_opening_finds_damaged_and_changes_nothing() {
                 let text = refusal(copied.path());
                 assert!(text.contains(word), "byte {at} of {file}: {text}");
             }
-            assert!(
-                fs::read(copied.path().join(file)).unwrap() == damaged,
-                "{file} was changed"
-            );
+            assert!(fs::read(copied.path().join(file)).unwrap() == damaged, "{file} was changed");
             fault_of(copied.path());
         }
     }
@@ -828,11 +700,7 @@ fn serves(node: &TestNode) {
     let start = Instant::now();
     node.inject("", json!("normal"));
     node.json("/stats");
-    assert!(
-        start.elapsed() < Duration::from_secs(2),
-        "it took {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
 }
 
 const MIB: u64 = 1 << 20;
@@ -849,11 +717,7 @@ fn ten_thousand_slow_connections_keep_nobody_out() {
     for number in 0..count {
         let mut connection = node.connect();
         connection
-            .write_all(if number % 2 == 0 {
-                b"POST /inject HTTP/1.1\r\nHost: x\r\nContent-"
-            } else {
-                b"GE"
-            })
+            .write_all(if number % 2 == 0 { b"POST /inject HTTP/1.1\r\nHost: x\r\nContent-" } else { b"GE" })
             .unwrap();
         slow.push(connection);
     }
@@ -889,10 +753,7 @@ fn send(node: &TestNode, head: &str, body: impl Iterator<Item = Vec<u8>>) -> Opt
     }
     let mut answer = [0; 4_096];
     let read = connection.read(&mut answer).unwrap_or(0);
-    String::from_utf8_lossy(&answer[..read])
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
+    String::from_utf8_lossy(&answer[..read]).split(' ').nth(1).and_then(|status| status.parse().ok())
 }
 
 #[test]
@@ -913,21 +774,14 @@ fn large_bodies_and_heads_are_refused_in_constant_memory() {
                         let chunk = || [b"100000\r\n", &mib()[..], b"\r\n"].concat();
                         send(node, &post("Transfer-Encoding: chunked"), (0..64).map(|_| chunk()))
                     }
-                    2 => send(
-                        node,
-                        "POST /inject HTTP/1.1\r\nHost: x\r\nX-Long: ",
-                        (0..64).map(|_| mib()),
-                    ),
+                    2 => send(node, "POST /inject HTTP/1.1\r\nHost: x\r\nX-Long: ", (0..64).map(|_| mib())),
                     _ => send(
                         node,
                         &format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(1 << 20)),
                         std::iter::empty(),
                     ),
                 };
-                assert!(
-                    matches!(status, None | Some(413 | 414 | 431 | 400)),
-                    "{number}: {status:?}"
-                );
+                assert!(matches!(status, None | Some(413 | 414 | 431 | 400)), "{number}: {status:?}");
             });
         }
     });
@@ -977,20 +831,11 @@ fn a_full_pool_is_429_until_a_leap() {
     assert_eq!(header(&refused, "retry-after"), "1");
     problem(refused, 429);
     let stream = node.post_text("/inject", "application/x-ndjson", "{\"data\":1}\n{\"data\":2}\n");
-    assert_eq!(
-        (stream.status(), header(&stream, "retry-after")),
-        (StatusCode::TOO_MANY_REQUESTS, "1".into())
-    );
+    assert_eq!((stream.status(), header(&stream, "retry-after")), (StatusCode::TOO_MANY_REQUESTS, "1".into()));
     assert_eq!(node.json("/stats")["pooled"], 100);
     node.leap("");
     assert_eq!(node.inject("", json!(100)), 101);
-    problem(
-        node.post("/inject")
-            .json(&vec![json!({ "data": 1 }); 100])
-            .send()
-            .unwrap(),
-        429,
-    );
+    problem(node.post("/inject").json(&vec![json!({ "data": 1 }); 100]).send().unwrap(), 429);
     assert_eq!(node.json("/stats")["pooled"], 1, "all or none of an array");
     node.audit("");
 }

@@ -63,22 +63,14 @@ fn what_is_no_i_json_is_400_with_its_place() {
         let shown = &value[..value.len().min(40)];
         let response = node.post_text("/inject", JSON, format!("{{\"data\":{value}}}"));
         let problem = problem(response, 400);
-        let found = problem["errors"][0]["pointer"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{shown}: {problem}"));
+        let found = problem["errors"][0]["pointer"].as_str().unwrap_or_else(|| panic!("{shown}: {problem}"));
         // A syntax error is placed at the innermost value, or at one around it.
-        assert!(
-            found.starts_with(pointer) || pointer.starts_with(found),
-            "{shown}: {problem}"
-        );
+        assert!(found.starts_with(pointer) || pointer.starts_with(found), "{shown}: {problem}");
         assert!(problem.to_string().len() < 5_000, "{shown}: a problem is for people");
     }
     for number in ["12345678901234567890", "0.1000000000000000055511151231257827", "1e400"] {
         let problem = problem(node.post_text("/inject", JSON, format!("{{\"data\":{number}}}")), 400);
-        assert!(
-            problem["errors"][0]["detail"].as_str().unwrap().contains("string"),
-            "the cure: {problem}"
-        );
+        assert!(problem["errors"][0]["detail"].as_str().unwrap().contains("string"), "the cure: {problem}");
     }
     for body in [
         &b""[..],
@@ -96,10 +88,7 @@ fn what_is_no_i_json_is_400_with_its_place() {
         problem(node.post_text("/inject", JSON, body), 400);
     }
     problem(node.post_text("/inject", JSON, deep.clone()), 400);
-    problem(
-        node.post_text("/bang", JSON, format!("{{\"name\":\"x\",\"schema\":{deep}}}")),
-        400,
-    );
+    problem(node.post_text("/bang", JSON, format!("{{\"name\":\"x\",\"schema\":{deep}}}")), 400);
     problem(node.post_text("/peers/hello", JSON, &deep[..60_000]), 400);
     // Within the bounds of the gate, but too deep to be served inside of a chain.
     let nested = |depth: usize| format!("{{\"data\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
@@ -115,9 +104,7 @@ fn every_write_refuses_what_it_does_not_know() {
     let node = TestNode::start(&[]);
     for (method, path, body) in writes() {
         let send = |body: Vec<u8>, media: &str| {
-            let request = node
-                .request(method.parse().unwrap(), path)
-                .header("content-type", media);
+            let request = node.request(method.parse().unwrap(), path).header("content-type", media);
             request.body(body).send().unwrap()
         };
         let mut unknown = body.clone();
@@ -127,12 +114,7 @@ fn every_write_refuses_what_it_does_not_know() {
         for shape in ["5", "null", "\"x\"", "[[]]", "[]"] {
             problem(send(shape.into(), JSON), 422);
         }
-        for text in [
-            &b""[..],
-            b"{",
-            b"{\"name\":\"\xff\"}",
-            b"{\"name\":\"a\",\"name\":\"a\"}",
-        ] {
+        for text in [&b""[..], b"{", b"{\"name\":\"\xff\"}", b"{\"name\":\"a\",\"name\":\"a\"}"] {
             problem(send(text.into(), JSON), 400);
         }
         problem(send(body.to_string().into(), "text/plain"), 415);
@@ -166,10 +148,7 @@ fn a_body_that_is_too_large_is_413() {
     let sent = node.post("/inject").header("content-type", JSON).body(chunked).send();
     // The node may close before all is sent, which some clients take for a failure.
     assert!(sent.is_err() || sent.is_ok_and(|response| response.status() == 413));
-    problem(
-        node.post_text("/peers/hello", JSON, format!("{{\"host\":\"{}\"}}", "x".repeat(70_000))),
-        413,
-    );
+    problem(node.post_text("/peers/hello", JSON, format!("{{\"host\":\"{}\"}}", "x".repeat(70_000))), 413);
     is_untouched(&node);
 }
 
@@ -225,21 +204,9 @@ fn hostile_paths_are_answered_and_lead_nowhere() {
         assert!(answer.contains("application/problem+json"), "{path}: {answer}");
     }
     // What is no HTTP is refused, or the connection closed.
-    for path in [
-        &b"stats"[..],
-        b"/stats\x00",
-        b"/a b",
-        b"/\xff",
-        b"",
-        b"*",
-        b"/%",
-        b"http://other/../stats",
-    ] {
+    for path in [&b"stats"[..], b"/stats\x00", b"/a b", b"/\xff", b"", b"*", b"/%", b"http://other/../stats"] {
         let answer = node.raw("GET", path);
-        assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
-            "{path:?}: {answer}"
-        );
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{path:?}: {answer}");
     }
     is_untouched(&node);
     node.audit("");
@@ -283,11 +250,8 @@ fn a_request_that_breaks_off_changes_nothing() {
     let node = TestNode::start(&[]);
     for sent in [0, 5, 9] {
         let mut stream = node.connect();
-        write!(
-            stream,
-            "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 10\r\n\r\n"
-        )
-        .unwrap();
+        write!(stream, "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 10\r\n\r\n")
+            .unwrap();
         stream.write_all(&b"{\"data\":1}"[..sent]).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();
@@ -309,13 +273,7 @@ fn a_pipeline_of_good_and_bad_requests_is_answered_in_order() {
         )
     };
     let last = "GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let pipeline = [
-        inject("{\"data\":1}"),
-        inject("{\"data\":"),
-        inject("{\"data\":2}"),
-        last.into(),
-    ]
-    .concat();
+    let pipeline = [inject("{\"data\":1}"), inject("{\"data\":"), inject("{\"data\":2}"), last.into()].concat();
     stream.write_all(pipeline.as_bytes()).unwrap();
     let mut answers = String::new();
     stream.read_to_string(&mut answers).unwrap();
@@ -329,29 +287,16 @@ fn a_schema_can_neither_stall_the_node_nor_fetch() {
     let node = TestNode::start(&[]);
     // A pattern that backtracking engines take for ever to refuse.
     node.bang(json!({"name": "s", "difficulty": 0, "schema": {"type": "string", "pattern": "^(a+)+$"}}));
-    problem(
-        node.post("/chains/s/inject")
-            .json(&json!({"data": "a".repeat(50_000) + "!"}))
-            .send()
-            .unwrap(),
-        422,
-    );
+    problem(node.post("/chains/s/inject").json(&json!({"data": "a".repeat(50_000) + "!"})).send().unwrap(), 422);
     // It refers to itself for ever.
-    let endless = node
-        .post("/bang")
-        .json(&json!({"name": "r", "schema": {"$ref": "#"}, "difficulty": 0}))
-        .send()
-        .unwrap();
+    let endless =
+        node.post("/bang").json(&json!({"name": "r", "schema": {"$ref": "#"}, "difficulty": 0})).send().unwrap();
     if endless.status() == 201 {
         let answer = node.post("/chains/r/inject").json(&json!({"data": 1})).send().unwrap();
         assert!(!answer.status().is_server_error(), "{}", answer.status());
     }
     let mutual = json!({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"});
-    let endless = node
-        .post("/bang")
-        .json(&json!({"name": "m", "schema": mutual, "difficulty": 0}))
-        .send()
-        .unwrap();
+    let endless = node.post("/bang").json(&json!({"name": "m", "schema": mutual, "difficulty": 0})).send().unwrap();
     if endless.status() == 201 {
         let answer = node.post("/chains/m/inject").json(&json!({"data": 1})).send().unwrap();
         assert!(!answer.status().is_server_error(), "{}", answer.status());

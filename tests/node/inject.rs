@@ -64,10 +64,7 @@ fn what_is_read_back_equals_what_was_sent() {
         let response = node.post_text("/inject", JSON, format!(" {{ \"data\" :\t{value}\r\n}} "));
         assert_eq!(response.status(), 202, "{value}");
         let index = &response.json::<Value>().unwrap()["index"];
-        let (read, sent) = (
-            node.json(&format!("/transactions/{index}")),
-            json::parse(value.as_bytes()).unwrap(),
-        );
+        let (read, sent) = (node.json(&format!("/transactions/{index}")), json::parse(value.as_bytes()).unwrap());
         assert_eq!(json::canonical(&read["data"]), json::canonical(&sent), "{value}");
     }
     node.leap("");
@@ -77,23 +74,12 @@ fn what_is_read_back_equals_what_was_sent() {
 #[test]
 fn an_array_is_accepted_whole_or_not_at_all() {
     let node = TestNode::start(&[]);
-    let response = node
-        .post("/inject")
-        .json(&json!([{"data": "a"}, {"data": "b", "id": "b"}, {"data": "a"}]))
-        .send()
-        .unwrap();
+    let response =
+        node.post("/inject").json(&json!([{"data": "a"}, {"data": "b", "id": "b"}, {"data": "a"}])).send().unwrap();
     assert_eq!(response.status(), 202);
-    assert_eq!(
-        (header(&response, "location"), header(&response, "etag")),
-        ("/transactions/1".into(), "\"4\"".into())
-    );
+    assert_eq!((header(&response, "location"), header(&response, "etag")), ("/transactions/1".into(), "\"4\"".into()));
     let accepted: Value = response.json().unwrap();
-    let indexes: Vec<_> = accepted
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| one["index"].as_u64().unwrap())
-        .collect();
+    let indexes: Vec<_> = accepted.as_array().unwrap().iter().map(|one| one["index"].as_u64().unwrap()).collect();
     assert_eq!(indexes, [1, 2, 3]);
 
     for (bad, status, pointer) in [
@@ -133,11 +119,7 @@ fn a_form_carries_text() {
         let index = &response.json::<Value>().unwrap()["index"];
         assert_eq!(node.json(&format!("/transactions/{index}"))["data"], data, "{body}");
     }
-    let response = node.post_text(
-        "/inject",
-        "Application/X-WWW-Form-URLencoded; charset=utf-8",
-        "id=f%2F1&data=1",
-    );
+    let response = node.post_text("/inject", "Application/X-WWW-Form-URLencoded; charset=utf-8", "id=f%2F1&data=1");
     assert_eq!(response.json::<Value>().unwrap()["id"], "f/1");
 
     let size = node.size("");
@@ -164,43 +146,16 @@ fn another_media_type_is_answered_with_the_header_to_add() {
     // `curl -d '{"data":1}'` calls itself a form.
     for body in [r#"{"data":1}"#, " \n[{\"data\":1}]", "\"data\"", "{"] {
         let problem = problem(node.post_text("/inject", FORM, body), 415);
-        assert!(
-            problem["detail"]
-                .as_str()
-                .unwrap()
-                .contains("Content-Type: application/json"),
-            "{problem}"
-        );
+        assert!(problem["detail"].as_str().unwrap().contains("Content-Type: application/json"), "{problem}");
     }
-    for media in [
-        "text/plain",
-        "",
-        "multipart/form-data; boundary=x",
-        "application/xml",
-        "json",
-        "application/jsonx",
-    ] {
+    for media in ["text/plain", "", "multipart/form-data; boundary=x", "application/xml", "json", "application/jsonx"] {
         let problem = problem(node.post_text("/inject", media, r#"{"data":1}"#), 415);
-        assert!(
-            problem["detail"]
-                .as_str()
-                .unwrap()
-                .contains("Content-Type: application/json"),
-            "{problem}"
-        );
+        assert!(problem["detail"].as_str().unwrap().contains("Content-Type: application/json"), "{problem}");
     }
     problem(node.post("/inject").body(r#"{"data":1}"#).send().unwrap(), 415);
     assert_eq!(node.size(""), 1);
-    for media in [
-        "application/json;charset=UTF-8",
-        "APPLICATION/JSON",
-        "application/vnd.example+json",
-    ] {
-        assert_eq!(
-            node.post_text("/inject", media, r#"{"data":1}"#).status(),
-            202,
-            "{media}"
-        );
+    for media in ["application/json;charset=UTF-8", "APPLICATION/JSON", "application/vnd.example+json"] {
+        assert_eq!(node.post_text("/inject", media, r#"{"data":1}"#).status(), 202, "{media}");
     }
 }
 
@@ -229,32 +184,14 @@ fn a_stream_judges_each_line_for_itself() {
     let summary: Value = response.json().unwrap();
     assert_eq!((&summary["accepted"], &summary["refused"]), (&json!(4), &json!(7)));
     assert_eq!((&summary["first"], &summary["last"]), (&json!(2), &json!(4)));
-    let errors: Vec<_> = summary["errors"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|error| (&error["line"], &error["status"]))
-        .collect();
+    let errors: Vec<_> =
+        summary["errors"].as_array().unwrap().iter().map(|error| (&error["line"], &error["status"])).collect();
     let expected =
         [(5, 400), (6, 422), (7, 422), (8, 400), (9, 409), (11, 400), (12, 400)].map(|(l, s)| (json!(l), json!(s)));
-    assert_eq!(
-        errors,
-        expected.iter().map(|(line, status)| (line, status)).collect::<Vec<_>>()
-    );
-    assert!(
-        summary["errors"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|error| !error["detail"].as_str().unwrap().is_empty())
-    );
-    let data: Vec<_> = node
-        .json("/transactions?from=2")
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| one["data"].clone())
-        .collect();
+    assert_eq!(errors, expected.iter().map(|(line, status)| (line, status)).collect::<Vec<_>>());
+    assert!(summary["errors"].as_array().unwrap().iter().all(|error| !error["detail"].as_str().unwrap().is_empty()));
+    let data: Vec<_> =
+        node.json("/transactions?from=2").as_array().unwrap().iter().map(|one| one["data"].clone()).collect();
     assert_eq!(data, ["good", "good", "the last has no line end"]);
 }
 
@@ -264,31 +201,17 @@ fn a_stream_of_refused_lines_is_422_and_names_the_first_hundred() {
     let response = node.post_text("/inject", LINES, "nonsense\n".repeat(150));
     assert_eq!(response.status(), 422);
     let summary: Value = response.json().unwrap();
-    assert_eq!(
-        (&summary["accepted"], &summary["refused"], &summary["first"]),
-        (&json!(0), &json!(150), &Value::Null)
-    );
-    let lines: Vec<_> = summary["errors"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|error| error["line"].as_u64().unwrap())
-        .collect();
+    assert_eq!((&summary["accepted"], &summary["refused"], &summary["first"]), (&json!(0), &json!(150), &Value::Null));
+    let lines: Vec<_> =
+        summary["errors"].as_array().unwrap().iter().map(|error| error["line"].as_u64().unwrap()).collect();
     assert_eq!(lines, (1..=100).collect::<Vec<_>>());
 
     // A line that only the writer can refuse is known to be bad later than one that is no JSON; the first are named still.
-    node.post("/inject")
-        .json(&json!({"data": 1, "id": "taken"}))
-        .send()
-        .unwrap();
+    node.post("/inject").json(&json!({"data": 1, "id": "taken"})).send().unwrap();
     let body = ["{\"data\":2,\"id\":\"taken\"}\n".repeat(60), "nonsense\n".repeat(150)].concat();
     let summary: Value = node.post_text("/inject", LINES, body).json().unwrap();
-    let lines: Vec<_> = summary["errors"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|error| error["line"].as_u64().unwrap())
-        .collect();
+    let lines: Vec<_> =
+        summary["errors"].as_array().unwrap().iter().map(|error| error["line"].as_u64().unwrap()).collect();
     assert_eq!(lines, (1..=100).collect::<Vec<_>>());
     assert_eq!(summary["refused"], 210);
 
@@ -300,18 +223,10 @@ fn a_stream_of_refused_lines_is_422_and_names_the_first_hundred() {
 #[test]
 fn an_overlong_line_leaves_its_neighbours_accepted() {
     let node = TestNode::start(&[]);
-    let body = [
-        "{\"data\":\"before\"}\n{\"data\":\"",
-        &"x".repeat(9 << 20),
-        "\"}\n{\"data\":\"behind\"}\n",
-    ]
-    .concat();
+    let body = ["{\"data\":\"before\"}\n{\"data\":\"", &"x".repeat(9 << 20), "\"}\n{\"data\":\"behind\"}\n"].concat();
     let summary: Value = node.post_text("/inject", LINES, body).json().unwrap();
     assert_eq!((&summary["accepted"], &summary["refused"]), (&json!(2), &json!(1)));
-    assert_eq!(
-        (&summary["errors"][0]["line"], &summary["errors"][0]["status"]),
-        (&json!(2), &json!(413))
-    );
+    assert_eq!((&summary["errors"][0]["line"], &summary["errors"][0]["status"]), (&json!(2), &json!(413)));
     // Under the bound of a line, but over that of the chain.
     let body = ["{\"data\":\"", &"x".repeat(2 << 20), "\"}"].concat();
     let response = node.post_text("/inject", LINES, body);
@@ -328,16 +243,10 @@ fn a_stream_commits_as_it_comes() {
     for round in 1..=3 {
         // A whole line, and the start of the next one.
         stream
-            .write_all(
-                b"12\r\n\"a\"}\n{\"data\":\"b\"}\n\r\n"
-                    .get(if round == 1 { 0..0 } else { 0..24 })
-                    .unwrap(),
-            )
+            .write_all(b"12\r\n\"a\"}\n{\"data\":\"b\"}\n\r\n".get(if round == 1 { 0..0 } else { 0..24 }).unwrap())
             .unwrap();
         stream.write_all(b"8\r\n{\"data\":\r\n").unwrap();
-        eventually("what came is in the pool", || {
-            node.json("/pool")["count"] == 2 * (round - 1)
-        });
+        eventually("what came is in the pool", || node.json("/pool")["count"] == 2 * (round - 1));
     }
     // It breaks off: the half line is dropped, the whole ones stay.
     drop(stream);
@@ -349,25 +258,14 @@ fn a_stream_commits_as_it_comes() {
 #[test]
 fn a_long_stream_is_accepted_in_its_order_and_only_once() {
     let node = TestNode::start(&[]);
-    let lines: String = (0..7_000)
-        .map(|line| format!("{{\"data\":{line},\"id\":\"line-{line}\"}}\n"))
-        .collect();
+    let lines: String = (0..7_000).map(|line| format!("{{\"data\":{line},\"id\":\"line-{line}\"}}\n")).collect();
     for _ in 0..2 {
         let summary: Value = node.post_text("/inject", LINES, lines.clone()).json().unwrap();
-        assert_eq!(
-            summary,
-            json!({"accepted": 7_000, "refused": 0, "first": 1, "last": 7_000, "errors": []})
-        );
+        assert_eq!(summary, json!({"accepted": 7_000, "refused": 0, "first": 1, "last": 7_000, "errors": []}));
         assert_eq!(node.size(""), 7_001);
     }
     let read = node.json("/transactions?from=1&limit=10000");
-    assert!(
-        read.as_array()
-            .unwrap()
-            .iter()
-            .enumerate()
-            .all(|(at, one)| one["data"] == at && one["index"] == at + 1)
-    );
+    assert!(read.as_array().unwrap().iter().enumerate().all(|(at, one)| one["data"] == at && one["index"] == at + 1));
     node.leap("");
     node.audit("");
 }
@@ -386,10 +284,7 @@ fn a_stream_has_no_guard_and_no_key_and_does_not_wait() {
 
 /// Asserts that a receipt holds offline, and gives its transaction's index.
 fn check(receipt: &Value) -> u64 {
-    verify::receipt(json::parse(receipt.to_string().as_bytes()).unwrap())
-        .unwrap()
-        .record
-        .index
+    verify::receipt(json::parse(receipt.to_string().as_bytes()).unwrap()).unwrap().record.index
 }
 
 #[test]
@@ -414,20 +309,14 @@ fn waiting_for_a_leap_gives_the_receipt() {
         assert_eq!(array.status(), 201);
         let receipts: Vec<Value> = array.json().unwrap();
         assert_eq!(
-            receipts
-                .iter()
-                .map(|receipt| receipt["transaction"]["data"].clone())
-                .collect::<Vec<_>>(),
+            receipts.iter().map(|receipt| receipt["transaction"]["data"].clone()).collect::<Vec<_>>(),
             [1, 2, 3]
         );
         receipts.iter().for_each(|receipt| assert!(check(receipt) > 0));
     });
     // A repeated one that is sealed already does not wait.
     let again = inject(json!({"data": "one", "id": "one"}));
-    assert_eq!(
-        (again.status().as_u16(), header(&again, "idempotent-replayed")),
-        (201, "true".into())
-    );
+    assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (201, "true".into()));
     check(&again.json().unwrap());
 }
 
@@ -437,25 +326,12 @@ fn a_wait_that_ends_before_the_leap_is_504_and_accepted() {
     for (timeout, array) in [("0", false), ("0.05", true)] {
         let object = json!({"data": "late", "id": timeout});
         let body = if array { json!([object]) } else { object };
-        let response = node
-            .post(&format!("/inject?wait=leap&timeout={timeout}"))
-            .json(&body)
-            .send()
-            .unwrap();
-        assert_eq!(
-            (response.status().as_u16(), header(&response, "content-type")),
-            (504, JSON.into())
-        );
+        let response = node.post(&format!("/inject?wait=leap&timeout={timeout}")).json(&body).send().unwrap();
+        assert_eq!((response.status().as_u16(), header(&response, "content-type")), (504, JSON.into()));
         let answer: Value = response.json().unwrap();
         let accepted = if array { &answer[0] } else { &answer };
-        assert_eq!(
-            (&accepted["state"], &accepted["id"]),
-            (&json!("pooled"), &json!(timeout))
-        );
-        assert_eq!(
-            node.json(&format!("/transactions/{}", accepted["index"]))["data"],
-            "late"
-        );
+        assert_eq!((&accepted["state"], &accepted["id"]), (&json!("pooled"), &json!(timeout)));
+        assert_eq!(node.json(&format!("/transactions/{}", accepted["index"]))["data"], "late");
     }
     let size = node.size("");
     for query in [
@@ -470,13 +346,7 @@ fn a_wait_that_ends_before_the_leap_is_504_and_accepted() {
         "wiat=leap",
         "wait=leap&wait=leap",
     ] {
-        problem(
-            node.post(&format!("/inject?{query}"))
-                .json(&json!({"data": 1}))
-                .send()
-                .unwrap(),
-            400,
-        );
+        problem(node.post(&format!("/inject?{query}")).json(&json!({"data": 1})).send().unwrap(), 400);
     }
     assert_eq!(node.size(""), size);
 }

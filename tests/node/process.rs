@@ -16,10 +16,7 @@ use crate::support::{TestNode, eventually, problem, recompute};
 
 fn serve(data: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
-    command
-        .args(["serve", "--port", "0", "--data"])
-        .arg(data)
-        .stdin(Stdio::null());
+    command.args(["serve", "--port", "0", "--data"]).arg(data).stdin(Stdio::null());
     command.output().expect("the program starts")
 }
 
@@ -30,10 +27,7 @@ fn a_data_folder_has_one_node() {
     let message = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(second.stdout.is_empty(), "it never says that it is listening");
-    assert!(
-        message.contains(node.data.to_str().unwrap()) && message.contains("another"),
-        "{message}"
-    );
+    assert!(message.contains(node.data.to_str().unwrap()) && message.contains("another"), "{message}");
     node.inject("", json!("the first goes on"));
     // The lock goes with the process, however that ends.
     let (data, folder) = node.kill();
@@ -50,14 +44,9 @@ fn a_folder_that_is_no_data_folder_is_left_alone() {
     assert_eq!(refused.status.code(), Some(1), "{message}");
     assert!(message.contains(folder.path().to_str().unwrap()), "{message}");
     let file = folder.path().join("letter.txt");
-    let added = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap())
-        .filter(|entry| entry.path() != file);
-    assert!(
-        added.into_iter().all(|entry| entry.file_name() == "lock"),
-        "it is no data folder now"
-    );
+    let added =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path() != file);
+    assert!(added.into_iter().all(|entry| entry.file_name() == "lock"), "it is no data folder now");
     assert_eq!(serve(&file).status.code(), Some(1));
     assert_eq!(std::fs::read(&file).unwrap(), b"dear");
 }
@@ -113,22 +102,12 @@ fn sigterm_ends_in_order_and_loses_nothing() {
 fn a_wait_for_a_leap_ends_when_the_node_stops() {
     let node = TestNode::start(&[]);
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| {
-            node.post("/inject?wait=leap&timeout=60")
-                .json(&json!({"data": 1}))
-                .send()
-        });
+        let waiter = scope.spawn(|| node.post("/inject?wait=leap&timeout=60").json(&json!({"data": 1})).send());
         eventually("it is accepted", || node.size("") == 2);
         node.terminate();
         let start = Instant::now();
         let answer = waiter.join().unwrap().expect("what was accepted is answered");
-        assert_eq!(
-            (
-                answer.status().as_u16(),
-                answer.json::<Value>().unwrap()["index"].clone()
-            ),
-            (504, json!(1))
-        );
+        assert_eq!((answer.status().as_u16(), answer.json::<Value>().unwrap()["index"].clone()), (504, json!(1)));
         assert!(start.elapsed() < Duration::from_secs(5));
     });
 }
@@ -143,19 +122,10 @@ fn the_log_names_each_request_by_its_id() {
     }
     assert_eq!(node.stop(), Some(0));
     let log = std::fs::read_to_string(log).unwrap();
-    let lines: Vec<Value> = log
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("each line is JSON"))
-        .collect();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
     for (id, path, status) in [("good-one", "/stats", 200), ("bad-one", "/nothing", 404)] {
-        let line = lines
-            .iter()
-            .find(|line| line["fields"]["request_id"] == id)
-            .expect("it is there");
-        assert_eq!(
-            (&line["fields"]["path"], &line["fields"]["status"]),
-            (&json!(path), &json!(status))
-        );
+        let line = lines.iter().find(|line| line["fields"]["request_id"] == id).expect("it is there");
+        assert_eq!((&line["fields"]["path"], &line["fields"]["status"]), (&json!(path), &json!(status)));
     }
 }
 
@@ -164,36 +134,17 @@ fn data_is_kept_where_it_is_told_to_be() {
     let folder = tempfile::tempdir().unwrap();
     for ephemeral in [true, false] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
-        command
-            .args(["serve", "--port", "0", "--log", "warn"])
-            .args(ephemeral.then_some("--ephemeral"));
-        command
-            .current_dir(folder.path())
-            .env("TMPDIR", folder.path())
-            .stdout(Stdio::piped());
+        command.args(["serve", "--port", "0", "--log", "warn"]).args(ephemeral.then_some("--ephemeral"));
+        command.current_dir(folder.path()).env("TMPDIR", folder.path()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let port = line
-            .trim()
-            .strip_prefix("listening on http://127.0.0.1:")
-            .expect("the line that scripts wait for");
-        let entries: Vec<_> = std::fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port = line.trim().strip_prefix("listening on http://127.0.0.1:").expect("the line that scripts wait for");
+        let entries: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(entries.len(), 1, "{entries:?}");
         assert_eq!(entries[0].ends_with("qbc-data"), !ephemeral);
         assert!(ephemeral || entries[0].join(port).is_dir());
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &process.id().to_string()])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap().success());
         assert_eq!(process.wait().unwrap().code(), Some(0));
         assert_eq!(entries[0].exists(), !ephemeral, "an ephemeral node leaves nothing");
     }
@@ -201,10 +152,7 @@ fn data_is_kept_where_it_is_told_to_be() {
 
 fn transactions(node: &TestNode, chain: &str) -> Vec<Value> {
     let pages = node.pages(&format!("{chain}/transactions?limit=10000"));
-    pages
-        .into_iter()
-        .flat_map(|page| page.as_array().unwrap().clone())
-        .collect()
+    pages.into_iter().flat_map(|page| page.as_array().unwrap().clone()).collect()
 }
 
 #[test]
@@ -215,21 +163,10 @@ fn a_full_pool_is_429_until_the_next_leap() {
     let full = node.post("/inject").json(&array(2)).send().unwrap();
     assert!(full.headers().contains_key("retry-after"));
     problem(full, 429);
-    assert_eq!(
-        node.post("/inject")
-            .json(&json!({"data": 0, "id": "third"}))
-            .send()
-            .unwrap()
-            .status(),
-        202
-    );
+    assert_eq!(node.post("/inject").json(&json!({"data": 0, "id": "third"})).send().unwrap().status(), 202);
     problem(node.post("/inject").json(&json!({"data": 0})).send().unwrap(), 429);
     assert_eq!(
-        node.post("/inject")
-            .json(&json!({"data": 0, "id": "third"}))
-            .send()
-            .unwrap()
-            .status(),
+        node.post("/inject").json(&json!({"data": 0, "id": "third"})).send().unwrap().status(),
         202,
         "a retry adds nothing"
     );
@@ -240,10 +177,7 @@ fn a_full_pool_is_429_until_the_next_leap() {
     node.leap("");
     assert_eq!(node.post("/inject").json(&array(3)).send().unwrap().status(), 202);
     node.bang(json!({"name": "other", "difficulty": 0}));
-    assert_eq!(
-        node.inject("/chains/other", json!("each chain has a pool of its own")),
-        1
-    );
+    assert_eq!(node.inject("/chains/other", json!("each chain has a pool of its own")), 1);
 }
 
 /// What the node acknowledged: chain, index, data.
@@ -254,9 +188,7 @@ fn client(node: &TestNode, number: u64, acks: &Acks) {
     // A linear congruential generator (Knuth's constants): each client does the same in every run.
     let mut state = number;
     let mut pick = |choices: u64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % choices
     };
     for step in 0..60 {
@@ -295,10 +227,7 @@ fn client(node: &TestNode, number: u64, acks: &Acks) {
             _ => {
                 let at = pick(node.json(&format!("{chain}/stats"))["length"].as_u64().unwrap());
                 let fork = json!({"name": format!("{name}-{number}-{step}"), "at": at});
-                assert_eq!(
-                    node.post(&format!("{chain}/fork")).json(&fork).send().unwrap().status(),
-                    201
-                );
+                assert_eq!(node.post(&format!("{chain}/fork")).json(&fork).send().unwrap().status(), 201);
             }
         }
     }
@@ -313,9 +242,7 @@ fn what_is_acknowledged_under_mixed_load_is_there_once() {
     let acks = Acks::default();
     thread::scope(|scope| {
         let (node, acks) = (&node, &acks);
-        let clients: Vec<_> = (0..8)
-            .map(|number| scope.spawn(move || client(node, number, acks)))
-            .collect();
+        let clients: Vec<_> = (0..8).map(|number| scope.spawn(move || client(node, number, acks))).collect();
         // What is read meanwhile is a whole chain at each moment.
         while !clients.iter().all(|client| client.is_finished()) {
             recompute(&node.json("/chains/a/chain"));
@@ -323,24 +250,14 @@ fn what_is_acknowledged_under_mixed_load_is_there_once() {
         }
     });
     let chains = node.json("/chains?limit=1000");
-    let names: Vec<&str> = chains
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|chain| chain["name"].as_str().unwrap())
-        .collect();
+    let names: Vec<&str> = chains.as_array().unwrap().iter().map(|chain| chain["name"].as_str().unwrap()).collect();
     assert!(names.len() > 20, "there were forks");
-    let all: HashMap<&str, Vec<Value>> = names
-        .iter()
-        .map(|&name| (name, transactions(&node, &format!("/chains/{name}"))))
-        .collect();
+    let all: HashMap<&str, Vec<Value>> =
+        names.iter().map(|&name| (name, transactions(&node, &format!("/chains/{name}")))).collect();
     let acks = acks.into_inner().unwrap();
     for (chain, index, data) in &acks {
-        let same: Vec<_> = all[chain.as_str()]
-            .iter()
-            .filter(|one| one["data"] == *data)
-            .map(|one| &one["index"])
-            .collect();
+        let same: Vec<_> =
+            all[chain.as_str()].iter().filter(|one| one["data"] == *data).map(|one| &one["index"]).collect();
         assert_eq!(same, [&json!(index)], "{chain}: {data}");
     }
     for name in &names {
@@ -350,9 +267,8 @@ fn what_is_acknowledged_under_mixed_load_is_there_once() {
         // A fork has its parent's transactions up to the quant where they part, and none behind it.
         if let Some(of) = node.json(&chain)["rules"]["fork_of"].as_object() {
             let parent = name.split('-').next().unwrap();
-            let shared = node.json(&format!("/chains/{parent}/quants/{}", of["index"]))["size"]
-                .as_u64()
-                .unwrap() as usize;
+            let shared =
+                node.json(&format!("/chains/{parent}/quants/{}", of["index"]))["size"].as_u64().unwrap() as usize;
             assert_eq!(all[name][..shared], all[parent][..shared]);
             assert_eq!(all[name].len(), shared + 1);
         }

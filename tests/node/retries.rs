@@ -14,10 +14,7 @@ fn send(node: &TestNode, chain: &str, body: &Value) -> Response {
 /// Asserts that a transaction was accepted now, or that it was before, and gives the answer.
 fn accepted(response: Response, replayed: bool) -> Value {
     assert_eq!(response.status(), 202);
-    assert_eq!(
-        header(&response, "idempotent-replayed"),
-        if replayed { "true" } else { "" }
-    );
+    assert_eq!(header(&response, "idempotent-replayed"), if replayed { "true" } else { "" });
     response.json().unwrap()
 }
 
@@ -32,24 +29,13 @@ fn the_same_id_with_the_same_data_answers_with_the_first_acceptance() {
     // The same value, written otherwise.
     let other_text = r#"{ "id" : "order\u002f1%", "data": {"a":[15e-1,"\u00e9"],"b":1.0} }"#;
     let again = node.post_text("/inject", "application/json", other_text);
-    assert_eq!(
-        header(&again, "etag"),
-        "\"3\"",
-        "the next index, though it is a repetition"
-    );
+    assert_eq!(header(&again, "etag"), "\"3\"", "the next index, though it is a repetition");
     assert_eq!(header(&again, "location"), "/transactions/1");
     assert_eq!(accepted(again, true), first);
 
-    for other in [
-        json!({"b": 1, "a": [1.5, "e"]}),
-        json!(null),
-        json!({"b": "1", "a": [1.5, "é"]}),
-    ] {
+    for other in [json!({"b": 1, "a": [1.5, "e"]}), json!(null), json!({"b": "1", "a": [1.5, "é"]})] {
         let refused = problem(send(&node, "", &json!({"data": other, "id": "order/1%"})), 409);
-        assert!(
-            refused["detail"].as_str().unwrap().contains("transaction 1,"),
-            "{refused}"
-        );
+        assert!(refused["detail"].as_str().unwrap().contains("transaction 1,"), "{refused}");
     }
     node.leap("");
     let mut sealed = first;
@@ -61,24 +47,14 @@ fn the_same_id_with_the_same_data_answers_with_the_first_acceptance() {
 #[test]
 fn the_header_idempotency_key_is_another_way_to_give_the_id() {
     let node = TestNode::start(&[]);
-    let send = |key: &str, body: Value| {
-        node.post("/inject")
-            .header("idempotency-key", key)
-            .json(&body)
-            .send()
-            .unwrap()
-    };
+    let send = |key: &str, body: Value| node.post("/inject").header("idempotency-key", key).json(&body).send().unwrap();
     let first = accepted(send("\"key\"", json!({"data": 1})), false);
     assert_eq!(first["id"], "key");
     assert_eq!(accepted(send("key", json!({"data": 1})), true), first, "quoted or not");
     assert_eq!(accepted(send("key", json!({"data": 1, "id": "key"})), true), first);
     assert_eq!(accepted(send("key", json!([{"data": 1}])), true), json!([first]));
     let form = node.post("/inject").header("idempotency-key", "form");
-    let form = form
-        .header("content-type", "application/x-www-form-urlencoded")
-        .body("data=x")
-        .send()
-        .unwrap();
+    let form = form.header("content-type", "application/x-www-form-urlencoded").body("data=x").send().unwrap();
     assert_eq!(accepted(form, false)["id"], "form");
 
     problem(send("key", json!({"data": 2})), 409);
@@ -88,20 +64,10 @@ fn the_header_idempotency_key_is_another_way_to_give_the_id() {
     for key in ["", "\"\"", "a b", "\"a b\"", &"k".repeat(129)] {
         problem(send(key, json!({"data": 1})), 400);
     }
-    let twice = node
-        .post("/inject")
-        .header("idempotency-key", "a")
-        .header("idempotency-key", "b");
+    let twice = node.post("/inject").header("idempotency-key", "a").header("idempotency-key", "b");
     problem(twice.json(&json!({"data": 1})).send().unwrap(), 400);
     let bytes = reqwest::header::HeaderValue::from_bytes(b"k\xe9y").unwrap();
-    problem(
-        node.post("/inject")
-            .header("idempotency-key", bytes)
-            .json(&json!({"data": 1}))
-            .send()
-            .unwrap(),
-        400,
-    );
+    problem(node.post("/inject").header("idempotency-key", bytes).json(&json!({"data": 1})).send().unwrap(), 400);
     assert_eq!(node.size(""), 3);
 }
 
@@ -122,15 +88,7 @@ fn an_id_is_printable_ascii_of_bounded_length() {
         assert_eq!(refused["errors"][0]["pointer"], "/id", "{id}");
     }
     assert_eq!(node.size(""), 1);
-    for id in [
-        "~",
-        "x".repeat(128).as_str(),
-        "a/b?c=d&e#f%g\"h\\i",
-        ".",
-        "..",
-        "receipt",
-        "by-id",
-    ] {
+    for id in ["~", "x".repeat(128).as_str(), "a/b?c=d&e#f%g\"h\\i", ".", "..", "receipt", "by-id"] {
         let index = accepted(send(&node, "", &json!({"data": id, "id": id})), false)["index"].clone();
         let path: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let answer = node.raw("GET", format!("/transactions/by-id/{path}").as_bytes());
@@ -151,15 +109,9 @@ fn retries_are_exact_after_a_crash_and_across_forks() {
     let after = accepted(send(&node, "/chains/parent", &body("after")), false);
     node.leap("/chains/parent");
     let fork = json!({"name": "child", "at": 1, "difficulty": 0});
-    assert_eq!(
-        node.post("/chains/parent/fork").json(&fork).send().unwrap().status(),
-        201
-    );
+    assert_eq!(node.post("/chains/parent/fork").json(&fork).send().unwrap().status(), 201);
     let fork = json!({"name": "grandchild"});
-    assert_eq!(
-        node.post("/chains/child/fork").json(&fork).send().unwrap().status(),
-        201
-    );
+    assert_eq!(node.post("/chains/child/fork").json(&fork).send().unwrap().status(), 201);
 
     for round in 0..2 {
         for chain in ["/chains/parent", "/chains/child", "/chains/grandchild"] {
@@ -172,10 +124,7 @@ fn retries_are_exact_after_a_crash_and_across_forks() {
             problem(send(&node, chain, &json!({"data": "other", "id": "before"})), 409);
         }
         let again = accepted(send(&node, "/chains/parent", &body("after")), true);
-        assert_eq!(
-            (&again["index"], &again["timestamp"]),
-            (&after["index"], &after["timestamp"])
-        );
+        assert_eq!((&again["index"], &again["timestamp"]), (&after["index"], &after["timestamp"]));
         // Behind the fork point the id is free, in each child of its own.
         for chain in ["/chains/child", "/chains/grandchild"] {
             let own = json!({"data": {"own": chain}, "id": "after"});
@@ -210,10 +159,7 @@ fn of_32_at_once_with_one_id_exactly_one_is_new() {
         senders.into_iter().map(|sender| sender.join().unwrap()).collect()
     });
     assert_eq!(answers.iter().filter(|(replayed, _)| replayed.is_empty()).count(), 1);
-    assert!(
-        answers.iter().all(|(_, answer)| *answer == answers[0].1),
-        "all tell of the same acceptance"
-    );
+    assert!(answers.iter().all(|(_, answer)| *answer == answers[0].1), "all tell of the same acceptance");
     assert_eq!(node.size(""), 2);
 }
 
@@ -257,17 +203,10 @@ fn ids_hold_within_one_array_and_one_stream() {
         json!({"data": 9, "id": "three"})
     );
     let response = node.post_text("/inject", "application/x-ndjson", lines);
-    assert_eq!(
-        header(&response, "etag"),
-        "\"5\"",
-        "the next index, though the last line was a repetition"
-    );
+    assert_eq!(header(&response, "etag"), "\"5\"", "the next index, though the last line was a repetition");
     let summary: Value = response.json().unwrap();
     assert_eq!((&summary["accepted"], &summary["refused"]), (&json!(4), &json!(1)));
-    assert_eq!(
-        (&summary["errors"][0]["line"], &summary["errors"][0]["status"]),
-        (&json!(4), &json!(409))
-    );
+    assert_eq!((&summary["errors"][0]["line"], &summary["errors"][0]["status"]), (&json!(4), &json!(409)));
     assert_eq!(node.size(""), 5);
     node.leap("");
     node.audit("");
@@ -275,11 +214,7 @@ fn ids_hold_within_one_array_and_one_stream() {
 
 fn guarded(node: &TestNode, path: &str, tag: &str, data: u64) -> Response {
     let request = node.post(path).header("if-match", tag);
-    if path.ends_with("/leap") {
-        request.send().unwrap()
-    } else {
-        request.json(&json!({"data": data})).send().unwrap()
-    }
+    if path.ends_with("/leap") { request.send().unwrap() } else { request.json(&json!({"data": data})).send().unwrap() }
 }
 
 #[test]
@@ -329,23 +264,13 @@ fn a_guard_holds_only_while_nothing_got_in_between() {
     assert_eq!((leap.status().as_u16(), header(&leap, "etag")), (201, "\"2\"".into()));
     let by_get = node.get("/leap").header("if-match", "\"7\"").send().unwrap();
     problem(by_get, 412);
-    let array = node
-        .post("/inject")
-        .header("if-match", "\"2\"")
-        .json(&json!([{"data": 1}, {"data": 2}]))
-        .send()
-        .unwrap();
+    let array =
+        node.post("/inject").header("if-match", "\"2\"").json(&json!([{"data": 1}, {"data": 2}])).send().unwrap();
     assert_eq!((array.status().as_u16(), header(&array, "etag")), (202, "\"4\"".into()));
 
     // A complete retry was accepted when its guard held.
     let body = json!({"data": 1, "id": "one"});
-    let send = |body: &Value| {
-        node.post("/inject")
-            .header("if-match", "\"4\"")
-            .json(body)
-            .send()
-            .unwrap()
-    };
+    let send = |body: &Value| node.post("/inject").header("if-match", "\"4\"").json(body).send().unwrap();
     accepted(send(&body), false);
     accepted(send(&body), true);
     problem(send(&json!([body, {"data": 2, "id": "two"}])), 412);
@@ -359,16 +284,7 @@ fn a_guard_is_one_strong_entity_tag() {
         for tag in ["1", "\"1", "1\"", "", "'1'", "\"1\" \"2\"", "W/1", "\"1\", 1"] {
             problem(guarded(&node, path, tag, 0), 400);
         }
-        for tag in [
-            "W/\"1\"",
-            "\"one\"",
-            "\"01\"",
-            "\"+1\"",
-            "\"\"",
-            "\"-1\"",
-            "\"99999999999999999999\"",
-            "\"1 \"",
-        ] {
+        for tag in ["W/\"1\"", "\"one\"", "\"01\"", "\"+1\"", "\"\"", "\"-1\"", "\"99999999999999999999\"", "\"1 \""] {
             problem(guarded(&node, path, tag, 0), 412);
         }
         let twice = node.post(path).header("if-match", "\"1\"").header("if-match", "\"1\"");
@@ -377,10 +293,6 @@ fn a_guard_is_one_strong_entity_tag() {
     let stats = node.json("/stats");
     assert_eq!((&stats["size"], &stats["length"]), (&json!(1), &json!(1)));
     assert_eq!(guarded(&node, "/inject", "*", 0).status(), 202);
-    assert_eq!(
-        guarded(&node, "/inject", "W/\"1\", \"2\"", 0).status(),
-        202,
-        "the strong tag of a list"
-    );
+    assert_eq!(guarded(&node, "/inject", "W/\"1\", \"2\"", 0).status(), 202, "the strong tag of a list");
     assert_eq!(guarded(&node, "/leap", "*", 0).status(), 201);
 }

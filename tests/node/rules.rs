@@ -25,10 +25,7 @@ fn accepted(node: &TestNode, chain: &str, body: &Value) -> Value {
 fn fork(node: &TestNode, chain: &str, body: Value) -> Value {
     let response = node.post(&format!("{chain}/fork")).json(&body).send().unwrap();
     assert_eq!(response.status(), 201, "{}", response.text().unwrap_or_default());
-    assert_eq!(
-        header(&response, "location"),
-        format!("/chains/{}", body["name"].as_str().unwrap())
-    );
+    assert_eq!(header(&response, "location"), format!("/chains/{}", body["name"].as_str().unwrap()));
     response.json().unwrap()
 }
 
@@ -41,28 +38,15 @@ fn a_bang_makes_a_chain_with_its_rules() {
     body["leap"] = json!({"every_ms": 60_000, "transactions": 7});
     body["replicas"] = json!(1);
     let response = node.post("/bang").json(&body).send().unwrap();
-    assert_eq!(
-        (response.status().as_u16(), header(&response, "location")),
-        (201, "/chains/a.b_c-1".into())
-    );
+    assert_eq!((response.status().as_u16(), header(&response, "location")), (201, "/chains/a.b_c-1".into()));
     let made: Value = response.json().unwrap();
     assert_eq!(made, node.json("/chains/a.b_c-1"));
     let mut whole = rules;
     whole["fork_of"] = Value::Null;
-    assert_eq!(
-        (&made["rules"], &made["leap"], &made["replicas"]),
-        (&whole, &body["leap"], &json!(1))
-    );
+    assert_eq!((&made["rules"], &made["leap"], &made["replicas"]), (&whole, &body["leap"], &json!(1)));
     let stats = node.json("/chains/a.b_c-1/stats");
-    assert_eq!(
-        (&made["stats"], &made["id"], &made["name"]),
-        (&stats, &stats["id"], &stats["chain"])
-    );
-    assert_eq!(
-        made["id"],
-        node.json("/chains/a.b_c-1/quants/0")["hash"],
-        "the id is the hash of the first quant"
-    );
+    assert_eq!((&made["stats"], &made["id"], &made["name"]), (&stats, &stats["id"], &stats["chain"]));
+    assert_eq!(made["id"], node.json("/chains/a.b_c-1/quants/0")["hash"], "the id is the hash of the first quant");
     let bang = node.json("/chains/a.b_c-1/transactions/0");
     assert_eq!((&bang["kind"], &bang["data"]), (&json!("bang"), &whole));
     node.audit("/chains/a.b_c-1");
@@ -89,10 +73,7 @@ fn a_malformed_bang_names_each_wrong_field() {
         (json!({"schema": 5}), "/schema"),
         (json!({"schema": "{}"}), "/schema"),
         (json!({"schema": {"type": "objekt"}}), "/schema/type"),
-        (
-            json!({"schema": {"properties": {"a": {"minimum": "0"}}}}),
-            "/schema/properties/a/minimum",
-        ),
+        (json!({"schema": {"properties": {"a": {"minimum": "0"}}}}), "/schema/properties/a/minimum"),
         (json!({"schema": {"$ref": "http://127.0.0.1:9/schema.json"}}), "/schema"),
         (json!({"schema": {"$ref": "file:///etc/passwd"}}), "/schema"),
         (json!({"schema": {"pattern": "(?=a)"}}), "/schema/pattern"),
@@ -124,42 +105,26 @@ fn a_malformed_bang_names_each_wrong_field() {
         (json!({"name": 1}), "/name"),
     ] {
         let mut body = json!({"name": "x"});
-        body.as_object_mut()
-            .unwrap()
-            .extend(fields.as_object().unwrap().clone());
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         let problem = problem(node.post("/bang").json(&body).send().unwrap(), 422);
-        let found = problem["errors"][0]["pointer"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{fields}: {problem}"));
+        let found = problem["errors"][0]["pointer"].as_str().unwrap_or_else(|| panic!("{fields}: {problem}"));
         // In a schema the checker may point at the keyword or at the schema around it.
         assert!(
             found == pointer || pointer.starts_with("/schema") && found.starts_with("/schema"),
             "{fields}: {problem}"
         );
     }
-    let both = problem(
-        node.post("/bang")
-            .json(&json!({"name": "x", "difficulty": 99, "max": 1}))
-            .send()
-            .unwrap(),
-        422,
-    );
+    let both = problem(node.post("/bang").json(&json!({"name": "x", "difficulty": 99, "max": 1})).send().unwrap(), 422);
     assert_eq!(both["errors"].as_array().unwrap().len(), 2, "all are named at once");
     let missing = problem(node.post("/bang").json(&json!({"difficulty": 1})).send().unwrap(), 422);
     assert_eq!(missing["errors"][0]["pointer"], "/name");
     problem(node.post("/bang").json(&json!([{"name": "x"}])).send().unwrap(), 422);
     problem(
-        node.post("/bang")
-            .json(&json!({"name": "x", "schema": {"enum": ["x".repeat(300_000)]}}))
-            .send()
-            .unwrap(),
+        node.post("/bang").json(&json!({"name": "x", "schema": {"enum": ["x".repeat(300_000)]}})).send().unwrap(),
         422,
     );
     assert_eq!(node.json("/chains").as_array().unwrap().len(), 1, "none was made");
-    assert_eq!(
-        node.bang(json!({"name": "x".repeat(63), "schema": true, "leap": null}))["leap"],
-        json!({})
-    );
+    assert_eq!(node.bang(json!({"name": "x".repeat(63), "schema": true, "leap": null}))["leap"], json!({}));
 }
 
 #[test]
@@ -172,27 +137,14 @@ fn a_name_is_given_once() {
             .map(|at| (["/bang", "/fork"][at % 2], &node))
             .map(|(path, node)| {
                 scope.spawn(move || {
-                    node.post(path)
-                        .json(&json!({"name": "one", "difficulty": 0}))
-                        .send()
-                        .unwrap()
-                        .status()
-                        .as_u16()
+                    node.post(path).json(&json!({"name": "one", "difficulty": 0})).send().unwrap().status().as_u16()
                 })
             })
             .collect();
         makers.into_iter().map(|maker| maker.join().unwrap()).collect()
     });
-    assert_eq!(
-        statuses.iter().filter(|&&status| status == 201).count(),
-        1,
-        "{statuses:?}"
-    );
-    assert_eq!(
-        statuses.iter().filter(|&&status| status == 409).count(),
-        15,
-        "{statuses:?}"
-    );
+    assert_eq!(statuses.iter().filter(|&&status| status == 201).count(), 1, "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|&&status| status == 409).count(), 15, "{statuses:?}");
     node.audit("/chains/one");
 }
 
@@ -219,12 +171,7 @@ fn a_schema_refuses_with_pointers_into_the_data() {
     }
     let two = refused(&node, chain, &json!({"data": {"amount": 0, "names": ["0"]}}), 422);
     assert_eq!(two["errors"].as_array().unwrap().len(), 2, "all faults at once: {two}");
-    let in_array = refused(
-        &node,
-        chain,
-        &json!([{"data": {"amount": 1}}, {"data": {"amount": 0}}]),
-        422,
-    );
+    let in_array = refused(&node, chain, &json!([{"data": {"amount": 1}}, {"data": {"amount": 0}}]), 422);
     assert_eq!(in_array["errors"][0]["pointer"], "/1/data/amount");
     accepted(&node, chain, &json!({"data": {"amount": 1.0, "names": ["ok"]}}));
     node.bang(json!({"name": "never", "difficulty": 0, "schema": false}));
@@ -238,35 +185,20 @@ fn max_bytes_bounds_the_canonical_data() {
     let node = TestNode::start(&[]);
     node.bang(json!({"name": "m", "difficulty": 0, "max_bytes": 10}));
     for data in ["\"123456789\"", "\"\\u0001\\u0002\"", "[1,2,3,4,5]"] {
-        problem(
-            node.post_text("/chains/m/inject", "application/json", format!("{{\"data\":{data}}}")),
-            413,
-        );
+        problem(node.post_text("/chains/m/inject", "application/json", format!("{{\"data\":{data}}}")), 413);
     }
     // Ten bytes in canonical form, however they are written.
-    for data in [
-        "\"12345678\"",
-        "[1.00, 2e0,\n3 ,  4,5e-1]".replace("5e-1", "5").as_str(),
-        "\"\\u0031\\u0032345678\"",
-    ] {
+    for data in ["\"12345678\"", "[1.00, 2e0,\n3 ,  4,5e-1]".replace("5e-1", "5").as_str(), "\"\\u0031\\u0032345678\""]
+    {
         let response = node.post_text("/chains/m/inject", "application/json", format!("{{\"data\":{data}}}"));
-        assert_eq!(
-            response.status().as_u16(),
-            if data.starts_with('[') { 413 } else { 202 },
-            "{data}"
-        );
+        assert_eq!(response.status().as_u16(), if data.starts_with('[') { 413 } else { 202 }, "{data}");
     }
     let long = |bytes: usize| json!({"data": "x".repeat(bytes - 2)});
     refused(&node, "", &long((1 << 20) + 1), 413);
     accepted(&node, "", &long(1 << 20));
     node.bang(json!({"name": "large", "difficulty": 0, "max_bytes": 4 << 20}));
     accepted(&node, "/chains/large", &long(4 << 20));
-    refused(
-        &node,
-        "/chains/large",
-        &json!([{"data": 1}, {"data": "x".repeat(4 << 20)}]),
-        413,
-    );
+    refused(&node, "/chains/large", &json!([{"data": 1}, {"data": "x".repeat(4 << 20)}]), 413);
     node.leap("/chains/large");
     node.audit("/chains/large");
 }
@@ -289,25 +221,13 @@ fn writers_sign_what_they_inject() {
     let (chain, id) = ("/chains/w", &made["id"]);
     let data = json!({"b": "é\u{1}😀", "a": 1.5});
 
-    let unsigned = node
-        .post("/chains/w/inject")
-        .json(&json!({"data": data}))
-        .send()
-        .unwrap();
-    assert!(
-        unsigned.headers().contains_key("www-authenticate"),
-        "RFC 9110 section 15.5.2 demands it of a 401"
-    );
+    let unsigned = node.post("/chains/w/inject").json(&json!({"data": data})).send().unwrap();
+    assert!(unsigned.headers().contains_key("www-authenticate"), "RFC 9110 section 15.5.2 demands it of a 401");
     problem(unsigned, 401);
     let good = signed(&keys[0], id, json!({"data": data}));
     refused(&node, chain, &signed(&keys[2], id, json!({"data": data})), 403);
     let other_chain = node.json("/stats")["id"].clone();
-    refused(
-        &node,
-        chain,
-        &signed(&keys[0], &other_chain, json!({"data": data})),
-        403,
-    );
+    refused(&node, chain, &signed(&keys[0], &other_chain, json!({"data": data})), 403);
     for (field, value) in [
         ("data", json!({"b": "é\u{1}😀", "a": 1.25})),
         ("id", json!("one")),
@@ -342,17 +262,9 @@ fn writers_sign_what_they_inject() {
     let with_id = signed(&keys[1], id, json!({"data": data, "id": "one"}));
     let first = accepted(&node, chain, &with_id);
     assert_eq!(accepted(&node, chain, &with_id), first);
-    refused(
-        &node,
-        chain,
-        &signed(&keys[0], id, json!({"data": data, "id": "one"})),
-        409,
-    );
+    refused(&node, chain, &signed(&keys[0], id, json!({"data": data, "id": "one"})), 409);
     let served = node.json(&format!("/chains/w/transactions/{}", first["index"]));
-    assert_eq!(
-        (&served["signer"], &served["signature"]),
-        (&with_id["signer"], &with_id["signature"])
-    );
+    assert_eq!((&served["signer"], &served["signature"]), (&with_id["signer"], &with_id["signature"]));
     // Anybody may sign where nobody has to, and a false signature is refused there as well.
     let open = node.json("/chains/open")["id"].clone();
     accepted(&node, "/chains/open", &signed(&keys[2], &open, json!({"data": 1})));
@@ -365,36 +277,17 @@ fn writers_sign_what_they_inject() {
         keyed["signer"].as_str().unwrap(),
         keyed["signature"].as_str().unwrap()
     );
-    let form = node
-        .post("/chains/w/inject")
-        .header("idempotency-key", "form")
-        .body(form);
-    assert_eq!(
-        form.header("content-type", "application/x-www-form-urlencoded")
-            .send()
-            .unwrap()
-            .status(),
-        202
-    );
+    let form = node.post("/chains/w/inject").header("idempotency-key", "form").body(form);
+    assert_eq!(form.header("content-type", "application/x-www-form-urlencoded").send().unwrap().status(), 202);
     let lines = format!("{}\n{}\n", signed(&keys[1], id, json!({"data": 7})), json!({"data": 8}));
-    let summary: Value = node
-        .post_text("/chains/w/inject", "application/x-ndjson", lines)
-        .json()
-        .unwrap();
-    assert_eq!(
-        (&summary["accepted"], &summary["errors"][0]["status"]),
-        (&json!(1), &json!(401))
-    );
+    let summary: Value = node.post_text("/chains/w/inject", "application/x-ndjson", lines).json().unwrap();
+    assert_eq!((&summary["accepted"], &summary["errors"][0]["status"]), (&json!(1), &json!(401)));
 
     // A fork has an id of its own, so a signature for the parent says nothing there.
     node.leap(chain);
     let child = fork(&node, chain, json!({"name": "child"}));
     refused(&node, "/chains/child", &good, 403);
-    accepted(
-        &node,
-        "/chains/child",
-        &signed(&keys[0], &child["id"], json!({"data": data})),
-    );
+    accepted(&node, "/chains/child", &signed(&keys[0], &child["id"], json!({"data": data})));
     for chain in ["/chains/w", "/chains/open", "/chains/child"] {
         node.leap(chain);
         node.audit(chain);
@@ -421,27 +314,13 @@ fn a_chain_forks_at_each_of_its_quants() {
         let made = fork(&node, "/chains/p", json!({"name": format!("f{at}"), "at": at}));
         let quant = &parent[at as usize];
         let of = json!({"chain": parent[0]["hash"], "index": at, "hash": quant["hash"]});
-        assert_eq!(
-            (&made["rules"]["fork_of"], &made["rules"]["max_bytes"]),
-            (&of, &json!(1000))
-        );
-        assert_eq!(
-            made["stats"]["size"],
-            quant["size"].as_u64().unwrap() + 1,
-            "the shared transactions and the bang"
-        );
-        assert_eq!(
-            (&made["stats"]["pooled"], &made["stats"]["length"]),
-            (&json!(0), &json!(at + 2))
-        );
+        assert_eq!((&made["rules"]["fork_of"], &made["rules"]["max_bytes"]), (&of, &json!(1000)));
+        assert_eq!(made["stats"]["size"], quant["size"].as_u64().unwrap() + 1, "the shared transactions and the bang");
+        assert_eq!((&made["stats"]["pooled"], &made["stats"]["length"]), (&json!(0), &json!(at + 2)));
         assert_eq!(node.inject(&chain, json!("own")), quant["size"].as_u64().unwrap() + 1);
         node.leap(&chain);
         let own = node.json(&format!("{chain}/chain"));
-        assert_eq!(
-            own.as_array().unwrap()[..=at as usize],
-            parent.as_array().unwrap()[..=at as usize],
-            "shared"
-        );
+        assert_eq!(own.as_array().unwrap()[..=at as usize], parent.as_array().unwrap()[..=at as usize], "shared");
         assert_eq!(
             (&own[at as usize + 1]["previous_hash"], &own[at as usize + 1]["hash"]),
             (&quant["hash"], &made["id"])
@@ -457,11 +336,7 @@ fn a_chain_forks_at_each_of_its_quants() {
     // A fork of a fork: behind, at, and before the place where they parted.
     for at in 0..5 {
         let chain = format!("/chains/g{at}");
-        let made = fork(
-            &node,
-            "/chains/f2",
-            json!({"name": format!("g{at}"), "at": at, "max_bytes": 500 + at}),
-        );
+        let made = fork(&node, "/chains/f2", json!({"name": format!("g{at}"), "at": at, "max_bytes": 500 + at}));
         assert_eq!(made["rules"]["max_bytes"], 500 + at);
         accepted(&node, &chain, &json!([{"data": 1}, {"data": 2}]));
         node.leap(&chain);
@@ -480,10 +355,7 @@ fn a_chain_forks_at_each_of_its_quants() {
         let problem = problem(node.post("/chains/p/fork").json(&body).send().unwrap(), 422);
         assert_eq!(problem["errors"][0]["pointer"], pointer, "{body}");
     }
-    problem(
-        node.post("/chains/x/fork").json(&json!({"name": "y"})).send().unwrap(),
-        404,
-    );
+    problem(node.post("/chains/x/fork").json(&json!({"name": "y"})).send().unwrap(), 404);
 }
 
 #[test]
@@ -499,10 +371,7 @@ fn a_fork_changes_rules_from_there_on() {
         "/chains/p",
         json!({"name": "text", "schema": {"type": "string"}, "difficulty": 4, "leap": {"transactions": 3}}),
     );
-    assert_eq!(
-        (&freed["rules"]["difficulty"], &freed["leap"]),
-        (&json!(4), &json!({"transactions": 3}))
-    );
+    assert_eq!((&freed["rules"]["difficulty"], &freed["leap"]), (&json!(4), &json!({"transactions": 3})));
     refused(&node, "/chains/text", &json!({"data": 1}), 422);
     accepted(&node, "/chains/text", &json!({"data": "text"}));
     fork(&node, "/chains/text", json!({"name": "any", "schema": null}));
@@ -525,16 +394,9 @@ fn what_is_no_rule_can_be_changed() {
     let changed = patch("/chains/qbc", json!({"leap": {"transactions": 1_000}, "replicas": 1}));
     assert_eq!(changed.status(), 200);
     let changed: Value = changed.json().unwrap();
-    assert_eq!(
-        (&changed["leap"], &changed["name"]),
-        (&json!({"transactions": 1_000}), &json!("qbc"))
-    );
+    assert_eq!((&changed["leap"], &changed["name"]), (&json!({"transactions": 1_000}), &json!("qbc")));
     assert_eq!(changed, node.json("/chains/qbc"));
-    assert_eq!(
-        patch("/chains/qbc", json!({})).json::<Value>().unwrap(),
-        changed,
-        "nothing was asked for"
-    );
+    assert_eq!(patch("/chains/qbc", json!({})).json::<Value>().unwrap(), changed, "nothing was asked for");
     for (body, pointer) in [
         (json!({"difficulty": 1}), "/difficulty"),
         (json!({"name": "new"}), "/name"),
@@ -564,69 +426,36 @@ fn a_chain_leaps_by_its_policy_also_after_a_restart() {
             node.inject(&format!("/chains/{chain}"), json!(round));
         }
         eventually("time leaps", || pooled(&node, "time") == 0 && pooled(&node, "qbc") == 0);
-        assert_eq!(
-            (pooled(&node, "count"), pooled(&node, "hand")),
-            (2, round),
-            "not enough for a leap yet"
-        );
+        assert_eq!((pooled(&node, "count"), pooled(&node, "hand")), (2, round), "not enough for a leap yet");
         node.inject("/chains/count", json!("the third"));
         eventually("the third makes it leap", || pooled(&node, "count") == 0);
-        assert_eq!(
-            node.json("/chains/count/quants/latest")["transactions"]
-                .as_array()
-                .unwrap()
-                .len(),
-            3
-        );
-        let waited = node
-            .post("/chains/time/inject?wait=leap")
-            .json(&json!({"data": 0}))
-            .send()
-            .unwrap();
+        assert_eq!(node.json("/chains/count/quants/latest")["transactions"].as_array().unwrap().len(), 3);
+        let waited = node.post("/chains/time/inject?wait=leap").json(&json!({"data": 0})).send().unwrap();
         assert_eq!(waited.status(), 201);
         if round == 1 {
             // What is pooled when the node dies is due when it comes back.
-            node.patch("/chains/time")
-                .json(&json!({"leap": {"every_ms": 86_400_000}}))
-                .send()
-                .unwrap();
+            node.patch("/chains/time").json(&json!({"leap": {"every_ms": 86_400_000}})).send().unwrap();
             node.inject("/chains/time", json!("pooled"));
-            node.patch("/chains/time")
-                .json(&json!({"leap": {"every_ms": 1_000}}))
-                .send()
-                .unwrap();
+            node.patch("/chains/time").json(&json!({"leap": {"every_ms": 1_000}})).send().unwrap();
             let (data, folder) = node.kill();
             node = TestNode::open(&data, &[]).with(folder);
             eventually("the pooled one is sealed", || pooled(&node, "time") == 0);
-            node.patch("/chains/time")
-                .json(&json!({"leap": {"every_ms": 50}}))
-                .send()
-                .unwrap();
+            node.patch("/chains/time").json(&json!({"leap": {"every_ms": 50}})).send().unwrap();
         }
     }
     // With nothing pooled there is nothing to leap for.
     let length = node.json("/chains/time/stats")["length"].clone();
     thread::sleep(Duration::from_millis(200));
     assert_eq!(node.json("/chains/time/stats")["length"], length);
-    ["count", "time", "hand", "qbc"]
-        .iter()
-        .for_each(|chain| node.audit(&format!("/chains/{chain}")));
+    ["count", "time", "hand", "qbc"].iter().for_each(|chain| node.audit(&format!("/chains/{chain}")));
 }
 
 #[test]
 fn a_changed_policy_holds_for_what_is_pooled_already() {
     let node = TestNode::start(&[]);
     node.bang(json!({"name": "c", "difficulty": 0, "leap": {"transactions": 100}}));
-    let patch = |leap: Value| {
-        assert_eq!(
-            node.patch("/chains/c")
-                .json(&json!({"leap": leap}))
-                .send()
-                .unwrap()
-                .status(),
-            200
-        )
-    };
+    let patch =
+        |leap: Value| assert_eq!(node.patch("/chains/c").json(&json!({"leap": leap})).send().unwrap().status(), 200);
     let length = || node.json("/chains/c/stats")["length"].as_u64().unwrap();
     node.inject("/chains/c", json!(1));
     patch(json!({"transactions": 1}));
@@ -647,18 +476,8 @@ fn a_changed_policy_that_is_not_due_makes_no_leap() {
     let node = TestNode::start(&[]);
     node.bang(json!({"name": "c", "difficulty": 0, "leap": {"transactions": 100}}));
     node.inject("/chains/c", json!(1));
-    for leap in [
-        json!({"transactions": 50}),
-        json!({"every_ms": 86_400_000, "transactions": 50}),
-    ] {
-        assert_eq!(
-            node.patch("/chains/c")
-                .json(&json!({"leap": leap}))
-                .send()
-                .unwrap()
-                .status(),
-            200
-        );
+    for leap in [json!({"transactions": 50}), json!({"every_ms": 86_400_000, "transactions": 50})] {
+        assert_eq!(node.patch("/chains/c").json(&json!({"leap": leap})).send().unwrap().status(), 200);
         thread::sleep(Duration::from_millis(100));
         assert_eq!(node.json("/chains/c/stats")["length"], 1, "one is not fifty");
     }
@@ -669,11 +488,7 @@ fn mining_ends_with_its_request() {
     let node = TestNode::start(&["--mining-threads", "1"]);
     // No machine finds 48 zero bits in this time.
     let impossible = json!({"name": "x", "difficulty": 48});
-    let given_up = node
-        .post("/bang")
-        .timeout(Duration::from_millis(300))
-        .json(&impossible)
-        .send();
+    let given_up = node.post("/bang").timeout(Duration::from_millis(300)).json(&impossible).send();
     assert!(given_up.is_err_and(|error| error.is_timeout()));
     node.bang(json!({"name": "x", "difficulty": 13}));
     node.leap("/chains/x");

@@ -64,31 +64,13 @@ impl TestNode {
         // By the environment, so that options can say otherwise.
         command.env("QBC_PORT", "0").env("QBC_LOG", "warn");
         command.args(["serve", "--data"]).arg(data).args(options);
-        let mut process = command
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the program starts");
+        let mut process = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts");
         let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("it is piped"))
-            .read_line(&mut line)
-            .expect("it is text");
-        let url = line
-            .trim()
-            .strip_prefix("listening on ")
-            .unwrap_or_else(|| panic!("the node does not start: {line:?}"));
-        let client = Client::builder()
-            .timeout(Duration::from_secs(60))
-            .no_proxy()
-            .build()
-            .expect("a client");
-        TestNode {
-            url: url.into(),
-            process,
-            data: data.into(),
-            client,
-            _folder: None,
-        }
+        BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it is text");
+        let url =
+            line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("the node does not start: {line:?}"));
+        let client = Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().expect("a client");
+        TestNode { url: url.into(), process, data: data.into(), client, _folder: None }
     }
 
     /// The same node, that keeps the folder which [`TestNode::kill`] gave.
@@ -117,13 +99,7 @@ impl TestNode {
     /// Asks it to end in order (SIGTERM).
     pub fn terminate(&self) {
         let pid = self.pid().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .expect("kill runs")
-                .success()
-        );
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
     }
 
     /// Whether it takes connections.
@@ -160,32 +136,20 @@ impl TestNode {
 
     /// POST of a body as it stands, with this content type.
     pub fn post_text(&self, path: &str, media: &str, body: impl Into<Vec<u8>>) -> Response {
-        self.post(path)
-            .header("content-type", media)
-            .body(body.into())
-            .send()
-            .expect("it answers")
+        self.post(path).header("content-type", media).body(body.into()).send().expect("it answers")
     }
 
     /// A connection that speaks no HTTP by itself.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.url.trim_start_matches("http://")).expect("it listens");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .expect("a time above zero");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time above zero");
         stream
     }
 
     /// Sends a request head as it stands, so that no client tidies its path, and gives all that comes back.
     pub fn raw(&self, method: &str, path: &[u8]) -> String {
         let mut stream = self.connect();
-        let head = [
-            method.as_bytes(),
-            b" ",
-            path,
-            b" HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n",
-        ]
-        .concat();
+        let head = [method.as_bytes(), b" ", path, b" HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"].concat();
         stream.write_all(&head).expect("it reads");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("it answers and closes");
@@ -194,9 +158,7 @@ impl TestNode {
 
     /// The index that the next transaction of a chain will get.
     pub fn size(&self, chain: &str) -> u64 {
-        self.json(&format!("{chain}/stats"))["size"]
-            .as_u64()
-            .expect("it is a number")
+        self.json(&format!("{chain}/stats"))["size"].as_u64().expect("it is a number")
     }
 
     /// A page and all that its `Link` headers lead to.
@@ -232,15 +194,9 @@ impl TestNode {
 
     /// Injects one value into a chain's pool (`""` is the default chain, else `/chains/NAME`), and gives its index.
     pub fn inject(&self, chain: &str, data: Value) -> u64 {
-        let response = self
-            .post(&format!("{chain}/inject"))
-            .json(&json!({ "data": data }))
-            .send()
-            .expect("it answers");
+        let response = self.post(&format!("{chain}/inject")).json(&json!({ "data": data })).send().expect("it answers");
         assert_eq!(response.status(), 202);
-        response.json::<Value>().expect("it is JSON")["index"]
-            .as_u64()
-            .expect("it is a number")
+        response.json::<Value>().expect("it is JSON")["index"].as_u64().expect("it is a number")
     }
 
     pub fn leap(&self, chain: &str) -> Value {
@@ -287,10 +243,7 @@ impl TestNode {
     fn bytes_of_transactions(&self, chain: &str) -> u64 {
         let (mut bytes, mut from) = (0, 0);
         loop {
-            let page = self
-                .get(&format!("{chain}/transactions?from={from}&limit=10000"))
-                .send()
-                .expect("it answers");
+            let page = self.get(&format!("{chain}/transactions?from={from}&limit=10000")).send().expect("it answers");
             let text = page.text().expect("it is text");
             let count = serde_json::from_str::<Vec<Value>>(&text).expect("it is an array").len() as u64;
             if count == 0 {
@@ -309,15 +262,8 @@ pub fn recompute(quants: &Value) -> (Verifier, Vec<(u64, Hash)>) {
     let mut roots = Vec::new();
     for quant in quants.as_array().expect("a chain is an array") {
         let mut quant: Map<String, Value> = quant.as_object().expect("a quant is an object").clone();
-        for record in quant
-            .remove("transactions")
-            .expect("they come with it")
-            .as_array()
-            .expect("an array")
-        {
-            verifier
-                .transaction(&Record::parse(record.to_string().as_bytes()).unwrap())
-                .unwrap();
+        for record in quant.remove("transactions").expect("they come with it").as_array().expect("an array") {
+            verifier.transaction(&Record::parse(record.to_string().as_bytes()).unwrap()).unwrap();
         }
         let quant = verify::quant(Value::Object(quant)).unwrap();
         roots.push((quant.size(), quant.header().root));
@@ -350,11 +296,7 @@ pub fn problem(response: Response, status: u16) -> Value {
 
 /// A header of a response, empty where it has none.
 pub fn header(response: &Response, name: &str) -> String {
-    response
-        .headers()
-        .get(name)
-        .map(|value| value.to_str().expect("it is ASCII").to_owned())
-        .unwrap_or_default()
+    response.headers().get(name).map(|value| value.to_str().expect("it is ASCII").to_owned()).unwrap_or_default()
 }
 
 /// Tries until it holds, or panics after a generous time.

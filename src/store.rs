@@ -10,14 +10,14 @@
 //! | `hashes` | chain, hash of a quant | its index |
 //! | `ids` | chain, a client's id | index of its transaction |
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
-//! | `meta` | `commits`, `nodes`, `node` | the [`Stamp`] of the newest batch; known nodes; this node's public key |
+//! | `meta` | `commits`, `nodes`, `node` | the stamp of the newest batch; known nodes; this node's public key |
 //!
 //! Numbers in keys are big-endian, so that a chain is one range. A value starts with the version of its form. What a fork
 //! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
 //!
 //! # What is promised
 //! [`Store::commit`] returns after one atomic batch is synced. Readers see a batch only then. Beside the engine, the file
-//! `acknowledged` holds the [`Stamp`] of the newest batch that was synced: a journal that has lost its end, which the engine
+//! `acknowledged` holds the stamp of the newest batch that was synced: a journal that has lost its end, which the engine
 //! takes for an interrupted write, is found by it at the next start. A batch that was answered with an error does not come
 //! back after a restart in order, nor after a full disk.
 

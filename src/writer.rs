@@ -1,6 +1,6 @@
 //! The one writer: every change of every chain goes through it, in one order.
 //!
-//! A [`Command`] holds all that is not deterministic (time, salt, proof of work), so that [`Writer::apply`] gives the same
+//! A [`Command`] holds all that is not deterministic (time, salt, proof of work), so that applying it gives the same
 //! bytes wherever it runs. The writer drains what waits, applies it to its own state of the chains, commits one batch with
 //! one sync, publishes the new heads, and only then answers. Readers never wait for it: they read published heads and the
 //! store.

@@ -65,7 +65,7 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_DISCOVER_ALLOW", value_name = "NETWORKS", default_value = "loopback,private")]
     pub discover_allow: Allowed,
 
-    /// Sites whose pages may use this node from a browser, such as https://ledger.example; may be repeated.
+    /// Sites whose pages may use this node from a browser, such as `https://ledger.example`; may be repeated.
     #[arg(long, env = "QBC_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<Origin>,
 

@@ -277,7 +277,8 @@ fn a_receipt_is_kept_and_checked_offline() {
     assert_eq!(said, json!({"chain": id, "transaction": 2, "quant": 1, "hash": hash}));
     for (part, place) in [
         ("\"data\":\"", "line 1: the receipt's transaction: \"hash\" is "),
-        ("\"proof\":", "line 1: the receipt's quant: \"hash\" is "),
+        // Of a proof like 1023 the flip makes 0023, which is no JSON.
+        ("\"proof\":", "line 1"),
         ("\"path\":[\"", "path"),
     ] {
         let told = qbc(&["verify", text(&flip(&path, part, part.len()))]).fails(1);

@@ -158,8 +158,9 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
         let (status, took) = (response.status().as_u16(), started.elapsed());
         tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
     }
-    // A wait for a leap that took too long (504) is no failure of the node.
-    if response.status().is_server_error() && response.status() != StatusCode::GATEWAY_TIMEOUT {
+    // A wait for a leap that took too long is no failure of the node, and of a full disk the writer tells once.
+    let is_told = matches!(response.status(), StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE);
+    if response.status().is_server_error() && !is_told {
         tracing::warn!(
             request_id = id.to_str().unwrap_or_default(),
             status = response.status().as_u16(),

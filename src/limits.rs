@@ -103,8 +103,8 @@ pub const LEAP_EVERY_MIN: Duration = Duration::from_millis(10);
 /// Longest time between automatic leaps: a day.
 pub const LEAP_EVERY_MAX: Duration = Duration::from_secs(86_400);
 
-/// Bytes of the transactions of one page; the next page goes on behind them.
-pub const PAGE_BYTES: usize = 16 << 20;
+/// Bytes of one page of chains, behind which the next page begins.
+pub const PAGE_BYTES: usize = 4 << 20;
 
 /// Bytes of canonical data from which its check against the chain's rules gives way to other requests.
 pub const CHECK_AT_ONCE: usize = 16 << 10;

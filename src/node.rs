@@ -11,7 +11,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
 use crate::{
     core::{
@@ -120,6 +124,9 @@ impl Node {
 
     /// Whether the node takes writes.
     pub fn health(&self) -> Health {
+        if self.0.commands.is_closed() {
+            return Health::Failed("the writer has stopped".into());
+        }
         self.0.published.health()
     }
 
@@ -150,13 +157,17 @@ impl Node {
         tokio::task::spawn_blocking(move || read(&store)).await.expect("a read of the store does not panic")
     }
 
-    async fn submit(&self, command: Command) -> Result<Outcome, Refused> {
+    async fn submit(&self, command: Command, room: Option<OwnedSemaphorePermit>) -> Result<Outcome, Refused> {
         let (reply, outcome) = oneshot::channel();
-        self.0.commands.try_send(Envelope { command, reply }).map_err(|_| Refused::Busy)?;
+        self.0.commands.try_send(Envelope { command, reply, room }).map_err(|error| match error {
+            TrySendError::Full(_) => Refused::Busy,
+            TrySendError::Closed(_) => Refused::Stopping,
+        })?;
         outcome.await.unwrap_or(Err(Refused::Stopping))
     }
 
-    /// Adds transactions that meet the chain's rules to its pool: all or none. Returns when they are on disk.
+    /// Adds transactions that meet the chain's rules to its pool: all or none. Returns when they are on disk. `room` is the
+    /// memory that they take up.
     ///
     /// # Errors
     /// Why none was added.
@@ -165,11 +176,12 @@ impl Node {
         chain: &ChainHandle,
         submissions: Vec<Submission>,
         expected: Option<u64>,
+        room: Option<OwnedSemaphorePermit>,
     ) -> Result<Vec<Accepted>, Refused> {
         let transactions = record(submissions);
         let mut accepted: Vec<Accepted> = transactions.iter().map(describe).collect();
         let command = Command::Inject { chain: chain.number(), expected, transactions, each_for_itself: false };
-        let Outcome::Injected(placed) = self.submit(command).await? else {
+        let Outcome::Injected(placed) = self.submit(command, room).await? else {
             unreachable!("the outcome of an inject is Injected")
         };
         for (accepted, placed) in accepted.iter_mut().zip(placed) {
@@ -192,7 +204,7 @@ impl Node {
     }
 
     /// Sends transactions that meet the chain's rules to its pool, each for itself, and waits while the writer has too much
-    /// to do. They are on disk when the returned future is.
+    /// to do. They are on disk when the returned future is. `room` is the memory that they take up.
     ///
     /// # Errors
     /// Why none was sent; in the future, why none was added.
@@ -200,11 +212,12 @@ impl Node {
         &self,
         chain: &ChainHandle,
         submissions: Vec<Submission>,
+        room: Option<OwnedSemaphorePermit>,
     ) -> Result<impl Future<Output = Result<Vec<Result<Placed, Refused>>, Refused>> + use<>, Refused> {
         let transactions = record(submissions);
         let command = Command::Inject { chain: chain.number(), expected: None, transactions, each_for_itself: true };
         let (reply, outcome) = oneshot::channel();
-        self.0.commands.send(Envelope { command, reply }).await.map_err(|_| Refused::Stopping)?;
+        self.0.commands.send(Envelope { command, reply, room }).await.map_err(|_| Refused::Stopping)?;
         Ok(async {
             match outcome.await.unwrap_or(Err(Refused::Stopping))? {
                 Outcome::Injected(placed) => Ok(placed),
@@ -213,20 +226,33 @@ impl Node {
         })
     }
 
-    /// Mines a quant from all that is pooled, and only if the chain has the expected size.
+    /// Mines a quant from all that is pooled, and only if the chain has the expected size from the call on until the quant is
+    /// recorded, and nobody else leaps meanwhile.
     ///
     /// # Errors
     /// Why there is no quant.
     pub async fn leap(&self, chain: &ChainHandle, expected: Option<u64>) -> Result<Quant, Refused> {
+        let asked_at = chain.head().newest.index();
         let _turn = chain.leaping.lock().await;
-        let head = chain.head();
-        let size = head.size();
-        if let Some(expected) = expected.filter(|&expected| expected != size) {
-            return Err(Refused::Moved { expected, size });
+        loop {
+            let head = chain.head();
+            let size = head.size();
+            if let Some(expected) = expected {
+                if expected != size {
+                    return Err(Refused::Moved { expected, size });
+                }
+                if head.newest.index() != asked_at {
+                    return Err(Refused::Leaped(head.newest.index()));
+                }
+            }
+            let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), now())).await;
+            let seal = Command::Seal { chain: chain.number(), expected, quant: quant.clone() };
+            match self.submit(seal, None).await {
+                // The seal of a leap that was given up came in between: its head is published by now.
+                Err(Refused::Stale(_)) if expected.is_none() => {}
+                done => return done.map(|_| quant),
+            }
         }
-        let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), now())).await;
-        self.submit(Command::Seal { chain: chain.number(), quant: quant.clone() }).await?;
-        Ok(quant)
     }
 
     /// Makes a chain: a new one, or one that goes on from a quant of `parent`, which must have [made](ChainHandle::maker_of)
@@ -254,7 +280,7 @@ impl Node {
             }
         };
         let quant = self.0.miner.mine(header).await;
-        match self.submit(Command::Bang { rules: Arc::new(rules), parent, transaction, quant, leap }).await? {
+        match self.submit(Command::Bang { rules: Arc::new(rules), parent, transaction, quant, leap }, None).await? {
             Outcome::Banged(chain) => Ok(chain),
             _ => unreachable!("the outcome of a bang is Banged"),
         }
@@ -265,7 +291,7 @@ impl Node {
     /// # Errors
     /// Why it stays as it was.
     pub async fn set_leap(&self, chain: &ChainHandle, leap: LeapPolicy) -> Result<(), Refused> {
-        self.submit(Command::SetLeap { chain: chain.number(), leap }).await.map(|_| ())
+        self.submit(Command::SetLeap { chain: chain.number(), leap }, None).await.map(|_| ())
     }
 
     /// Records the hosts of all known nodes.
@@ -273,7 +299,7 @@ impl Node {
     /// # Errors
     /// Why they are not recorded.
     pub async fn set_nodes(&self, hosts: Vec<String>) -> Result<(), Refused> {
-        self.submit(Command::SetNodes(hosts)).await.map(|_| ())
+        self.submit(Command::SetNodes(hosts), None).await.map(|_| ())
     }
 
     /// The receipt of a sealed transaction.

@@ -16,7 +16,8 @@
 //! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
 //!
 //! # What is promised
-//! [`Store::commit`] returns after one atomic batch is synced. Readers see a batch only then. Beside the engine, the file
+//! [`Store::commit`] returns after one atomic batch is synced. Readers may see parts of it just before, so they ask only for
+//! what a published head has. Beside the engine, the file
 //! `acknowledged` holds the stamp of the newest batch that was synced: a journal that has lost its end, which the engine
 //! takes for an interrupted write, is found by it at the next start. A batch that was answered with an error does not come
 //! back after a restart in order, nor after a full disk.

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
     core::{
@@ -60,6 +60,8 @@ pub enum Command {
     Seal {
         /// Where.
         chain: ChainNumber,
+        /// Only if the chain has this size.
+        expected: Option<u64>,
         /// What.
         quant: Quant,
     },
@@ -116,6 +118,9 @@ pub enum Refused {
         /// What is.
         size: u64,
     },
+    /// Somebody else leaped.
+    #[error("somebody else leaped meanwhile: the newest quant is {0}")]
+    Leaped(u64),
     /// The id names another transaction.
     #[error("the id {id:?} belongs to transaction {index}, which has other data or another signer")]
     IdTaken {
@@ -267,6 +272,8 @@ pub struct Envelope {
     pub command: Command,
     /// Who waits for it.
     pub reply: oneshot::Sender<Result<Outcome, Refused>>,
+    /// The memory that it takes up, given back when it is done, whether or not anybody still waits.
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 /// A chain in the writer's own, newest state, durable or about to be.
@@ -407,16 +414,16 @@ impl Writer {
         }
         let mut pending = Pending::default();
         let mut replies = Vec::with_capacity(envelopes.len());
-        for Envelope { command, reply } in envelopes {
-            replies.push((reply, self.apply(command, &mut pending)));
+        for Envelope { command, reply, room } in envelopes {
+            replies.push((reply, self.apply(command, &mut pending), room));
         }
         let committed = self.commit(pending);
-        for (reply, outcome) in replies {
-            // Whoever does not wait any more has dropped the other end.
+        for (reply, outcome, _room) in replies {
+            // Whoever does not wait any more has dropped the other end. Where the batch failed, what was refused may have been
+            // refused for the sake of something in it, so that is no answer either.
             let _ = reply.send(match &committed {
                 Ok(()) => outcome,
-                // What was refused needed no commit.
-                Err(error) => outcome.and(Err(error.clone().into())),
+                Err(error) => Err(error.clone().into()),
             });
         }
     }
@@ -507,8 +514,12 @@ impl Writer {
             Command::Inject { chain, expected, transactions, each_for_itself } => {
                 self.inject(chain, expected, &transactions, each_for_itself, pending)
             }
-            Command::Seal { chain, quant } => {
+            Command::Seal { chain, expected, quant } => {
                 let entry = self.entry(chain);
+                let size = entry.chain.head.size();
+                if let Some(expected) = expected.filter(|&expected| expected != size) {
+                    return Err(Refused::Moved { expected, size });
+                }
                 let previous_size = entry.chain.head.newest.size();
                 entry.chain.seal(quant.clone()).map_err(|error| Refused::Stale(error.to_string()))?;
                 pending.batch.quant(chain, &quant, previous_size);
@@ -598,7 +609,7 @@ impl Writer {
         if let Some(expected) = expected.filter(|&expected| expected != size && new > 0) {
             return Err(Refused::Moved { expected, size });
         }
-        if new > 0 && entry.chain.head.pooled() + new > pool_limit {
+        if !each_for_itself && new > 0 && entry.chain.head.pooled() + new > pool_limit {
             return Err(Refused::PoolFull(pool_limit));
         }
         let mut placed = Vec::with_capacity(found.len());
@@ -608,12 +619,13 @@ impl Writer {
                 // An id that stands twice in one command was new when it was looked for.
                 Ok(None) => match pending.replay(number, transaction) {
                     Some(replay) => replay.map(|index| Placed { index, replayed: true }),
+                    None if entry.chain.head.pooled() >= pool_limit => Err(Refused::PoolFull(pool_limit)),
                     None => Ok(Placed { index: entry.accept(number, transaction, pending), replayed: false }),
                 },
                 Err(refused) => Err(refused),
             });
         }
-        if new > 0 {
+        if placed.iter().flatten().any(|placed| !placed.replayed) {
             pending.touched.insert(number);
         }
         Ok(Outcome::Injected(placed))

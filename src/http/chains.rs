@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -245,24 +245,42 @@ pub(super) fn page_limit(limit: Option<u64>) -> Result<u64, Problem> {
     }
 }
 
-/// Records of one page, with commas between them, and the index of the next page.
+/// One page of records between `start` and `end`, with the `Link` to the next. A large page is streamed.
 async fn page(
     app: &App,
-    chain: &ChainHandle,
+    target: &ChainOf,
+    route: &str,
     query: &PageQuery,
     whole: Range<u64>,
-) -> Result<(Vec<u8>, Option<u64>), Problem> {
+    (start, end): (String, &'static str),
+) -> Result<Response, Problem> {
     let limit = page_limit(query.limit)?;
-    let start = query.from.unwrap_or(whole.start).clamp(whole.start, whole.end);
-    let range = start..start.saturating_add(limit).min(whole.end);
-    let lineage = chain.lineage.clone();
-    let read = move |store: &Store| {
-        let mut records = Vec::new();
-        let next = store.records(&lineage, range, b',', limits::PAGE_BYTES, &mut records)?;
-        Ok((records, next))
+    let from = query.from.unwrap_or(whole.start).clamp(whole.start, whole.end);
+    let to = from.saturating_add(limit).min(whole.end);
+    let piece = move |store: &Store, lineage: &Lineage, from: u64, mut piece: Vec<u8>| {
+        let next = store.records(lineage, from..to, b',', limits::CHUNK_BYTES, &mut piece)?;
+        piece.extend_from_slice(if next < to { "," } else { end }.as_bytes());
+        Ok((Bytes::from(piece), next))
     };
-    let (records, next) = app.0.node.read(read).await?;
-    Ok((records, (next < whole.end && limit > 0).then_some(next)))
+    let lineage = target.chain.lineage.clone();
+    let (first, next) = app.0.node.read(move |store| piece(store, &lineage, from, start.into_bytes())).await?;
+    let body = if next == to {
+        Body::from(first)
+    } else {
+        let (node, lineage) = (app.0.node.clone(), target.chain.lineage.clone());
+        let rest = stream::try_unfold(next, move |next| {
+            let (node, lineage) = (node.clone(), lineage.clone());
+            async move {
+                match next < to {
+                    true => node.read(move |store| piece(store, &lineage, next, Vec::new())).await.map(Some),
+                    false => Ok(None),
+                }
+            }
+        });
+        Body::from_stream(stream::once(async { Ok::<_, StoreError>(first) }).chain(rest))
+    };
+    let link = next_link(&target.prefix, route, (to < whole.end && limit > 0).then_some(to), query.limit);
+    Ok((link, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 fn next_link(prefix: &str, route: &str, next: Option<u64>, limit: Option<u64>) -> HeaderMap {
@@ -277,7 +295,7 @@ fn next_link(prefix: &str, route: &str, next: Option<u64>, limit: Option<u64>) -
 
 /// A page of transactions, pooled ones included.
 ///
-/// A page of very large transactions ends before its limit. The next page is in the header `Link`.
+/// The next page is in the header `Link`.
 #[utoipa::path(
     get,
     path = "/transactions",
@@ -293,10 +311,8 @@ pub async fn transactions(
     target: ChainOf,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let (records, next) = page(&app, &target.chain, &query, 0..target.chain.head().size()).await?;
-    let body = [b"[", &records[..], b"]"].concat();
-    let link = next_link(&target.prefix, "transactions", next, query.limit);
-    Ok((link, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+    let whole = 0..target.chain.head().size();
+    page(&app, &target, "transactions", &query, whole, ("[".into(), "]")).await
 }
 
 /// A page of the pool.
@@ -325,10 +341,8 @@ pub async fn pool(
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     let head = target.chain.head();
-    let (records, next) = page(&app, &target.chain, &query, head.newest.size()..head.size()).await?;
-    let body = [format!("{{\"count\":{},\"transactions\":[", head.pooled()).as_bytes(), &records, b"]}"].concat();
-    let link = next_link(&target.prefix, "pool", next, query.limit);
-    Ok((link, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+    let start = format!("{{\"count\":{},\"transactions\":[", head.pooled());
+    page(&app, &target, "pool", &query, head.newest.size()..head.size(), (start, "]}")).await
 }
 
 /// One transaction, with where it stands.
@@ -372,6 +386,8 @@ pub async fn transaction_by_id(
     let id = place.0.parse::<Id>().map_err(Problem::bad_request)?;
     let lineage = target.chain.lineage.clone();
     let index = app.0.node.read(move |store| store.transaction_with_id(&lineage, &id)).await?;
+    // The store may show an id a moment before its transaction, which only the published head makes visible.
+    let index = index.filter(|&index| index < target.chain.head().size());
     let index =
         index.ok_or_else(|| Problem::not_found(format!("the chain has no transaction with the id {:?}", place.0)))?;
     transaction_at(&app, &target.chain, index, &headers).await

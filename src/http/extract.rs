@@ -88,11 +88,12 @@ async fn path_parameter(parts: &mut Parts, is_it: impl Fn(&str) -> bool) -> Resu
     Ok(params.iter().find(|(name, _)| is_it(name)).map(|(_, value)| value.to_owned()))
 }
 
-/// A whole body, and the room that it takes up until it is dropped.
+/// A whole body, and the room that it takes up until that is dropped.
 pub struct Whole {
     /// The body.
     pub bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    /// What it takes up of the node's memory.
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 /// Takes room for `bytes` of bodies, at once or not at all.
@@ -119,11 +120,11 @@ pub async fn read_whole(app: &App, body: Body) -> Result<Whole, Problem> {
         return Err(too_large());
     }
     let Some(first) = next_data(&mut body).await? else {
-        return Ok(Whole { bytes: Bytes::new(), _room: None });
+        return Ok(Whole { bytes: Bytes::new(), room: None });
     };
     let mut room = take_room(app, first.len())?;
     if first.len() as u64 == declared {
-        return Ok(Whole { bytes: first, _room: Some(room) });
+        return Ok(Whole { bytes: first, room: Some(room) });
     }
     let mut bytes = first.to_vec();
     while let Some(data) = next_data(&mut body).await? {
@@ -133,7 +134,7 @@ pub async fn read_whole(app: &App, body: Body) -> Result<Whole, Problem> {
         room.merge(take_room(app, data.len())?);
         bytes.extend_from_slice(&data);
     }
-    Ok(Whole { bytes: bytes.into(), _room: Some(room) })
+    Ok(Whole { bytes: bytes.into(), room: Some(room) })
 }
 
 fn too_large() -> Problem {

@@ -16,7 +16,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use super::{
     App,
     chains::receipt_json,
-    extract::{ChainOf, Format, Query, expected_size, format_of, next_data, parse_form, read_whole, single},
+    extract::{ChainOf, Format, Query, expected_size, format_of, next_data, parse_form, read_whole, single, take_room},
     problem::{Problem, ProblemDocument},
 };
 use crate::{
@@ -168,8 +168,7 @@ pub async fn inject(
     };
     let is_array = value.is_array();
     let submissions = submissions(&target.chain, value, &parts.headers)?;
-    let accepted = app.0.node.inject(&target.chain, submissions, expected).await?;
-    drop(body);
+    let accepted = app.0.node.inject(&target.chain, submissions, expected, body.room).await?;
     answer(&app, &target, accepted, is_array, wait).await
 }
 
@@ -393,8 +392,9 @@ async fn inject_lines(
 struct Lines {
     /// The start of a line whose end has not come yet.
     started: Vec<u8>,
-    /// Whether the line is too long already, and the rest of it is passed over.
-    overlong: bool,
+    room: Option<OwnedSemaphorePermit>,
+    /// Why the line is refused already. The rest of it is passed over.
+    refused: Option<Problem>,
 }
 
 impl Lines {
@@ -402,33 +402,49 @@ impl Lines {
         let mut rest = &data[..];
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, behind) = (&rest[..end], &rest[end + 1..]);
-            if self.started.is_empty() && !self.overlong {
+            if self.started.is_empty() && self.refused.is_none() {
                 stream.line(line).await;
             } else {
-                self.keep(line);
+                self.keep(stream.app, line);
                 self.end(stream).await;
             }
             rest = behind;
         }
-        self.keep(rest);
+        self.keep(stream.app, rest);
     }
 
-    fn keep(&mut self, part: &[u8]) {
-        self.overlong |= self.started.len() + part.len() > limits::BODY_BYTES;
-        if !self.overlong {
-            self.started.extend_from_slice(part);
+    fn keep(&mut self, app: &App, part: &[u8]) {
+        if self.refused.is_some() || part.is_empty() {
+            return;
         }
+        if self.started.len() + part.len() > limits::BODY_BYTES {
+            let detail = format!("a line has at most {} bytes", limits::BODY_BYTES);
+            self.refused = Some(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+        } else {
+            match take_room(app, part.len()) {
+                Ok(room) => {
+                    self.started.extend_from_slice(part);
+                    match &mut self.room {
+                        Some(whole) => whole.merge(room),
+                        none => *none = Some(room),
+                    }
+                    return;
+                }
+                Err(problem) => self.refused = Some(problem),
+            }
+        }
+        (self.started, self.room) = (Vec::new(), None);
     }
 
     async fn end(&mut self, stream: &mut Stream<'_>) {
-        if self.overlong {
+        // Its room is given back first: who waits for room must hold none.
+        let Lines { started, refused, .. } = std::mem::take(self);
+        if let Some(problem) = refused {
             stream.number += 1;
-            let detail = format!("a line has at most {} bytes", limits::BODY_BYTES);
-            stream.refuse(stream.number, &Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
-        } else if !self.started.is_empty() {
-            stream.line(&self.started).await;
+            stream.refuse(stream.number, &problem);
+        } else if !started.is_empty() {
+            stream.line(&started).await;
         }
-        *self = Lines::default();
     }
 }
 
@@ -456,7 +472,6 @@ struct Group {
     numbers: Vec<u64>,
     submissions: Vec<Submission>,
     bytes: usize,
-    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<'a> Stream<'a> {
@@ -513,8 +528,8 @@ impl<'a> Stream<'a> {
         let mut group = std::mem::take(&mut self.group);
         let bytes = group.bytes.min(limits::BODIES_BYTES) as u32;
         let room = self.app.0.room.clone().acquire_many_owned(bytes).await;
-        group._room = Some(room.expect("the room for bodies is never closed"));
-        match self.app.0.node.inject_each(self.chain, std::mem::take(&mut group.submissions)).await {
+        let room = Some(room.expect("the room for bodies is never closed"));
+        match self.app.0.node.inject_each(self.chain, std::mem::take(&mut group.submissions), room).await {
             Ok(placements) => self.sent.push_back((group, Box::pin(placements))),
             Err(refused) => self.refuse_all(&group, refused),
         }

@@ -161,7 +161,7 @@ impl From<Refused> for Problem {
             Refused::NameTaken(_) | Refused::IdTaken { .. } | Refused::IdTwice(_) | Refused::Stale(_) => {
                 StatusCode::CONFLICT
             }
-            Refused::Moved { .. } => StatusCode::PRECONDITION_FAILED,
+            Refused::Moved { .. } | Refused::Leaped(_) => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,

@@ -162,15 +162,18 @@ fn pages_of_transactions_lead_to_the_end() {
 }
 
 #[test]
-fn a_page_of_large_transactions_ends_early() {
+fn a_page_of_large_transactions_comes_whole() {
     let node = TestNode::start(&[]);
     node.bang(json!({"name": "a", "difficulty": 0, "max_bytes": 4 << 20}));
     for at in 0..6 {
         node.inject(A, json!([at, "x".repeat(4_000_000)]));
     }
-    let pages = node.pages("/chains/a/transactions");
-    assert!(pages.len() > 1, "24 MB are no one page");
-    assert_eq!(pages.iter().flat_map(indexes).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
+    for (path, count) in [("/chains/a/transactions", 1), ("/chains/a/transactions?limit=3", 3)] {
+        let pages = node.pages(path);
+        assert_eq!(pages.len(), count);
+        assert_eq!(pages.iter().flat_map(indexes).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
+    }
+    assert_eq!(node.json("/chains/a/pool")["transactions"].as_array().unwrap().len(), 6);
 }
 
 #[test]

@@ -24,11 +24,13 @@ use crate::{
         merkle,
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Record, Submission, Timestamp, Transaction},
+        transaction::{Id, Submission, Timestamp, Transaction},
     },
     mine::Miner,
     store::{Store, StoreError},
-    writer::{ChainHandle, Command, Envelope, Health, Outcome, Placed, Published, Refused, Writer, edge_at},
+    writer::{
+        ChainHandle, Command, Envelope, Health, Outcome, Placed, Published, Refused, Writer, checked_record, edge_at,
+    },
 };
 
 /// What a node is started with.
@@ -197,8 +199,7 @@ impl Node {
     /// The first acceptance of a transaction that was sent again.
     async fn recall(&self, chain: &ChainHandle, accepted: &mut Accepted) -> Result<(), StoreError> {
         let (lineage, index) = (chain.lineage.clone(), accepted.index);
-        let record = self.read(move |store| store.record(&lineage, index)).await?;
-        let record = Record::parse(&record).map_err(StoreError::Damaged)?;
+        let record = self.read(move |store| checked_record(store, &lineage, index)).await?;
         (accepted.hash, accepted.timestamp, accepted.replayed) = (record.hash, record.timestamp, true);
         Ok(())
     }

@@ -555,11 +555,6 @@ impl Store {
         files::check_tables(&folder.join("store"))
     }
 
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     fn engine(&self) -> Result<EngineGuard<'_>, StoreError> {
         let guard = self.engine.read().expect("no holder of this lock panics");
         if guard.is_some() {

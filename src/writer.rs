@@ -698,7 +698,7 @@ impl Pending {
 /// The durable transaction that a transaction with this id repeats, or that the id is taken.
 fn find_replay(store: &Store, lineage: &Lineage, transaction: &Transaction, id: &Id) -> Result<Option<u64>, Refused> {
     let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(None) };
-    let record = Record::parse(&store.record(lineage, index)?).map_err(StoreError::Damaged)?;
+    let record = checked_record(store, lineage, index)?;
     let same = record.data.as_ref().is_none_or(|data| json::canonical(data) == transaction.data())
         && record.signed.map(|signed| signed.signer) == transaction.signer();
     if same { Ok(Some(index)) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
@@ -764,7 +764,11 @@ fn stored_hashes(
     }
 }
 
-fn checked_record(store: &Store, lineage: &Lineage, index: u64) -> Result<Record, StoreError> {
+/// A transaction from the store, with its hash recomputed.
+///
+/// # Errors
+/// It is not what was written at this index.
+pub fn checked_record(store: &Store, lineage: &Lineage, index: u64) -> Result<Record, StoreError> {
     let record = Record::parse(&store.record(lineage, index)?)
         .map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
     if record.index == index {

@@ -458,7 +458,7 @@ struct Stream<'a> {
     number: u64,
     group: Group,
     /// Groups that were sent, in this order, and are not committed yet.
-    sent: VecDeque<(Group, Placements)>,
+    sent: VecDeque<(Vec<u64>, Placements)>,
     summary: Summary,
     /// Whether an accepted line had been accepted before.
     replayed: bool,
@@ -522,37 +522,37 @@ impl<'a> Stream<'a> {
 
     /// Sends the lines that have come to the writer, and waits where too many groups are on their way.
     async fn flush(&mut self) {
-        if self.group.numbers.is_empty() {
+        let Group { numbers, submissions, bytes } = std::mem::take(&mut self.group);
+        if numbers.is_empty() {
             return;
         }
-        let mut group = std::mem::take(&mut self.group);
-        let bytes = group.bytes.min(limits::BODIES_BYTES) as u32;
+        let bytes = bytes.min(limits::BODIES_BYTES) as u32;
         let room = self.app.0.room.clone().acquire_many_owned(bytes).await;
         let room = Some(room.expect("the room for bodies is never closed"));
-        match self.app.0.node.inject_each(self.chain, std::mem::take(&mut group.submissions), room).await {
-            Ok(placements) => self.sent.push_back((group, Box::pin(placements))),
-            Err(refused) => self.refuse_all(&group, refused),
+        match self.app.0.node.inject_each(self.chain, submissions, room).await {
+            Ok(placements) => self.sent.push_back((numbers, Box::pin(placements))),
+            Err(refused) => self.refuse_all(&numbers, refused),
         }
         if self.sent.len() > limits::STREAM_AHEAD {
             self.settle().await;
         }
     }
 
-    fn refuse_all(&mut self, group: &Group, refused: Refused) {
+    fn refuse_all(&mut self, lines: &[u64], refused: Refused) {
         let problem = refused.into();
-        for &line in &group.numbers {
+        for &line in lines {
             self.refuse(line, &problem);
         }
     }
 
     /// Waits for the oldest group that was sent.
     async fn settle(&mut self) {
-        let Some((group, placements)) = self.sent.pop_front() else { return };
+        let Some((numbers, placements)) = self.sent.pop_front() else { return };
         let placements = match placements.await {
             Ok(placements) => placements,
-            Err(refused) => return self.refuse_all(&group, refused),
+            Err(refused) => return self.refuse_all(&numbers, refused),
         };
-        for (&line, placed) in group.numbers.iter().zip(placements) {
+        for (&line, placed) in numbers.iter().zip(placements) {
             match placed {
                 Ok(Placed { index, replayed }) => {
                     self.summary.accepted += 1;

@@ -24,17 +24,18 @@
 //!
 //! # How transactions are erased
 //! A batch stores their run anew, with a new key and without them, and marks the old key. When it is durable, the old key is
-//! overwritten in the file `keys`, and with it every copy of the old run is gone that journals, tables or copies of their
+//! overwritten in the file `run.keys`, and with it every copy of the old run is gone that journals, tables or copies of their
 //! blocks hold. Where that is interrupted, the mark has it done at the next opening.
 
 mod files;
-mod keys;
+pub mod key;
+mod run_keys;
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     ops::Range,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, RwLock, RwLockReadGuard,
@@ -45,7 +46,7 @@ use std::{
 
 use files::{Rest, Stamp};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use keys::{Key, Keys, Slot};
+use run_keys::{Key, Keys, Slot};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -66,7 +67,7 @@ pub const QUIET: &str = "fjall=warn,lsm_tree=warn";
 /// The form of the data folder that this program reads and writes.
 const FOLDER_FORMAT: &str = "qbc-data 2\n";
 /// The file of the keys of runs.
-const KEYS: &str = "keys";
+const KEYS: &str = "run.keys";
 /// The version byte that each stored value starts with.
 const VALUE_FORMAT: u8 = 1;
 
@@ -672,7 +673,7 @@ impl Store {
         let newest = acknowledged.map_or(Ok(None), |file| read_acknowledged(&file))?;
         files::check_journals(&folder.join("store"), newest, Rest::Judge)?;
         files::check_tables(&folder.join("store"))?;
-        let damaged = keys::first_damaged(&folder.join(KEYS));
+        let damaged = run_keys::first_damaged(&folder.join(KEYS));
         match damaged.map_err(|error| StoreError::Damaged(format!("the file \"{KEYS}\" cannot be read: {error}")))? {
             None => Ok(()),
             Some(slot) => Err(StoreError::Damaged(format!("the file \"{KEYS}\" is damaged at byte {}", 32 * slot))),
@@ -865,7 +866,7 @@ impl Store {
     }
 
     /// The key of a run, or nothing where it is destroyed. A key that is destroyed at the moment may look damaged.
-    fn key_of(&self, keys: &mut keys::Reader, run: &StoredRun) -> Result<Option<Key>, StoreError> {
+    fn key_of(&self, keys: &mut run_keys::Reader, run: &StoredRun) -> Result<Option<Key>, StoreError> {
         let slot = run.slot();
         match keys
             .get(slot)
@@ -971,25 +972,17 @@ impl Store {
     /// # Errors
     /// The file is missing though the folder is in use, or it is not the key that the folder was made with.
     pub fn node_key(&self, seed: [u8; 32]) -> Result<ed25519_dalek::SigningKey, StoreError> {
-        let path = self.folder.join("node.key");
         let recorded = self.engine()?.get(Space::Meta, b"node")?;
-        let key = match fs::read_to_string(&path) {
-            Ok(text) => {
-                let secret =
-                    crate::core::transaction::take_hex::<32>(text.strip_suffix('\n').unwrap_or(&text), "node.key");
-                ed25519_dalek::SigningKey::from_bytes(&secret.map_err(StoreError::Damaged)?)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && recorded.is_none() => {
+        let key = match key::read(&self.folder)? {
+            Some(key) => key,
+            None if recorded.is_none() => {
                 let key = ed25519_dalek::SigningKey::from_bytes(&seed);
-                let write =
-                    |mut file: File| writeln!(file, "{}", hex::encode(key.to_bytes())).and_then(|()| file.sync_all());
-                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-                file.and_then(write)
-                    .map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))?;
+                key::write(&self.folder, &key)?;
                 key
             }
-            Err(error) => return Err(StoreError::Damaged(format!("cannot read {}: {error}", path.display()))),
+            None => return Err(StoreError::Damaged("the file node.key is missing".into())),
         };
+        key::warn_if_exposed(&self.folder);
         let public = key.verifying_key().to_bytes();
         match recorded {
             Some(recorded) if recorded[1..] != public => {

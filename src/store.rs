@@ -842,11 +842,7 @@ impl Store {
                     Some(key) => run.decrypt(&key, part, separator, out)?,
                     // It was stored anew since the range was opened.
                     None => {
-                        let newest = self.run_of(&engine, chain, run.first)?;
-                        let key = self.key_of(&mut self.keys.reader(), &newest)?;
-                        let key = key.ok_or_else(|| {
-                            StoreError::Damaged(format!("the key of transaction {} is gone", run.first))
-                        })?;
+                        let (newest, key) = self.readable_run(&engine, chain, run.first)?;
                         newest.decrypt(&key, part, separator, out)?;
                     }
                 }
@@ -863,6 +859,18 @@ impl Store {
         let entry = engine.last(Space::Runs, key([chain.0, 0])..key([chain.0, index + 1]))?;
         let (key, value) = entry.ok_or_else(|| missing(index))?;
         StoredRun::decode(&key, value).and_then(|run| if index < run.end() { Ok(run) } else { Err(missing(index)) })
+    }
+
+    /// The run that has a transaction, and its key.
+    fn readable_run(&self, engine: &Engine, chain: ChainNumber, index: u64) -> Result<(StoredRun, Key), StoreError> {
+        // Between the two looks it may be stored anew, but not twice as fast as this.
+        for _ in 0..3 {
+            let run = self.run_of(engine, chain, index)?;
+            if let Some(key) = self.key_of(&mut self.keys.reader(), &run)? {
+                return Ok((run, key));
+            }
+        }
+        Err(StoreError::Damaged(format!("the key of transaction {index} is gone")))
     }
 
     /// The key of a run, or nothing where it is destroyed. A key that is destroyed at the moment may look damaged.
@@ -884,9 +892,7 @@ impl Store {
     /// The run is missing or damaged.
     pub fn run_with(&self, chain: ChainNumber, index: u64, record: &[u8]) -> Result<Run, StoreError> {
         let engine = self.engine()?;
-        let old = self.run_of(&engine, chain, index)?;
-        let key = self.key_of(&mut self.keys.reader(), &old)?;
-        let key = key.ok_or_else(|| StoreError::Damaged(format!("the key of transaction {index} is gone")))?;
+        let (old, key) = self.readable_run(&engine, chain, index)?;
         let accepted = (0..old.count).map(|at| old.accepted(at)).collect();
         let mut run = Run::new(old.first, old.bytes_before(0));
         run.replaces = Some(Replaced { slot: old.slot(), accepted });
@@ -902,8 +908,10 @@ impl Store {
 
     /// One transaction's record.
     pub fn record(&self, lineage: &Lineage, index: u64) -> Result<Vec<u8>, StoreError> {
-        let mut record = Vec::new();
-        self.records(lineage, index..index + 1, b',', usize::MAX, &mut record)?;
+        let engine = self.engine()?;
+        let (run, key) = self.readable_run(&engine, lineage.of_transaction(index), index)?;
+        let (at, mut record) = ((index - run.first) as usize, Vec::new());
+        run.decrypt(&key, at..at + 1, b',', &mut record)?;
         Ok(record)
     }
 

@@ -123,3 +123,6 @@ pub const NOTE_SIGNATURES: usize = 100;
 
 /// Bytes that are read of a file with a secret key: its longest form has a name of any length, which is cut off here.
 pub const KEY_BYTES: u64 = 64 << 10;
+
+/// Complete tiles that are kept in memory, 8 KiB each: a read of the store costs more than the rest of such a request.
+pub const TILES_CACHED: usize = 2_048;

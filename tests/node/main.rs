@@ -7,6 +7,7 @@ mod faults;
 mod hostile;
 mod inject;
 mod process;
+mod proofs;
 mod readme;
 mod retries;
 mod rules;

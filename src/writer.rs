@@ -474,7 +474,7 @@ impl Writer {
     /// Makes durable what was applied, and then visible.
     fn commit(&mut self, mut pending: Pending) -> Result<(), StoreError> {
         for (chain, run) in pending.runs.drain() {
-            pending.batch.run(chain, &run);
+            pending.batch.run(chain, run);
         }
         if pending.batch.is_empty() {
             return Ok(());
@@ -580,7 +580,7 @@ impl Writer {
 
         let handle = Arc::new(ChainHandle::new(&chain, lineage.clone(), parent_handle, leap));
         pending.batch.chain(&chain_record(&handle.name, &lineage, leap));
-        pending.batch.run(number, &run);
+        pending.batch.run(number, run);
         pending.batch.quant(number, &quant, parent_size);
         pending.made.push(number);
         self.next_number = ChainNumber(number.0 + 1);
@@ -669,8 +669,7 @@ impl Entry {
         let (index, bytes_before) = (head.size(), head.bytes);
         let run = pending.runs.entry(number).or_insert_with(|| Run::new(index, bytes_before));
         if run.is_full_for(transaction.record_bytes()) {
-            pending.batch.run(number, run);
-            *run = Run::new(index, bytes_before);
+            pending.batch.run(number, std::mem::replace(run, Run::new(index, bytes_before)));
         }
         let bytes = run.push(|out| transaction.write_record(index, out));
         if let Some(id) = transaction.id() {

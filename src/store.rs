@@ -613,7 +613,7 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Store, StoreError> {
         let folder_error =
             |error: io::Error| StoreError::Folder(format!("cannot use the data folder {}: {error}", folder.display()));
-        fs::create_dir_all(folder).map_err(folder_error)?;
+        make_folder(folder).map_err(folder_error)?;
         let lock = lock(folder)?;
         check_format(folder)?;
         let acknowledged = OpenOptions::new()
@@ -635,6 +635,10 @@ impl Store {
                 .map_err(folder_error)?;
         }
         let keys = Keys::open(&folder.join(KEYS)).map_err(folder_error)?;
+        // A file can be synced and yet have no name after a power cut: what was made must have its name before a commit. The
+        // engine leaves that of a keyspace's folder to luck.
+        let made = ["", "store", "store/keyspaces"].map(|name| folder.join(name));
+        made.iter().try_for_each(|made| sync_folder(made)).map_err(folder_error)?;
         let store = Store {
             folder: folder.into(),
             engine: RwLock::new(Some(engine)),
@@ -838,7 +842,9 @@ impl Store {
                     None => {
                         let newest = self.run_of(&engine, chain, run.first)?;
                         let key = self.key_of(&mut self.keys.reader(), &newest)?;
-                        let key = key.ok_or_else(|| StoreError::Damaged(format!("the key of transaction {} is gone", run.first)))?;
+                        let key = key.ok_or_else(|| {
+                            StoreError::Damaged(format!("the key of transaction {} is gone", run.first))
+                        })?;
                         newest.decrypt(&key, part, separator, out)?;
                     }
                 }
@@ -860,7 +866,10 @@ impl Store {
     /// The key of a run, or nothing where it is destroyed. A key that is destroyed at the moment may look damaged.
     fn key_of(&self, keys: &mut keys::Reader, run: &StoredRun) -> Result<Option<Key>, StoreError> {
         let slot = run.slot();
-        match keys.get(slot).map_err(|error| StoreError::Damaged(format!("the file \"{KEYS}\" cannot be read: {error}")))? {
+        match keys
+            .get(slot)
+            .map_err(|error| StoreError::Damaged(format!("the file \"{KEYS}\" cannot be read: {error}")))?
+        {
             Slot::Key(key) => Ok(Some(key)),
             Slot::Destroyed | Slot::Damaged => Ok(None),
         }
@@ -971,9 +980,15 @@ impl Store {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && recorded.is_none() => {
                 let key = ed25519_dalek::SigningKey::from_bytes(&seed);
-                let write =
-                    |mut file: File| writeln!(file, "{}", hex::encode(key.to_bytes())).and_then(|()| file.sync_all());
-                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+                // After a crash it is there as a whole, or not at all.
+                let part = self.folder.join("node.key.part");
+                let write = |mut file: File| {
+                    writeln!(file, "{}", hex::encode(key.to_bytes()))?;
+                    file.sync_all()?;
+                    fs::rename(&part, &path)?;
+                    sync_folder(&self.folder)
+                };
+                let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
                 file.and_then(write)
                     .map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))?;
                 key
@@ -1009,8 +1024,9 @@ impl Drop for Store {
 fn open_engine(folder: &Path, newest: Option<Stamp>) -> Result<Engine, StoreError> {
     let store = folder.join("store");
     let acknowledged = newest.map_or(0, |newest| newest.commits);
-    // The engine does not go on with a folder whose making was interrupted. It writes this file last.
-    if acknowledged == 0 && store.is_dir() && !store.join("version").exists() {
+    // The engine does not go on with a folder whose making was interrupted. It writes this file of four bytes last.
+    let is_made = fs::metadata(store.join("version")).is_ok_and(|version| version.len() >= 4);
+    if acknowledged == 0 && store.is_dir() && !is_made {
         fs::remove_dir_all(&store).map_err(|error| StoreError::from_io(&error))?;
     }
     files::check_journals(&store, newest, Rest::Cut)?;
@@ -1063,6 +1079,20 @@ fn decode_quant(value: &[u8]) -> Result<Quant, StoreError> {
     Quant::try_from(fields).map_err(|error| StoreError::Damaged(format!("quant {index}: {error}")))
 }
 
+/// Makes a folder and those above it that are missing, with names that outlive a power cut.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(folder)?;
+    let parents = missing.into_iter().filter_map(Path::parent);
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_folder)
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
     let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
@@ -1085,18 +1115,21 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
             path.display()
         ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let is_new = fs::read_dir(folder)
-                .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock")));
+            let part = folder.join("format.part");
+            let is_ours = |entry: fs::DirEntry| entry.file_name() == "lock" || entry.path() == part;
+            let is_new = fs::read_dir(folder).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_ours)));
             if !is_new {
                 let folder = folder.display();
                 return Err(StoreError::Folder(format!(
                     "{folder} is no data folder of QBC, and not empty: choose another with --data"
                 )));
             }
-            let write = File::create(&path).and_then(|mut file| {
+            // After a crash it is there as a whole, or not at all.
+            let write = File::create(&part).and_then(|mut file| {
                 file.write_all(FOLDER_FORMAT.as_bytes())?;
                 file.sync_all()?;
-                File::open(folder)?.sync_all()
+                fs::rename(&part, &path)?;
+                sync_folder(folder)
             });
             write.map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))
         }

@@ -264,7 +264,9 @@ mod tests {
         let mut bytes = [0; 128];
         Key([0; SLOT]).apply(0, &mut bytes);
         assert!(hex::encode(bytes).starts_with("76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"));
-        assert!(hex::encode(&bytes[64..]).starts_with("9f07e7be5551387a98ba977c732d080dcb0f29a048e3656912c6533e32ee7aed"));
+        assert!(
+            hex::encode(&bytes[64..]).starts_with("9f07e7be5551387a98ba977c732d080dcb0f29a048e3656912c6533e32ee7aed")
+        );
         let mut part = bytes[70..].to_vec();
         Key([0; SLOT]).apply(70, &mut part);
         assert_eq!(part, [0; 58]);

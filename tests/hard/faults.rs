@@ -129,6 +129,8 @@ impl Run {
                 is_met = true;
                 assert!(matches!(status.code(), None | Some(1)), "it ends with {status}");
             }
+            // A number among all calls would be met again by other threads, at any time.
+            Ok(node) if !target.is_named => drop(node.kill()),
             Ok(mut node) => {
                 done.extend(script::run(&node, &self.steps, "trial-"));
                 if node.get("/livez").send().is_ok() {
@@ -195,19 +197,16 @@ fn some(targets: Vec<Target>, count: u64, random: &mut Random) -> Vec<(Target, &
         let kind = if target.is_named { kind } else { "a temporary file".into() };
         kinds.entry((format!("{} {}", target.call, target.number.min(3)), kind)).or_default().push(target);
     }
-    let mut kinds: Vec<Vec<Target>> = kinds.into_values().collect();
-    let mut trials = Vec::new();
-    while trials.len() < count as usize {
-        if kinds.is_empty() {
-            break;
+    let mut left = Vec::new();
+    let mut draw = || {
+        if left.is_empty() {
+            left = kinds.values().collect::<Vec<_>>();
         }
-        let kind = random.below(kinds.len() as u64) as usize;
-        let targets = kinds.swap_remove(kind);
+        let targets = left.swap_remove(random.below(left.len() as u64) as usize);
         let target = targets[random.below(targets.len() as u64) as usize].clone();
-        let fault = FAULTS[random.below(FAULTS.len() as u64) as usize];
-        trials.push((target, fault, random.below(2) == 0));
-    }
-    trials
+        (target, FAULTS[random.below(FAULTS.len() as u64) as usize], random.below(2) == 0)
+    };
+    (0..count).map(|_| draw()).collect()
 }
 
 #[test]

@@ -35,6 +35,9 @@ const SECTOR: u64 = 512;
 /// The unit in which the system writes files back.
 const PAGE: u64 = 4096;
 
+/// Names in a folder with what they name from then on, if anything. A rename changes two at once.
+type Names = Vec<(String, Option<usize>)>;
+
 /// A change of a file's content.
 enum Change {
     Write { at: u64, bytes: Vec<u8> },
@@ -54,8 +57,8 @@ struct Node {
     /// Of a file that was there before the run.
     base: Option<PathBuf>,
     changes: Vec<At<Change>>,
-    /// Of a folder: names with what they name from then on. A rename changes two at once.
-    entries: Vec<At<Vec<(String, Option<usize>)>>>,
+    /// Of a folder.
+    entries: Vec<At<Names>>,
     is_folder: bool,
     /// When each complete sync began and ended.
     syncs: Vec<(usize, usize)>,
@@ -361,7 +364,7 @@ impl Recording {
         let certain = changes.iter().take_while(|change| change.ended < durable).count();
         // The number of changes that reached a sector: a content of any time since the sync.
         let mut reached: HashMap<u64, usize> = HashMap::new();
-        let mut draw = |random: &mut Random| match rest {
+        let draw = |random: &mut Random| match rest {
             Rest::Nothing => certain,
             Rest::All => changes.len(),
             _ => certain + random.below((changes.len() - certain + 1) as u64) as usize,
@@ -425,11 +428,17 @@ impl Recording {
         assert!(faults.is_empty(), "in {} trials something did not hold:\n{}", faults.len(), faults.join("\n"));
     }
 
-    /// A trial at a random moment; most at one between two changes.
+    /// Trials at random moments behind a change, half of them after the first answer.
     fn some(&self, count: u64, random: &mut Random) -> Vec<(usize, Rest, u64)> {
-        let mut moment = |random: &mut Random| match random.below(4) {
-            0 => random.below(self.length as u64 + 1) as usize,
-            _ => self.moments[random.below(self.moments.len() as u64) as usize] + 1,
+        let first = self.answers.values().min().expect("something was answered");
+        let silent = self.moments.partition_point(|moment| moment < first) as u64;
+        let moments = self.moments.len() as u64;
+        let moment = |random: &mut Random| {
+            let number = match random.below(2) {
+                0 => random.below(moments),
+                _ => silent + random.below(moments - silent),
+            };
+            self.moments[number as usize] + 1
         };
         (0..count).map(|number| (moment(random), RESTS[number as usize % 4], random.below(u64::MAX))).collect()
     }

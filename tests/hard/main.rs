@@ -22,6 +22,7 @@
 
 mod faults;
 mod power;
+mod readers;
 mod script;
 #[path = "../node/support.rs"]
 #[expect(dead_code, reason = "the tests of the node use the rest of it")]

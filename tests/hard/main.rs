@@ -16,11 +16,12 @@
 //! - `QBC_SEED` repeats a run.
 //! - `QBC_TRIALS`: faults, and cuts of the power, of the short runs: 24 and 32 where it is not said.
 //! - `QBC_ROUNDS`: kills under readers, 6 where it is not said, 200 in the long run.
-//! - `QBC_FUZZ`: mutants of each target, 4,000 where it is not said, 1,000,000 in the long run.
+//! - `QBC_FUZZ`: mutants of each target, 40,000 where it is not said, 1,000,000 in the long run.
 //!
 //! What needs strace says that it is skipped where that is missing or may not trace.
 
 mod faults;
+mod fuzz;
 mod power;
 mod readers;
 mod script;

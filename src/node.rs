@@ -24,7 +24,7 @@ use crate::{
         merkle,
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Submission, Timestamp, Transaction},
+        transaction::{Id, Kind, Submission, Timestamp, Transaction},
     },
     mine::Miner,
     store::{Store, StoreError},
@@ -93,7 +93,7 @@ pub struct Receipt {
 
 impl Node {
     /// Opens the data folder, verifies the newest part of each chain, makes the default chain where there is none, and
-    /// starts the writer.
+    /// starts the writer. A chain that does not hold is [lost](Node::lost); the others go on.
     ///
     /// # Errors
     /// The folder cannot be used or is damaged.
@@ -106,6 +106,7 @@ impl Node {
 
     async fn ensure_default(&self, leap: Option<LeapPolicy>) -> Result<(), StoreError> {
         let done = match (self.chain(ChainName::DEFAULT), leap) {
+            (None, _) if self.lost(ChainName::DEFAULT).is_some() => Ok(()),
             (None, leap) => {
                 let name = ChainName::DEFAULT.parse().expect("the default name is valid");
                 self.bang(Rules::new(name), None, leap.unwrap_or_default()).await.map(|_| ())
@@ -137,9 +138,23 @@ impl Node {
         self.0.published.chain(name)
     }
 
-    /// At most `limit` chains in the order of their names, from behind `after`.
-    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<Arc<ChainHandle>> {
+    /// Why a chain could not be loaded.
+    pub fn lost(&self, name: &str) -> Option<String> {
+        self.0.published.lost(name)
+    }
+
+    /// At most `limit` chains in the order of their names, from behind `after`. Of one that could not be loaded, why.
+    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<(ChainName, Result<Arc<ChainHandle>, String>)> {
         self.0.published.chains(after, limit)
+    }
+
+    /// The chains that are damaged, and where. The others go on.
+    pub fn damages(&self) -> Vec<(ChainName, String)> {
+        let damage = |(name, chain): (ChainName, Result<Arc<ChainHandle>, String>)| match chain {
+            Ok(chain) => Some((name, chain.damage()?.to_owned())),
+            Err(detail) => Some((name, detail)),
+        };
+        self.chains(None, usize::MAX).into_iter().filter_map(damage).collect()
     }
 
     /// How many chains there are.
@@ -202,6 +217,36 @@ impl Node {
         let record = self.read(move |store| checked_record(store, &lineage, index)).await?;
         (accepted.hash, accepted.timestamp, accepted.replayed) = (record.hash, record.timestamp, true);
         Ok(())
+    }
+
+    /// Erases the data and the salt of a transaction for ever, and records that and why as a transaction of its own, on the
+    /// chain that wrote the erased one: that is `chain` itself or an ancestor, and it is returned too. All that is durable when
+    /// this returns. What was erased before stays as it is: then the first record of it is returned.
+    ///
+    /// # Errors
+    /// Why it is not erased.
+    ///
+    /// # Panics
+    /// The chain has no such transaction.
+    pub async fn erase(
+        &self,
+        chain: &Arc<ChainHandle>,
+        index: u64,
+        submission: Submission,
+    ) -> Result<(Arc<ChainHandle>, Accepted), Refused> {
+        assert!(index < chain.head().size(), "only what is in the chain can be erased");
+        let writer = chain.writer_of(index);
+        let transaction = Transaction::new(submission, Some(Kind::Erasure), now(), rand::random());
+        let mut accepted = describe(&transaction);
+        let command = Command::Erase { chain: writer.number(), index, transaction };
+        let Outcome::Erased(Placed { index, replayed }) = self.submit(command, None).await? else {
+            unreachable!("the outcome of an erasure is Erased")
+        };
+        accepted.index = index;
+        if replayed {
+            self.recall(&writer, &mut accepted).await?;
+        }
+        Ok((writer, accepted))
     }
 
     /// Sends transactions that meet the chain's rules to its pool, each for itself, and waits while the writer has too much
@@ -267,7 +312,8 @@ impl Node {
         parent: Option<(Arc<ChainHandle>, Quant)>,
         leap: LeapPolicy,
     ) -> Result<Arc<ChainHandle>, Refused> {
-        if self.chain(rules.name().as_str()).is_some() {
+        let name = rules.name().as_str();
+        if self.chain(name).is_some() || self.lost(name).is_some() {
             return Err(Refused::NameTaken(rules.name().clone()));
         }
         let now = now();
@@ -379,7 +425,8 @@ fn describe(transaction: &Transaction) -> Accepted {
     }
 }
 
-fn now() -> Timestamp {
+/// This moment.
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Timestamp::from_micros(since.as_micros() as i64).expect("the clock shows a year before 10000")
 }

@@ -136,6 +136,9 @@ pub struct ChainRecord {
     pub parent: Option<Parent>,
     /// When it leaps by itself.
     pub leap: LeapPolicy,
+    /// Transactions of its own that were erased.
+    #[serde(default)]
+    pub erasures: u64,
 }
 
 /// Who wrote which part of a chain: itself, its parent, and so on up.
@@ -268,12 +271,12 @@ struct Replaced {
 }
 
 impl Run {
-    /// Version, slot of the key, bytes before, number of records.
-    const HEAD: usize = 1 + 8 + 8 + 4;
-    /// The version of a run as it was accepted.
-    const ACCEPTED: u8 = VALUE_FORMAT;
-    /// The version of a run of which something was erased: behind the ends of the records stand their sizes as accepted.
-    const ERASED: u8 = 2;
+    /// Version, form, slot of the key, bytes before, number of records.
+    const HEAD: usize = 1 + 1 + 8 + 8 + 4;
+    /// The form of a run as it was accepted.
+    const ACCEPTED: u8 = 0;
+    /// The form of a run of which something was erased: behind the ends of the records stand their sizes as accepted.
+    const ERASED: u8 = 1;
 
     /// An empty run behind `bytes_before` bytes of the chain's earlier records.
     pub fn new(first: u64, bytes_before: u64) -> Self {
@@ -301,6 +304,7 @@ impl Run {
     fn encode(&self, slot: u64, key: &Key) -> Vec<u8> {
         let accepted: &[u32] = self.replaces.as_ref().map_or(&[], |replaced| &replaced.accepted);
         let mut value = Vec::with_capacity(Self::HEAD + 4 * (self.ends.len() + accepted.len()) + self.records.len());
+        value.push(VALUE_FORMAT);
         value.push(if self.replaces.is_some() { Self::ERASED } else { Self::ACCEPTED });
         value.extend_from_slice(&slot.to_be_bytes());
         value.extend_from_slice(&self.bytes_before.to_be_bytes());
@@ -327,9 +331,10 @@ impl StoredRun {
         let damaged = || StoreError::Damaged("a run of transactions is malformed".into());
         let first = u64::from_be_bytes(key.get(8..16).and_then(|bytes| bytes.try_into().ok()).ok_or_else(damaged)?);
         let head = value.get(..Run::HEAD).ok_or_else(damaged)?;
-        let count = u32::from_be_bytes(head[17..].try_into().expect("four bytes were taken")) as usize;
+        let count = u32::from_be_bytes(head[18..].try_into().expect("four bytes were taken")) as usize;
         let run = StoredRun { first, count, value };
-        let is_whole = matches!(run.value[0], Run::ACCEPTED | Run::ERASED)
+        let is_whole = run.value[0] == VALUE_FORMAT
+            && matches!(run.value[1], Run::ACCEPTED | Run::ERASED)
             && count > 0
             && run.value.len() >= run.start()
             && run.end_of(count - 1) == run.value.len();
@@ -341,12 +346,12 @@ impl StoredRun {
     }
 
     fn slot(&self) -> u64 {
-        u64::from_be_bytes(self.value[1..9].try_into().expect("eight bytes were taken"))
+        u64::from_be_bytes(self.value[2..10].try_into().expect("eight bytes were taken"))
     }
 
     /// Where the records start.
     fn start(&self) -> usize {
-        let numbers = if self.value[0] == Run::ERASED { 2 * self.count } else { self.count };
+        let numbers = if self.value[1] == Run::ERASED { 2 * self.count } else { self.count };
         Run::HEAD + 4 * numbers
     }
 
@@ -360,7 +365,7 @@ impl StoredRun {
 
     /// The size of a record as it was accepted.
     fn accepted(&self, at: usize) -> u32 {
-        match self.value[0] {
+        match self.value[1] {
             Run::ERASED => self.number(Run::HEAD + 4 * (self.count + at)),
             _ => (self.end_of(at) - self.begin_of(at)) as u32,
         }
@@ -389,7 +394,7 @@ impl StoredRun {
 
     /// Bytes of the chain's records, as they were accepted, before the one at this place of the run.
     fn bytes_before(&self, at: usize) -> u64 {
-        let before_run = u64::from_be_bytes(self.value[9..17].try_into().expect("eight bytes were taken"));
+        let before_run = u64::from_be_bytes(self.value[10..18].try_into().expect("eight bytes were taken"));
         before_run + (0..at).map(|at| u64::from(self.accepted(at))).sum::<u64>()
     }
 }

@@ -11,7 +11,10 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, OnceLock, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -24,7 +27,7 @@ use crate::{
         merkle::{self, Edge, Tile, perfect_root},
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Kind, Record, Transaction},
+        transaction::{Erased, Id, Kind, Record, Timestamp, Transaction},
     },
     limits,
     store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Run, Store, StoreError, stored_name},
@@ -65,6 +68,15 @@ pub enum Command {
         /// What.
         quant: Quant,
     },
+    /// Erases the data of a transaction that the chain wrote itself.
+    Erase {
+        /// Where.
+        chain: ChainNumber,
+        /// Which one.
+        index: u64,
+        /// The transaction that records it.
+        transaction: Transaction,
+    },
     /// Changes when a chain leaps by itself.
     SetLeap {
         /// Where.
@@ -77,6 +89,18 @@ pub enum Command {
 }
 
 impl Command {
+    /// The chain that it is about.
+    fn chain(&self) -> Option<ChainNumber> {
+        match self {
+            Command::Inject { chain, .. }
+            | Command::Seal { chain, .. }
+            | Command::Erase { chain, .. }
+            | Command::SetLeap { chain, .. } => Some(*chain),
+            Command::Bang { parent, .. } => parent.map(|(chain, _)| chain),
+            Command::SetNodes(_) => None,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Command::Inject { transactions, .. } => transactions.iter().map(Transaction::record_bytes).sum(),
@@ -91,6 +115,8 @@ pub enum Outcome {
     Banged(Arc<ChainHandle>),
     /// What became of each transaction; only those of `each_for_itself` can be refused here.
     Injected(Vec<Result<Placed, Refused>>),
+    /// Where an erasure is recorded.
+    Erased(Placed),
     /// It is done.
     Done,
 }
@@ -132,6 +158,14 @@ pub enum Refused {
     /// The id names two transactions of one request.
     #[error("the id {0:?} stands twice in this request, with other data or another signer")]
     IdTwice(String),
+    /// What the node itself recorded stays.
+    #[error(
+        "transaction {0} is a record of the node itself (a bang, or an erasure): only what clients injected can be erased"
+    )]
+    NotErasable(u64),
+    /// What is stored of the chain does not hold.
+    #[error("the chain is damaged, and takes no writes: {0}")]
+    Damaged(String),
     /// The chain's pool is full.
     #[error("the pool of the chain holds {0} transactions, which is its limit: leap, then send again")]
     PoolFull(u64),
@@ -163,14 +197,35 @@ pub struct ChainHandle {
     parent: Option<Arc<ChainHandle>>,
     head: watch::Sender<Head>,
     leap: RwLock<LeapPolicy>,
+    /// Transactions of its own that were erased.
+    erasures: AtomicU64,
+    /// What does not hold, once that is found.
+    damage: OnceLock<String>,
+    /// When it was read again last.
+    scrubbed: RwLock<Option<Scrubbed>>,
     /// One leap at a time: the next cuts what this one left.
     pub(crate) leaping: tokio::sync::Mutex<()>,
     /// Whether a task waits to leap by the policy.
     pub(crate) armed: std::sync::atomic::AtomicBool,
 }
 
+/// That all of a chain was read again and held.
+#[derive(Clone, Copy, Debug)]
+pub struct Scrubbed {
+    /// The chain's size then.
+    pub size: u64,
+    /// When it was done.
+    pub timestamp: Timestamp,
+}
+
 impl ChainHandle {
-    fn new(chain: &Chain, lineage: Arc<Lineage>, parent: Option<Arc<ChainHandle>>, leap: LeapPolicy) -> Self {
+    fn new(
+        chain: &Chain,
+        lineage: Arc<Lineage>,
+        parent: Option<Arc<ChainHandle>>,
+        leap: LeapPolicy,
+        erasures: u64,
+    ) -> Self {
         ChainHandle {
             name: chain.rules.name().clone(),
             id: chain.id,
@@ -179,6 +234,9 @@ impl ChainHandle {
             parent,
             head: watch::Sender::new(chain.head.clone()),
             leap: RwLock::new(leap),
+            erasures: erasures.into(),
+            damage: OnceLock::new(),
+            scrubbed: RwLock::default(),
             leaping: tokio::sync::Mutex::new(()),
             armed: false.into(),
         }
@@ -197,6 +255,20 @@ impl ChainHandle {
         }
     }
 
+    /// The chain that wrote a transaction of this chain: itself, or an ancestor.
+    pub fn writer_of(self: &Arc<Self>, transaction: u64) -> Arc<ChainHandle> {
+        match &self.parent {
+            Some(parent) if transaction < self.lineage.own_from() => parent.writer_of(transaction),
+            _ => self.clone(),
+        }
+    }
+
+    /// How many transactions of this chain and of its ancestors were erased: what was read of them before may differ.
+    pub fn erasures(&self) -> u64 {
+        let shared = self.parent.as_ref().map_or(0, |parent| parent.erasures());
+        shared + self.erasures.load(Ordering::Acquire)
+    }
+
     /// The newest durable head.
     pub fn head(&self) -> Head {
         self.head.borrow().clone()
@@ -205,6 +277,28 @@ impl ChainHandle {
     /// Follows the head.
     pub fn watch(&self) -> watch::Receiver<Head> {
         self.head.subscribe()
+    }
+
+    /// What does not hold in what is stored of it, or of an ancestor's part that it shares.
+    pub fn damage(&self) -> Option<&str> {
+        let own = self.damage.get().map(String::as_str);
+        own.or_else(|| self.parent.as_ref().and_then(|parent| parent.damage()))
+    }
+
+    /// Records that it is damaged: it takes no more writes until the node is started again.
+    pub fn set_damage(&self, detail: String) {
+        // The first damage that was found stays.
+        let _ = self.damage.set(detail);
+    }
+
+    /// When all of it was read again last, and held.
+    pub fn scrubbed(&self) -> Option<Scrubbed> {
+        *self.scrubbed.read().expect("no holder of this lock panics")
+    }
+
+    /// Records that all of it was read again, and held.
+    pub fn set_scrubbed(&self, scrubbed: Scrubbed) {
+        *self.scrubbed.write().expect("no holder of this lock panics") = Some(scrubbed);
     }
 
     /// When it leaps by itself.
@@ -226,7 +320,8 @@ pub enum Health {
 
 /// What the writer publishes: the chains by name, and its own health.
 pub struct Published {
-    chains: RwLock<BTreeMap<ChainName, Arc<ChainHandle>>>,
+    /// Of a chain that could not be loaded, why.
+    chains: RwLock<BTreeMap<ChainName, Result<Arc<ChainHandle>, String>>>,
     store: Arc<Store>,
     health: Mutex<Health>,
     /// Chains that may have to leap by their policy.
@@ -236,14 +331,20 @@ pub struct Published {
 impl Published {
     /// A chain.
     pub fn chain(&self, name: &str) -> Option<Arc<ChainHandle>> {
-        self.chains.read().expect("no holder of this lock panics").get(name).cloned()
+        self.chains.read().expect("no holder of this lock panics").get(name)?.as_ref().ok().cloned()
     }
 
-    /// At most `limit` chains in the order of their names, from behind `after`.
-    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<Arc<ChainHandle>> {
+    /// Why a chain could not be loaded.
+    pub fn lost(&self, name: &str) -> Option<String> {
+        self.chains.read().expect("no holder of this lock panics").get(name)?.as_ref().err().cloned()
+    }
+
+    /// At most `limit` chains in the order of their names, from behind `after`. Of one that could not be loaded, why.
+    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<(ChainName, Result<Arc<ChainHandle>, String>)> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let chains = self.chains.read().expect("no holder of this lock panics");
-        chains.range::<str, _>((start, Bound::Unbounded)).map(|(_, chain)| chain.clone()).take(limit).collect()
+        let chains = chains.range::<str, _>((start, Bound::Unbounded));
+        chains.take(limit).map(|(name, chain)| (name.clone(), chain.clone())).collect()
     }
 
     /// How many chains there are.
@@ -292,6 +393,7 @@ struct Pending {
     touched: HashSet<ChainNumber>,
     made: Vec<ChainNumber>,
     policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
+    erased: Option<ChainNumber>,
 }
 
 /// A transaction with an id, as far as a repetition must equal it.
@@ -319,7 +421,7 @@ impl Writer {
     /// that are touched.
     ///
     /// # Errors
-    /// A chain's newest quant or tail is not what was written.
+    /// The list of chains cannot be read.
     #[expect(clippy::type_complexity, reason = "four ends of the writer, named at the one place that takes them")]
     pub fn open(
         store: Arc<Store>,
@@ -348,7 +450,8 @@ impl Writer {
         Ok((writer, published, sender, touches))
     }
 
-    /// Takes the chains as they stand in the store, at opening and after a full disk.
+    /// Takes the chains as they stand in the store, at opening and after a full disk. One that is damaged does not hold up the
+    /// others.
     fn load(&mut self) -> Result<(), StoreError> {
         self.chains.clear();
         self.names.clear();
@@ -356,23 +459,32 @@ impl Writer {
         // A parent has a lower number than its forks.
         records.sort_by_key(|record| record.number);
         for record in records {
-            let place = |error| match error {
-                StoreError::Damaged(detail) => StoreError::Damaged(format!("chain \"{}\": {detail}", record.name)),
-                other => other,
-            };
-            let entry = self.load_chain(&record).map_err(place)?;
+            let name = stored_name(&record)?;
             self.next_number = self.next_number.max(ChainNumber(record.number.0 + 1));
-            self.publish_made(&entry.handle);
-            self.names.insert(entry.handle.name.clone());
-            self.chains.insert(record.number, entry);
+            match self.load_chain(&record) {
+                Ok(entry) => {
+                    self.publish_made(&entry.handle);
+                    self.chains.insert(record.number, entry);
+                }
+                Err(StoreError::Damaged(detail)) => {
+                    tracing::error!(chain = %name, "the chain is damaged: {detail}");
+                    let mut chains = self.published.chains.write().expect("no holder of this lock panics");
+                    chains.insert(name.clone(), Err(detail));
+                }
+                Err(other) => return Err(other),
+            }
+            self.names.insert(name);
         }
         Ok(())
     }
 
     fn load_chain(&self, record: &ChainRecord) -> Result<Entry, StoreError> {
-        let missing = |what: &str| StoreError::Damaged(format!("its {what} is missing"));
         let parent = match record.parent {
-            Some(parent) => Some(self.chains.get(&parent.number).ok_or_else(|| missing("parent"))?.handle.clone()),
+            Some(parent) => {
+                let parent = self.chains.get(&parent.number);
+                let damaged = || StoreError::Damaged("the chain that it was forked from is damaged or missing".into());
+                Some(parent.ok_or_else(damaged)?.handle.clone())
+            }
             None => None,
         };
         let shared = record.parent.zip(parent.as_ref().map(|parent| parent.lineage.clone()));
@@ -387,7 +499,7 @@ impl Writer {
             handle.head.send_replace(loaded.head.clone());
             return Ok(Entry { chain: loaded, handle });
         }
-        let handle = Arc::new(ChainHandle::new(&loaded, lineage, parent, record.leap));
+        let handle = Arc::new(ChainHandle::new(&loaded, lineage, parent, record.leap, record.erasures));
         Ok(Entry { chain: loaded, handle })
     }
 
@@ -401,11 +513,25 @@ impl Writer {
                 bytes += envelope.command.bytes();
                 envelopes.push(envelope);
             }
-            self.process(envelopes);
+            // An erasure stores a run anew, so that run must be in the store: it is committed by itself.
+            let is_alone = |envelope: &Envelope| matches!(envelope.command, Command::Erase { .. });
+            let mut together = Vec::with_capacity(envelopes.len());
+            for envelope in envelopes {
+                if is_alone(&envelope) {
+                    self.process(std::mem::take(&mut together));
+                    self.process(vec![envelope]);
+                } else {
+                    together.push(envelope);
+                }
+            }
+            self.process(together);
         }
     }
 
     fn process(&mut self, envelopes: Vec<Envelope>) {
+        if envelopes.is_empty() {
+            return;
+        }
         if let Err(error) = self.be_ready() {
             for envelope in envelopes {
                 let _ = envelope.reply.send(Err(error.clone().into()));
@@ -483,6 +609,9 @@ impl Writer {
             self.fail(&error);
             return Err(error);
         }
+        if let Some(chain) = pending.erased {
+            self.chains[&chain].handle.erasures.fetch_add(1, Ordering::Release);
+        }
         for (handle, leap) in pending.policies {
             *handle.leap.write().expect("no holder of this lock panics") = leap;
         }
@@ -502,11 +631,14 @@ impl Writer {
 
     fn publish_made(&self, handle: &Arc<ChainHandle>) {
         let mut chains = self.published.chains.write().expect("no holder of this lock panics");
-        chains.insert(handle.name.clone(), handle.clone());
+        chains.insert(handle.name.clone(), Ok(handle.clone()));
     }
 
     /// Applies one command to the writer's state and to the batch. It is deterministic.
     fn apply(&mut self, command: Command, pending: &mut Pending) -> Result<Outcome, Refused> {
+        if let Some(damage) = command.chain().and_then(|chain| self.entry(chain).handle.damage()) {
+            return Err(Refused::Damaged(damage.to_owned()));
+        }
         match command {
             Command::Bang { rules, parent, transaction, quant, leap } => {
                 self.bang(rules, parent, &transaction, quant, leap, pending)
@@ -526,9 +658,10 @@ impl Writer {
                 pending.touched.insert(chain);
                 Ok(Outcome::Done)
             }
+            Command::Erase { chain, index, transaction } => self.erase(chain, index, &transaction, pending),
             Command::SetLeap { chain, leap } => {
                 let handle = self.entry(chain).handle.clone();
-                pending.batch.chain(&chain_record(&handle.name, &handle.lineage, leap));
+                pending.batch.chain(&ChainRecord { leap, ..chain_record(&handle) });
                 pending.policies.push((handle, leap));
                 pending.touched.insert(chain);
                 Ok(Outcome::Done)
@@ -578,8 +711,8 @@ impl Writer {
         let chain = Chain::bang(rules, transaction, parent, quant.clone(), bytes, &mut tiles)
             .map_err(|error| Refused::Stale(error.to_string()))?;
 
-        let handle = Arc::new(ChainHandle::new(&chain, lineage.clone(), parent_handle, leap));
-        pending.batch.chain(&chain_record(&handle.name, &lineage, leap));
+        let handle = Arc::new(ChainHandle::new(&chain, lineage, parent_handle, leap, 0));
+        pending.batch.chain(&chain_record(&handle));
         pending.batch.run(number, run);
         pending.batch.quant(number, &quant, parent_size);
         pending.made.push(number);
@@ -629,6 +762,35 @@ impl Writer {
             pending.touched.insert(number);
         }
         Ok(Outcome::Injected(placed))
+    }
+
+    /// The transaction loses data and salt, and another one at the end of the chain says so.
+    fn erase(
+        &mut self,
+        number: ChainNumber,
+        index: u64,
+        transaction: &Transaction,
+        pending: &mut Pending,
+    ) -> Result<Outcome, Refused> {
+        let handle = self.entry(number).handle.clone();
+        let record = checked_record(&self.store, &handle.lineage, index)?;
+        if let Some(Erased { by, .. }) = record.erased {
+            return Ok(Outcome::Erased(Placed { index: by, replayed: true }));
+        }
+        if record.kind.is_some() {
+            return Err(Refused::NotErasable(index));
+        }
+        let by = self.entry(number).chain.head.size();
+        let mut erased = Vec::new();
+        record.write_erased(Erased { timestamp: transaction.timestamp(), by }, &mut erased);
+        let run = self.store.run_with(number, index, &erased)?;
+        self.entry(number).accept(number, transaction, pending);
+        pending.batch.run(number, run);
+        let record = chain_record(&handle);
+        pending.batch.chain(&ChainRecord { erasures: record.erasures + 1, ..record });
+        pending.erased = Some(number);
+        pending.touched.insert(number);
+        Ok(Outcome::Erased(Placed { index: by, replayed: false }))
     }
 
     /// For each transaction with an id: the index of an earlier one that it repeats, or that the id is taken.
@@ -703,8 +865,14 @@ fn find_replay(store: &Store, lineage: &Lineage, transaction: &Transaction, id: 
     if same { Ok(Some(index)) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
 }
 
-fn chain_record(name: &ChainName, lineage: &Lineage, leap: LeapPolicy) -> ChainRecord {
-    ChainRecord { name: name.to_string(), number: lineage.number(), parent: lineage.parent(), leap }
+fn chain_record(chain: &ChainHandle) -> ChainRecord {
+    ChainRecord {
+        name: chain.name.to_string(),
+        number: chain.number(),
+        parent: chain.lineage.parent(),
+        leap: chain.leap_policy(),
+        erasures: chain.erasures.load(Ordering::Acquire),
+    }
 }
 
 /// The Merkle edge of a chain at an earlier size: at most one stored tile a level.

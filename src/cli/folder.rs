@@ -185,7 +185,11 @@ impl<'a> OneChain<'a> {
                 )));
             }
         }
-        self.bytes += text.len() as u64;
+        self.bytes += match record.erased {
+            None => text.len() as u64,
+            // What an erasure took away counts on.
+            Some(_) => self.store.bytes_at(self.lineage, index + 1)? - self.store.bytes_at(self.lineage, index)?,
+        };
         self.bar.inc(1);
         Ok(())
     }

@@ -240,6 +240,14 @@ impl Rules {
         if let Some(schema) = &self.schema {
             schema.check(value, bytes).map_err(Refusal::Schema)?;
         }
+        self.check_signature(chain, submission)
+    }
+
+    /// Checks that one of the writers, where the chain has any, signed it, and that a signature is its signer's.
+    ///
+    /// # Errors
+    /// What is wrong with the signature.
+    pub fn check_signature(&self, chain: Hash, submission: &Submission) -> Result<(), Refusal> {
         let signed = submission.signed.as_ref();
         self.check_writer(signed)?;
         if signed.is_some_and(|signed| !signed.verifies(chain, &submission.data, submission.id.as_ref())) {

@@ -289,8 +289,21 @@ pub struct Record {
     pub timestamp: Timestamp,
     /// Its data, or nothing if it was erased.
     pub data: Option<Value>,
+    /// `H(salt ‖ data)`: recomputed, or what is left of an erased one.
+    pub commitment: Hash,
+    /// When it was erased, if it was.
+    pub erased: Option<Erased>,
     /// The leaf hash, recomputed from all of the above.
     pub hash: Hash,
+}
+
+/// That a transaction was erased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// When.
+    pub timestamp: Timestamp,
+    /// The index of the transaction that records it, in the chain that wrote the erased one.
+    pub by: u64,
 }
 
 impl Record {
@@ -317,11 +330,12 @@ impl Record {
         let signed = take_signed(&mut fields).map_err(|(_, detail)| detail)?;
         let claimed: Hash = take_hash(&mut fields, "hash")?.ok_or("\"hash\" is missing")?;
         let data = fields.remove("data");
-        let commitment = match (&data, take_text(&mut fields, "salt")?) {
-            (Some(data), Some(salt)) => hash::commitment(&take_hex(&salt, "salt")?, &json::canonical(data)),
+        let (commitment, erased) = match (&data, take_text(&mut fields, "salt")?) {
+            (Some(data), Some(salt)) => (hash::commitment(&take_hex(&salt, "salt")?, &json::canonical(data)), None),
             (None, None) => {
-                fields.remove("erased").ok_or("there is neither \"data\" nor \"erased\"")?;
-                take_hash(&mut fields, "commitment")?.ok_or("\"commitment\" is missing")?
+                let erased = fields.remove("erased").ok_or("there is neither \"data\" nor \"erased\"")?;
+                let commitment = take_hash(&mut fields, "commitment")?.ok_or("\"commitment\" is missing")?;
+                (commitment, Some(Erased::from_value(erased)?))
             }
             _ => return Err("of \"data\" and \"salt\" one is missing".into()),
         };
@@ -336,7 +350,37 @@ impl Record {
         if hash != claimed {
             return Err(format!("\"hash\" is {claimed}, but its content hashes to {hash}"));
         }
-        Ok(Record { index, id, kind, signed, timestamp, data, hash })
+        Ok(Record { index, id, kind, signed, timestamp, data, commitment, erased, hash })
+    }
+
+    /// Its record after an erasure: everything but the data and the salt.
+    pub fn write_erased(&self, erased: Erased, out: &mut Vec<u8>) {
+        use std::io::Write;
+        let time = self.timestamp.to_string();
+        let (id, signed) = (self.id.as_ref(), self.signed.as_ref());
+        let leaf = Leaf { commitment: self.commitment, id, kind: self.kind, signed, timestamp: &time };
+        out.extend_from_slice(RECORD_START);
+        write!(out, "{}", self.index).expect("writing to memory does not fail");
+        leaf.write_names(out);
+        write!(out, ",\"timestamp\":\"{time}\"").expect("writing to memory does not fail");
+        leaf.write_signature(out);
+        let Erased { timestamp, by } = erased;
+        let (commitment, hash) = (self.commitment, self.hash);
+        write!(
+            out,
+            ",\"commitment\":\"{commitment}\",\"erased\":{{\"timestamp\":\"{timestamp}\",\"by\":{by}}},\"hash\":\"{hash}\"}}"
+        )
+        .expect("writing to memory does not fail");
+    }
+}
+
+impl Erased {
+    fn from_value(value: Value) -> Result<Erased, String> {
+        let malformed = || "\"erased\" is no {\"timestamp\", \"by\"}".to_string();
+        let Value::Object(mut fields) = value else { return Err(malformed()) };
+        let timestamp = take_text(&mut fields, "timestamp")?.ok_or_else(malformed)?.parse()?;
+        let by = fields.remove("by").and_then(|by| by.as_u64()).ok_or_else(malformed)?;
+        if fields.is_empty() { Ok(Erased { timestamp, by }) } else { Err(malformed()) }
     }
 }
 

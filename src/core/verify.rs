@@ -1,6 +1,6 @@
 //! A whole chain or a receipt, recomputed from nothing but what is served; the first fault is named with its place.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ use super::{
     merkle::{self, Edge},
     quant::{Quant, QuantFields},
     rules::{Refusal, Rules},
-    transaction::{Id, Kind, Record, Submission},
+    transaction::{Erased, Id, Kind, Record, Submission},
 };
 
 /// The first fault that was found.
@@ -45,6 +45,10 @@ pub struct Verifier {
     /// The rules of a bang that no quant has sealed yet.
     bang: Option<Rules>,
     ids: HashSet<Id>,
+    /// Transactions seen without their data.
+    erased: u64,
+    /// By the index of the transaction that must record it: which one was erased.
+    erasures: BTreeMap<u64, u64>,
 }
 
 impl Default for Verifier {
@@ -56,7 +60,21 @@ impl Default for Verifier {
 impl Verifier {
     /// A verifier that has seen nothing.
     pub fn new() -> Self {
-        Verifier { edge: Edge::new(), newest: None, current: None, bang: None, ids: HashSet::new() }
+        Verifier {
+            edge: Edge::new(),
+            newest: None,
+            current: None,
+            bang: None,
+            ids: HashSet::new(),
+            erased: 0,
+            erasures: BTreeMap::new(),
+        }
+    }
+
+    /// Transactions that were seen without their data. The record of an erasure may be behind what was seen, or, where a
+    /// fork shares the transaction, on the chain that it was forked from.
+    pub fn erased(&self) -> u64 {
+        self.erased
     }
 
     /// Transactions seen.
@@ -95,7 +113,9 @@ impl Verifier {
         match (&record.kind, &self.current) {
             (Some(Kind::Bang), _) => self.bang = Some(self.check_bang(record)?),
             (_, None) => return fault("a chain starts with its bang".into()),
-            (Some(Kind::Erasure), Some(_)) => {}
+            (Some(Kind::Erasure), Some((id, rules))) => {
+                check_erasure_record(*id, rules, record).map_err(|detail| Fault::of_transaction(index, detail))?
+            }
             (None, Some((id, rules))) => {
                 check_rules(*id, rules, record).map_err(|detail| Fault::of_transaction(index, detail))?
             }
@@ -105,7 +125,31 @@ impl Verifier {
         {
             return fault(format!("its id {:?} stands in the chain already", id.as_str()));
         }
+        self.check_erased(record)?;
         self.edge.push(record.hash, &mut |_| ());
+        Ok(())
+    }
+
+    /// An erased transaction says which one records that. When that one comes, it must say the same.
+    fn check_erased(&mut self, record: &Record) -> Result<(), Fault> {
+        let index = record.index;
+        if record.kind == Some(Kind::Bang) {
+            // What is recorded from here on in the chain that was forked is not seen here.
+            self.erasures.clear();
+        }
+        if let Some(erased) = self.erasures.remove(&index)
+            && erasure_of(record) != Some(erased)
+        {
+            let detail = format!("it is erased by transaction {index}, which is no record of that");
+            return Err(Fault::of_transaction(erased, detail));
+        }
+        if let Some(Erased { by, .. }) = record.erased {
+            self.erased += 1;
+            if by <= index || self.erasures.insert(by, index).is_some() {
+                let detail = format!("it is erased by transaction {by}, which cannot record that");
+                return Err(Fault::of_transaction(index, detail));
+            }
+        }
         Ok(())
     }
 
@@ -156,6 +200,20 @@ impl Verifier {
     }
 }
 
+/// The transaction that an erasure records.
+fn erasure_of(record: &Record) -> Option<u64> {
+    let data = record.data.as_ref().filter(|_| record.kind == Some(Kind::Erasure))?;
+    data.get("index")?.as_u64()
+}
+
+fn check_erasure_record(chain: Hash, rules: &Rules, record: &Record) -> Result<(), String> {
+    let data = record.data.as_ref().ok_or("the record of an erasure cannot be erased")?;
+    let erased = erasure_of(record).filter(|&erased| erased < record.index);
+    erased.ok_or("it is the record of an erasure, but names no earlier transaction")?;
+    let submission = Submission { data: json::canonical(data), id: record.id.clone(), signed: record.signed.clone() };
+    rules.check_signature(chain, &submission).map_err(told)
+}
+
 fn check_rules(chain: Hash, rules: &Rules, record: &Record) -> Result<(), String> {
     let outcome = match &record.data {
         Some(value) => {
@@ -166,7 +224,12 @@ fn check_rules(chain: Hash, rules: &Rules, record: &Record) -> Result<(), String
         // Only the commitment is left: what the data was cannot be checked against the rules, nor can its signature.
         None => rules.check_writer(record.signed.as_ref()),
     };
-    outcome.map_err(|refusal| match refusal {
+    outcome.map_err(told)
+}
+
+/// A refusal, told of a transaction that is recorded already.
+fn told(refusal: Refusal) -> String {
+    match refusal {
         Refusal::TooLarge { bytes, max } => format!("its data has {bytes} bytes, the rules allow {max}"),
         Refusal::Schema(faults) => {
             format!("its data breaks the schema at {:?}: {}", faults[0].pointer, faults[0].detail)
@@ -174,7 +237,7 @@ fn check_rules(chain: Hash, rules: &Rules, record: &Record) -> Result<(), String
         Refusal::Unsigned => "it is not signed, but the chain has writers".into(),
         Refusal::NotAWriter => "its signer is not one of the chain's writers".into(),
         Refusal::BadSignature => "its signature is not its signer's".into(),
-    })
+    }
 }
 
 /// A receipt that holds: this transaction is in the tree of this quant.

@@ -1,6 +1,7 @@
 //! The HTTP interface: all routes in one place, and what holds for each of them.
 
 mod chains;
+mod erase;
 mod extract;
 mod inject;
 mod nodes;
@@ -47,7 +48,8 @@ pub struct App(Arc<Shared>);
 struct Shared {
     node: Node,
     peers: Peers,
-    default_chain: Arc<ChainHandle>,
+    /// Absent where it is damaged.
+    default_chain: Option<Arc<ChainHandle>>,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
     /// Sites whose pages may use the node.
@@ -60,11 +62,8 @@ struct Shared {
 
 impl App {
     /// A node and its peers, for the pages of these sites, until `stopping` says that the node stops.
-    ///
-    /// # Panics
-    /// The node has no default chain, which [`Node::start`] makes.
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
-        let default_chain = node.chain(ChainName::DEFAULT).expect("a started node has its default chain");
+        let default_chain = node.chain(ChainName::DEFAULT);
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
         App(Arc::new(Shared { node, peers, default_chain, room, origins, document: OnceLock::new(), stopping }))
     }
@@ -85,6 +84,7 @@ fn chain_routes() -> OpenApiRouter<App> {
         .routes(routes!(chains::pool))
         .routes(routes!(chains::stats))
         .routes(routes!(chains::fork))
+        .routes(routes!(erase::erase))
 }
 
 /// The routes of the node.

@@ -165,7 +165,12 @@ impl Run {
         thread::scope(|scope| {
             for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
                 scope.spawn(|| {
-                    while let Some((target, fault, is_killed)) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((target, fault, is_killed)) = trials.get(number) else { break };
+                        if number > 0 && number.is_multiple_of(100) {
+                            println!("trial {number} of {}", trials.len());
+                        }
                         match catch_unwind(AssertUnwindSafe(|| self.trial(target, fault, *is_killed))) {
                             Ok(is_met) => drop(met.fetch_add(usize::from(is_met), Ordering::Relaxed)),
                             Err(_) => faults.lock().unwrap().push(format!("{target:?} {fault} killed: {is_killed}")),

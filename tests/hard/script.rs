@@ -34,6 +34,8 @@ pub enum Write {
     Fork(&'static str),
     /// A leap policy with this number of transactions, which no pool reaches.
     Patch(u64),
+    /// Erases a transaction: of this step of the same table, so many behind its first.
+    Erase(usize, usize),
 }
 
 /// Writes of every kind, on a chain made by the node, one made by the script and a fork.
@@ -46,6 +48,9 @@ pub const ALL_KINDS: &[Step] = &[
     Step { chain: "second", write: Write::Patch(1_000_001) },
     Step { chain: "qbc", write: Write::Fork("fork") },
     Step { chain: "fork", write: Write::Single },
+    // One that is sealed, and one that is not.
+    Step { chain: "qbc", write: Write::Erase(1, 2) },
+    Step { chain: "second", write: Write::Erase(4, 17) },
     Step { chain: "qbc", write: Write::Array(300) },
     Step { chain: "second", write: Write::Leap },
     Step { chain: "fork", write: Write::Leap },
@@ -63,6 +68,8 @@ pub const ON_THREE_CHAINS: &[Step] = &[
     Step { chain: "qbc", write: Write::Lines(30, 10) },
     Step { chain: "qbc", write: Write::Leap },
     Step { chain: "fork", write: Write::Single },
+    Step { chain: "fork", write: Write::Erase(1, 3) },
+    Step { chain: "second", write: Write::Erase(2, 0) },
     Step { chain: "second", write: Write::Single },
 ];
 
@@ -114,11 +121,27 @@ impl Step {
             Write::Leap => node.post(&self.route("/leap")),
             Write::Bang(new) => node.post("/bang").json(&json!({ "name": new, "difficulty": 0 })),
             Write::Fork(new) => node.post(&self.route("/fork")).json(&json!({ "name": new, "difficulty": 0 })),
+            Write::Erase(..) => {
+                let id = self.erased(name).expect("it erases one");
+                let found = node.get(&self.route(&format!("/transactions/by-id/{id}"))).send();
+                let index =
+                    found.and_then(|found| found.json::<Value>()).ok().and_then(|found| found["index"].as_u64());
+                // Where there is none, the node shall say so.
+                let index = index.unwrap_or(u64::from(u32::MAX));
+                node.post(&self.route(&format!("/transactions/{index}/erase"))).json(&json!({ "reason": "a test" }))
+            }
             Write::Patch(count) => {
                 node.request(Method::PATCH, &self.route("")).json(&json!({ "leap": { "transactions": count } }))
             }
         };
         request.header("x-request-id", name)
+    }
+
+    /// The id of the transaction that it erases.
+    fn erased(&self, name: &str) -> Option<String> {
+        let Write::Erase(step, at) = self.write else { return None };
+        let prefix = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
+        Some(id(&format!("{prefix}{step}"), at))
     }
 
     fn fill(&self) -> usize {
@@ -167,6 +190,9 @@ pub fn run(node: &TestNode, steps: &[Step], prefix: &str) -> Vec<Done> {
     done
 }
 
+/// What came back to the erasures, by the ids that they erase.
+type Erasures<'a> = HashMap<String, &'a Outcome>;
+
 /// How the node is asked: one that fails stop cannot answer repeated writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
@@ -176,11 +202,13 @@ pub enum Asked {
 
 /// Asserts that the node has what was acknowledged, nothing of what was refused, and nothing else.
 pub fn check(node: &TestNode, done: &[Done], asked: Asked) {
+    let erasures: Erasures =
+        done.iter().filter_map(|done| Some((done.step.erased(&done.name)?, &done.outcome))).collect();
     let mut found: HashMap<&str, u64> = HashMap::new();
     let mut leaps: HashMap<&str, u64> = HashMap::new();
     for done in done {
-        done.check_status(node);
-        *found.entry(done.step.chain).or_default() += done.check(node, asked);
+        done.check_status(node, &erasures);
+        *found.entry(done.step.chain).or_default() += done.check(node, &erasures, asked);
         if done.is(Write::Leap) && !done.is_refused() {
             *leaps.entry(done.step.chain).or_default() += 1;
         }
@@ -243,15 +271,18 @@ impl Done {
         }
     }
 
-    /// A refusal names the fault: failed, full, or there is no such chain.
-    fn check_status(&self, node: &TestNode) {
+    /// A refusal names the fault: failed, full, or there is no such chain or transaction.
+    fn check_status(&self, node: &TestNode, erasures: &Erasures) {
         let Outcome::Refused(status) = self.outcome else { return };
-        let is_missing = || node.get(&self.step.route("")).send().unwrap().status() == StatusCode::NOT_FOUND;
+        let is_missing = || match self.step.erased(&self.name) {
+            None => node.get(&self.step.route("")).send().unwrap().status() == StatusCode::NOT_FOUND,
+            Some(id) => self.find_id(node, erasures, &id).is_none(),
+        };
         assert!(status == 503 || status == 507 || status == 404 && is_missing(), "{self:?}");
     }
 
     /// Asserts that its effect is there or is not, as it was answered, and gives how many of its transactions are.
-    fn check(&self, node: &TestNode, asked: Asked) -> u64 {
+    fn check(&self, node: &TestNode, erasures: &Erasures, asked: Asked) -> u64 {
         match (self.step.write, &self.outcome) {
             (Write::Leap, Outcome::Acked(quant)) => {
                 let hash = quant["hash"].as_str().unwrap();
@@ -268,17 +299,28 @@ impl Done {
                     Outcome::Unanswered => {}
                 }
             }
-            (Write::Single | Write::Array(_) | Write::Lines(..), _) => return self.check_transactions(node, asked),
+            (Write::Single | Write::Array(_) | Write::Lines(..), _) => {
+                return self.check_transactions(node, erasures, asked);
+            }
+            // What is left of the erased is compared where it was injected; here its record counts.
+            (Write::Erase(..), _) => {
+                let id = self.step.erased(&self.name).unwrap();
+                let left = self.find_id(node, erasures, &id);
+                return u64::from(left.is_some_and(|left| left.get("erased").is_some()));
+            }
         }
         0
     }
 
-    fn check_transactions(&self, node: &TestNode, asked: Asked) -> u64 {
+    fn check_transactions(&self, node: &TestNode, erasures: &Erasures, asked: Asked) -> u64 {
         let count = self.step.count();
         // Of very many a part is looked up, the first and the last among them, and the size of the chain tells of the rest.
         let step = (count / 400).max(1);
-        let present: Vec<Option<Value>> =
-            (0..count).step_by(step).chain((step > 1).then_some(count - 1)).map(|at| self.find(node, at)).collect();
+        let present: Vec<Option<Value>> = (0..count)
+            .step_by(step)
+            .chain((step > 1).then_some(count - 1))
+            .map(|at| self.find(node, erasures, at))
+            .collect();
         let is_whole = present.iter().all(Option::is_some);
         let found = present.iter().flatten().count();
         match (&self.outcome, self.step.write) {
@@ -287,7 +329,7 @@ impl Done {
                 assert!(accepted == count as u64 && is_whole || step == 1 && accepted == found as u64, "{self:?}");
                 for error in answer["errors"].as_array().unwrap() {
                     let line = error["line"].as_u64().unwrap() as usize;
-                    assert!(self.find(node, line - 1).is_none(), "line {line} was refused: {self:?}");
+                    assert!(self.find(node, erasures, line - 1).is_none(), "line {line} was refused: {self:?}");
                 }
                 return accepted;
             }
@@ -307,29 +349,47 @@ impl Done {
             (Outcome::Unanswered, _) => assert!(is_whole || found == 0, "half of it is there: {self:?}"),
         }
         let is_repeatable = matches!(self.step.write, Write::Single | Write::Array(_));
+        let is_repeatable = is_repeatable && present.iter().flatten().all(|found| found.get("erased").is_none());
         if asked == Asked::RepeatsToo && is_repeatable && matches!(self.outcome, Outcome::Acked(_)) {
             self.repeat(node);
         }
         if step > 1 && found > 0 {
             // What was streamed and not answered is there from its first line up to some line.
-            return (0..count).take_while(|&at| self.find(node, at).is_some()).count() as u64;
+            return (0..count).take_while(|&at| self.find(node, erasures, at).is_some()).count() as u64;
         }
         found as u64
     }
 
-    /// One of its transactions, by its id; then its data is what was sent.
-    fn find(&self, node: &TestNode, at: usize) -> Option<Value> {
-        let path = self.step.route(&format!("/transactions/by-id/{}", id(&self.name, at)));
-        let response = node.get(&path).send().unwrap();
-        match response.status() {
-            StatusCode::NOT_FOUND => None,
-            status => {
-                assert_eq!(status, StatusCode::OK, "{path}");
-                let found: Value = response.json().unwrap();
-                assert_eq!(found["data"], data(&self.name, at, self.step.fill()), "{path}");
-                Some(found)
-            }
+    /// One of its transactions, by its id; then its data is what was sent, or it is erased as it was asked for.
+    fn find(&self, node: &TestNode, erasures: &Erasures, at: usize) -> Option<Value> {
+        let found = self.find_id(node, erasures, &id(&self.name, at))?;
+        if found.get("erased").is_none() {
+            assert_eq!(found["data"], data(&self.name, at, self.step.fill()));
         }
+        Some(found)
+    }
+
+    /// A transaction of its chain, which is erased as a whole or not at all.
+    fn find_id(&self, node: &TestNode, erasures: &Erasures, id: &str) -> Option<Value> {
+        let response = node.get(&self.step.route(&format!("/transactions/by-id/{id}"))).send().unwrap();
+        if response.status() == StatusCode::NOT_FOUND {
+            return None;
+        }
+        assert_eq!(response.status(), StatusCode::OK, "{id}");
+        let found: Value = response.json().unwrap();
+        let is_erased = found.get("erased").is_some();
+        assert_eq!((found.get("data").is_none(), found.get("salt").is_none()), (is_erased, is_erased), "{found}");
+        assert_eq!(found.get("commitment").is_some(), is_erased, "{found}");
+        match erasures.get(id) {
+            Some(Outcome::Acked(record)) => assert_eq!(found["erased"]["by"], record["index"], "{id}"),
+            Some(Outcome::Unanswered) => {}
+            None | Some(Outcome::Refused(_)) => assert!(!is_erased, "nobody erased {found}"),
+        }
+        if is_erased {
+            let record = node.json(&self.step.route(&format!("/transactions/{}", found["erased"]["by"])));
+            assert_eq!((&record["kind"], &record["data"]["index"]), (&json!("erasure"), &found["index"]));
+        }
+        Some(found)
     }
 
     /// Sending an acknowledged write again changes nothing.

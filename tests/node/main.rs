@@ -2,6 +2,7 @@
 
 mod api;
 mod discovery;
+mod erasure;
 mod faults;
 mod hostile;
 mod inject;
@@ -9,4 +10,5 @@ mod process;
 mod readme;
 mod retries;
 mod rules;
+mod scrub;
 mod support;

@@ -382,7 +382,8 @@ impl Done {
         assert_eq!(found.get("commitment").is_some(), is_erased, "{found}");
         match erasures.get(id) {
             Some(Outcome::Acked(record)) => assert_eq!(found["erased"]["by"], record["index"], "{id}"),
-            Some(Outcome::Unanswered) => {}
+            // The commit comes before the destruction of the key: where that fails, the answer is an error, and a start ends it.
+            Some(Outcome::Unanswered | Outcome::Refused(500..)) => {}
             None | Some(Outcome::Refused(_)) => assert!(!is_erased, "nobody erased {found}"),
         }
         if is_erased {

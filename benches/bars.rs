@@ -12,8 +12,8 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread,
@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 /// The rows, by the names that select them.
-const ROWS: [&str; 8] = ["inject", "one", "stream", "chain", "leap", "chains", "restart", "pow"];
+const ROWS: [&str; 10] = ["inject", "one", "stream", "chain", "leap", "chains", "restart", "pow", "proofs", "erase"];
 /// Of node and baseline; the figures are medians over them.
 const ROUNDS: usize = 3;
 /// Of one measurement in a round.
@@ -98,6 +98,8 @@ async fn measure(row: &str, bench: &Bench) -> Result<Vec<Row>> {
         "leap" => leap(bench).await,
         "chains" => chains(bench).await,
         "restart" => restart(bench).await,
+        "proofs" => proofs(bench).await,
+        "erase" => Ok(vec![inject_while_erasing(bench).await?]),
         _ => Ok(vec![hashing()?, inject_while_mining(bench).await?]),
     }
 }
@@ -371,6 +373,126 @@ async fn inject_while_mining(bench: &Bench) -> Result<Row> {
         ratio: Some(mining / idle),
         bar: "at most 3",
         met: mining / idle <= 3.0,
+    })
+}
+
+/// Receipts, consistency proofs and tiles of a chain of a million in a hundred quants.
+async fn proofs(bench: &Bench) -> Result<Vec<Row>> {
+    const QUANTS: u64 = 100;
+    let node = bench.node("proofs")?;
+    for _ in 0..QUANTS {
+        fill(&node.target, "qbc", MILLION / QUANTS).await?;
+        send(&node.target, "/leap", &json!({})).await?;
+    }
+    sleep(SETTLE).await;
+    let mut random = rand_below();
+    let receipts: Vec<Bytes> =
+        (0..10_000).map(|_| node.target.get(&format!("/transactions/{}/receipt", random(MILLION)))).collect();
+    let mut consistency =
+        |from| node.target.get(&format!("/consistency?from={from}&to={}", from + random(MILLION - from) + 1));
+    let consistency: Vec<Bytes> = (0..10_000).map(|place| consistency(place * 97)).collect();
+    let tiles = (0..3_906).map(|number| format!("/tile/0/{}", tile_number(number)));
+    let tiles: Vec<Bytes> = tiles.map(|path| node.target.get(&path)).collect();
+
+    let mut tile = Vec::new();
+    let answer = node.target.connect().await?.ask(&tiles[7], Some(&mut tile)).await?;
+    ensure!(answer.is_success() && answer.length == 8_192, "a tile: {answer:?}");
+    let file = bench.folder.path().join("tile");
+    std::fs::write(&file, &tile)?;
+    let memory = bench.baseline(Some(&file))?;
+    let same = vec![memory.target.get("/")];
+    let mut rates = [const { Vec::new() }; 4];
+    for _ in 0..ROUNDS {
+        let asked = [(&node, &receipts), (&node, &consistency), (&node, &tiles), (&memory, &same)];
+        for (rates, (process, requests)) in rates.iter_mut().zip(asked) {
+            rates.push(gets(&process.target, requests.clone()).await?);
+        }
+    }
+    let [receipts, consistency, tiles, same] = rates.map(median);
+    let proof = |measure: &str, rate: f64| Row {
+        measure: measure.into(),
+        figure: format!("{rate:.0}/s"),
+        baseline: "-".into(),
+        ratio: None,
+        bar: "at least 10,000/s",
+        met: rate >= 10_000.0,
+    };
+    Ok(vec![
+        proof("receipts of a chain of 1,000,000, 16 connections", receipts),
+        proof("consistency proofs of the same", consistency),
+        Row {
+            measure: "its tiles, 8 KiB".into(),
+            figure: format!("{tiles:.0}/s"),
+            baseline: format!("axum from memory {same:.0}/s"),
+            ratio: Some(tiles / same),
+            bar: "at least 0.5",
+            met: tiles / same >= 0.5,
+        },
+    ])
+}
+
+/// Numbers below a bound, the same in each run (SplitMix64).
+fn rand_below() -> impl FnMut(u64) -> u64 {
+    let mut state = 1u64;
+    move |end| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 27)) % end
+    }
+}
+
+/// The number of a tile below a million in its path (C2SP tlog-tiles).
+fn tile_number(number: u64) -> String {
+    if number < 1_000 { format!("{number:03}") } else { format!("x{:03}/{:03}", number / 1_000, number % 1_000) }
+}
+
+/// Requests a second that 16 connections get answered, each in its turn.
+async fn gets(target: &Target, requests: Vec<Bytes>) -> Result<f64> {
+    let (next, start) = (AtomicU64::new(0), Instant::now());
+    let measured = load::requests(target, 16, move || {
+        let place = next.fetch_add(1, Ordering::Relaxed) as usize % requests.len();
+        (start.elapsed() < TIME).then(|| requests[place].clone())
+    });
+    let measured = measured.await?;
+    measured.check()?;
+    Ok(measured.rate())
+}
+
+/// Twenty erasures a second beside the load.
+async fn inject_while_erasing(bench: &Bench) -> Result<Row> {
+    let node = bench.node("erase")?;
+    let target = &node.target;
+    fill(target, "qbc", 10_000).await?;
+    let (mut quiet, mut erasing, mut erased) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..ROUNDS {
+        quiet.push(bench.posts(target, "/inject", 64).await?.p99);
+        let stop = Arc::new(AtomicBool::new(false));
+        let eraser = thread::spawn({
+            let (target, stop, first) = (target.clone(), stop.clone(), erased + 1);
+            move || -> Result<u64> {
+                tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+                    let mut next = first;
+                    while !stop.load(Ordering::Relaxed) {
+                        send(&target, &format!("/transactions/{next}/erase"), &json!({"reason": "a bench"})).await?;
+                        next += 1;
+                        sleep(Duration::from_millis(50)).await;
+                    }
+                    Ok(next - first)
+                })
+            }
+        });
+        erasing.push(bench.posts(target, "/inject", 64).await?.p99);
+        stop.store(true, Ordering::Relaxed);
+        erased += eraser.join().map_err(|_| anyhow::anyhow!("the eraser panicked"))??;
+    }
+    let (quiet, erasing) = (median(quiet) / 1e3, median(erasing) / 1e3);
+    Ok(Row {
+        measure: format!("p99 of `POST /inject`, 64 connections, while {erased} transactions are erased"),
+        figure: format!("{erasing:.2} ms"),
+        baseline: format!("not erasing {quiet:.2} ms"),
+        ratio: Some(erasing / quiet),
+        bar: "at most 2",
+        met: erasing / quiet <= 2.0,
     })
 }
 

@@ -24,17 +24,18 @@
 //!
 //! # How transactions are erased
 //! A batch stores their run anew, with a new key and without them, and marks the old key. When it is durable, the old key is
-//! overwritten in the file `keys`, and with it every copy of the old run is gone that journals, tables or copies of their
+//! overwritten in the file `run.keys`, and with it every copy of the old run is gone that journals, tables or copies of their
 //! blocks hold. Where that is interrupted, the mark has it done at the next opening.
 
 mod files;
-mod keys;
+pub mod key;
+mod run_keys;
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     ops::Range,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, RwLock, RwLockReadGuard,
@@ -45,7 +46,7 @@ use std::{
 
 use files::{Rest, Stamp};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use keys::{Key, Keys, Slot};
+use run_keys::{Key, Keys, Slot};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -66,7 +67,7 @@ pub const QUIET: &str = "fjall=warn,lsm_tree=warn";
 /// The form of the data folder that this program reads and writes.
 const FOLDER_FORMAT: &str = "qbc-data 2\n";
 /// The file of the keys of runs.
-const KEYS: &str = "keys";
+const KEYS: &str = "run.keys";
 /// The version byte that each stored value starts with.
 const VALUE_FORMAT: u8 = 1;
 
@@ -658,8 +659,11 @@ impl Store {
         Ok(store)
     }
 
-    /// Destroys keys, which were marked for it in a durable batch.
-    fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
+    /// Destroys keys, which were marked for it in a durable batch. When this returns, what they encrypt is gone.
+    ///
+    /// # Errors
+    /// They may be there still. The next start destroys them.
+    pub fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
         self.keys.destroy(&slots).map_err(|error| StoreError::Failed(format!("a key cannot be destroyed: {error}")))?;
         self.destroyed.lock().expect("no holder of this lock panics").extend(slots);
         Ok(())
@@ -676,7 +680,7 @@ impl Store {
         let newest = acknowledged.map_or(Ok(None), |file| read_acknowledged(&file))?;
         files::check_journals(&folder.join("store"), newest, Rest::Judge)?;
         files::check_tables(&folder.join("store"))?;
-        let damaged = keys::first_damaged(&folder.join(KEYS));
+        let damaged = run_keys::first_damaged(&folder.join(KEYS));
         match damaged.map_err(|error| StoreError::Damaged(format!("the file \"{KEYS}\" cannot be read: {error}")))? {
             None => Ok(()),
             Some(slot) => Err(StoreError::Damaged(format!("the file \"{KEYS}\" is damaged at byte {}", 32 * slot))),
@@ -692,12 +696,13 @@ impl Store {
         }
     }
 
-    /// Makes a batch durable: when this returns, it is synced, readers see it, and what it erases is gone.
+    /// Makes a batch durable: when this returns, it is synced, and readers see it. It gives the keys of what it erases, for
+    /// [`Store::destroy`] before it is answered.
     ///
     /// # Errors
     /// [`StoreError::Full`]: call [`Store::recover`] before the next commit. Any other: nobody knows what is on disk, and the
     /// next commit fails too.
-    pub fn commit(&self, mut batch: Batch) -> Result<(), StoreError> {
+    pub fn commit(&self, mut batch: Batch) -> Result<Vec<u64>, StoreError> {
         let engine = self.engine()?;
         let replaced = batch.seal(&self.keys).map_err(|error| StoreError::from_io(&error))?;
         let destroyed = std::mem::take(&mut *self.destroyed.lock().expect("no holder of this lock panics"));
@@ -714,7 +719,7 @@ impl Store {
         let newest = Stamp { commits, sequence: engine.database.seqno() };
         write_acknowledged(&self.acknowledged, newest)
             .map_err(|error| self.take_back(commits, StoreError::from_io(&error)))?;
-        self.destroy(replaced)
+        Ok(replaced)
     }
 
     /// Cuts a batch that fails off the journal, where some or all of it may stand. What the engine still holds of it in a
@@ -869,7 +874,7 @@ impl Store {
     }
 
     /// The key of a run, or nothing where it is destroyed. A key that is destroyed at the moment may look damaged.
-    fn key_of(&self, keys: &mut keys::Reader, run: &StoredRun) -> Result<Option<Key>, StoreError> {
+    fn key_of(&self, keys: &mut run_keys::Reader, run: &StoredRun) -> Result<Option<Key>, StoreError> {
         let slot = run.slot();
         match keys
             .get(slot)
@@ -975,31 +980,17 @@ impl Store {
     /// # Errors
     /// The file is missing though the folder is in use, or it is not the key that the folder was made with.
     pub fn node_key(&self, seed: [u8; 32]) -> Result<ed25519_dalek::SigningKey, StoreError> {
-        let path = self.folder.join("node.key");
         let recorded = self.engine()?.get(Space::Meta, b"node")?;
-        let key = match fs::read_to_string(&path) {
-            Ok(text) => {
-                let secret =
-                    crate::core::transaction::take_hex::<32>(text.strip_suffix('\n').unwrap_or(&text), "node.key");
-                ed25519_dalek::SigningKey::from_bytes(&secret.map_err(StoreError::Damaged)?)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && recorded.is_none() => {
+        let key = match key::read(&self.folder)? {
+            Some(key) => key,
+            None if recorded.is_none() => {
                 let key = ed25519_dalek::SigningKey::from_bytes(&seed);
-                // After a crash it is there as a whole, or not at all.
-                let part = self.folder.join("node.key.part");
-                let write = |mut file: File| {
-                    writeln!(file, "{}", hex::encode(key.to_bytes()))?;
-                    file.sync_all()?;
-                    fs::rename(&part, &path)?;
-                    sync_folder(&self.folder)
-                };
-                let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
-                file.and_then(write)
-                    .map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))?;
+                key::write(&self.folder, &key)?;
                 key
             }
-            Err(error) => return Err(StoreError::Damaged(format!("cannot read {}: {error}", path.display()))),
+            None => return Err(StoreError::Damaged("the file node.key is missing".into())),
         };
+        key::warn_if_exposed(&self.folder);
         let public = key.verifying_key().to_bytes();
         match recorded {
             Some(recorded) if recorded[1..] != public => {
@@ -1009,7 +1000,7 @@ impl Store {
             None => {
                 let mut batch = Batch::default();
                 batch.put(Space::Meta, b"node".to_vec(), versioned(&public));
-                self.commit(batch).map(|()| key)
+                self.commit(batch).map(|_| key)
             }
         }
     }

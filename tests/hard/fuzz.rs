@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::OnceLock,
 };
 
@@ -17,6 +17,8 @@ use qbc::{
     core::{
         hash::{self, Hash},
         json, merkle,
+        note::{Checkpoint, Note, VerifierKey},
+        tile::TilePath,
         verify::{self, Verifier},
     },
 };
@@ -130,6 +132,35 @@ fn chain(bytes: &[u8]) -> bool {
     }
 }
 
+/// Signed notes, checkpoints and keys: each has one spelling, and nobody signs another text for the keys of the corpus.
+fn note(bytes: &[u8]) -> bool {
+    static KNOWN: OnceLock<(Vec<VerifierKey>, Vec<Vec<u8>>)> = OnceLock::new();
+    let (keys, texts) = KNOWN.get_or_init(|| {
+        let keys = fs::read_to_string(tests().join("corpus/note.keys")).unwrap();
+        let text = |bytes: &Vec<u8>| Note::parse(bytes).unwrap().text().into();
+        (keys.lines().map(|key| key.parse().unwrap()).collect(), accepted("note").values().map(text).collect())
+    });
+    for line in String::from_utf8_lossy(bytes).lines() {
+        if let Ok(key) = line.parse::<VerifierKey>() {
+            assert_eq!(key.to_string(), line);
+        }
+        if let Ok(path) = line.parse::<TilePath>() {
+            assert_eq!(path.to_string(), line);
+        }
+    }
+    let Ok(note) = Note::parse(bytes) else { return false };
+    assert_eq!(note.to_string().as_bytes(), bytes, "a note has one spelling");
+    if let Ok(checkpoint) = Checkpoint::parse(note.text()) {
+        let front = format!("{}\n{}\n", checkpoint.origin(), checkpoint.size());
+        assert!(
+            note.text().starts_with(&front) && checkpoint.extensions().iter().all(|line| note.text().contains(line))
+        );
+    }
+    let is_verified = note.verify(keys).is_ok();
+    assert!(!is_verified || texts.iter().any(|text| text == note.text().as_bytes()), "a forged note: {note}");
+    is_verified
+}
+
 /// A Merkle proof as the corpus writes it.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -200,9 +231,13 @@ fn roots_of(from: u64, to: u64, old: Hash, path: &[Hash], is_whole: bool) -> Opt
     }
 }
 
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
 /// The seeds of a target by their names.
 fn corpus(target: &str) -> BTreeMap<String, Vec<u8>> {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let tests = tests();
     let files = fs::read_dir(tests.join("corpus").join(target)).expect("the target has a corpus");
     let read = |path: &Path| fs::read(path).unwrap();
     let mut seeds: BTreeMap<String, Vec<u8>> = files
@@ -263,6 +298,12 @@ const WORDS: &[&[u8]] = &[
     b"\"\"",
     b"\"data\":",
     b"\"kind\":\"bang\",",
+    b"\xe2\x80\x94 ",
+    b"\n\n",
+    b"=",
+    b"+",
+    b".p/",
+    b"x001/",
     b"\"erased\":{\"timestamp\":\"2026-11-22T11:49:07.123456Z\",\"by\":0},",
     b"\"path\":[],",
     b"\"root\":",
@@ -373,8 +414,8 @@ fn fuzz(name: &str, target: Target, part: u64, count: u64) {
     println!("{name}: {accepted} mutants were accepted");
 }
 
-const TARGETS: [(&str, Target, u64); 4] =
-    [("json", json_gate, 1), ("receipt", receipt, 2), ("proof", proof, 1), ("chain", chain, 8)];
+const TARGETS: [(&str, Target, u64); 5] =
+    [("json", json_gate, 1), ("receipt", receipt, 2), ("proof", proof, 1), ("note", note, 2), ("chain", chain, 8)];
 
 #[test]
 fn no_bytes_break_what_reads_them() {

@@ -12,10 +12,14 @@ use std::{
     time::Duration,
 };
 
+use ed25519_dalek::VerifyingKey;
 use qbc::core::{
     hash::Hash,
     json, merkle,
+    merkle::TILE_WIDTH,
+    note::{self, Algorithm, Checkpoint, KeyName, Note, VerifierKey},
     quant::Quant,
+    tile::TilePath,
     transaction::Record,
     verify::{self, Receipt},
 };
@@ -76,11 +80,14 @@ struct Clients {
     /// Proofs that held, by kind.
     proofs: Mutex<BTreeMap<&'static str, u64>>,
     counter: AtomicU64,
+    /// What the node signs with.
+    key: VerifyingKey,
 }
 
 impl Clients {
-    fn new() -> Clients {
+    fn new(key: VerifyingKey) -> Clients {
         Clients {
+            key,
             url: RwLock::default(),
             chains: Default::default(),
             is_done: false.into(),
@@ -89,8 +96,12 @@ impl Clients {
         }
     }
 
-    /// The answer to a request, or none where the node ends first.
+    /// The JSON that answers a request, or none where the node ends first.
     fn ask(&self, client: &Client, path: &str, body: Option<&Value>) -> Option<Value> {
+        self.ask_bytes(client, path, body).map(|answer| serde_json::from_slice(&answer).unwrap())
+    }
+
+    fn ask_bytes(&self, client: &Client, path: &str, body: Option<&Value>) -> Option<Vec<u8>> {
         let Some(url) = self.url.read().unwrap().clone() else {
             thread::sleep(Duration::from_millis(2));
             return None;
@@ -102,9 +113,9 @@ impl Clients {
         };
         let response = request.send().ok()?;
         let status = response.status();
-        let answer = response.json().ok()?;
-        assert!(status.is_success(), "{path}: {status} {answer}");
-        Some(answer)
+        let answer = response.bytes().ok()?;
+        assert!(status.is_success(), "{path}: {status} {}", answer.escape_ascii());
+        Some(answer.into())
     }
 
     fn write(&self, mut random: Random) {
@@ -126,12 +137,14 @@ impl Clients {
         while !self.is_done.load(Ordering::Relaxed) {
             let number = random.below(3) as usize;
             let reader = Reader { clients: self, client: &client, route: CHAINS[number], chain: &self.chains[number] };
-            let (kind, proof) = match random.below(6) {
+            let (kind, proof) = match random.below(8) {
                 0 => ("figures", reader.figures()),
                 1 => ("transactions", reader.transactions(&mut random)),
                 2 => ("quants", reader.quant(&mut random)),
                 3 => ("consistency", reader.consistency(&mut random)),
-                // Checkpoints, tiles and events stand here when there are such.
+                4 => ("checkpoints", reader.checkpoint()),
+                5 => ("tiles", reader.tile(&mut random)),
+                // Events stand here when there are such.
                 _ => ("receipts", reader.receipt(&mut random)),
             };
             if proof.is_some() {
@@ -209,6 +222,42 @@ impl Reader<'_> {
         Some(())
     }
 
+    fn checkpoint(&self) -> Option<()> {
+        let answer = self.clients.ask_bytes(self.client, &format!("{}/checkpoint", self.route), None)?;
+        let id = self.chain.lock().unwrap().id?;
+        let note = Note::parse(&answer).unwrap();
+        let name = KeyName::of_chain(id);
+        let known = [VerifierKey::new(name, Algorithm::Ed25519, self.clients.key)];
+        note.verify(&known).unwrap();
+        let checkpoint = Checkpoint::parse(note.text()).unwrap();
+        assert_eq!(checkpoint.origin(), note::origin(id));
+        let (index, hash) = checkpoint.quant().unwrap();
+        let mut chain = self.chain.lock().unwrap();
+        Chain::same(&mut chain.roots, checkpoint.size(), checkpoint.root(), "root of size");
+        Chain::same(&mut chain.quants, index, hash, "quant");
+        Some(())
+    }
+
+    /// A tile of leaves: hashes of transactions.
+    fn tile(&self, random: &mut Random) -> Option<()> {
+        let sealed = self.chain.lock().unwrap().sealed();
+        let number = random.below(sealed.div_ceil(TILE_WIDTH as u64).max(1));
+        let first = number * TILE_WIDTH as u64;
+        let width = (sealed - first).min(TILE_WIDTH as u64) as usize;
+        if width == 0 {
+            return None;
+        }
+        let path = format!("{}/tile/0/{}", self.route, TilePath::new(number, width));
+        let tile = self.clients.ask_bytes(self.client, &path, None)?;
+        assert_eq!(tile.len(), 32 * width);
+        let mut chain = self.chain.lock().unwrap();
+        for (index, hash) in (first..).zip(tile.chunks(32)) {
+            let hash = Hash::from_bytes(hash.try_into().unwrap());
+            assert_eq!(*chain.transactions.entry(index).or_insert(hash), hash, "another transaction {index} was shown");
+        }
+        Some(())
+    }
+
     fn consistency(&self, random: &mut Random) -> Option<()> {
         let ((from, old), (to, new)) = {
             let chain = self.chain.lock().unwrap();
@@ -283,7 +332,8 @@ fn hunt(rounds: u64) {
     node.inject("/chains/second", json!("shared"));
     node.leap("/chains/second");
     assert_eq!(node.post("/chains/second/fork").json(&json!({ "name": "fork" })).send().unwrap().status(), 201);
-    let clients = Clients::new();
+    let key = qbc::store::key::read(&data).unwrap().expect("the first start makes it");
+    let clients = Clients::new(key.verifying_key());
     // The last node outlives the clients.
     let node = thread::scope(|scope| {
         for number in 0..6 {
@@ -302,7 +352,7 @@ fn hunt(rounds: u64) {
     });
     let proofs = clients.proofs.into_inner().unwrap();
     println!("{proofs:?}");
-    assert_eq!(proofs.len(), 5, "there were proofs of every kind");
+    assert_eq!(proofs.len(), 7, "there were proofs of every kind");
     for (route, chain) in CHAINS.iter().zip(clients.chains) {
         keeps(&node, route, &chain.into_inner().unwrap());
     }

@@ -619,7 +619,7 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Store, StoreError> {
         let folder_error =
             |error: io::Error| StoreError::Folder(format!("cannot use the data folder {}: {error}", folder.display()));
-        fs::create_dir_all(folder).map_err(folder_error)?;
+        make_folder(folder).map_err(folder_error)?;
         let lock = lock(folder)?;
         check_format(folder)?;
         let acknowledged = OpenOptions::new()
@@ -641,6 +641,10 @@ impl Store {
                 .map_err(folder_error)?;
         }
         let keys = Keys::open(&folder.join(KEYS)).map_err(folder_error)?;
+        // A file can be synced and yet have no name after a power cut: what was made must have its name before a commit. The
+        // engine leaves that of a keyspace's folder to luck.
+        let made = ["", "store", "store/keyspaces"].map(|name| folder.join(name));
+        made.iter().try_for_each(|made| sync_folder(made)).map_err(folder_error)?;
         let store = Store {
             folder: folder.into(),
             engine: RwLock::new(Some(engine)),
@@ -655,8 +659,11 @@ impl Store {
         Ok(store)
     }
 
-    /// Destroys keys, which were marked for it in a durable batch.
-    fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
+    /// Destroys keys, which were marked for it in a durable batch. When this returns, what they encrypt is gone.
+    ///
+    /// # Errors
+    /// They may be there still. The next start destroys them.
+    pub fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
         self.keys.destroy(&slots).map_err(|error| StoreError::Failed(format!("a key cannot be destroyed: {error}")))?;
         self.destroyed.lock().expect("no holder of this lock panics").extend(slots);
         Ok(())
@@ -689,12 +696,13 @@ impl Store {
         }
     }
 
-    /// Makes a batch durable: when this returns, it is synced, readers see it, and what it erases is gone.
+    /// Makes a batch durable: when this returns, it is synced, and readers see it. It gives the keys of what it erases, for
+    /// [`Store::destroy`] before it is answered.
     ///
     /// # Errors
     /// [`StoreError::Full`]: call [`Store::recover`] before the next commit. Any other: nobody knows what is on disk, and the
     /// next commit fails too.
-    pub fn commit(&self, mut batch: Batch) -> Result<(), StoreError> {
+    pub fn commit(&self, mut batch: Batch) -> Result<Vec<u64>, StoreError> {
         let engine = self.engine()?;
         let replaced = batch.seal(&self.keys).map_err(|error| StoreError::from_io(&error))?;
         let destroyed = std::mem::take(&mut *self.destroyed.lock().expect("no holder of this lock panics"));
@@ -711,7 +719,7 @@ impl Store {
         let newest = Stamp { commits, sequence: engine.database.seqno() };
         write_acknowledged(&self.acknowledged, newest)
             .map_err(|error| self.take_back(commits, StoreError::from_io(&error)))?;
-        self.destroy(replaced)
+        Ok(replaced)
     }
 
     /// Cuts a batch that fails off the journal, where some or all of it may stand. What the engine still holds of it in a
@@ -1000,7 +1008,7 @@ impl Store {
             None => {
                 let mut batch = Batch::default();
                 batch.put(Space::Meta, b"node".to_vec(), versioned(&public));
-                self.commit(batch).map(|()| key)
+                self.commit(batch).map(|_| key)
             }
         }
     }
@@ -1020,8 +1028,9 @@ impl Drop for Store {
 fn open_engine(folder: &Path, newest: Option<Stamp>) -> Result<Engine, StoreError> {
     let store = folder.join("store");
     let acknowledged = newest.map_or(0, |newest| newest.commits);
-    // The engine does not go on with a folder whose making was interrupted. It writes this file last.
-    if acknowledged == 0 && store.is_dir() && !store.join("version").exists() {
+    // The engine does not go on with a folder whose making was interrupted. It writes this file of four bytes last.
+    let is_made = fs::metadata(store.join("version")).is_ok_and(|version| version.len() >= 4);
+    if acknowledged == 0 && store.is_dir() && !is_made {
         fs::remove_dir_all(&store).map_err(|error| StoreError::from_io(&error))?;
     }
     files::check_journals(&store, newest, Rest::Cut)?;
@@ -1074,6 +1083,20 @@ fn decode_quant(value: &[u8]) -> Result<Quant, StoreError> {
     Quant::try_from(fields).map_err(|error| StoreError::Damaged(format!("quant {index}: {error}")))
 }
 
+/// Makes a folder and those above it that are missing, with names that outlive a power cut.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(folder)?;
+    let parents = missing.into_iter().filter_map(Path::parent);
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_folder)
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
     let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
@@ -1096,18 +1119,21 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
             path.display()
         ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let is_new = fs::read_dir(folder)
-                .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock")));
+            let part = folder.join("format.part");
+            let is_ours = |entry: fs::DirEntry| entry.file_name() == "lock" || entry.path() == part;
+            let is_new = fs::read_dir(folder).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_ours)));
             if !is_new {
                 let folder = folder.display();
                 return Err(StoreError::Folder(format!(
                     "{folder} is no data folder of QBC, and not empty: choose another with --data"
                 )));
             }
-            let write = File::create(&path).and_then(|mut file| {
+            // After a crash it is there as a whole, or not at all.
+            let write = File::create(&part).and_then(|mut file| {
                 file.write_all(FOLDER_FORMAT.as_bytes())?;
                 file.sync_all()?;
-                File::open(folder)?.sync_all()
+                fs::rename(&part, &path)?;
+                sync_folder(folder)
             });
             write.map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))
         }

@@ -1,6 +1,6 @@
 //! Connections: how many, how long a request may take to arrive, and how they end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -14,20 +14,24 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
+use tokio_io_timeout::TimeoutStream;
 
 use crate::limits;
 
-/// What the operating system lets the server have.
+/// What clients may take up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at one time.
     pub connections: usize,
+    /// How long a connection may take nothing of what it is sent.
+    pub write_timeout: Duration,
 }
 
 /// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut shutdown: watch::Receiver<bool>) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT).pipeline_flush(true);
+    // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
+    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
     let places = Arc::new(Semaphore::new(bounds.connections));
     let graceful = GracefulShutdown::new();
     // Its end is that of this function, and cuts off what is under way still.
@@ -35,7 +39,7 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
     loop {
         let next = async {
             let place = places.clone().acquire_owned().await.expect("the places are never closed");
-            (place, accept(&listener).await)
+            (place, accept(&listener, bounds.write_timeout).await)
         };
         let (place, stream) = tokio::select! {
             next = next => next,
@@ -59,13 +63,15 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener, write_timeout: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Without it, the answer to a small request may wait for an acknowledgement.
                 let _ = stream.set_nodelay(true);
-                return stream;
+                let mut stream = TimeoutStream::new(stream);
+                stream.set_write_timeout(Some(write_timeout));
+                return Box::pin(stream);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {

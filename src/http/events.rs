@@ -552,3 +552,221 @@ impl Listener {
         Ok(Bytes::copy_from_slice(&piece.bytes[sent..to]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZero, time::Duration};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        core::{json, transaction::Submission},
+        http::{Limits, router, serve},
+        node::{Config, Node},
+        peers::{Identity, Peers},
+    };
+
+    /// A node on a folder of its own.
+    struct Served {
+        app: App,
+        stop: watch::Sender<bool>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Served {
+        async fn start() -> Served {
+            let folder = tempfile::tempdir().unwrap();
+            let data = folder.path().join("data");
+            let config = Config { data, pool_limit: 1_000, mining_threads: NonZero::<usize>::MIN, leap: None };
+            let (node, _) = Node::start(config).await.unwrap();
+            let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };
+            let peers = Peers::new(identity, "none".parse().unwrap(), Vec::new());
+            let (stop, stopping) = watch::channel(false);
+            Served { app: App::new(node, peers, Vec::new(), stopping), stop, _folder: folder }
+        }
+
+        fn chain(&self) -> &Arc<ChainHandle> {
+            &self.app.0.default_chain
+        }
+
+        async fn inject(&self, bytes: usize) {
+            let data = json::canonical(&"x".repeat(bytes).into());
+            let submission = Submission { data, id: None, signed: None };
+            self.app.0.node.inject(self.chain(), vec![submission], None, None).await.unwrap();
+        }
+
+        fn listen(&self, transactions: u64, quants: u64) -> Listener {
+            Listener::new(self.app.clone(), self.chain().clone(), Cursor { transactions, quants })
+        }
+
+        /// Streams of the default chain that are open.
+        fn listeners(&self) -> usize {
+            let feeds = self.app.0.events.feeds.lock().unwrap();
+            feeds.get(&self.chain().number()).map_or(0, |recent| recent.receiver_count())
+        }
+    }
+
+    /// The pieces that come until the listener has all that the chain has.
+    async fn take_all(listener: &mut Listener) -> Vec<Bytes> {
+        let mut pieces = Vec::new();
+        while listener.cursor != Cursor::of(&listener.chain.head()) {
+            pieces.push(listener.next().await.unwrap().expect("the node goes on"));
+        }
+        pieces
+    }
+
+    async fn eventually(what: &str, holds: impl Fn() -> bool) {
+        timeout(Duration::from_secs(30), async {
+            while !holds() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("in vain: {what}"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_large_event_comes_in_parts_where_there_is_no_room_for_it() {
+        let served = Served::start().await;
+        for bytes in [10, 300_000, 20, limits::EVENTS_PIECE, 300_000] {
+            served.inject(bytes).await;
+        }
+        served.app.0.node.leap(served.chain(), None).await.unwrap();
+        let whole = take_all(&mut served.listen(0, 0)).await;
+        assert!(whole.iter().any(|piece| piece.len() > 300_000), "there is room");
+        let (pieces, whole) = (whole.len(), { whole }.concat());
+
+        let room = take_room(&served.app.0.events.room, limits::EVENTS_BYTES).expect("all that was held is given back");
+        let mut listener = served.listen(0, 0);
+        let parts = take_all(&mut listener).await;
+        assert!(parts.len() > pieces + 10 && listener.part.is_none());
+        assert_eq!(parts.concat(), whole);
+        // The newest quant is below this.
+        assert!(parts.iter().all(|part| part.len() < limits::EVENTS_PIECE + 1_000));
+        drop(room);
+
+        // What changes between its parts (it may be erased) must not look like one event.
+        listener.cursor = Cursor { transactions: 2, quants: 1 };
+        listener.part = Some(Part { sent: 100, whole: 300_000, end: Cursor { transactions: 6, quants: 1 } });
+        assert!(listener.next().await.is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_not_kept_is_read_from_the_store() {
+        let served = Served::start().await;
+        let mut live = served.listen(1, 1);
+        let mut late = served.listen(1, 1);
+        served.inject(1).await;
+        let shared = live.next().await.unwrap().unwrap();
+        // Another cursor than the broadcast had: it cannot use the same piece, but has the same events in the end.
+        let mut other = served.listen(0, 0);
+        take_all(&mut other).await;
+        let room = &served.app.0.events.room;
+        let taken = take_room(room, room.available_permits() - 100).unwrap();
+        for _ in 0..3 {
+            served.inject(1_000).await;
+        }
+        let rest = take_all(&mut live).await.concat();
+        assert!(live.recent.borrow().pieces.is_empty(), "there was no room");
+        assert_eq!(take_all(&mut late).await.concat(), [&shared[..], &rest].concat());
+        take_all(&mut other).await;
+        assert_eq!((live.cursor, late.cursor), (other.cursor, Cursor { transactions: 5, quants: 1 }));
+        drop(taken);
+
+        served.inject(1).await;
+        let (one, two) = (live.next().await.unwrap().unwrap(), late.next().await.unwrap().unwrap());
+        assert_eq!(one.as_ptr(), two.as_ptr(), "both send the same bytes");
+        drop((live, late, other));
+        eventually("the broadcast ends with its last listener", || {
+            served.app.0.events.feeds.lock().unwrap().is_empty()
+        })
+        .await;
+        drop((one, two, shared));
+        eventually("all room is given back", || served.app.0.events.room.available_permits() == limits::EVENTS_BYTES)
+            .await;
+    }
+
+    #[test]
+    fn a_cursor_finds_its_place_among_the_newest_events() {
+        let room = Arc::new(Semaphore::new(limits::EVENTS_RECENT + 10));
+        let at = |transactions, quants| Cursor { transactions, quants };
+        let piece = |start, end, bytes| Piece { start, end, bytes: vec![0; bytes].into() };
+        let mut recent = Recent::new(at(5, 2));
+        recent.push(piece(at(5, 2), at(7, 2), 10), &room);
+        recent.push(piece(at(7, 2), at(7, 3), 10), &room);
+        let end_of = |recent: &Recent, cursor| match recent.place(cursor) {
+            Place::Within(piece) => ("piece", piece.end),
+            Place::Before(end) => ("store", end),
+            Place::Newest => ("none", recent.end),
+        };
+        assert_eq!(end_of(&recent, at(5, 2)), ("piece", at(7, 2)));
+        assert_eq!(end_of(&recent, at(7, 2)), ("piece", at(7, 3)));
+        assert_eq!(end_of(&recent, at(0, 0)), ("store", at(7, 3)));
+        assert_eq!(end_of(&recent, at(6, 2)), ("store", at(7, 3)), "within a piece");
+        assert_eq!(end_of(&recent, at(6, 3)), ("store", at(7, 3)), "as many events, but others");
+        assert_eq!(end_of(&recent, at(7, 3)), ("none", at(7, 3)));
+        for ahead in [at(8, 3), at(8, 2), at(7, 4)] {
+            assert_eq!(end_of(&recent, ahead), ("none", at(7, 3)), "{ahead} is not before the end");
+        }
+        // The oldest make place for what comes, even for what is larger than all of them may be.
+        recent.push(piece(at(7, 3), at(8, 3), limits::EVENTS_RECENT - 15), &room);
+        assert_eq!(end_of(&recent, at(5, 2)), ("store", at(8, 3)));
+        assert_eq!(end_of(&recent, at(7, 2)), ("piece", at(7, 3)));
+        recent.push(piece(at(8, 3), at(9, 3), limits::EVENTS_RECENT + 5), &room);
+        assert_eq!((recent.pieces.len(), recent.bytes), (1, limits::EVENTS_RECENT + 5));
+        recent.push(piece(at(9, 3), at(10, 3), limits::EVENTS_RECENT + 20), &room);
+        assert_eq!((recent.pieces.len(), recent.bytes, recent.end), (0, 0, at(10, 3)), "there is no room for it");
+        assert_eq!(room.available_permits(), limits::EVENTS_RECENT + 10);
+    }
+
+    /// A client that never reads holds up neither the others nor memory for longer than the time limit.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_listener_that_takes_nothing_is_dropped_and_the_others_go_on() {
+        const COUNT: u64 = 40;
+        let served = Served::start().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounds = Limits { connections: 10, write_timeout: Duration::from_millis(500) };
+        let server = tokio::spawn(serve(listener, router(served.app.clone()), bounds, served.stop.subscribe()));
+        let connect = async || {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /events HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (mut stalled, mut reading) = (connect().await, connect().await);
+        eventually("both listen", || served.listeners() == 2).await;
+        let reader = tokio::spawn(async move {
+            let (mut got, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
+            let last = format!("id: {}.1\n", COUNT + 2);
+            loop {
+                let read = reading.read(&mut buffer).await.unwrap();
+                assert!(read > 0, "the stream ended too early");
+                got.extend_from_slice(&buffer[..read]);
+                let tail = &got[got.len().saturating_sub(1_000)..];
+                if tail.windows(last.len()).any(|window| window == last.as_bytes()) {
+                    return reading;
+                }
+            }
+        });
+        for _ in 0..COUNT {
+            served.inject(900_000).await;
+        }
+        served.inject(1).await;
+        let mut reading = reader.await.unwrap();
+        eventually("the stalled one is dropped", || served.listeners() == 1).await;
+        let mut rest = Vec::new();
+        // It may end with a reset.
+        let _ = stalled.read_to_end(&mut rest).await;
+        assert!(rest.len() < COUNT as usize * 900_000, "it had not everything");
+
+        served.stop.send(true).unwrap();
+        let mut rest = Vec::new();
+        reading.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.ends_with(b"0\r\n\r\n"), "the other one ends in order");
+        server.await.unwrap();
+    }
+}

@@ -86,3 +86,52 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{
+        body::{Body, Bytes},
+        routing::get,
+    };
+    use futures_util::stream;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Symptom: a client that asked for a long answer and read nothing made the node hold all of it in memory. Cause:
+    /// hyper's `pipeline_flush`. Cure: without it, and with a time limit for writing.
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_gets_little_and_is_cut_off() {
+        const PIECES: usize = 2_000;
+        let (taken, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
+        let (counter, holder) = (taken.clone(), held.clone());
+        let answer = move || {
+            let state = (counter.clone(), holder.clone());
+            let pieces = stream::unfold(state, |state| async {
+                // As an answer does that is read from the store, which is not ready at once.
+                tokio::task::yield_now().await;
+                let piece = Ok::<_, io::Error>(Bytes::from_static(&[b'x'; 64 << 10]));
+                (state.0.fetch_add(1, Ordering::Relaxed) < PIECES).then_some((piece, state))
+            });
+            std::future::ready(Body::from_stream(pieces))
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let bounds = Limits { connections: 1, write_timeout: Duration::from_millis(500) };
+        let (stop, stopping) = watch::channel(false);
+        let server = tokio::spawn(serve(listener, Router::new().route("/", get(answer)), bounds, stopping));
+        client.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
+        let dropped = async {
+            while taken.load(Ordering::Relaxed) == 0 || Arc::strong_count(&held) > 2 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), dropped).await.expect("the answer is dropped with its connection");
+        let taken = taken.load(Ordering::Relaxed);
+        assert!(taken < PIECES / 2, "{taken} pieces were taken, which is more than sockets hold");
+        stop.send(true).unwrap();
+        server.await.unwrap();
+    }
+}

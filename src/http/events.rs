@@ -148,7 +148,8 @@ enum Start {
 
 impl Start {
     fn of(query: &EventsQuery, headers: &HeaderMap) -> Result<Start, Problem> {
-        let Some(id) = single(headers, &LAST_EVENT_ID)? else {
+        // An empty id is none, as for browsers.
+        let Some(id) = single(headers, &LAST_EVENT_ID)?.filter(|id| !id.is_empty()) else {
             return Ok(query.from.map_or(Start::Now, Start::From));
         };
         let start = match id.split_once('.') {
@@ -181,7 +182,7 @@ impl Start {
         }
         let lineage = chain.lineage.clone();
         let quants = match seals < head.newest.size() {
-            true => app.0.node.read(move |store| store.quant_of(&lineage, seals)).await?,
+            true => read(app, move |store| store.quant_of(&lineage, seals)).await?,
             false => newest.quants,
         };
         Ok(Cursor { transactions: wanted, quants })
@@ -195,7 +196,7 @@ async fn check(cursor: Cursor, app: &App, chain: &ChainHandle, newest: Cursor) -
     }
     let Some(last) = cursor.quants.checked_sub(1) else { return Ok(cursor) };
     let lineage = chain.lineage.clone();
-    let sealed = app.0.node.read(move |store| store.quant(&lineage, last)).await?.size();
+    let sealed = read(app, move |store| store.quant(&lineage, last)).await?.size();
     match sealed <= cursor.transactions {
         true => Ok(cursor),
         false => Err(Problem::bad_request(format!(
@@ -210,6 +211,22 @@ fn beyond(newest: Cursor) -> Problem {
         "the chain has {transactions} transactions and {quants} quants, each counted from 0, and nothing behind them: is it \
          another chain than that of your last event?"
     ))
+}
+
+/// A read of the store for one listener: few at one time, or a thousand that connect at once would each take a thread.
+async fn read<T: Send + 'static>(
+    app: &App,
+    read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let permit = app.0.events.reads.clone().acquire_owned().await.expect("the reads are never closed");
+    app.0
+        .node
+        .read(move |store| {
+            // It goes with the thread, even if nobody waits any more.
+            let _permit = permit;
+            read(store)
+        })
+        .await
 }
 
 /// Some events in a row, as they are sent.
@@ -230,7 +247,9 @@ impl Piece {
 /// Reads and frames the events between two cursors, as many as fit into a piece but at least one. A quant comes as soon as
 /// all that it seals has come.
 fn frame(store: &Store, lineage: &Lineage, start: Cursor, end: Cursor) -> Result<Piece, StoreError> {
-    let (mut at, mut out, mut records) = (start, Vec::new(), Vec::new());
+    // What stands around small records is about a quarter of them.
+    let mut out = Vec::with_capacity(limits::EVENTS_PIECE + limits::EVENTS_PIECE / 4);
+    let (mut at, mut records) = (start, Vec::new());
     while at != end && out.len() < limits::EVENTS_PIECE {
         let quant = (at.quants < end.quants).then(|| store.quant(lineage, at.quants)).transpose()?;
         match quant {
@@ -516,13 +535,8 @@ impl Listener {
 
     /// The next piece from the store.
     async fn read(&mut self, end: Cursor) -> Result<Bytes, StoreError> {
-        let permit = self.app.0.events.reads.clone().acquire_owned().await.expect("the reads are never closed");
         let (lineage, start) = (self.chain.lineage.clone(), self.cursor);
-        let read = move |store: &Store| {
-            let _permit = permit;
-            frame(store, &lineage, start, end)
-        };
-        let piece = self.app.0.node.read(read).await?;
+        let piece = read(&self.app, move |store| frame(store, &lineage, start, end)).await?;
         self.cut(piece, end)
     }
 

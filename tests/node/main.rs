@@ -2,6 +2,7 @@
 
 mod api;
 mod discovery;
+mod events;
 mod faults;
 mod hostile;
 mod inject;

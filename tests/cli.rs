@@ -6,7 +6,9 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -521,41 +523,54 @@ fn a_closed_pipe_is_no_error() {
     }
 }
 
-/// A `qbc tail` that runs, with what it printed so far.
+/// A `qbc tail` that runs. Dropped, it is killed.
 struct Tail {
     child: Child,
-    lines: std::io::Lines<BufReader<ChildStdout>>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Tail {
     fn start(node: &Node, args: &[&str]) -> Tail {
         let piped = node.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = piped.expect("the program runs");
-        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // Nobody takes them where the test has ended.
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         Tail { child, lines }
     }
 
-    fn next(&mut self) -> Value {
-        let line = self.lines.next().expect("it goes on").expect("it is UTF-8");
+    fn next(&self) -> Value {
+        let line = self.lines.recv_timeout(Duration::from_secs(30)).expect("it goes on");
         serde_json::from_str(&line).expect("each line is JSON")
     }
 
     /// As Ctrl-C ends it. What it wrote to stderr comes back.
-    fn interrupt(self) -> String {
+    fn interrupt(mut self) -> String {
         let killed = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill runs");
         assert!(killed.success());
-        drop(self.lines);
-        let run = Run::of(self.child.wait_with_output().expect("the program ends"));
-        assert_eq!(run.code, 0, "{}", run.err);
-        run.err
+        let mut told = String::new();
+        self.child.stderr.take().expect("it is piped").read_to_string(&mut told).expect("it is UTF-8");
+        assert_eq!(self.child.wait().expect("it ends").code(), Some(0), "{told}");
+        told
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 #[test]
 fn tail_prints_what_is_there_and_what_comes() {
     let node = filled(&["--ephemeral"]);
-    let mut all = Tail::start(&node, &["tail", "--from", "0", "--quants", "--json"]);
-    let mut fork = Tail::start(&node, &["--chain", "trial", "tail", "--from", "2"]);
+    let all = Tail::start(&node, &["tail", "--from", "0", "--quants", "--json"]);
+    let fork = Tail::start(&node, &["--chain", "trial", "tail", "--from", "2"]);
     let page: Value = reqwest::blocking::get(format!("{}/transactions?limit=1000", node.url)).unwrap().json().unwrap();
     let (mut transactions, mut quants) = (Vec::new(), Vec::new());
     while transactions.len() + quants.len() < 304 + 3 {
@@ -583,7 +598,7 @@ fn tail_goes_on_with_a_node_that_was_killed_and_started_again() {
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("data");
     let mut node = Node::start(&["--data", text(&data)]);
-    let mut tail = Tail::start(&node, &["tail", "--from", "0"]);
+    let tail = Tail::start(&node, &["tail", "--from", "0"]);
     assert_eq!(tail.next()["index"], 0);
     for round in 1..4 {
         node.run(&["inject", "a"]).ok();

@@ -250,7 +250,7 @@ fn frame(store: &Store, lineage: &Lineage, start: Cursor, end: Cursor) -> Result
     // What stands around small records is about a quarter of them.
     let mut out = Vec::with_capacity(limits::EVENTS_PIECE + limits::EVENTS_PIECE / 4);
     let (mut at, mut records) = (start, Vec::new());
-    while at != end && out.len() < limits::EVENTS_PIECE {
+    while at.is_before(end) && out.len() < limits::EVENTS_PIECE {
         let quant = (at.quants < end.quants).then(|| store.quant(lineage, at.quants)).transpose()?;
         match quant {
             Some(quant) if quant.size() <= at.transactions => {
@@ -427,7 +427,7 @@ impl Broadcast {
 
     async fn send_up_to(&self, newest: Cursor) {
         let mut at = self.recent.borrow().end;
-        while at != newest {
+        while at.is_before(newest) {
             let lineage = self.chain.lineage.clone();
             let read = self.app.0.node.read(move |store| frame(store, &lineage, at, newest)).await;
             at = read.as_ref().map_or(newest, |piece| piece.end);

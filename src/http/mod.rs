@@ -2,6 +2,7 @@
 
 mod chains;
 mod erase;
+mod events;
 mod extract;
 mod inject;
 mod nodes;
@@ -53,6 +54,8 @@ struct Shared {
     default_chain: Option<Arc<ChainHandle>>,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
+    /// What is kept for those who listen to chains.
+    events: events::Feeds,
     /// Sites whose pages may use the node.
     origins: Vec<HeaderValue>,
     /// The OpenAPI document, once the routes are there of which it is made.
@@ -66,7 +69,8 @@ impl App {
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
         let default_chain = node.chain(ChainName::DEFAULT);
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        App(Arc::new(Shared { node, peers, default_chain, room, origins, document: OnceLock::new(), stopping }))
+        let events = events::Feeds::new();
+        App(Arc::new(Shared { node, peers, default_chain, room, events, origins, document: OnceLock::new(), stopping }))
     }
 }
 
@@ -89,6 +93,7 @@ fn chain_routes() -> OpenApiRouter<App> {
         .routes(routes!(chains::stats))
         .routes(routes!(chains::fork))
         .routes(routes!(erase::erase))
+        .routes(routes!(events::events))
 }
 
 /// The routes of the node.

@@ -3,6 +3,7 @@
 mod api;
 mod discovery;
 mod erasure;
+mod events;
 mod faults;
 mod hostile;
 mod inject;

@@ -699,7 +699,7 @@ impl Pending {
 fn find_replay(store: &Store, lineage: &Lineage, transaction: &Transaction, id: &Id) -> Result<Option<u64>, Refused> {
     let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(None) };
     let record = checked_record(store, lineage, index)?;
-    let same = record.data.as_ref().is_none_or(|data| json::canonical(data) == transaction.data())
+    let same = record.data.as_ref().is_none_or(|data| data == transaction.data())
         && record.signed.map(|signed| signed.signer) == transaction.signer();
     if same { Ok(Some(index)) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
 }
@@ -741,6 +741,7 @@ pub fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, StoreError>
     let own_from = lineage.own_from();
     let bang = checked_record(store, lineage, own_from)?;
     let rules = bang.data.filter(|_| bang.kind == Some(Kind::Bang)).ok_or_else(|| damaged("it has no bang".into()))?;
+    let rules = json::parse(&rules).map_err(|error| damaged(format!("its rules: {error}")))?;
     let rules = Rules::from_value(&rules).map_err(|faults| damaged(format!("its rules: {}", faults[0].detail)))?;
     let first = lineage.own_quants_from();
     let id = if newest.index() == first { newest.hash() } else { store.quant(lineage, first)?.hash() };

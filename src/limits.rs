@@ -108,3 +108,6 @@ pub const PAGE_BYTES: usize = 4 << 20;
 
 /// Bytes of canonical data from which its check against the chain's rules gives way to other requests.
 pub const CHECK_AT_ONCE: usize = 16 << 10;
+
+/// Signatures of one signed note. C2SP signed-note asks for at least 16; Go's reader takes as many as this.
+pub const NOTE_SIGNATURES: usize = 100;

@@ -106,6 +106,14 @@ pub fn empty_root() -> Hash {
     Hash(Sha256::digest([]).into())
 }
 
+/// The first four bytes of `H(name ‖ 0x0A ‖ kind ‖ key)`, big-endian: the id of a key that signs notes (C2SP signed-note).
+///
+/// It is short, so it names a key and proves nothing.
+pub fn key_id(name: &str, kind: u8, key: &[u8; 32]) -> u32 {
+    let hash = Sha256::new().chain_update(name).chain_update([b'\n', kind]).chain_update(key).finalize();
+    u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
+}
+
 /// The second step of a quant's hash, `H(H(header) ‖ proof)`, ready to try many proofs.
 ///
 /// Its 40 bytes fill one SHA-256 block, so a try costs one compression.

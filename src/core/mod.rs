@@ -3,6 +3,7 @@ pub mod chain;
 pub mod hash;
 pub mod json;
 pub mod merkle;
+pub mod note;
 pub mod quant;
 pub mod rules;
 mod schema;

@@ -152,6 +152,11 @@ impl Lineage {
         self.parent.as_ref().map(|(parent, _)| *parent)
     }
 
+    /// The parent's own lineage.
+    pub fn up(&self) -> Option<(Parent, &Lineage)> {
+        self.parent.as_ref().map(|(parent, lineage)| (*parent, &**lineage))
+    }
+
     /// The first quant that the chain wrote itself.
     pub fn own_quants_from(&self) -> u64 {
         self.parent().map_or(0, |parent| parent.quant + 1)

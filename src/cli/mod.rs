@@ -19,6 +19,7 @@ pub mod export;
 pub mod file;
 pub mod folder;
 pub mod load;
+pub mod pieces;
 pub mod remote;
 pub mod serve;
 pub mod stream;

@@ -49,6 +49,9 @@ pub const RUN_TRANSACTIONS: usize = 256;
 /// Bytes of one stored run, but for a run of one larger transaction.
 pub const RUN_BYTES: usize = 128 << 10;
 
+/// Bytes of the reason of an erasure: it stays on the chain for ever.
+pub const REASON_BYTES: usize = 1_024;
+
 /// Transactions of a page where the request does not say.
 pub const PAGE_DEFAULT: u64 = 100;
 

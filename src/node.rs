@@ -24,7 +24,7 @@ use crate::{
         merkle,
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Submission, Timestamp, Transaction},
+        transaction::{Id, Kind, Submission, Timestamp, Transaction},
     },
     mine::Miner,
     store::{Store, StoreError},
@@ -202,6 +202,36 @@ impl Node {
         let record = self.read(move |store| checked_record(store, &lineage, index)).await?;
         (accepted.hash, accepted.timestamp, accepted.replayed) = (record.hash, record.timestamp, true);
         Ok(())
+    }
+
+    /// Erases the data and the salt of a transaction for ever, and records that and why as a transaction of its own, on the
+    /// chain that wrote the erased one: that is `chain` itself or an ancestor, and it is returned too. All that is durable when
+    /// this returns. What was erased before stays as it is: then the first record of it is returned.
+    ///
+    /// # Errors
+    /// Why it is not erased.
+    ///
+    /// # Panics
+    /// The chain has no such transaction.
+    pub async fn erase(
+        &self,
+        chain: &Arc<ChainHandle>,
+        index: u64,
+        submission: Submission,
+    ) -> Result<(Arc<ChainHandle>, Accepted), Refused> {
+        assert!(index < chain.head().size(), "only what is in the chain can be erased");
+        let writer = chain.writer_of(index);
+        let transaction = Transaction::new(submission, Some(Kind::Erasure), now(), rand::random());
+        let mut accepted = describe(&transaction);
+        let command = Command::Erase { chain: writer.number(), index, transaction };
+        let Outcome::Erased(Placed { index, replayed }) = self.submit(command, None).await? else {
+            unreachable!("the outcome of an erasure is Erased")
+        };
+        accepted.index = index;
+        if replayed {
+            self.recall(&writer, &mut accepted).await?;
+        }
+        Ok((writer, accepted))
     }
 
     /// Sends transactions that meet the chain's rules to its pool, each for itself, and waits while the writer has too much

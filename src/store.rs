@@ -4,13 +4,13 @@
 //! | keyspace | key | value |
 //! | --- | --- | --- |
 //! | `chains` | name | [`ChainRecord`] as JSON |
-//! | `runs` | chain, index of the first | a run of consecutive transactions, as they are served |
+//! | `runs` | chain, index of the first | a run of consecutive transactions, as they are served, encrypted with a key of its own |
 //! | `quants` | chain, index | the quant as it is served |
 //! | `sizes` | chain, size | index of the first quant of that size |
 //! | `hashes` | chain, hash of a quant | its index |
 //! | `ids` | chain, a client's id | index of its transaction |
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
-//! | `meta` | `commits`, `nodes`, `node` | the stamp of the newest batch; known nodes; this node's public key |
+//! | `meta` | `commits`, `nodes`, `node`, `doomed` and a slot | the stamp of the newest batch; known nodes; this node's public key; a key to destroy |
 //!
 //! Numbers in keys are big-endian, so that a chain is one range. A value starts with the version of its form. What a fork
 //! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
@@ -21,8 +21,14 @@
 //! `acknowledged` holds the stamp of the newest batch that was synced: a journal that has lost its end, which the engine
 //! takes for an interrupted write, is found by it at the next start. A batch that was answered with an error does not come
 //! back after a restart in order, nor after a full disk.
+//!
+//! # How transactions are erased
+//! A batch stores their run anew, with a new key and without them, and marks the old key. When it is durable, the old key is
+//! overwritten in the file `keys`, and with it every copy of the old run is gone that journals, tables or copies of their
+//! blocks hold. Where that is interrupted, the mark has it done at the next opening.
 
 mod files;
+mod keys;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -31,7 +37,7 @@ use std::{
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, RwLock, RwLockReadGuard,
+        Arc, Mutex, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -39,6 +45,7 @@ use std::{
 
 use files::{Rest, Stamp};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use keys::{Key, Keys, Slot};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -57,7 +64,9 @@ use crate::{
 pub const QUIET: &str = "fjall=warn,lsm_tree=warn";
 
 /// The form of the data folder that this program reads and writes.
-const FOLDER_FORMAT: &str = "qbc-data 1\n";
+const FOLDER_FORMAT: &str = "qbc-data 2\n";
+/// The file of the keys of runs.
+const KEYS: &str = "keys";
 /// The version byte that each stored value starts with.
 const VALUE_FORMAT: u8 = 1;
 
@@ -127,6 +136,9 @@ pub struct ChainRecord {
     pub parent: Option<Parent>,
     /// When it leaps by itself.
     pub leap: LeapPolicy,
+    /// Transactions of its own that were erased.
+    #[serde(default)]
+    pub erasures: u64,
 }
 
 /// Who wrote which part of a chain: itself, its parent, and so on up.
@@ -252,14 +264,28 @@ pub struct Run {
     bytes_before: u64,
     ends: Vec<u32>,
     records: Vec<u8>,
+    replaces: Option<Replaced>,
+}
+
+/// What a run that is stored anew was before.
+struct Replaced {
+    /// The slot of its key.
+    slot: u64,
+    /// The sizes of its records as they were accepted.
+    accepted: Vec<u32>,
 }
 
 impl Run {
-    const HEAD: usize = 1 + 8 + 4;
+    /// Version, form, slot of the key, bytes before, number of records.
+    const HEAD: usize = 1 + 1 + 8 + 8 + 4;
+    /// The form of a run as it was accepted.
+    const ACCEPTED: u8 = 0;
+    /// The form of a run of which something was erased: behind the ends of the records stand their sizes as accepted.
+    const ERASED: u8 = 1;
 
     /// An empty run behind `bytes_before` bytes of the chain's earlier records.
     pub fn new(first: u64, bytes_before: u64) -> Self {
-        Run { first, bytes_before, ends: Vec::new(), records: Vec::new() }
+        Run { first, bytes_before, ..Run::default() }
     }
 
     /// Whether it should be put before `bytes` more are added.
@@ -279,15 +305,21 @@ impl Run {
         (self.records.len() - start) as u64
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let mut value = Vec::with_capacity(Self::HEAD + 4 * self.ends.len() + self.records.len());
+    /// Its stored form: the records are encrypted with the key of this slot.
+    fn encode(&self, slot: u64, key: &Key) -> Vec<u8> {
+        let accepted: &[u32] = self.replaces.as_ref().map_or(&[], |replaced| &replaced.accepted);
+        let mut value = Vec::with_capacity(Self::HEAD + 4 * (self.ends.len() + accepted.len()) + self.records.len());
         value.push(VALUE_FORMAT);
+        value.push(if self.replaces.is_some() { Self::ERASED } else { Self::ACCEPTED });
+        value.extend_from_slice(&slot.to_be_bytes());
         value.extend_from_slice(&self.bytes_before.to_be_bytes());
         value.extend_from_slice(&(self.ends.len() as u32).to_be_bytes());
-        for end in &self.ends {
-            value.extend_from_slice(&end.to_be_bytes());
+        for number in self.ends.iter().chain(accepted) {
+            value.extend_from_slice(&number.to_be_bytes());
         }
+        let start = value.len();
         value.extend_from_slice(&self.records);
+        key.apply(0, &mut value[start..]);
         value
     }
 }
@@ -303,85 +335,117 @@ impl StoredRun {
     fn decode(key: &[u8], value: fjall::Slice) -> Result<Self, StoreError> {
         let damaged = || StoreError::Damaged("a run of transactions is malformed".into());
         let first = u64::from_be_bytes(key.get(8..16).and_then(|bytes| bytes.try_into().ok()).ok_or_else(damaged)?);
-        let count =
-            value.get(9..13).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes).unwrap_or(0) as usize;
+        let head = value.get(..Run::HEAD).ok_or_else(damaged)?;
+        let count = u32::from_be_bytes(head[18..].try_into().expect("four bytes were taken")) as usize;
         let run = StoredRun { first, count, value };
-        let is_whole = run.value.first() == Some(&VALUE_FORMAT)
+        let is_whole = run.value[0] == VALUE_FORMAT
+            && matches!(run.value[1], Run::ACCEPTED | Run::ERASED)
             && count > 0
             && run.value.len() >= run.start()
             && run.end_of(count - 1) == run.value.len();
         if is_whole { Ok(run) } else { Err(damaged()) }
     }
 
+    fn number(&self, place: usize) -> u32 {
+        u32::from_be_bytes(self.value[place..place + 4].try_into().expect("four bytes were taken"))
+    }
+
+    fn slot(&self) -> u64 {
+        u64::from_be_bytes(self.value[2..10].try_into().expect("eight bytes were taken"))
+    }
+
+    /// Where the records start.
     fn start(&self) -> usize {
-        Run::HEAD + 4 * self.count
+        let numbers = if self.value[1] == Run::ERASED { 2 * self.count } else { self.count };
+        Run::HEAD + 4 * numbers
     }
 
     fn end_of(&self, at: usize) -> usize {
-        let place = Run::HEAD + 4 * at;
-        let end: [u8; 4] = self.value[place..place + 4].try_into().expect("four bytes were taken");
-        self.start() + u32::from_be_bytes(end) as usize
+        self.start() + self.number(Run::HEAD + 4 * at) as usize
     }
 
     fn begin_of(&self, at: usize) -> usize {
         if at == 0 { self.start() } else { self.end_of(at - 1) + 1 }
     }
 
-    /// The records of a part of the run, with the commas between them.
-    fn records(&self, part: Range<usize>) -> Result<&[u8], StoreError> {
-        let bytes = self.value.get(self.begin_of(part.start)..self.end_of(part.end - 1));
-        bytes.ok_or_else(|| StoreError::Damaged("a run of transactions is malformed".into()))
+    /// The size of a record as it was accepted.
+    fn accepted(&self, at: usize) -> u32 {
+        match self.value[1] {
+            Run::ERASED => self.number(Run::HEAD + 4 * (self.count + at)),
+            _ => (self.end_of(at) - self.begin_of(at)) as u32,
+        }
+    }
+
+    /// Appends the records of a part of the run, with `separator` between them.
+    fn decrypt(&self, key: &Key, part: Range<usize>, separator: u8, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        let (begin, end) = (self.begin_of(part.start), self.end_of(part.end - 1));
+        let bytes = self.value.get(begin..end);
+        let bytes = bytes.ok_or_else(|| StoreError::Damaged("a run of transactions is malformed".into()))?;
+        let from = out.len();
+        out.extend_from_slice(bytes);
+        key.apply(begin - self.start(), &mut out[from..]);
+        if separator != b',' {
+            for at in part.start..part.end - 1 {
+                let comma = out.get_mut(from + self.end_of(at) - begin);
+                *comma.ok_or_else(|| StoreError::Damaged("a run of transactions is malformed".into()))? = separator;
+            }
+        }
+        Ok(())
     }
 
     fn end(&self) -> u64 {
         self.first + self.count as u64
     }
 
-    fn bytes_before(&self) -> u64 {
-        u64::from_be_bytes(self.value[1..9].try_into().expect("eight bytes were taken"))
-    }
-
-    fn bytes_after(&self) -> u64 {
-        let separators = self.count - 1;
-        self.bytes_before() + (self.value.len() - self.start() - separators) as u64
+    /// Bytes of the chain's records, as they were accepted, before the one at this place of the run.
+    fn bytes_before(&self, at: usize) -> u64 {
+        let before_run = u64::from_be_bytes(self.value[10..18].try_into().expect("eight bytes were taken"));
+        before_run + (0..at).map(|at| u64::from(self.accepted(at))).sum::<u64>()
     }
 }
 
 /// Changes that become durable together or not at all.
 #[derive(Default)]
-pub struct Batch(Vec<(Space, Vec<u8>, Vec<u8>)>);
+pub struct Batch {
+    puts: Vec<(Space, Vec<u8>, Vec<u8>)>,
+    runs: Vec<(ChainNumber, Run)>,
+}
 
 impl Batch {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.puts.is_empty() && self.runs.is_empty()
+    }
+
+    fn put(&mut self, space: Space, key: Vec<u8>, value: Vec<u8>) {
+        self.puts.push((space, key, value));
     }
 
     /// A chain's record, new or changed.
     pub fn chain(&mut self, record: &ChainRecord) {
         let value = serde_json::to_vec(record).expect("a chain's record is JSON");
-        self.0.push((Space::Chains, record.name.as_bytes().to_vec(), versioned(&value)));
+        self.put(Space::Chains, record.name.as_bytes().to_vec(), versioned(&value));
     }
 
     /// A run of transactions.
-    pub fn run(&mut self, chain: ChainNumber, run: &Run) {
-        self.0.push((Space::Runs, key([chain.0, run.first]), run.encode()));
+    pub fn run(&mut self, chain: ChainNumber, run: Run) {
+        self.runs.push((chain, run));
     }
 
     /// A quant behind one of `previous_size` transactions.
     pub fn quant(&mut self, chain: ChainNumber, quant: &Quant, previous_size: u64) {
         let index = quant.index().to_be_bytes();
         let value = serde_json::to_vec(quant).expect("a quant is JSON");
-        self.0.push((Space::Quants, key_and(chain, &index), versioned(&value)));
-        self.0.push((Space::Hashes, key_and(chain, quant.hash().as_bytes()), versioned(&index)));
+        self.put(Space::Quants, key_and(chain, &index), versioned(&value));
+        self.put(Space::Hashes, key_and(chain, quant.hash().as_bytes()), versioned(&index));
         if quant.size() > previous_size {
-            self.0.push((Space::Sizes, key([chain.0, quant.size()]), versioned(&index)));
+            self.put(Space::Sizes, key([chain.0, quant.size()]), versioned(&index));
         }
     }
 
     /// A client's id of a transaction.
     pub fn id(&mut self, chain: ChainNumber, id: &Id, index: u64) {
-        self.0.push((Space::Ids, key_and(chain, id.as_str().as_bytes()), versioned(&index.to_be_bytes())));
+        self.put(Space::Ids, key_and(chain, id.as_str().as_bytes()), versioned(&index.to_be_bytes()));
     }
 
     /// A complete Merkle tile.
@@ -391,14 +455,35 @@ impl Batch {
         for hash in &tile.hashes {
             value.extend_from_slice(hash.as_bytes());
         }
-        self.0.push((Space::Tiles, tile_key(chain, tile.level, tile.number), value));
+        self.put(Space::Tiles, tile_key(chain, tile.level, tile.number), value);
     }
 
     /// The hosts of known nodes.
     pub fn nodes(&mut self, hosts: &[String]) {
         let value = serde_json::to_vec(hosts).expect("a list of texts is JSON");
-        self.0.push((Space::Meta, b"nodes".to_vec(), versioned(&value)));
+        self.put(Space::Meta, b"nodes".to_vec(), versioned(&value));
     }
+
+    /// Encrypts the runs, each with a new key, and gives the slots of the keys that must go when this is durable.
+    fn seal(&mut self, keys: &Keys) -> io::Result<Vec<u64>> {
+        let mut replaced = Vec::new();
+        for (chain, run) in std::mem::take(&mut self.runs) {
+            let (slot, key_of_run) = keys.take()?;
+            self.put(Space::Runs, key([chain.0, run.first]), run.encode(slot, &key_of_run));
+            if let Some(Replaced { slot, .. }) = run.replaces {
+                self.put(Space::Meta, doomed_key(slot), vec![VALUE_FORMAT]);
+                replaced.push(slot);
+            }
+        }
+        Ok(replaced)
+    }
+}
+
+/// Marks, in `meta`, a key that is to be destroyed.
+const DOOMED: &[u8] = b"doomed ";
+
+fn doomed_key(slot: u64) -> Vec<u8> {
+    [DOOMED, &slot.to_be_bytes()].concat()
 }
 
 struct Engine {
@@ -452,16 +537,30 @@ impl Engine {
         self.get(Space::Meta, b"commits")?.map_or(Ok(0), decode)
     }
 
-    /// Writes and syncs the batch with this number. Its stamp comes last.
-    fn write(&self, batch: Batch, commits: u64) -> Result<(), fjall::Error> {
+    /// Writes and syncs the batch with this number, without the marks of keys that are destroyed. Its stamp comes last.
+    fn write(&self, batch: Batch, destroyed: &[u64], commits: u64) -> Result<(), fjall::Error> {
         self.make_way()?;
         let mut write = self.database.batch().durability(Some(PersistMode::SyncData));
-        for (space, key, value) in batch.0 {
+        for (space, key, value) in batch.puts {
             write.insert(self.space(space), key, value);
+        }
+        for slot in destroyed {
+            write.remove(self.space(Space::Meta), doomed_key(*slot));
         }
         let stamp = Stamp { commits, sequence: self.database.seqno() };
         write.insert(self.space(Space::Meta), *b"commits", versioned(&stamp.encode()));
         write.commit()
+    }
+
+    /// The slots of the keys that are to be destroyed.
+    fn doomed(&self) -> Result<Vec<u64>, StoreError> {
+        let malformed = || StoreError::Damaged("the mark of a key is malformed".into());
+        let slot = |entry: fjall::Guard| {
+            let key = entry.key().map_err(unreadable)?;
+            let slot = key[DOOMED.len()..].try_into().map_err(|_| malformed())?;
+            Ok(u64::from_be_bytes(slot))
+        };
+        self.space(Space::Meta).prefix(DOOMED).map(slot).collect()
     }
 
     /// Waits while too much is to be flushed or merged. The engine would wait as well, but for ever where that fails.
@@ -488,6 +587,10 @@ fn decode_number(value: &[u8]) -> Result<u64, StoreError> {
     bytes.map(u64::from_be_bytes).ok_or_else(|| StoreError::Damaged("a stored number is malformed".into()))
 }
 
+fn missing(transaction: u64) -> StoreError {
+    StoreError::Damaged(format!("transaction {transaction} is missing"))
+}
+
 /// A read that fails means that what was written cannot be had any more.
 fn unreadable(error: fjall::Error) -> StoreError {
     StoreError::Damaged(format!("it cannot be read: {error}"))
@@ -503,6 +606,9 @@ pub struct Store {
     /// Empty only while it is opened anew after a full disk, or where that failed.
     engine: RwLock<Option<Engine>>,
     acknowledged: File,
+    keys: Keys,
+    /// Slots of keys that are destroyed, whose marks go with the next batch.
+    destroyed: Mutex<Vec<u64>>,
     /// Whether a batch that was answered with an error may be in the journal.
     uncertain: AtomicBool,
     _lock: File,
@@ -538,13 +644,26 @@ impl Store {
                 .and_then(|()| acknowledged.sync_all())
                 .map_err(folder_error)?;
         }
-        Ok(Store {
+        let keys = Keys::open(&folder.join(KEYS)).map_err(folder_error)?;
+        let store = Store {
             folder: folder.into(),
             engine: RwLock::new(Some(engine)),
             acknowledged,
+            keys,
+            destroyed: Mutex::default(),
             uncertain: false.into(),
             _lock: lock,
-        })
+        };
+        let doomed = store.engine()?.doomed()?;
+        store.destroy(doomed)?;
+        Ok(store)
+    }
+
+    /// Destroys keys, which were marked for it in a durable batch.
+    fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
+        self.keys.destroy(&slots).map_err(|error| StoreError::Failed(format!("a key cannot be destroyed: {error}")))?;
+        self.destroyed.lock().expect("no holder of this lock panics").extend(slots);
+        Ok(())
     }
 
     /// Compares all that the engine has on disk with its checksums, journals and tables. The folder must be at rest; nothing
@@ -557,7 +676,12 @@ impl Store {
         let acknowledged = File::open(folder.join("acknowledged")).ok();
         let newest = acknowledged.map_or(Ok(None), |file| read_acknowledged(&file))?;
         files::check_journals(&folder.join("store"), newest, Rest::Judge)?;
-        files::check_tables(&folder.join("store"))
+        files::check_tables(&folder.join("store"))?;
+        let damaged = keys::first_damaged(&folder.join(KEYS));
+        match damaged.map_err(|error| StoreError::Damaged(format!("the file \"{KEYS}\" cannot be read: {error}")))? {
+            None => Ok(()),
+            Some(slot) => Err(StoreError::Damaged(format!("the file \"{KEYS}\" is damaged at byte {}", 32 * slot))),
+        }
     }
 
     fn engine(&self) -> Result<EngineGuard<'_>, StoreError> {
@@ -569,15 +693,17 @@ impl Store {
         }
     }
 
-    /// Makes a batch durable: when this returns, it is synced, and readers see it.
+    /// Makes a batch durable: when this returns, it is synced, readers see it, and what it erases is gone.
     ///
     /// # Errors
     /// [`StoreError::Full`]: call [`Store::recover`] before the next commit. Any other: nobody knows what is on disk, and the
     /// next commit fails too.
-    pub fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+    pub fn commit(&self, mut batch: Batch) -> Result<(), StoreError> {
         let engine = self.engine()?;
+        let replaced = batch.seal(&self.keys).map_err(|error| StoreError::from_io(&error))?;
+        let destroyed = std::mem::take(&mut *self.destroyed.lock().expect("no holder of this lock panics"));
         let commits = engine.commits()? + 1;
-        let written = engine.write(batch, commits).map_err(|error| match error {
+        let written = engine.write(batch, &destroyed, commits).map_err(|error| match error {
             // Nothing of this batch was written: work in the background failed before, which does not say why.
             fjall::Error::Poisoned if self.free().is_ok_and(|(free, _)| free < limits::SCARCE_BYTES) => {
                 StoreError::Full
@@ -588,7 +714,8 @@ impl Store {
         written?;
         let newest = Stamp { commits, sequence: engine.database.seqno() };
         write_acknowledged(&self.acknowledged, newest)
-            .map_err(|error| self.take_back(commits, StoreError::from_io(&error)))
+            .map_err(|error| self.take_back(commits, StoreError::from_io(&error)))?;
+        self.destroy(replaced)
     }
 
     /// Cuts a batch that fails off the journal, where some or all of it may stand. What the engine still holds of it in a
@@ -659,7 +786,7 @@ impl Store {
             return Ok(None);
         };
         let run = StoredRun::decode(&key, value)?;
-        Ok(Some((run.end(), run.bytes_after())))
+        Ok(Some((run.end(), run.bytes_before(run.count))))
     }
 
     /// Bytes of the records of a chain's first `size` transactions.
@@ -669,9 +796,7 @@ impl Store {
         let entry = self.engine()?.last(Space::Runs, key([chain.0, 0])..key([chain.0, size]))?;
         let (key, value) = entry.ok_or_else(|| StoreError::Damaged(format!("transaction {last} is missing")))?;
         let run = StoredRun::decode(&key, value)?;
-        let behind = run.count.saturating_sub((size - run.first) as usize);
-        let shared = run.count - behind;
-        Ok(run.bytes_before() + (run.end_of(shared - 1) - run.start() - (shared - 1)) as u64)
+        Ok(run.bytes_before(run.count.min((size - run.first) as usize)))
     }
 
     /// The newest quant that a chain wrote itself.
@@ -681,8 +806,8 @@ impl Store {
         entry.map(|(_, value)| decode_quant(&value)).transpose()
     }
 
-    /// Appends the records of transactions to `out`, as many from the front of `range` as fit into `bytes` but at least one,
-    /// with `separator` between them, and gives the index of the first that was left out.
+    /// Appends the records of transactions to `out`, as many runs from the front of `range` as fit into `bytes` but at least
+    /// one, with `separator` between the records, and gives the index of the first that was left out.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] also where a transaction of the range is missing.
@@ -695,37 +820,88 @@ impl Store {
         out: &mut Vec<u8>,
     ) -> Result<u64, StoreError> {
         let engine = self.engine()?;
+        let mut keys = self.keys.reader();
         let mut next = range.start;
         let limit = out.len().saturating_add(bytes);
         while next < range.end {
             let chain = lineage.of_transaction(next);
             let end_of_part = lineage.end_of_part(next).min(range.end);
-            let missing = || StoreError::Damaged(format!("transaction {next} is missing"));
-            let first = engine.last(Space::Runs, key([chain.0, 0])..key([chain.0, next + 1]))?.ok_or_else(missing)?;
-            let runs = engine.space(Space::Runs).range(first.0.to_vec()..key([chain.0, end_of_part]));
+            let first = self.run_of(&engine, chain, next)?.first;
+            let runs = engine.space(Space::Runs).range(key([chain.0, first])..key([chain.0, end_of_part]));
             for entry in runs {
                 let (key, value) = entry.into_inner().map_err(unreadable)?;
                 let run = StoredRun::decode(&key, value)?;
                 if next < run.first || next >= run.end() {
-                    return Err(StoreError::Damaged(format!("transaction {next} is missing")));
+                    return Err(missing(next));
                 }
-                for part in parts(&run, next..end_of_part, separator) {
-                    let records = run.records(part.clone())?;
-                    if next > range.start {
-                        if out.len() + records.len() > limit {
-                            return Ok(next);
-                        }
-                        out.push(separator);
+                let part = (next - run.first) as usize..(run.end().min(end_of_part) - run.first) as usize;
+                if next > range.start {
+                    if out.len() + run.end_of(part.end - 1) - run.begin_of(part.start) > limit {
+                        return Ok(next);
                     }
-                    out.extend_from_slice(records);
-                    next += part.len() as u64;
+                    out.push(separator);
+                }
+                next = run.first + part.end as u64;
+                match self.key_of(&mut keys, &run)? {
+                    Some(key) => run.decrypt(&key, part, separator, out)?,
+                    // It was stored anew since the range was opened.
+                    None => {
+                        let newest = self.run_of(&engine, chain, run.first)?;
+                        let key = self.key_of(&mut self.keys.reader(), &newest)?;
+                        let key = key.ok_or_else(|| {
+                            StoreError::Damaged(format!("the key of transaction {} is gone", run.first))
+                        })?;
+                        newest.decrypt(&key, part, separator, out)?;
+                    }
                 }
             }
             if next < end_of_part {
-                return Err(StoreError::Damaged(format!("transaction {next} is missing")));
+                return Err(missing(next));
             }
         }
         Ok(next)
+    }
+
+    /// The newest form of the run that has a transaction.
+    fn run_of(&self, engine: &Engine, chain: ChainNumber, index: u64) -> Result<StoredRun, StoreError> {
+        let entry = engine.last(Space::Runs, key([chain.0, 0])..key([chain.0, index + 1]))?;
+        let (key, value) = entry.ok_or_else(|| missing(index))?;
+        StoredRun::decode(&key, value).and_then(|run| if index < run.end() { Ok(run) } else { Err(missing(index)) })
+    }
+
+    /// The key of a run, or nothing where it is destroyed. A key that is destroyed at the moment may look damaged.
+    fn key_of(&self, keys: &mut keys::Reader, run: &StoredRun) -> Result<Option<Key>, StoreError> {
+        let slot = run.slot();
+        match keys
+            .get(slot)
+            .map_err(|error| StoreError::Damaged(format!("the file \"{KEYS}\" cannot be read: {error}")))?
+        {
+            Slot::Key(key) => Ok(Some(key)),
+            Slot::Destroyed | Slot::Damaged => Ok(None),
+        }
+    }
+
+    /// The run that has a transaction, with another record in the place of that one. When it is committed, nothing can read
+    /// the run as it was any more.
+    ///
+    /// # Errors
+    /// The run is missing or damaged.
+    pub fn run_with(&self, chain: ChainNumber, index: u64, record: &[u8]) -> Result<Run, StoreError> {
+        let engine = self.engine()?;
+        let old = self.run_of(&engine, chain, index)?;
+        let key = self.key_of(&mut self.keys.reader(), &old)?;
+        let key = key.ok_or_else(|| StoreError::Damaged(format!("the key of transaction {index} is gone")))?;
+        let accepted = (0..old.count).map(|at| old.accepted(at)).collect();
+        let mut run = Run::new(old.first, old.bytes_before(0));
+        run.replaces = Some(Replaced { slot: old.slot(), accepted });
+        let mut kept = Vec::new();
+        for at in 0..old.count {
+            kept.clear();
+            old.decrypt(&key, at..at + 1, b',', &mut kept)?;
+            let is_it = old.first + at as u64 == index;
+            run.push(|out| out.extend_from_slice(if is_it { record } else { &kept }));
+        }
+        Ok(run)
     }
 
     /// One transaction's record.
@@ -827,7 +1003,7 @@ impl Store {
             Some(_) => Ok(key),
             None => {
                 let mut batch = Batch::default();
-                batch.0.push((Space::Meta, b"node".to_vec(), versioned(&public)));
+                batch.put(Space::Meta, b"node".to_vec(), versioned(&public));
                 self.commit(batch).map(|()| key)
             }
         }
@@ -893,14 +1069,6 @@ impl std::ops::Deref for EngineGuard<'_> {
     fn deref(&self) -> &Engine {
         self.0.as_ref().expect("the guard is made only of an open engine")
     }
-}
-
-/// The parts of a run inside of `range` that can be copied whole: all of it where the separator is the stored one.
-fn parts(run: &StoredRun, range: Range<u64>, separator: u8) -> impl Iterator<Item = Range<usize>> {
-    let first = (range.start - run.first) as usize;
-    let last = (range.end.min(run.end()) - run.first) as usize;
-    let step = if separator == b',' { last - first } else { 1 };
-    (first..last).step_by(step).map(move |at| at..at + step)
 }
 
 fn decode_quant(value: &[u8]) -> Result<Quant, StoreError> {

@@ -11,7 +11,10 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -24,7 +27,7 @@ use crate::{
         merkle::{self, Edge, Tile, perfect_root},
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Kind, Record, Transaction},
+        transaction::{Erased, Id, Kind, Record, Transaction},
     },
     limits,
     store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Run, Store, StoreError, stored_name},
@@ -65,6 +68,15 @@ pub enum Command {
         /// What.
         quant: Quant,
     },
+    /// Erases the data of a transaction that the chain wrote itself.
+    Erase {
+        /// Where.
+        chain: ChainNumber,
+        /// Which one.
+        index: u64,
+        /// The transaction that records it.
+        transaction: Transaction,
+    },
     /// Changes when a chain leaps by itself.
     SetLeap {
         /// Where.
@@ -91,6 +103,8 @@ pub enum Outcome {
     Banged(Arc<ChainHandle>),
     /// What became of each transaction; only those of `each_for_itself` can be refused here.
     Injected(Vec<Result<Placed, Refused>>),
+    /// Where an erasure is recorded.
+    Erased(Placed),
     /// It is done.
     Done,
 }
@@ -132,6 +146,11 @@ pub enum Refused {
     /// The id names two transactions of one request.
     #[error("the id {0:?} stands twice in this request, with other data or another signer")]
     IdTwice(String),
+    /// What the node itself recorded stays.
+    #[error(
+        "transaction {0} is a record of the node itself (a bang, or an erasure): only what clients injected can be erased"
+    )]
+    NotErasable(u64),
     /// The chain's pool is full.
     #[error("the pool of the chain holds {0} transactions, which is its limit: leap, then send again")]
     PoolFull(u64),
@@ -163,6 +182,8 @@ pub struct ChainHandle {
     parent: Option<Arc<ChainHandle>>,
     head: watch::Sender<Head>,
     leap: RwLock<LeapPolicy>,
+    /// Transactions of its own that were erased.
+    erasures: AtomicU64,
     /// One leap at a time: the next cuts what this one left.
     pub(crate) leaping: tokio::sync::Mutex<()>,
     /// Whether a task waits to leap by the policy.
@@ -170,7 +191,13 @@ pub struct ChainHandle {
 }
 
 impl ChainHandle {
-    fn new(chain: &Chain, lineage: Arc<Lineage>, parent: Option<Arc<ChainHandle>>, leap: LeapPolicy) -> Self {
+    fn new(
+        chain: &Chain,
+        lineage: Arc<Lineage>,
+        parent: Option<Arc<ChainHandle>>,
+        leap: LeapPolicy,
+        erasures: u64,
+    ) -> Self {
         ChainHandle {
             name: chain.rules.name().clone(),
             id: chain.id,
@@ -179,6 +206,7 @@ impl ChainHandle {
             parent,
             head: watch::Sender::new(chain.head.clone()),
             leap: RwLock::new(leap),
+            erasures: erasures.into(),
             leaping: tokio::sync::Mutex::new(()),
             armed: false.into(),
         }
@@ -195,6 +223,20 @@ impl ChainHandle {
             Some(parent) if quant < self.lineage.own_quants_from() => parent.maker_of(quant),
             _ => self.clone(),
         }
+    }
+
+    /// The chain that wrote a transaction of this chain: itself, or an ancestor.
+    pub fn writer_of(self: &Arc<Self>, transaction: u64) -> Arc<ChainHandle> {
+        match &self.parent {
+            Some(parent) if transaction < self.lineage.own_from() => parent.writer_of(transaction),
+            _ => self.clone(),
+        }
+    }
+
+    /// How many transactions of this chain and of its ancestors were erased: what was read of them before may differ.
+    pub fn erasures(&self) -> u64 {
+        let shared = self.parent.as_ref().map_or(0, |parent| parent.erasures());
+        shared + self.erasures.load(Ordering::Acquire)
     }
 
     /// The newest durable head.
@@ -292,6 +334,7 @@ struct Pending {
     touched: HashSet<ChainNumber>,
     made: Vec<ChainNumber>,
     policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
+    erased: Option<ChainNumber>,
 }
 
 /// A transaction with an id, as far as a repetition must equal it.
@@ -387,7 +430,7 @@ impl Writer {
             handle.head.send_replace(loaded.head.clone());
             return Ok(Entry { chain: loaded, handle });
         }
-        let handle = Arc::new(ChainHandle::new(&loaded, lineage, parent, record.leap));
+        let handle = Arc::new(ChainHandle::new(&loaded, lineage, parent, record.leap, record.erasures));
         Ok(Entry { chain: loaded, handle })
     }
 
@@ -401,11 +444,25 @@ impl Writer {
                 bytes += envelope.command.bytes();
                 envelopes.push(envelope);
             }
-            self.process(envelopes);
+            // An erasure stores a run anew, so that run must be in the store: it is committed by itself.
+            let is_alone = |envelope: &Envelope| matches!(envelope.command, Command::Erase { .. });
+            let mut together = Vec::with_capacity(envelopes.len());
+            for envelope in envelopes {
+                if is_alone(&envelope) {
+                    self.process(std::mem::take(&mut together));
+                    self.process(vec![envelope]);
+                } else {
+                    together.push(envelope);
+                }
+            }
+            self.process(together);
         }
     }
 
     fn process(&mut self, envelopes: Vec<Envelope>) {
+        if envelopes.is_empty() {
+            return;
+        }
         if let Err(error) = self.be_ready() {
             for envelope in envelopes {
                 let _ = envelope.reply.send(Err(error.clone().into()));
@@ -474,7 +531,7 @@ impl Writer {
     /// Makes durable what was applied, and then visible.
     fn commit(&mut self, mut pending: Pending) -> Result<(), StoreError> {
         for (chain, run) in pending.runs.drain() {
-            pending.batch.run(chain, &run);
+            pending.batch.run(chain, run);
         }
         if pending.batch.is_empty() {
             return Ok(());
@@ -482,6 +539,9 @@ impl Writer {
         if let Err(error) = self.store.commit(pending.batch) {
             self.fail(&error);
             return Err(error);
+        }
+        if let Some(chain) = pending.erased {
+            self.chains[&chain].handle.erasures.fetch_add(1, Ordering::Release);
         }
         for (handle, leap) in pending.policies {
             *handle.leap.write().expect("no holder of this lock panics") = leap;
@@ -526,9 +586,10 @@ impl Writer {
                 pending.touched.insert(chain);
                 Ok(Outcome::Done)
             }
+            Command::Erase { chain, index, transaction } => self.erase(chain, index, &transaction, pending),
             Command::SetLeap { chain, leap } => {
                 let handle = self.entry(chain).handle.clone();
-                pending.batch.chain(&chain_record(&handle.name, &handle.lineage, leap));
+                pending.batch.chain(&ChainRecord { leap, ..chain_record(&handle) });
                 pending.policies.push((handle, leap));
                 pending.touched.insert(chain);
                 Ok(Outcome::Done)
@@ -578,9 +639,9 @@ impl Writer {
         let chain = Chain::bang(rules, transaction, parent, quant.clone(), bytes, &mut tiles)
             .map_err(|error| Refused::Stale(error.to_string()))?;
 
-        let handle = Arc::new(ChainHandle::new(&chain, lineage.clone(), parent_handle, leap));
-        pending.batch.chain(&chain_record(&handle.name, &lineage, leap));
-        pending.batch.run(number, &run);
+        let handle = Arc::new(ChainHandle::new(&chain, lineage, parent_handle, leap, 0));
+        pending.batch.chain(&chain_record(&handle));
+        pending.batch.run(number, run);
         pending.batch.quant(number, &quant, parent_size);
         pending.made.push(number);
         self.next_number = ChainNumber(number.0 + 1);
@@ -631,6 +692,35 @@ impl Writer {
         Ok(Outcome::Injected(placed))
     }
 
+    /// The transaction loses data and salt, and another one at the end of the chain says so.
+    fn erase(
+        &mut self,
+        number: ChainNumber,
+        index: u64,
+        transaction: &Transaction,
+        pending: &mut Pending,
+    ) -> Result<Outcome, Refused> {
+        let handle = self.entry(number).handle.clone();
+        let record = checked_record(&self.store, &handle.lineage, index)?;
+        if let Some(Erased { by, .. }) = record.erased {
+            return Ok(Outcome::Erased(Placed { index: by, replayed: true }));
+        }
+        if record.kind.is_some() {
+            return Err(Refused::NotErasable(index));
+        }
+        let by = self.entry(number).chain.head.size();
+        let mut erased = Vec::new();
+        record.write_erased(Erased { timestamp: transaction.timestamp(), by }, &mut erased);
+        let run = self.store.run_with(number, index, &erased)?;
+        self.entry(number).accept(number, transaction, pending);
+        pending.batch.run(number, run);
+        let record = chain_record(&handle);
+        pending.batch.chain(&ChainRecord { erasures: record.erasures + 1, ..record });
+        pending.erased = Some(number);
+        pending.touched.insert(number);
+        Ok(Outcome::Erased(Placed { index: by, replayed: false }))
+    }
+
     /// For each transaction with an id: the index of an earlier one that it repeats, or that the id is taken.
     fn find_replays(
         &self,
@@ -669,8 +759,7 @@ impl Entry {
         let (index, bytes_before) = (head.size(), head.bytes);
         let run = pending.runs.entry(number).or_insert_with(|| Run::new(index, bytes_before));
         if run.is_full_for(transaction.record_bytes()) {
-            pending.batch.run(number, run);
-            *run = Run::new(index, bytes_before);
+            pending.batch.run(number, std::mem::replace(run, Run::new(index, bytes_before)));
         }
         let bytes = run.push(|out| transaction.write_record(index, out));
         if let Some(id) = transaction.id() {
@@ -704,8 +793,14 @@ fn find_replay(store: &Store, lineage: &Lineage, transaction: &Transaction, id: 
     if same { Ok(Some(index)) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
 }
 
-fn chain_record(name: &ChainName, lineage: &Lineage, leap: LeapPolicy) -> ChainRecord {
-    ChainRecord { name: name.to_string(), number: lineage.number(), parent: lineage.parent(), leap }
+fn chain_record(chain: &ChainHandle) -> ChainRecord {
+    ChainRecord {
+        name: chain.name.to_string(),
+        number: chain.number(),
+        parent: chain.lineage.parent(),
+        leap: chain.leap_policy(),
+        erasures: chain.erasures.load(Ordering::Acquire),
+    }
 }
 
 /// The Merkle edge of a chain at an earlier size: at most one stored tile a level.

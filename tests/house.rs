@@ -8,9 +8,14 @@ const RULES: &[(&str, &str, &[&str])] = &[
     ("axum::", "HTTP stays at the rim; the bench has a bare server to compare with", &["http/", "cli/load.rs"]),
     ("reqwest", "one file calls other nodes, and clients call this one", &["peers.rs", "cli/"]),
     ("sha2", "one file says how things are hashed", &["core/hash.rs"]),
+    ("chacha20", "one file says how stored data is erased", &["store/keys.rs"]),
     ("jsonschema", "one file says what a schema is", &["core/schema.rs"]),
     ("anyhow", "the library has typed errors", &["cli/", "main.rs"]),
-    ("rand::", "what is not deterministic is in a command before it reaches the writer", &["node.rs", "http/mod.rs"]),
+    (
+        "rand::",
+        "what is not deterministic is in a command before it reaches the writer; keys of stored runs are each node's own",
+        &["node.rs", "http/mod.rs", "store/keys.rs"],
+    ),
     ("SystemTime", "what is not deterministic is in a command before it reaches the writer", &["node.rs"]),
     ("Utc::now", "what is not deterministic is in a command before it reaches the writer", &["peers.rs"]),
     (

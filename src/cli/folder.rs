@@ -287,8 +287,15 @@ impl Item {
             Some(id) => misplaced(store, lineage, index, id)?,
             None => None,
         };
+        let bytes = match &record {
+            // What an erasure took away counts on.
+            Ok(Record { erased: Some(_), .. }) => {
+                store.bytes_at(lineage, index + 1)? - store.bytes_at(lineage, index)?
+            }
+            _ => text.len() as u64,
+        };
         let checked = record.map(|record| Checked::new(record, in_force));
-        Ok(Item { checked, bytes: text.len() as u64, misplaced })
+        Ok(Item { checked, bytes, misplaced })
     }
 }
 

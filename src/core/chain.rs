@@ -75,6 +75,11 @@ pub fn bang_header(rules: &Rules, bang: &Transaction, parent: Option<(&Quant, Ed
     }
 }
 
+/// What an erasure records: the canonical JSON of `{"index", "reason"}`. On a chain with writers, one of them signs it.
+pub fn erasure_data(index: u64, reason: &str) -> Vec<u8> {
+    json::canonical(&serde_json::json!({ "index": index, "reason": reason }))
+}
+
 /// One chain.
 #[derive(Clone)]
 pub struct Chain {

@@ -255,6 +255,20 @@ impl Rules {
         if let Some(schema) = &self.schema {
             schema.check(value().borrow(), data.len()).map_err(Refusal::Schema)?;
         }
+        self.check_signature(chain, data, id, signed)
+    }
+
+    /// Checks that one of the writers, where the chain has any, signed it, and that a signature is its signer's.
+    ///
+    /// # Errors
+    /// What is wrong with the signature.
+    pub fn check_signature(
+        &self,
+        chain: Hash,
+        data: &[u8],
+        id: Option<&Id>,
+        signed: Option<&Signed>,
+    ) -> Result<(), Refusal> {
         self.check_writer(signed)?;
         if signed.is_some_and(|signed| !signed.verifies(chain, data, id)) {
             return Err(Refusal::BadSignature);

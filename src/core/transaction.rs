@@ -304,12 +304,21 @@ pub struct Record {
     pub data: Option<Vec<u8>>,
     /// The salt of its commitment, or nothing if it was erased.
     pub salt: Option<[u8; 16]>,
-    /// What its leaf says of its data.
+    /// `H(salt ‖ data)`: recomputed, or what is left of an erased one.
     pub commitment: Hash,
-    /// When and by which transaction it was erased, if it was.
-    pub erased: Option<Value>,
+    /// When it was erased, if it was.
+    pub erased: Option<Erased>,
     /// The leaf hash, recomputed from all of the above.
     pub hash: Hash,
+}
+
+/// That a transaction was erased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// When.
+    pub timestamp: Timestamp,
+    /// The index of the transaction that records it, in the chain that wrote the erased one.
+    pub by: u64,
 }
 
 impl Record {
@@ -350,7 +359,8 @@ impl Record {
             (Some(data), Some(salt)) => (hash::commitment(salt, data), None),
             (None, None) => {
                 let erased = fields.remove("erased").ok_or("there is neither \"data\" nor \"erased\"")?;
-                (take_hash(&mut fields, "commitment")?.ok_or("\"commitment\" is missing")?, Some(erased))
+                let commitment = take_hash(&mut fields, "commitment")?.ok_or("\"commitment\" is missing")?;
+                (commitment, Some(Erased::from_value(erased)?))
             }
             _ => return Err("of \"data\" and \"salt\" one is missing".into()),
         };
@@ -379,8 +389,10 @@ impl Record {
                 out.extend_from_slice(data);
             }
             (None, erased) => {
-                write!(out, "{{\"commitment\":\"{commitment}\",\"erased\":").expect(wrote);
-                json::write_canonical(erased.as_ref().unwrap_or(&Value::Null), out);
+                write!(out, "{{\"commitment\":\"{commitment}\"").expect(wrote);
+                erased.iter().for_each(|Erased { timestamp, by }| {
+                    write!(out, ",\"erased\":{{\"by\":{by},\"timestamp\":\"{timestamp}\"}}").expect(wrote);
+                });
             }
         }
         write!(out, ",\"hash\":\"{hash}\"").expect(wrote);
@@ -426,11 +438,29 @@ impl Record {
                 write!(out, ",\"salt\":\"{}\"", hex::encode(salt)).expect(wrote);
             }
             (_, _, erased) => {
-                write!(out, ",\"commitment\":\"{commitment}\",\"erased\":").expect(wrote);
-                json::write_canonical(erased.as_ref().unwrap_or(&Value::Null), out);
+                write!(out, ",\"commitment\":\"{commitment}\"").expect(wrote);
+                erased.iter().for_each(|Erased { timestamp, by }| {
+                    write!(out, ",\"erased\":{{\"timestamp\":\"{timestamp}\",\"by\":{by}}}").expect(wrote);
+                });
             }
         }
         write!(out, ",\"hash\":\"{hash}\"}}").expect(wrote);
+    }
+
+    /// Its record after an erasure: everything but the data and the salt.
+    pub fn write_erased(&self, erased: Erased, out: &mut Vec<u8>) {
+        let (id, signed) = (self.id.clone(), self.signed.clone());
+        Record { id, signed, data: None, salt: None, erased: Some(erased), ..*self }.write(out);
+    }
+}
+
+impl Erased {
+    fn from_value(value: Value) -> Result<Erased, String> {
+        let malformed = || "\"erased\" is no {\"timestamp\", \"by\"}".to_string();
+        let Value::Object(mut fields) = value else { return Err(malformed()) };
+        let timestamp = take_text(&mut fields, "timestamp")?.ok_or_else(malformed)?.parse()?;
+        let by = fields.remove("by").and_then(|by| by.as_u64()).ok_or_else(malformed)?;
+        if fields.is_empty() { Ok(Erased { timestamp, by }) } else { Err(malformed()) }
     }
 }
 

@@ -1,6 +1,9 @@
 //! A whole chain or a receipt, recomputed from nothing but what is served; the first fault is named with its place.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 
@@ -10,7 +13,7 @@ use super::{
     merkle::{self, Edge, Tile},
     quant::{Quant, QuantFields},
     rules::{Refusal, Rules},
-    transaction::{Id, Kind, Record},
+    transaction::{Erased, Id, Kind, Record},
 };
 
 /// The first fault that was found.
@@ -47,6 +50,10 @@ pub struct Verifier {
     bang: Option<Rules>,
     /// None where the caller has an index of them.
     ids: Option<HashSet<Id>>,
+    /// Transactions seen without their data.
+    erased: u64,
+    /// By the index of the transaction that must record it: which one was erased.
+    erasures: BTreeMap<u64, u64>,
 }
 
 /// The chain that a transaction belongs to, as far as it is checked against it.
@@ -85,13 +92,27 @@ impl Default for Verifier {
 impl Verifier {
     /// A verifier that has seen nothing.
     pub fn new() -> Self {
-        Verifier { edge: Edge::new(), newest: None, current: None, bang: None, ids: Some(HashSet::new()) }
+        Verifier {
+            edge: Edge::new(),
+            newest: None,
+            current: None,
+            bang: None,
+            ids: Some(HashSet::new()),
+            erased: 0,
+            erasures: BTreeMap::new(),
+        }
     }
 
     /// A verifier that leaves it to the caller, who has an index of all ids, to see that none stands twice: then its memory does
     /// not grow with the chain, and a clone costs nothing.
     pub fn without_ids() -> Self {
         Verifier { ids: None, ..Verifier::new() }
+    }
+
+    /// Transactions that were seen without their data. The record of an erasure may be behind what was seen, or, where a
+    /// fork shares the transaction, on the chain that it was forked from.
+    pub fn erased(&self) -> u64 {
+        self.erased
     }
 
     /// Transactions seen.
@@ -147,7 +168,9 @@ impl Verifier {
         match (&record.kind, &self.current) {
             (Some(Kind::Bang), _) => self.bang = Some(self.check_bang(record)?),
             (_, None) => return fault("a chain starts with its bang".into()),
-            (Some(Kind::Erasure), Some(_)) => {}
+            (Some(Kind::Erasure), Some(current)) => {
+                check_erasure_record(current, record).map_err(|detail| Fault::of_transaction(index, detail))?
+            }
             (None, Some(current)) if meets == Some(current.id) => {}
             (None, Some(current)) => {
                 check_rules(current, record).map_err(|detail| Fault::of_transaction(index, detail))?
@@ -158,7 +181,31 @@ impl Verifier {
         {
             return fault(format!("its id {:?} stands in the chain already", id.as_str()));
         }
+        self.check_erased(record)?;
         self.edge.push(record.hash, tiles);
+        Ok(())
+    }
+
+    /// An erased transaction says which one records that. When that one comes, it must say the same.
+    fn check_erased(&mut self, record: &Record) -> Result<(), Fault> {
+        let index = record.index;
+        if record.kind == Some(Kind::Bang) {
+            // What is recorded from here on in the chain that was forked is not seen here.
+            self.erasures.clear();
+        }
+        if let Some(erased) = self.erasures.remove(&index)
+            && erasure_of(record) != Some(erased)
+        {
+            let detail = format!("it is erased by transaction {index}, which is no record of that");
+            return Err(Fault::of_transaction(erased, detail));
+        }
+        if let Some(Erased { by, .. }) = record.erased {
+            self.erased += 1;
+            if by <= index || self.erasures.insert(by, index).is_some() {
+                let detail = format!("it is erased by transaction {by}, which cannot record that");
+                return Err(Fault::of_transaction(index, detail));
+            }
+        }
         Ok(())
     }
 
@@ -210,6 +257,19 @@ impl Verifier {
     }
 }
 
+/// The transaction that an erasure records.
+fn erasure_of(record: &Record) -> Option<u64> {
+    let data = record.data.as_ref().filter(|_| record.kind == Some(Kind::Erasure))?;
+    json::parse(data).ok()?.get("index")?.as_u64()
+}
+
+fn check_erasure_record(InForce { id, rules }: &InForce, record: &Record) -> Result<(), String> {
+    let data = record.data.as_ref().ok_or("the record of an erasure cannot be erased")?;
+    let erased = erasure_of(record).filter(|&erased| erased < record.index);
+    erased.ok_or("it is the record of an erasure, but names no earlier transaction")?;
+    rules.check_signature(*id, data, record.id.as_ref(), record.signed.as_ref()).map_err(told)
+}
+
 fn check_rules(InForce { id, rules }: &InForce, record: &Record) -> Result<(), String> {
     let signed = record.signed.as_ref();
     let outcome = match &record.data {
@@ -220,7 +280,12 @@ fn check_rules(InForce { id, rules }: &InForce, record: &Record) -> Result<(), S
         // Only the commitment is left: what the data was cannot be checked against the rules, nor can its signature.
         None => rules.check_writer(signed),
     };
-    outcome.map_err(|refusal| match refusal {
+    outcome.map_err(told)
+}
+
+/// A refusal, told of a transaction that is recorded already.
+fn told(refusal: Refusal) -> String {
+    match refusal {
         Refusal::TooLarge { bytes, max } => format!("its data has {bytes} bytes, the rules allow {max}"),
         Refusal::Schema(faults) => {
             format!("its data breaks the schema at {:?}: {}", faults[0].pointer, faults[0].detail)
@@ -228,7 +293,7 @@ fn check_rules(InForce { id, rules }: &InForce, record: &Record) -> Result<(), S
         Refusal::Unsigned => "it is not signed, but the chain has writers".into(),
         Refusal::NotAWriter => "its signer is not one of the chain's writers".into(),
         Refusal::BadSignature => "its signature is not its signer's".into(),
-    })
+    }
 }
 
 /// A receipt that holds: this transaction is in the tree of this quant.

@@ -156,7 +156,7 @@ pub struct TransactionView {
     index: u64,
     /// The client's own name for it.
     id: Option<String>,
-    /// `bang` for the record of the rules, absent for what clients inject.
+    /// `bang` for the record of the rules, `erasure` for that of an erasure, absent for what clients inject.
     kind: Option<String>,
     /// When a node accepted it: RFC 3339, UTC, six digits.
     timestamp: String,
@@ -164,12 +164,27 @@ pub struct TransactionView {
     signature: Option<String>,
     /// The writer's hex Ed25519 public key.
     signer: Option<String>,
-    /// Any JSON value.
-    data: Value,
-    /// 32 hex digits, hashed before the data.
-    salt: String,
+    /// Any JSON value. Absent where it was erased.
+    data: Option<Value>,
+    /// 32 hex digits, hashed before the data. Absent where it was erased.
+    salt: Option<String>,
+    /// What is left of erased data: the hash of salt and data.
+    #[schema(value_type = Option<String>)]
+    commitment: Option<Hash>,
+    /// When it was erased, and which transaction records that.
+    erased: Option<ErasedView>,
     /// The Merkle leaf hash.
     hash: String,
+}
+
+/// That a transaction was erased.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Erased)]
+pub struct ErasedView {
+    /// When: RFC 3339, UTC, six digits.
+    timestamp: String,
+    /// The index of the transaction that records it, on the chain that wrote the erased one.
+    by: u64,
 }
 
 /// One quant with its transactions.
@@ -193,8 +208,11 @@ pub async fn quant(
     let index = find_quant(&app, &target.chain, &place.0, newest.index()).await?;
     let lineage = target.chain.lineage.clone();
     let quant = app.0.node.read(move |store| store.quant(&lineage, index)).await?;
-    let cache = if place.0 == "latest" { Cache::Revalidate } else { Cache::Immutable };
-    let tag = format!("\"{}\"", quant.hash());
+    let cache = if place.0 == "latest" { Cache::Revalidate } else { Cache::Erasable };
+    let tag = match target.chain.erasures() {
+        0 => format!("\"{}\"", quant.hash()),
+        erasures => format!("\"{}-{erasures}\"", quant.hash()),
+    };
     if let Some(unchanged) = unchanged(&headers, &tag, cache) {
         return Ok(unchanged);
     }
@@ -409,7 +427,7 @@ async fn transaction_at(
     let hash = crate::core::transaction::record_hash(&record);
     let hash = hash.ok_or_else(|| StoreError::Damaged(format!("transaction {index} is malformed")))?;
     let state = if sealed { "sealed" } else { "pooled" };
-    let tag = format!("\"{hash}-{state}\"");
+    let tag = format!("\"{hash}-{state}-{}\"", chain.erasures());
     if let Some(unchanged) = unchanged(headers, &tag, Cache::Revalidate) {
         return Ok(unchanged);
     }
@@ -648,7 +666,9 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
 enum Cache {
     /// For ever.
     Immutable,
-    /// Ask each time whether it is still the same: it may be erased.
+    /// It never changes, unless something in it is erased: so for no longer than an erasure may take.
+    Erasable,
+    /// Ask each time whether it is still the same.
     Revalidate,
 }
 
@@ -657,6 +677,7 @@ fn cache_headers(tag: &str, cache: Cache) -> HeaderMap {
     headers.insert(header::ETAG, text_header(tag.into()));
     let cache = match cache {
         Cache::Immutable => "public, max-age=31536000, immutable",
+        Cache::Erasable => "public, max-age=60, immutable",
         Cache::Revalidate => "no-cache",
     };
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));

@@ -1,6 +1,7 @@
 //! The HTTP interface: all routes in one place, and what holds for each of them.
 
 mod chains;
+mod erase;
 mod extract;
 mod inject;
 mod nodes;
@@ -85,6 +86,7 @@ fn chain_routes() -> OpenApiRouter<App> {
         .routes(routes!(chains::pool))
         .routes(routes!(chains::stats))
         .routes(routes!(chains::fork))
+        .routes(routes!(erase::erase))
 }
 
 /// The routes of the node.

@@ -158,9 +158,11 @@ impl From<Refusal> for Problem {
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         let status = match &refused {
-            Refused::NameTaken(_) | Refused::IdTaken { .. } | Refused::IdTwice(_) | Refused::Stale(_) => {
-                StatusCode::CONFLICT
-            }
+            Refused::NameTaken(_)
+            | Refused::IdTaken { .. }
+            | Refused::IdTwice(_)
+            | Refused::NotErasable(_)
+            | Refused::Stale(_) => StatusCode::CONFLICT,
             Refused::Moved { .. } | Refused::Leaped(_) => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,

@@ -27,7 +27,7 @@ use qbc::store::Store;
 use reqwest::{StatusCode, blocking::Client};
 use serde_json::{Value, json};
 
-use crate::support::{TestNode, eventually, header, problem};
+use crate::support::{TestNode, eventually, header, problem, verifies};
 
 /// A number from the environment.
 fn setting(name: &str, default: u64) -> u64 {
@@ -238,12 +238,6 @@ fn what_was_acknowledged_outlives_kill_9_under_load() {
     }
     node.kill();
     verifies(&data);
-}
-
-/// Asserts that `qbc verify` finds no fault in a folder.
-fn verifies(data: &Path) {
-    let output = Command::new(env!("CARGO_BIN_EXE_qbc")).arg("verify").arg(data).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A disk of its own, in memory.

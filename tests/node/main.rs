@@ -2,6 +2,7 @@
 
 mod api;
 mod discovery;
+mod erasure;
 mod faults;
 mod hostile;
 mod inject;

@@ -1,0 +1,295 @@
+//! Erasure: the data is gone from every file, and everything that was proven stays proven.
+
+use std::{fs, path::Path, thread, time::Duration};
+
+use ed25519_dalek::{Signer, SigningKey};
+use qbc::{
+    core::{json, merkle, verify},
+    store::Store,
+};
+use reqwest::blocking::Response;
+use serde_json::{Value, json};
+
+use crate::support::{TestNode, header, problem, verifies};
+
+fn erase(node: &TestNode, chain: &str, index: u64) -> Response {
+    let path = format!("{chain}/transactions/{index}/erase");
+    node.post(&path).json(&json!({ "reason": "a request of the person" })).send().expect("it answers")
+}
+
+/// All files below a folder that hold these bytes.
+fn files_with(folder: &Path, bytes: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, bytes));
+        } else if fs::read(&path).unwrap().windows(bytes.len()).any(|window| window == bytes) {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+fn receipt(node: &TestNode, chain: &str, index: u64) -> verify::Receipt {
+    let receipt = node.json(&format!("{chain}/transactions/{index}/receipt"));
+    verify::receipt(json::parse(receipt.to_string().as_bytes()).unwrap()).unwrap()
+}
+
+/// Copies a folder and all in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_erased_value_is_gone_and_every_proof_holds() {
+    let mut node = TestNode::start(&[]);
+    let secret = "a-very-private-value-4711";
+    let body: Value = (0..20).map(|number| json!({ "data": { "number": number, "name": secret } })).collect();
+    assert_eq!(node.post("/inject").json(&body).send().unwrap().status(), 202);
+    node.leap("");
+    node.post("/fork").json(&json!({ "name": "child" })).send().unwrap();
+    let pooled = node.inject("", json!(secret));
+    let before = node.json("/transactions/7");
+    let (old_receipt, stats) = (receipt(&node, "", 7), node.json("/stats"));
+
+    let mut records = Vec::new();
+    for index in [7, 8, pooled] {
+        let answer = erase(&node, "", index);
+        assert_eq!(answer.status(), 201);
+        let location = header(&answer, "location");
+        let erasure: Value = answer.json().unwrap();
+        assert_eq!((&erasure["erased"], &erasure["chain"]), (&json!(index), &json!("qbc")));
+        assert_eq!(location, format!("/transactions/{}", erasure["index"]));
+        records.push(erasure);
+    }
+    let record = node.json(&format!("/transactions/{}", records[0]["index"]));
+    assert_eq!(record["kind"], "erasure");
+    assert_eq!(record["data"], json!({ "index": 7, "reason": "a request of the person" }));
+
+    // What is left, here and in the fork.
+    for chain in ["", "/chains/child"] {
+        let erased = node.json(&format!("{chain}/transactions/7"));
+        assert_eq!((erased.get("data"), erased.get("salt")), (None, None));
+        assert_eq!(erased["erased"], json!({ "timestamp": records[0]["timestamp"], "by": records[0]["index"] }));
+        let salt = hex::decode(before["salt"].as_str().unwrap()).unwrap().try_into().unwrap();
+        let commitment = qbc::core::hash::commitment(&salt, &json::canonical(&before["data"]));
+        assert_eq!(erased["commitment"], commitment.to_string());
+        for kept in ["index", "timestamp", "hash"] {
+            assert_eq!(erased[kept], before[kept], "{kept}");
+        }
+        let new_receipt = receipt(&node, chain, 7);
+        assert_eq!(new_receipt.record.hash, old_receipt.record.hash);
+        assert_eq!(new_receipt.quant.header().root, old_receipt.quant.header().root);
+        node.leap(chain);
+        node.audit(chain);
+    }
+    let (from, to) = (old_receipt.quant.size(), node.json("/stats")["size"].as_u64().unwrap());
+    let proof = node.json(&format!("/consistency?from={from}&to={to}"));
+    let path: Vec<_> = serde_json::from_value(proof["path"].clone()).unwrap();
+    let root = node.json("/stats")["root"].as_str().unwrap().parse().unwrap();
+    merkle::check_consistency(from, to, &path, stats["root"].as_str().unwrap().parse().unwrap(), root).unwrap();
+
+    // The neighbours in the same run stay.
+    assert_eq!(node.json("/transactions/6")["data"]["name"], secret);
+    assert_eq!(node.json("/transactions/9")["data"]["name"], secret);
+    let salt = before["salt"].as_str().unwrap().to_owned();
+    assert_eq!(files_with(&node.data, salt.as_bytes()), Vec::<String>::new());
+    assert_eq!(files_with(&node.data, secret.as_bytes()), Vec::<String>::new());
+    assert_eq!(node.stop(), Some(0));
+    assert_eq!(files_with(&node.data, secret.as_bytes()), Vec::<String>::new());
+    verifies(&node.data);
+}
+
+/// Whoever kept every file of the engine from before, and sees the files of now, cannot read what was erased.
+#[test]
+fn old_copies_of_the_journal_and_the_tables_cannot_be_read_without_the_key() {
+    let node = TestNode::start(&[]);
+    node.inject("", json!("kept"));
+    node.inject("", json!("gone"));
+    node.leap("");
+    let (data, folder) = node.kill();
+    let old = data.parent().unwrap().join("old");
+    copy(&data, &old);
+    let node = TestNode::open(&data, &[]).with(folder);
+    assert_eq!(erase(&node, "", 2).status(), 201);
+    let (data, _folder) = node.kill();
+
+    fs::copy(data.join("keys"), old.join("keys")).unwrap();
+    let store = Store::open(&old).unwrap();
+    let lineage = qbc::store::Lineage::new(qbc::store::ChainNumber(0), None);
+    assert!(String::from_utf8(store.record(&lineage, 1).unwrap()).unwrap().contains("kept"));
+    assert!(store.record(&lineage, 2).unwrap_err().to_string().contains("the key of transaction 2 is gone"));
+}
+
+#[test]
+fn what_cannot_be_erased_says_why_and_changes_nothing() {
+    let node = TestNode::start(&[]);
+    let index = node.inject("", json!("x"));
+    let size = node.size("");
+    assert!(problem(erase(&node, "", 0), 409)["detail"].as_str().unwrap().contains("bang"));
+    problem(erase(&node, "", size), 404);
+    let path = format!("/transactions/{index}/erase");
+    problem(node.post("/transactions/x/erase").json(&json!({ "reason": "r" })).send().unwrap(), 400);
+    for body in [
+        json!({}),
+        json!({ "reason": 1 }),
+        json!({ "reason": "" }),
+        json!({ "reason": "r".repeat(1025) }),
+        json!({ "reason": "r", "why": "r" }),
+        json!({ "reason": "r", "signer": "00" }),
+        json!([]),
+    ] {
+        let problem = problem(node.post(&path).json(&body).send().unwrap(), 422);
+        assert!(problem["errors"].is_array(), "{body}");
+    }
+    problem(node.post_text(&path, "application/json", "{"), 400);
+    assert_eq!(node.size(""), size);
+    assert_eq!(node.json(&format!("/transactions/{index}"))["data"], "x");
+
+    // As a form, and again: the first erasure counts.
+    let first = node.post_text(&path, "application/x-www-form-urlencoded", "reason=a+form");
+    assert_eq!(first.status(), 201);
+    let first: Value = first.json().unwrap();
+    let again = erase(&node, "", index);
+    assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (200, "true".into()));
+    assert_eq!(again.json::<Value>().unwrap(), first);
+    assert_eq!(node.size(""), size + 1);
+    // The record of an erasure stays.
+    problem(erase(&node, "", size), 409);
+}
+
+/// A transaction with an id can still be sent again, although nobody can compare the data any more.
+#[test]
+fn an_erased_transaction_keeps_its_id() {
+    let node = TestNode::start(&[]);
+    let send = || node.post("/inject").json(&json!({ "data": "x", "id": "order-1" })).send().unwrap();
+    let first: Value = send().json().unwrap();
+    assert_eq!(erase(&node, "", 1).status(), 201);
+    let again = send();
+    assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (202, "true".into()));
+    assert_eq!(again.json::<Value>().unwrap()["hash"], first["hash"]);
+    assert_eq!(node.json("/transactions/by-id/order-1")["erased"]["by"], 2);
+}
+
+/// Through a fork, what the parent wrote is erased and recorded where it was written.
+#[test]
+fn a_shared_transaction_is_erased_on_the_chain_that_wrote_it() {
+    let node = TestNode::start(&[]);
+    node.inject("", json!("shared"));
+    node.leap("");
+    node.post("/fork").json(&json!({ "name": "child" })).send().unwrap();
+    node.post("/chains/child/fork").json(&json!({ "name": "grandchild" })).send().unwrap();
+    let own = node.inject("/chains/grandchild", json!("own"));
+    let answer = erase(&node, "/chains/grandchild", 1);
+    assert_eq!((answer.status().as_u16(), header(&answer, "location")), (201, "/chains/qbc/transactions/2".into()));
+    let answer = erase(&node, "/chains/grandchild", own);
+    assert_eq!(header(&answer, "location"), format!("/chains/grandchild/transactions/{}", own + 1));
+    for chain in ["", "/chains/child", "/chains/grandchild"] {
+        assert_eq!(node.json(&format!("{chain}/transactions/1")).get("data"), None);
+        node.leap(chain);
+        node.audit(chain);
+    }
+    let (data, _folder) = node.kill();
+    verifies(&data);
+}
+
+#[test]
+fn on_a_chain_with_writers_one_of_them_signs_the_erasure() {
+    let node = TestNode::start(&[]);
+    let (writer, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+    let chain = node.bang(json!({ "name": "signed", "writers": [hex::encode(writer.verifying_key())] }));
+    let sign = |key: &SigningKey, data: Value| {
+        let message = json::canonical(&json!({ "chain": chain["id"], "data": data }));
+        (hex::encode(key.verifying_key()), hex::encode(key.sign(&message).to_bytes()))
+    };
+    let (signer, signature) = sign(&writer, json!("x"));
+    let body = json!({ "data": "x", "signer": signer, "signature": signature });
+    assert_eq!(node.post("/chains/signed/inject").json(&body).send().unwrap().status(), 202);
+    problem(erase(&node, "/chains/signed", 1), 401);
+    let send = |(signer, signature): (String, String)| {
+        let body = json!({ "reason": "r", "signer": signer, "signature": signature });
+        node.post("/chains/signed/transactions/1/erase").json(&body).send().unwrap()
+    };
+    problem(send(sign(&other, json!({ "index": 1, "reason": "r" }))), 403);
+    problem(send(sign(&writer, json!({ "index": 1, "reason": "another" }))), 403);
+    problem(send(sign(&writer, json!({ "index": 0, "reason": "r" }))), 403);
+    assert_eq!(send(sign(&writer, json!({ "index": 1, "reason": "r" }))).status(), 201);
+    node.leap("/chains/signed");
+    node.audit("/chains/signed");
+}
+
+/// A copy in a cache lives no longer than a minute, and is found to be another one then.
+#[test]
+fn cached_answers_do_not_keep_what_was_erased() {
+    let node = TestNode::start(&[]);
+    node.inject("", json!("x"));
+    node.leap("");
+    for path in ["/quants/1", "/transactions/1", "/transactions/1/receipt"] {
+        let first = node.get(path).send().unwrap();
+        assert!(["public, max-age=60, immutable", "no-cache"].contains(&header(&first, "cache-control").as_str()));
+        let tag = header(&first, "etag");
+        let ask = || node.get(path).header("if-none-match", &tag).send().unwrap();
+        assert_eq!(ask().status(), 304);
+        node.inject("", json!("y"));
+        node.leap("");
+        let last = node.size("") - 1;
+        assert_eq!(erase(&node, "", if path == "/quants/1" { 1 } else { last }).status(), 201);
+        assert!(path == "/transactions/1/receipt" || ask().status() == 200, "{path}");
+    }
+}
+
+/// Whenever the process dies, each erasure is undone or completed; what was acknowledged is completed.
+#[test]
+fn kill_9_leaves_no_erasure_half() {
+    let mut node = TestNode::start(&[]);
+    for round in 0..4 {
+        let first = node.size("");
+        let body: Value = (0..200).map(|number| json!({ "data": format!("secret-{round}-{number}") })).collect();
+        node.post("/inject").json(&body).send().unwrap();
+        let (done, opened) = thread::scope(|scope| {
+            let url = node.url.clone();
+            let eraser = scope.spawn(move || {
+                let client = reqwest::blocking::Client::new();
+                let mut done = Vec::new();
+                for index in first..first + 200 {
+                    let request = client.post(format!("{url}/transactions/{index}/erase"));
+                    match request.json(&json!({ "reason": "r" })).send() {
+                        Ok(response) => done.push((index, response.json::<Value>().unwrap()["index"].clone())),
+                        Err(_) => break,
+                    }
+                }
+                done
+            });
+            thread::sleep(Duration::from_millis(20 + 15 * round));
+            let (data, folder) = node.kill();
+            (eraser.join().unwrap(), TestNode::open(&data, &[]).with(folder))
+        });
+        node = opened;
+        for (index, by) in &done {
+            assert_eq!(node.json(&format!("/transactions/{index}"))["erased"]["by"], *by);
+        }
+        for index in first..first + 200 {
+            let record = node.json(&format!("/transactions/{index}"));
+            if let Some(by) = record["erased"]["by"].as_u64() {
+                assert_eq!(node.json(&format!("/transactions/{by}"))["data"]["index"], index);
+            } else {
+                assert_eq!(record["data"], format!("secret-{round}-{}", index - first));
+            }
+        }
+        println!("round {round}: {} erased before the kill", done.len());
+        node.leap("");
+        node.audit("");
+    }
+    let (data, _folder) = node.kill();
+    verifies(&data);
+}

@@ -26,8 +26,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 pub async fn run(node: Node, mut touched: mpsc::UnboundedReceiver<Arc<ChainHandle>>, shutdown: watch::Receiver<bool>) {
     let mut stopping = shutdown.clone();
     // What was pooled when the node stopped is due as well.
-    for chain in node.chains(None, usize::MAX) {
-        arm(&node, chain, &shutdown);
+    for (_, chain) in node.chains(None, usize::MAX) {
+        chain.into_iter().for_each(|chain| arm(&node, chain, &shutdown));
     }
     loop {
         tokio::select! {
@@ -50,7 +50,7 @@ fn arm(node: &Node, chain: Arc<ChainHandle>, shutdown: &watch::Receiver<bool>) {
 }
 
 fn is_due(chain: &ChainHandle) -> bool {
-    chain.leap_policy() != LeapPolicy::default() && chain.head().pooled() > 0
+    chain.damage().is_none() && chain.leap_policy() != LeapPolicy::default() && chain.head().pooled() > 0
 }
 
 async fn leap_while_due(node: &Node, chain: &ChainHandle) {

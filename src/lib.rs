@@ -13,6 +13,7 @@
 //! | [`mine`] | proof of work, on threads of its own | `core` |
 //! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine` |
 //! | [`leap`] | automatic leaps | `node` |
+//! | [`scrub`] | all data read again and compared with the roots | `node` |
 //! | [`peers`] | discovery and liveness of other nodes | |
 //! | [`http`] | routes, and what holds for each of them | `node`, `peers` |
 //! | [`cli`] | the program: a node, and the client commands | all |
@@ -33,5 +34,6 @@ pub mod limits;
 pub mod mine;
 pub mod node;
 pub mod peers;
+pub mod scrub;
 pub mod store;
 pub mod writer;

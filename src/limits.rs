@@ -52,6 +52,12 @@ pub const RUN_BYTES: usize = 128 << 10;
 /// Bytes of the reason of an erasure: it stays on the chain for ever.
 pub const REASON_BYTES: usize = 1_024;
 
+/// Quants that a step of the scrub reads at most: empty ones have no transactions that would bound it.
+pub const SCRUB_QUANTS: usize = 1_000;
+
+/// Bytes a second that the scrub reads where the command line does not say: 8 MiB.
+pub const SCRUB_RATE: u64 = 8 << 20;
+
 /// Transactions of a page where the request does not say.
 pub const PAGE_DEFAULT: u64 = 100;
 

@@ -93,7 +93,7 @@ pub struct Receipt {
 
 impl Node {
     /// Opens the data folder, verifies the newest part of each chain, makes the default chain where there is none, and
-    /// starts the writer.
+    /// starts the writer. A chain that does not hold is [lost](Node::lost); the others go on.
     ///
     /// # Errors
     /// The folder cannot be used or is damaged.
@@ -106,6 +106,7 @@ impl Node {
 
     async fn ensure_default(&self, leap: Option<LeapPolicy>) -> Result<(), StoreError> {
         let done = match (self.chain(ChainName::DEFAULT), leap) {
+            (None, _) if self.lost(ChainName::DEFAULT).is_some() => Ok(()),
             (None, leap) => {
                 let name = ChainName::DEFAULT.parse().expect("the default name is valid");
                 self.bang(Rules::new(name), None, leap.unwrap_or_default()).await.map(|_| ())
@@ -137,9 +138,23 @@ impl Node {
         self.0.published.chain(name)
     }
 
-    /// At most `limit` chains in the order of their names, from behind `after`.
-    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<Arc<ChainHandle>> {
+    /// Why a chain could not be loaded.
+    pub fn lost(&self, name: &str) -> Option<String> {
+        self.0.published.lost(name)
+    }
+
+    /// At most `limit` chains in the order of their names, from behind `after`. Of one that could not be loaded, why.
+    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<(ChainName, Result<Arc<ChainHandle>, String>)> {
         self.0.published.chains(after, limit)
+    }
+
+    /// The chains that are damaged, and where. The others go on.
+    pub fn damages(&self) -> Vec<(ChainName, String)> {
+        let damage = |(name, chain): (ChainName, Result<Arc<ChainHandle>, String>)| match chain {
+            Ok(chain) => Some((name, chain.damage()?.to_owned())),
+            Err(detail) => Some((name, detail)),
+        };
+        self.chains(None, usize::MAX).into_iter().filter_map(damage).collect()
     }
 
     /// How many chains there are.
@@ -297,7 +312,8 @@ impl Node {
         parent: Option<(Arc<ChainHandle>, Quant)>,
         leap: LeapPolicy,
     ) -> Result<Arc<ChainHandle>, Refused> {
-        if self.chain(rules.name().as_str()).is_some() {
+        let name = rules.name().as_str();
+        if self.chain(name).is_some() || self.lost(name).is_some() {
             return Err(Refused::NameTaken(rules.name().clone()));
         }
         let now = now();
@@ -409,7 +425,8 @@ fn describe(transaction: &Transaction) -> Accepted {
     }
 }
 
-fn now() -> Timestamp {
+/// This moment.
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Timestamp::from_micros(since.as_micros() as i64).expect("the clock shows a year before 10000")
 }

@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Mutex, OnceLock, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -27,7 +27,7 @@ use crate::{
         merkle::{self, Edge, Tile, perfect_root},
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Erased, Id, Kind, Record, Transaction},
+        transaction::{Erased, Id, Kind, Record, Timestamp, Transaction},
     },
     limits,
     store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Run, Store, StoreError, stored_name},
@@ -89,6 +89,18 @@ pub enum Command {
 }
 
 impl Command {
+    /// The chain that it is about.
+    fn chain(&self) -> Option<ChainNumber> {
+        match self {
+            Command::Inject { chain, .. }
+            | Command::Seal { chain, .. }
+            | Command::Erase { chain, .. }
+            | Command::SetLeap { chain, .. } => Some(*chain),
+            Command::Bang { parent, .. } => parent.map(|(chain, _)| chain),
+            Command::SetNodes(_) => None,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Command::Inject { transactions, .. } => transactions.iter().map(Transaction::record_bytes).sum(),
@@ -151,6 +163,9 @@ pub enum Refused {
         "transaction {0} is a record of the node itself (a bang, or an erasure): only what clients injected can be erased"
     )]
     NotErasable(u64),
+    /// What is stored of the chain does not hold.
+    #[error("the chain is damaged, and takes no writes: {0}")]
+    Damaged(String),
     /// The chain's pool is full.
     #[error("the pool of the chain holds {0} transactions, which is its limit: leap, then send again")]
     PoolFull(u64),
@@ -184,10 +199,23 @@ pub struct ChainHandle {
     leap: RwLock<LeapPolicy>,
     /// Transactions of its own that were erased.
     erasures: AtomicU64,
+    /// What does not hold, once that is found.
+    damage: OnceLock<String>,
+    /// When it was read again last.
+    scrubbed: RwLock<Option<Scrubbed>>,
     /// One leap at a time: the next cuts what this one left.
     pub(crate) leaping: tokio::sync::Mutex<()>,
     /// Whether a task waits to leap by the policy.
     pub(crate) armed: std::sync::atomic::AtomicBool,
+}
+
+/// That all of a chain was read again and held.
+#[derive(Clone, Copy, Debug)]
+pub struct Scrubbed {
+    /// The chain's size then.
+    pub size: u64,
+    /// When it was done.
+    pub timestamp: Timestamp,
 }
 
 impl ChainHandle {
@@ -207,6 +235,8 @@ impl ChainHandle {
             head: watch::Sender::new(chain.head.clone()),
             leap: RwLock::new(leap),
             erasures: erasures.into(),
+            damage: OnceLock::new(),
+            scrubbed: RwLock::default(),
             leaping: tokio::sync::Mutex::new(()),
             armed: false.into(),
         }
@@ -249,6 +279,28 @@ impl ChainHandle {
         self.head.subscribe()
     }
 
+    /// What does not hold in what is stored of it, or of an ancestor's part that it shares.
+    pub fn damage(&self) -> Option<&str> {
+        let own = self.damage.get().map(String::as_str);
+        own.or_else(|| self.parent.as_ref().and_then(|parent| parent.damage()))
+    }
+
+    /// Records that it is damaged: it takes no more writes until the node is started again.
+    pub fn set_damage(&self, detail: String) {
+        // The first damage that was found stays.
+        let _ = self.damage.set(detail);
+    }
+
+    /// When all of it was read again last, and held.
+    pub fn scrubbed(&self) -> Option<Scrubbed> {
+        *self.scrubbed.read().expect("no holder of this lock panics")
+    }
+
+    /// Records that all of it was read again, and held.
+    pub fn set_scrubbed(&self, scrubbed: Scrubbed) {
+        *self.scrubbed.write().expect("no holder of this lock panics") = Some(scrubbed);
+    }
+
     /// When it leaps by itself.
     pub fn leap_policy(&self) -> LeapPolicy {
         *self.leap.read().expect("no holder of this lock panics")
@@ -268,7 +320,8 @@ pub enum Health {
 
 /// What the writer publishes: the chains by name, and its own health.
 pub struct Published {
-    chains: RwLock<BTreeMap<ChainName, Arc<ChainHandle>>>,
+    /// Of a chain that could not be loaded, why.
+    chains: RwLock<BTreeMap<ChainName, Result<Arc<ChainHandle>, String>>>,
     store: Arc<Store>,
     health: Mutex<Health>,
     /// Chains that may have to leap by their policy.
@@ -278,14 +331,20 @@ pub struct Published {
 impl Published {
     /// A chain.
     pub fn chain(&self, name: &str) -> Option<Arc<ChainHandle>> {
-        self.chains.read().expect("no holder of this lock panics").get(name).cloned()
+        self.chains.read().expect("no holder of this lock panics").get(name)?.as_ref().ok().cloned()
     }
 
-    /// At most `limit` chains in the order of their names, from behind `after`.
-    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<Arc<ChainHandle>> {
+    /// Why a chain could not be loaded.
+    pub fn lost(&self, name: &str) -> Option<String> {
+        self.chains.read().expect("no holder of this lock panics").get(name)?.as_ref().err().cloned()
+    }
+
+    /// At most `limit` chains in the order of their names, from behind `after`. Of one that could not be loaded, why.
+    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<(ChainName, Result<Arc<ChainHandle>, String>)> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let chains = self.chains.read().expect("no holder of this lock panics");
-        chains.range::<str, _>((start, Bound::Unbounded)).map(|(_, chain)| chain.clone()).take(limit).collect()
+        let chains = chains.range::<str, _>((start, Bound::Unbounded));
+        chains.take(limit).map(|(name, chain)| (name.clone(), chain.clone())).collect()
     }
 
     /// How many chains there are.
@@ -362,7 +421,7 @@ impl Writer {
     /// that are touched.
     ///
     /// # Errors
-    /// A chain's newest quant or tail is not what was written.
+    /// The list of chains cannot be read.
     #[expect(clippy::type_complexity, reason = "four ends of the writer, named at the one place that takes them")]
     pub fn open(
         store: Arc<Store>,
@@ -391,7 +450,8 @@ impl Writer {
         Ok((writer, published, sender, touches))
     }
 
-    /// Takes the chains as they stand in the store, at opening and after a full disk.
+    /// Takes the chains as they stand in the store, at opening and after a full disk. One that is damaged does not hold up the
+    /// others.
     fn load(&mut self) -> Result<(), StoreError> {
         self.chains.clear();
         self.names.clear();
@@ -399,23 +459,32 @@ impl Writer {
         // A parent has a lower number than its forks.
         records.sort_by_key(|record| record.number);
         for record in records {
-            let place = |error| match error {
-                StoreError::Damaged(detail) => StoreError::Damaged(format!("chain \"{}\": {detail}", record.name)),
-                other => other,
-            };
-            let entry = self.load_chain(&record).map_err(place)?;
+            let name = stored_name(&record)?;
             self.next_number = self.next_number.max(ChainNumber(record.number.0 + 1));
-            self.publish_made(&entry.handle);
-            self.names.insert(entry.handle.name.clone());
-            self.chains.insert(record.number, entry);
+            match self.load_chain(&record) {
+                Ok(entry) => {
+                    self.publish_made(&entry.handle);
+                    self.chains.insert(record.number, entry);
+                }
+                Err(StoreError::Damaged(detail)) => {
+                    tracing::error!(chain = %name, "the chain is damaged: {detail}");
+                    let mut chains = self.published.chains.write().expect("no holder of this lock panics");
+                    chains.insert(name.clone(), Err(detail));
+                }
+                Err(other) => return Err(other),
+            }
+            self.names.insert(name);
         }
         Ok(())
     }
 
     fn load_chain(&self, record: &ChainRecord) -> Result<Entry, StoreError> {
-        let missing = |what: &str| StoreError::Damaged(format!("its {what} is missing"));
         let parent = match record.parent {
-            Some(parent) => Some(self.chains.get(&parent.number).ok_or_else(|| missing("parent"))?.handle.clone()),
+            Some(parent) => {
+                let parent = self.chains.get(&parent.number);
+                let damaged = || StoreError::Damaged("the chain that it was forked from is damaged or missing".into());
+                Some(parent.ok_or_else(damaged)?.handle.clone())
+            }
             None => None,
         };
         let shared = record.parent.zip(parent.as_ref().map(|parent| parent.lineage.clone()));
@@ -562,11 +631,14 @@ impl Writer {
 
     fn publish_made(&self, handle: &Arc<ChainHandle>) {
         let mut chains = self.published.chains.write().expect("no holder of this lock panics");
-        chains.insert(handle.name.clone(), handle.clone());
+        chains.insert(handle.name.clone(), Ok(handle.clone()));
     }
 
     /// Applies one command to the writer's state and to the batch. It is deterministic.
     fn apply(&mut self, command: Command, pending: &mut Pending) -> Result<Outcome, Refused> {
+        if let Some(damage) = command.chain().and_then(|chain| self.entry(chain).handle.damage()) {
+            return Err(Refused::Damaged(damage.to_owned()));
+        }
         match command {
             Command::Bang { rules, parent, transaction, quant, leap } => {
                 self.bang(rules, parent, &transaction, quant, leap, pending)

@@ -21,7 +21,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
     (
         "tokio",
         "the core is pure",
-        &["http/", "cli/", "leap.rs", "mine.rs", "node.rs", "peers.rs", "writer.rs", "main.rs"],
+        &["http/", "cli/", "leap.rs", "mine.rs", "node.rs", "peers.rs", "scrub.rs", "writer.rs", "main.rs"],
     ),
     ("std::fs", "the core is pure", &["store.rs", "store/", "cli/"]),
 ];
@@ -34,6 +34,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("mine.rs", &["core", "limits"]),
     ("node.rs", &["core", "limits", "store", "writer", "mine"]),
     ("leap.rs", &["core", "limits", "writer", "node"]),
+    ("scrub.rs", &["core", "limits", "store", "writer", "node"]),
     ("peers.rs", &["core", "limits"]),
 ];
 

@@ -20,7 +20,7 @@ use crate::{
     leap, limits,
     node::{Background, Config, Node},
     peers::{Allowed, Host, Identity, Peers},
-    store,
+    scrub, store,
 };
 
 /// Files that the node itself keeps open: the store's and its own.
@@ -56,6 +56,14 @@ pub struct ServeArgs {
     /// Threads that mine, at the lowest priority [default: one less than there are processors].
     #[arg(long, env = "QBC_MINING_THREADS", value_name = "N")]
     pub mining_threads: Option<NonZero<usize>>,
+
+    /// MiB a second at which all data is read again and compared with the roots; 0 turns that off.
+    #[arg(long, env = "QBC_SCRUB_RATE", value_name = "MIB", default_value_t = limits::SCRUB_RATE >> 20)]
+    pub scrub_rate: u64,
+
+    /// Time between two readings of all data: 10s, 5m, 1h.
+    #[arg(long, env = "QBC_SCRUB_EVERY", value_name = "TIME", value_parser = parse_time, default_value = "1h")]
+    pub scrub_every: Duration,
 
     /// Where other nodes reach this one [default: localhost:PORT, or the machine's name if it listens on all addresses].
     #[arg(long, env = "QBC_ADVERTISE", value_name = "HOST:PORT")]
@@ -93,11 +101,24 @@ impl FromStr for Origin {
     }
 }
 
+/// A time between automatic leaps.
+///
+/// # Errors
+/// It is no time, or out of bounds.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = parse_time(text)?;
+    if (limits::LEAP_EVERY_MIN..=limits::LEAP_EVERY_MAX).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("a time between leaps is {:?} to {:?}", limits::LEAP_EVERY_MIN, limits::LEAP_EVERY_MAX))
+    }
+}
+
 /// A whole number with ms, s, m or h behind it.
 ///
 /// # Errors
 /// Anything else, in a sentence.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.len() - text.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let millis = match unit {
@@ -108,13 +129,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("{text:?} is no time like 500ms, 1s, 2m or 1h")),
     };
     let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
-    let duration =
-        Duration::from_millis(number.ok_or_else(|| format!("{text:?} is no time like 500ms, 1s, 2m or 1h"))?);
-    if (limits::LEAP_EVERY_MIN..=limits::LEAP_EVERY_MAX).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err(format!("a time between leaps is {:?} to {:?}", limits::LEAP_EVERY_MIN, limits::LEAP_EVERY_MAX))
-    }
+    number.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is no time like 500ms, 1s, 2m or 1h"))
 }
 
 /// Runs a node until it is told to stop.
@@ -147,6 +162,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let peers = start_peers(&node, args.advertise, address, args.discover_allow, &stopping).await?;
     let Background { touched, writer } = background;
     tokio::spawn(leap::run(node.clone(), touched, stopping.clone()));
+    if args.scrub_rate > 0 {
+        let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
+        tokio::spawn(scrub::run(node.clone(), pace, stopping.clone()));
+    }
 
     let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();
     let router = http::router(App::new(node.clone(), peers, origins, stopping.clone()));

@@ -571,8 +571,22 @@ pub struct Stats {
     /// The newest quant's Merkle root.
     #[schema(value_type = String)]
     root: Hash,
-    /// Bytes of all transactions as they are served.
+    /// Bytes of all transactions as they were accepted.
     bytes: u64,
+    /// When all of it was read again and held, since the node started.
+    scrubbed: Option<ScrubbedView>,
+    /// What does not hold in what is stored of it: then it takes no writes.
+    damage: Option<String>,
+}
+
+/// That all of a chain was read again and held.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Scrubbed)]
+pub struct ScrubbedView {
+    /// The chain's size then.
+    size: u64,
+    /// When it was done: RFC 3339, UTC, six digits.
+    timestamp: String,
 }
 
 impl Stats {
@@ -588,6 +602,10 @@ impl Stats {
             hash: head.newest.hash(),
             root: head.newest.header().root,
             bytes: head.bytes,
+            scrubbed: chain
+                .scrubbed()
+                .map(|done| ScrubbedView { size: done.size, timestamp: done.timestamp.to_string() }),
+            damage: chain.damage().map(str::to_owned),
         }
     }
 }

@@ -13,7 +13,10 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{App, problem::Problem};
 use crate::{
-    core::{json, rules::Fault},
+    core::{
+        json,
+        rules::{ChainName, Fault},
+    },
     limits,
     writer::ChainHandle,
 };
@@ -38,12 +41,23 @@ impl FromRequestParts<App> for ChainOf {
         match path_parameter(parts, |name| name == CHAIN).await? {
             Some(name) => match app.0.node.chain(&name) {
                 Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
-                None => Err(Problem::not_found(format!(
-                    "there is no chain {name:?}: GET /chains lists them, POST /bang makes one"
-                ))),
+                None => Err(no_chain(app, &name)),
             },
-            None => Ok(ChainOf { chain: app.0.default_chain.clone(), prefix: String::new() }),
+            None => match &app.0.default_chain {
+                Some(chain) => Ok(ChainOf { chain: chain.clone(), prefix: String::new() }),
+                None => Err(no_chain(app, ChainName::DEFAULT)),
+            },
         }
+    }
+}
+
+fn no_chain(app: &App, name: &str) -> Problem {
+    match app.0.node.lost(name) {
+        Some(detail) => {
+            let cure = "the others go on; restore the data folder from a copy to have this one back";
+            Problem::overloaded(format!("the chain {name:?} is damaged: {detail}; {cure}"))
+        }
+        None => Problem::not_found(format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one")),
     }
 }
 

@@ -48,7 +48,8 @@ pub struct App(Arc<Shared>);
 struct Shared {
     node: Node,
     peers: Peers,
-    default_chain: Arc<ChainHandle>,
+    /// Absent where it is damaged.
+    default_chain: Option<Arc<ChainHandle>>,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
     /// Sites whose pages may use the node.
@@ -61,11 +62,8 @@ struct Shared {
 
 impl App {
     /// A node and its peers, for the pages of these sites, until `stopping` says that the node stops.
-    ///
-    /// # Panics
-    /// The node has no default chain, which [`Node::start`] makes.
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
-        let default_chain = node.chain(ChainName::DEFAULT).expect("a started node has its default chain");
+        let default_chain = node.chain(ChainName::DEFAULT);
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
         App(Arc::new(Shared { node, peers, default_chain, room, origins, document: OnceLock::new(), stopping }))
     }

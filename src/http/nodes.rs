@@ -67,6 +67,13 @@ pub struct ChainView {
     stats: Stats,
 }
 
+/// A chain that could not be loaded, as it stands in the list of all.
+#[derive(Serialize)]
+struct LostChain<'a> {
+    name: &'a str,
+    damage: &'a str,
+}
+
 impl ChainView {
     fn of(chain: &ChainHandle) -> ChainView {
         ChainView {
@@ -173,7 +180,7 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
     let chains = app.0.node.chains(query.after.as_deref(), limit + 1);
     let mut body = vec![b'['];
     let mut last = None;
-    for chain in chains.iter().take(limit) {
+    for (name, chain) in chains.iter().take(limit) {
         // Rules can be large, so a page may end before its limit.
         if body.len() > limits::PAGE_BYTES {
             break;
@@ -181,12 +188,16 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
         if last.is_some() {
             body.push(b',');
         }
-        serde_json::to_writer(&mut body, &ChainView::of(chain)).expect("writing to memory does not fail");
-        last = Some(&chain.name);
+        let written = match chain {
+            Ok(chain) => serde_json::to_writer(&mut body, &ChainView::of(chain)),
+            Err(damage) => serde_json::to_writer(&mut body, &LostChain { name: name.as_str(), damage }),
+        };
+        written.expect("writing to memory does not fail");
+        last = Some(name);
     }
     body.push(b']');
     let mut headers = HeaderMap::new();
-    if let Some(last) = last.filter(|&last| chains.last().is_some_and(|chain| chain.name != *last)) {
+    if let Some(last) = last.filter(|&last| chains.last().is_some_and(|(name, _)| name != last)) {
         headers.insert(header::LINK, text_header(format!("</chains?after={last}&limit={limit}>; rel=\"next\"")));
     }
     Ok((headers, [(header::CONTENT_TYPE, "application/json")], body).into_response())
@@ -330,12 +341,19 @@ pub async fn livez() -> axum::Json<Status> {
     tag = "node",
     responses(
         (status = 200, description = "It does", body = Status),
-        (status = 503, description = "It takes no writes", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It takes no writes, or a chain is damaged, which it names", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Problem> {
     match app.0.node.health() {
-        Health::Ready => Ok(axum::Json(Status { status: "ok" })),
+        Health::Ready => match app.0.node.damages().as_slice() {
+            [] => Ok(axum::Json(Status { status: "ok" })),
+            damages => {
+                let name = |(name, detail): &(ChainName, String)| format!("the chain \"{name}\" is damaged: {detail}");
+                let names: Vec<String> = damages.iter().map(name).collect();
+                Err(Problem::overloaded(format!("{}; the others go on", names.join("; "))))
+            }
+        },
         Health::Full => Err(Problem::overloaded("the disk is full: writes are refused until space is freed")),
         Health::Failed(detail) => {
             Err(Problem::overloaded(format!("{detail}: no more writes are taken until the node is started again")))

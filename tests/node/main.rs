@@ -10,4 +10,5 @@ mod process;
 mod readme;
 mod retries;
 mod rules;
+mod scrub;
 mod support;

@@ -1,0 +1,175 @@
+//! The scrub: all data is read again, at a bounded rate, and compared with the roots.
+//!
+//! Damage on a disk shows only where somebody reads. So each chain is recomputed from what is stored, its own part of it
+//! where it is a fork: hashes, tiles, roots, links and proof of work, and at the end the head in memory. A chain that does
+//! not hold takes no more writes, `/readyz` names it, and the others go on.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    core::{
+        chain::Head,
+        merkle::{Edge, Tile},
+        quant::Quant,
+        transaction::Record,
+    },
+    limits,
+    node::{Node, now},
+    store::{Lineage, Store, StoreError},
+    writer::{ChainHandle, Scrubbed, edge_at},
+};
+
+/// How fast and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Bytes a second that are read.
+    pub rate: u64,
+    /// From the end of a pass to the start of the next.
+    pub pause: Duration,
+}
+
+/// Scrubs all chains, again and again, until `shutdown` says that the node stops.
+pub async fn run(node: Node, pace: Pace, mut shutdown: watch::Receiver<bool>) {
+    tokio::select! {
+        () = passes(&node, pace) => {}
+        _ = shutdown.wait_for(|stopping| *stopping) => {}
+    }
+}
+
+async fn passes(node: &Node, pace: Pace) {
+    loop {
+        let mut bytes = 0;
+        let started = Instant::now();
+        for (_, chain) in node.chains(None, usize::MAX) {
+            if let Ok(chain) = chain
+                && chain.damage().is_none()
+            {
+                bytes += chain_once(node, &chain, pace.rate).await;
+            }
+        }
+        tracing::debug!(bytes, took = ?started.elapsed(), "all data was read again");
+        sleep(pace.pause).await;
+    }
+}
+
+/// Scrubs one chain, and gives the bytes that it read.
+async fn chain_once(node: &Node, chain: &Arc<ChainHandle>, rate: u64) -> u64 {
+    let (of, began) = (chain.clone(), Instant::now());
+    let mut bytes = 0;
+    let mut pass = node.read(move |store| Pass::begin(store, &of)).await;
+    loop {
+        let step = match pass {
+            Ok(pass) => node.read(move |store| pass.step(store)).await,
+            Err(error) => Err(error),
+        };
+        match step {
+            Ok((next, read)) => {
+                bytes += read;
+                if next.is_done() {
+                    chain.set_scrubbed(Scrubbed { size: next.edge.size(), timestamp: now() });
+                    return bytes;
+                }
+                let due = Duration::from_secs_f64(bytes as f64 / rate as f64);
+                sleep(due.saturating_sub(began.elapsed())).await;
+                pass = Ok(next);
+            }
+            Err(StoreError::Damaged(detail)) => {
+                tracing::error!(chain = %chain.name, "the chain is damaged: {detail}");
+                chain.set_damage(detail);
+                return bytes;
+            }
+            Err(error) => {
+                tracing::warn!(chain = %chain.name, "the chain cannot be read again: {error}");
+                return bytes;
+            }
+        }
+    }
+}
+
+/// One chain on its way.
+struct Pass {
+    lineage: Arc<Lineage>,
+    /// Where it stood at the beginning.
+    head: Head,
+    edge: Edge,
+    /// The newest quant that holds.
+    newest: Option<Quant>,
+    /// The next one, whose transactions are read.
+    quant: Option<Quant>,
+}
+
+impl Pass {
+    fn begin(store: &Store, chain: &ChainHandle) -> Result<Pass, StoreError> {
+        let (lineage, head) = (chain.lineage.clone(), chain.head());
+        let newest = lineage.parent().map(|parent| store.quant(&lineage, parent.quant)).transpose()?;
+        let edge = edge_at(store, chain, lineage.own_from())?;
+        if newest.as_ref().is_some_and(|quant| quant.header().root != edge.root()) {
+            return Err(StoreError::Damaged("the tree is not that of the quant that it was forked from".into()));
+        }
+        Ok(Pass { lineage, head, edge, newest, quant: None })
+    }
+
+    fn is_done(&self) -> bool {
+        self.edge.size() == self.head.size() && self.newest.as_ref() == Some(&*self.head.newest)
+    }
+
+    /// Reads the next quants and transactions, and gives the bytes of the transactions.
+    fn step(mut self, store: &Store) -> Result<(Pass, u64), StoreError> {
+        let mut records = Vec::with_capacity(limits::CHUNK_BYTES);
+        let mut quants = 0;
+        while records.is_empty() && quants < limits::SCRUB_QUANTS && !self.is_done() {
+            if self.quant.is_none() && self.newest.as_ref() != Some(&*self.head.newest) {
+                let index = self.newest.as_ref().map_or(0, |quant| quant.index() + 1);
+                self.quant = Some(store.quant(&self.lineage, index)?);
+                quants += 1;
+            }
+            let end = self.quant.as_ref().map_or(self.head.size(), Quant::size);
+            if self.edge.size() < end {
+                let range = self.edge.size()..end.min(self.head.size());
+                store.records(&self.lineage, range, b'\n', limits::CHUNK_BYTES, &mut records)?;
+                for record in records.split(|&byte| byte == b'\n') {
+                    self.transaction(store, record)?;
+                }
+            }
+            if let Some(quant) = self.quant.take_if(|quant| quant.size() <= self.edge.size()) {
+                self.seal(quant)?;
+            }
+        }
+        if self.is_done() && self.edge != *self.head.edge {
+            return Err(StoreError::Damaged("its transactions are not those that were accepted".into()));
+        }
+        Ok((self, records.len() as u64))
+    }
+
+    fn transaction(&mut self, store: &Store, text: &[u8]) -> Result<(), StoreError> {
+        let index = self.edge.size();
+        let damaged = |detail: &str| StoreError::Damaged(format!("transaction {index}: {detail}"));
+        let record = Record::parse(text).map_err(|detail| damaged(&detail))?;
+        if record.index != index {
+            return Err(damaged(&format!("it says that it is transaction {}", record.index)));
+        }
+        let mut completed = Vec::new();
+        self.edge.push(record.hash, |tile| completed.push(tile));
+        for Tile { level, number, hashes } in completed {
+            if store.tile(&self.lineage, level, number)? != hashes {
+                return Err(damaged(&format!("tile {number} of level {level}, which it completes, is another one")));
+            }
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, quant: Quant) -> Result<(), StoreError> {
+        let damaged = |detail: String| StoreError::Damaged(format!("quant {}: {detail}", quant.index()));
+        quant.check_follows(self.newest.as_ref()).map_err(|error| damaged(error.to_string()))?;
+        if quant.size() != self.edge.size() || quant.header().root != self.edge.root() {
+            return Err(damaged("its root is not that of the transactions".into()));
+        }
+        self.newest = Some(quant);
+        Ok(())
+    }
+}

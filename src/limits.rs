@@ -120,3 +120,6 @@ pub const CHECK_AT_ONCE: usize = 16 << 10;
 
 /// Signatures of one signed note. C2SP signed-note asks for at least 16; Go's reader takes as many as this.
 pub const NOTE_SIGNATURES: usize = 100;
+
+/// Bytes that are read of a file with a secret key: its longest form has a name of any length, which is cut off here.
+pub const KEY_BYTES: u64 = 64 << 10;

@@ -5,6 +5,7 @@
 
 use std::{
     num::NonZero,
+    ops::Range,
     path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
@@ -22,10 +23,12 @@ use crate::{
         chain::{LeapPolicy, bang_header, bang_transaction},
         hash::Hash,
         merkle,
+        note::{Checkpoint, KeyName, Note},
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Kind, Submission, Timestamp, Transaction},
+        transaction::{Id, Kind, Submission, Timestamp, Transaction, record_leaf},
     },
+    limits,
     mine::Miner,
     store::{Store, StoreError},
     writer::{
@@ -383,6 +386,64 @@ impl Node {
         self.read(move |store| {
             let tiles = head.edge.source(|level, number| store.tile(&chain.lineage, level, number));
             merkle::prove_consistency(from, to, tiles)
+        })
+        .await
+    }
+
+    /// The newest quant of a chain as a checkpoint, signed under its origin and under the node's own name.
+    pub fn checkpoint(&self, chain: &ChainHandle) -> Note {
+        let checkpoint = Checkpoint::new(chain.id, &chain.head().newest);
+        let mut note = Note::new(checkpoint.to_string()).expect("a checkpoint is the text of a note");
+        note.sign(KeyName::of_chain(chain.id), &self.0.key);
+        note.sign(KeyName::of_node(&self.0.key.verifying_key()), &self.0.key);
+        note
+    }
+
+    /// The first `width` hashes of a tile, one behind the other.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    ///
+    /// # Panics
+    /// The chain does not have them.
+    pub async fn tile(
+        &self,
+        chain: Arc<ChainHandle>,
+        level: u8,
+        number: u64,
+        width: usize,
+    ) -> Result<Vec<u8>, StoreError> {
+        let edge = chain.head().edge;
+        assert!(merkle::has_tile(edge.size(), level, number, width), "a tile is read where there is one");
+        let join =
+            move |hashes: &[Hash]| hashes[..width].iter().map(Hash::as_bytes).copied().collect::<Vec<_>>().concat();
+        match merkle::has_tile(edge.size(), level, number, merkle::TILE_WIDTH) {
+            true => self.read(move |store| Ok(join(&store.tile(&chain.lineage, level, number)?))).await,
+            false => Ok(join(edge.partial(level))),
+        }
+    }
+
+    /// The leaves of a range of transactions, each behind two bytes with its length, big-endian: an entry bundle of C2SP
+    /// tlog-tiles.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    pub async fn leaves(&self, chain: Arc<ChainHandle>, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
+        self.read(move |store| {
+            let (mut bundle, mut next) = (Vec::new(), range.start);
+            while next < range.end {
+                let mut records = Vec::new();
+                let end = store.records(&chain.lineage, next..range.end, b'\n', limits::CHUNK_BYTES, &mut records)?;
+                for (index, record) in (next..end).zip(records.split(|&byte| byte == b'\n')) {
+                    let leaf = record_leaf(record)
+                        .ok_or_else(|| StoreError::Damaged(format!("transaction {index} is malformed")))?;
+                    let length = u16::try_from(leaf.len()).expect("a leaf is bounded by the length of an id");
+                    bundle.extend_from_slice(&length.to_be_bytes());
+                    bundle.extend_from_slice(&leaf);
+                }
+                next = end;
+            }
+            Ok(bundle)
         })
         .await
     }

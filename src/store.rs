@@ -28,13 +28,14 @@
 //! blocks hold. Where that is interrupted, the mark has it done at the next opening.
 
 mod files;
+pub mod key;
 mod keys;
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     ops::Range,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, RwLock, RwLockReadGuard,
@@ -976,25 +977,17 @@ impl Store {
     /// # Errors
     /// The file is missing though the folder is in use, or it is not the key that the folder was made with.
     pub fn node_key(&self, seed: [u8; 32]) -> Result<ed25519_dalek::SigningKey, StoreError> {
-        let path = self.folder.join("node.key");
         let recorded = self.engine()?.get(Space::Meta, b"node")?;
-        let key = match fs::read_to_string(&path) {
-            Ok(text) => {
-                let secret =
-                    crate::core::transaction::take_hex::<32>(text.strip_suffix('\n').unwrap_or(&text), "node.key");
-                ed25519_dalek::SigningKey::from_bytes(&secret.map_err(StoreError::Damaged)?)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && recorded.is_none() => {
+        let key = match key::read(&self.folder)? {
+            Some(key) => key,
+            None if recorded.is_none() => {
                 let key = ed25519_dalek::SigningKey::from_bytes(&seed);
-                let write =
-                    |mut file: File| writeln!(file, "{}", hex::encode(key.to_bytes())).and_then(|()| file.sync_all());
-                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-                file.and_then(write)
-                    .map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))?;
+                key::write(&self.folder, &key)?;
                 key
             }
-            Err(error) => return Err(StoreError::Damaged(format!("cannot read {}: {error}", path.display()))),
+            None => return Err(StoreError::Damaged("the file node.key is missing".into())),
         };
+        key::warn_if_exposed(&self.folder);
         let public = key.verifying_key().to_bytes();
         match recorded {
             Some(recorded) if recorded[1..] != public => {

@@ -58,6 +58,11 @@ impl Connection {
         Connection { node, chain: chain.or_else(|| self.chain.clone()), ..self.clone() }
     }
 
+    /// Whether a chain is named, and not just the default one meant.
+    pub fn names_chain(&self) -> bool {
+        self.chain.is_some()
+    }
+
     /// The URL of a route of the node.
     pub fn node_url(&self, route: &[&str]) -> Url {
         let mut url = self.node.clone();

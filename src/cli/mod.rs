@@ -18,6 +18,7 @@ pub mod connection;
 pub mod export;
 pub mod file;
 pub mod folder;
+pub mod key;
 pub mod load;
 pub mod pieces;
 pub mod remote;
@@ -112,6 +113,8 @@ An empty pool gives an empty quant.")]
     Verify(verify::VerifyArgs),
     /// Write the chain as lines of JSON, verified on the way
     Export(export::ExportArgs),
+    /// Print the key that checks a node's checkpoints, or give a new node one
+    Key(key::KeyArgs),
     /// Load a running node and print rates and latencies
     Bench(bench::BenchArgs),
     /// Print completions for a shell
@@ -173,6 +176,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Discover(args)) => client::discover(&connect(), args).await,
         Some(Command::Verify(args)) => verify::run(args, connect()).await,
         Some(Command::Export(args)) => export::run(args, connect()).await,
+        Some(Command::Key(args)) => key::run(args, connect()).await,
         Some(Command::Bench(args)) => {
             let chain = chain.as_ref().map_or(ChainName::DEFAULT, ChainName::as_str);
             bench::run(args, node.as_str(), chain, json).await

@@ -404,6 +404,12 @@ fn level_width(size: u64, level: u8) -> u64 {
     size.checked_shr(TILE_HEIGHT * u32::from(level)).unwrap_or(0)
 }
 
+/// Whether a tree of `size` leaves has the first `width` hashes of this tile.
+pub fn has_tile(size: u64, level: u8, number: u64, width: usize) -> bool {
+    let (complete, partial) = last_tile(size, level);
+    width <= TILE_WIDTH && (number < complete || number == complete && width <= partial)
+}
+
 /// How many complete tiles a level has, which is the number of its incomplete one, and that one's width: 0 to 255.
 fn last_tile(size: u64, level: u8) -> (u64, usize) {
     let hashes = level_width(size, level);

@@ -8,5 +8,6 @@ pub mod note;
 pub mod quant;
 pub mod rules;
 mod schema;
+pub mod tile;
 pub mod transaction;
 pub mod verify;

@@ -241,6 +241,30 @@ pub fn record_hash(record: &[u8]) -> Option<Hash> {
     std::str::from_utf8(&digits[digits.len().checked_sub(64)?..]).ok()?.parse().ok()
 }
 
+/// The leaf of a stored record, without parsing it: what its hash speaks for, and it is checked that it does.
+///
+/// The parts stand in the order of [`Transaction::new`], and an erased record has its commitment in the place of its data.
+/// The marks between them stand in no id, where their quotes would be escaped.
+pub fn record_leaf(record: &[u8]) -> Option<Vec<u8>> {
+    let text = str::from_utf8(record).ok()?;
+    let (head, commitment) = match text.split_once(",\"data\":") {
+        Some((head, rest)) => {
+            let (data, salt) = rest.rsplit_once(",\"salt\":\"")?;
+            let salt = take_hex(salt.get(..32)?, "salt").ok()?;
+            (head, hash::commitment(&salt, data.as_bytes()))
+        }
+        None => {
+            let (head, rest) = text.split_once(",\"commitment\":\"")?;
+            (head, rest.get(..64)?.parse().ok()?)
+        }
+    };
+    let (names, rest) = head.split_once(",\"timestamp\":\"")?;
+    let names = names.find(',').map_or("", |end_of_index| &names[end_of_index..]);
+    let (time, signature) = rest.split_once('"')?;
+    let leaf = format!("{{\"commitment\":\"{commitment}\"{names}{signature},\"timestamp\":\"{time}\"}}").into_bytes();
+    (Some(hash::leaf(&leaf)) == record_hash(record)).then_some(leaf)
+}
+
 /// What the Merkle tree commits to of a transaction.
 struct Leaf<'a> {
     commitment: Hash,
@@ -738,6 +762,7 @@ mod tests {
             prop_assert_eq!(transaction.record_bytes() + index.to_string().len(), bytes.len());
             prop_assert_eq!(transaction.data(), &submission.data[..]);
             prop_assert_eq!(record_hash(bytes), Some(transaction.hash()));
+            let leaf = record_leaf(bytes).unwrap();
 
             let record = Record::parse(bytes).unwrap();
             prop_assert_eq!((record.index, record.hash), (index, transaction.hash()));
@@ -760,6 +785,11 @@ mod tests {
             }
             fields.insert("commitment".into(), commitment.into());
             prop_assert_eq!(hash::leaf(&json::canonical(&json!(fields))), transaction.hash());
+            prop_assert_eq!(&leaf, &json::canonical(&json!(fields)));
+            let place = bytes.windows(8).position(|window| window == b",\"data\":").unwrap();
+            let erased = json!({"timestamp": timestamp.to_string(), "by": index});
+            let rest = format!(",\"commitment\":{},\"erased\":{erased},\"hash\":\"{}\"}}", fields["commitment"], transaction.hash());
+            prop_assert_eq!(record_leaf(&[&bytes[..place], rest.as_bytes()].concat()), Some(leaf));
             fields.insert("index".into(), index.into());
             fields.insert("hash".into(), transaction.hash().to_string().into());
             prop_assert!(Record::from_value(json!(fields)).is_err(), "an erased transaction says so");
@@ -784,8 +814,10 @@ mod tests {
             let mut bytes = Vec::new();
             Transaction::new(submission, kind, timestamp, salt).write_record(7, &mut bytes);
             let original = json::parse(&bytes).unwrap();
+            let whole = bytes.clone();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
+            prop_assert!(record_leaf(&bytes).is_none_or(|leaf| Some(leaf) == record_leaf(&whole)));
             // Its place is no part of a transaction: only the tree knows it.
             if let Ok(record) = Record::parse(&bytes) {
                 let mut changed = json::parse(&bytes).unwrap();
@@ -916,7 +948,7 @@ mod tests {
         }
         assert!(Record::from_value(json!([])).is_err());
         for cut in [&b""[..], b"\"}", b"{\"hash\":\"00\"}", &bytes[..bytes.len() - 1]] {
-            assert_eq!(record_hash(cut), None);
+            assert_eq!((record_hash(cut), record_leaf(cut)), (None, None));
         }
     }
 }

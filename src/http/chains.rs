@@ -681,7 +681,7 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
 
 /// For how long an answer may be kept.
 #[derive(Clone, Copy)]
-enum Cache {
+pub(super) enum Cache {
     /// For ever.
     Immutable,
     /// It never changes, unless something in it is erased: so for no longer than an erasure may take.
@@ -690,7 +690,7 @@ enum Cache {
     Revalidate,
 }
 
-fn cache_headers(tag: &str, cache: Cache) -> HeaderMap {
+pub(super) fn cache_headers(tag: &str, cache: Cache) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::ETAG, text_header(tag.into()));
     let cache = match cache {
@@ -703,7 +703,7 @@ fn cache_headers(tag: &str, cache: Cache) -> HeaderMap {
 }
 
 /// `304` where the client has the same already (`If-None-Match`, RFC 9110 section 13.1.2).
-fn unchanged(headers: &HeaderMap, tag: &str, cache: Cache) -> Option<Response> {
+pub(super) fn unchanged(headers: &HeaderMap, tag: &str, cache: Cache) -> Option<Response> {
     let has = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
     let same = has.split(',').map(str::trim).any(|has| has == "*" || has.strip_prefix("W/").unwrap_or(has) == tag);
     same.then(|| (StatusCode::NOT_MODIFIED, cache_headers(tag, cache)).into_response())

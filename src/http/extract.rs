@@ -96,7 +96,11 @@ impl FromRequestParts<App> for Place {
 /// The path parameter that names a chain.
 const CHAIN: &str = "chain";
 
-async fn path_parameter(parts: &mut Parts, is_it: impl Fn(&str) -> bool) -> Result<Option<String>, Problem> {
+/// The first parameter of a path whose name is meant.
+///
+/// # Errors
+/// `400` where the path is no UTF-8.
+pub async fn path_parameter(parts: &mut Parts, is_it: impl Fn(&str) -> bool) -> Result<Option<String>, Problem> {
     let params = RawPathParams::from_request_parts(parts, &()).await;
     let params = params.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     Ok(params.iter().find(|(name, _)| is_it(name)).map(|(_, value)| value.to_owned()))

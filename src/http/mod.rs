@@ -6,6 +6,7 @@ mod extract;
 mod inject;
 mod nodes;
 mod problem;
+mod proofs;
 mod server;
 
 use std::{
@@ -18,7 +19,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderName, HeaderValue, Method, Request, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -81,6 +82,9 @@ fn chain_routes() -> OpenApiRouter<App> {
         .routes(routes!(chains::transaction_by_id))
         .routes(routes!(chains::receipt))
         .routes(routes!(chains::consistency))
+        .routes(routes!(proofs::checkpoint))
+        .routes(routes!(proofs::tile))
+        .routes(routes!(proofs::entries))
         .routes(routes!(chains::pool))
         .routes(routes!(chains::stats))
         .routes(routes!(chains::fork))
@@ -113,9 +117,13 @@ pub fn router(app: App) -> Router {
     if !app.0.origins.is_empty() {
         routes = routes.layer(cors(&app.0.origins));
     }
-    routes
-        .layer(middleware::from_fn_with_state(app, frame))
-        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024))))
+    routes.layer(middleware::from_fn_with_state(app, frame)).layer(
+        CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible)),
+    )
+}
+
+fn is_compressible(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
+    extensions.get::<proofs::Incompressible>().is_none()
 }
 
 async fn no_route(request: Request<Body>) -> Problem {
@@ -234,6 +242,9 @@ fn finish(mut document: OpenApi) -> OpenApi {
              `/chains/{chain}/…` for any.",
         ))
         .build();
+    // A parameter that takes the rest of a path has a mark in the router, which OpenAPI does not know.
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     for (path, item) in &mut document.paths.paths {
         let nested = path.strip_prefix(NESTED).is_some_and(|rest| !rest.is_empty());
         if nested {

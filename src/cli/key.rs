@@ -1,0 +1,118 @@
+//! `qbc key`: the key that checks a node's checkpoints, and a key of one's own for a new node.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, anyhow, ensure};
+use clap::Args;
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use serde_json::json;
+
+use super::{Usage, connection::Connection, print_line};
+use crate::{
+    core::note::{self, Algorithm, Checkpoint, KeyName, Note, VerifierKey},
+    limits,
+    store::{Store, key},
+};
+
+/// What `qbc key` takes.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  qbc key                                  of the node at http://localhost:5000
+  qbc key --data qbc-data/5000             of a data folder, whether its node runs or not
+  qbc --chain orders key                   the same key under the origin of one chain's checkpoints
+  qbc key --import secret.key --data new   let a new node sign with this key
+  openssl rand -hex 32 | qbc key --import - --data new
+
+The key has the form of C2SP signed-note: NAME+ID+BASE64. Under the node's own name it checks the checkpoints
+of all its chains. What a running node says of itself proves that it has the key, not that it is the node
+that you mean: compare it with what its operator reads from the data folder.")]
+pub struct KeyArgs {
+    /// Read the key from a node's data folder
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Put a secret key into a data folder that no node has used: 64 hex digits, or Go's PRIVATE+KEY+...; - reads it from
+    /// standard input
+    #[arg(long, value_name = "FILE", requires = "data")]
+    import: Option<PathBuf>,
+}
+
+/// Prints the verifier key, or imports a secret one.
+///
+/// # Errors
+/// There is no key to print, or the folder or the file is not fit for an import.
+pub async fn run(args: KeyArgs, node: Connection) -> anyhow::Result<()> {
+    let (name, key) = match args.data {
+        None => served(&node).await?,
+        Some(_) if node.names_chain() => {
+            let detail = "--chain asks for the key under the name of one chain, which only the running node knows";
+            return Err(Usage(format!("{detail}: say --node URL instead of --data")).into());
+        }
+        Some(data) => {
+            let key = match args.import {
+                None => key::read(&data)?.with_context(|| format!("{} holds no node.key", data.display()))?,
+                Some(file) => import(&file, &data)?,
+            };
+            (KeyName::of_node(&key.verifying_key()), key.verifying_key())
+        }
+    };
+    let key = VerifierKey::new(name, Algorithm::Ed25519, key);
+    match node.json {
+        true => print_line(json!({"id": hex::encode(key.key().as_bytes()), "key": key.to_string()})),
+        false => print_line(key),
+    }
+}
+
+/// The key of a running node. It stands in the name that the node signs with, and must have made the signatures.
+async fn served(node: &Connection) -> anyhow::Result<(KeyName, VerifyingKey)> {
+    let url = node.chain_url(&["checkpoint"]);
+    let note = Note::parse(&node.send(node.get(url)).await?.bytes().await?)?;
+    let origin = Checkpoint::parse(note.text())?.origin().parse::<KeyName>()?;
+    let names = note.signatures().iter().map(note::Signature::name);
+    let (own, key) = names
+        .filter_map(|name| {
+            let key: [u8; 32] = hex::decode(name.as_str().strip_prefix("qbc/node/")?).ok()?.try_into().ok()?;
+            Some((name.clone(), VerifyingKey::from_bytes(&key).ok()?))
+        })
+        .next()
+        .ok_or_else(|| anyhow!("the checkpoint is not signed by a node"))?;
+    let known = [own.clone(), origin.clone()].map(|name| VerifierKey::new(name, Algorithm::Ed25519, key));
+    ensure!(note.verify(&known)?.len() == 2, "the checkpoint is not signed under its origin and under the node's name");
+    Ok((if node.names_chain() { origin } else { own }, key))
+}
+
+fn import(file: &Path, data: &Path) -> anyhow::Result<SigningKey> {
+    let key = read_secret(file)?;
+    Store::import_key(data, &key)?;
+    Ok(key)
+}
+
+/// A secret key in either of its forms.
+fn read_secret(path: &Path) -> anyhow::Result<SigningKey> {
+    let mut text = String::new();
+    let limit = limits::KEY_BYTES;
+    let read = if path == Path::new("-") {
+        io::stdin().take(limit).read_to_string(&mut text)
+    } else {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (metadata, path) = (file.metadata()?, path.display());
+        ensure!(
+            !(metadata.is_file() && key::is_exposed(&metadata)),
+            "others can read {path}, so that others may sign with this key: run chmod 600 {path} if nobody has"
+        );
+        file.take(limit).read_to_string(&mut text)
+    };
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    let parsed = match text.trim_end().strip_prefix("PRIVATE+KEY+") {
+        Some(_) => note::parse_secret(text.trim_end()).map(|(_, key)| key).map_err(|error| error.to_string()),
+        None => key::parse(&text),
+    };
+    parsed.map_err(|_| {
+        // What stands there is not repeated: it may be a secret.
+        anyhow!("{} is no secret key: 64 lower-case hexadecimal digits, or PRIVATE+KEY+NAME+ID+BASE64", path.display())
+    })
+}

@@ -1,0 +1,160 @@
+//! The chain as a transparency log: checkpoints (C2SP tlog-checkpoint) and tiles (C2SP tlog-tiles).
+
+use axum::{
+    body::Body,
+    extract::{FromRequestParts, State},
+    http::{HeaderMap, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    App,
+    chains::{Cache, cache_headers, unchanged},
+    extract::{ChainOf, parse_index, path_parameter},
+    problem::{Problem, ProblemDocument},
+};
+use crate::core::{
+    hash,
+    merkle::{self, TILE_WIDTH},
+    tile::{NotATile, TilePath},
+};
+
+/// The newest quant as a checkpoint that the node has signed.
+///
+/// Two lines sign it: one by the node's key under the checkpoint's origin, as tools for one log expect, and one under the
+/// node's own name, so that the key that `qbc key` prints is good for all chains of the node.
+#[utoipa::path(
+    get,
+    path = "/checkpoint",
+    tag = "chain",
+    responses((status = 200, description = "A signed note: origin, size, root, and `quant INDEX HASH`", body = String,
+        content_type = "text/plain; charset=utf-8")),
+)]
+pub async fn checkpoint(State(app): State<App>, target: ChainOf, headers: HeaderMap) -> Response {
+    let note = app.0.node.checkpoint(&target.chain).to_string();
+    let tag = format!("\"{}\"", hash::leaf(note.as_bytes()));
+    unchanged(&headers, &tag, Cache::Revalidate).unwrap_or_else(|| {
+        let media = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+        (cache_headers(&tag, Cache::Revalidate), media, note).into_response()
+    })
+}
+
+/// A tile: up to 256 hashes of a level of the Merkle tree.
+///
+/// Level 0 has the leaf hashes; a hash of a higher level is the root of a complete tile below. Only what the newest
+/// checkpoint covers is served.
+#[utoipa::path(
+    get,
+    path = "/tile/{level}/{*tile}",
+    tag = "chain",
+    params(
+        ("level" = u8, Path, description = "0 to 63"),
+        ("tile" = String, Path, description = "The number in groups of three digits, all but the last with an x before it, \
+            like `x001/x234/067`; behind a tile that is not complete yet `.p/` and how many hashes, 1 to 255"),
+    ),
+    responses(
+        (status = 200, description = "32 bytes for each hash; immutable", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 400, description = "The path names no tile", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The newest checkpoint does not cover it", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn tile(
+    State(app): State<App>,
+    target: ChainOf,
+    place: TilePlace,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let level = place.level.expect("this route has a level");
+    if let Some(unchanged) = place.check(&target, &headers)? {
+        return Ok(unchanged);
+    }
+    let hashes = app.0.node.tile(target.chain.clone(), level, place.path.number(), place.path.width()).await?;
+    let mut response = place.answer(&target, hashes);
+    response.extensions_mut().insert(Incompressible);
+    Ok(response)
+}
+
+/// The leaves below a tile of level 0.
+///
+/// Each is two bytes with its length, big-endian, and the canonical JSON of what a leaf hash speaks for: the commitment to
+/// the data, not the data.
+#[utoipa::path(
+    get,
+    path = "/tile/entries/{*tile}",
+    tag = "chain",
+    params(("tile" = String, Path, description = "As for other tiles")),
+    responses(
+        (status = 200, description = "The leaves; immutable", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 400, description = "The path names no tile", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The newest checkpoint does not cover it", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn entries(
+    State(app): State<App>,
+    target: ChainOf,
+    place: TilePlace,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if let Some(unchanged) = place.check(&target, &headers)? {
+        return Ok(unchanged);
+    }
+    let first = place.path.number() * TILE_WIDTH as u64;
+    let leaves = app.0.node.leaves(target.chain.clone(), first..first + place.path.width() as u64).await?;
+    Ok(place.answer(&target, leaves))
+}
+
+/// Marks an answer that compression would not make smaller, since it is hashes.
+#[derive(Clone, Copy)]
+pub struct Incompressible;
+
+/// The tile that a path names.
+pub struct TilePlace {
+    /// Its level, or nothing for the entries below level 0.
+    level: Option<u8>,
+    path: TilePath,
+}
+
+impl TilePlace {
+    /// `304` where the client has it already.
+    ///
+    /// # Errors
+    /// `404` where the newest quant does not cover it.
+    fn check(&self, target: &ChainOf, headers: &HeaderMap) -> Result<Option<Response>, Problem> {
+        let size = target.chain.head().newest.size();
+        let (level, number, width) = (self.level.unwrap_or(0), self.path.number(), self.path.width());
+        if !merkle::has_tile(size, level, number, width) {
+            return Err(Problem::not_found(format!(
+                "the newest checkpoint is of {size} transactions: it has not {width} hashes in tile {number} of level {level}"
+            )));
+        }
+        Ok(unchanged(headers, &self.tag(target), Cache::Immutable))
+    }
+
+    fn answer(&self, target: &ChainOf, bytes: impl Into<Body>) -> Response {
+        let headers = cache_headers(&self.tag(target), Cache::Immutable);
+        (headers, [(header::CONTENT_TYPE, "application/octet-stream")], bytes.into()).into_response()
+    }
+
+    /// What is covered by a chain's quants never changes, so that its place names the content.
+    fn tag(&self, target: &ChainOf) -> String {
+        let level = self.level.map_or("entries".into(), |level| level.to_string());
+        format!("\"{}-{level}-{}\"", target.chain.id, self.path)
+    }
+}
+
+impl FromRequestParts<App> for TilePlace {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let level = match path_parameter(parts, |name| name == "level").await? {
+            None => None,
+            Some(text) => match parse_index(&text) {
+                Some(level @ 0..=63) => Some(level as u8),
+                _ => return Err(Problem::bad_request(format!("{text:?} is no level of tiles: 0 to 63 are"))),
+            },
+        };
+        let path = path_parameter(parts, |name| name == "tile").await?.expect("routes of tiles have this parameter");
+        let path = path.parse().map_err(|error: NotATile| Problem::bad_request(format!("{path:?}: {error}")))?;
+        Ok(TilePlace { level, path })
+    }
+}

@@ -123,3 +123,9 @@ pub const NOTE_SIGNATURES: usize = 100;
 
 /// Bytes that are read of a file with a secret key: its longest form has a name of any length, which is cut off here.
 pub const KEY_BYTES: u64 = 64 << 10;
+
+/// Bytes of lines of an import that are verified and stored together: one sync each.
+pub const IMPORT_BYTES: usize = 2 << 20;
+
+/// Entries of an import that was given up which are removed in one step of the writer, so that others do not wait long.
+pub const REMOVE_ENTRIES: usize = 4_096;

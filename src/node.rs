@@ -3,11 +3,14 @@
 //! It is the one place that reads the clock and draws random numbers: both go into [`Command`]s before they reach the
 //! writer. Making hashes and JSON is the work of the caller's task, never of the writer.
 
+mod import;
+
 use std::{
+    collections::HashSet,
     num::NonZero,
     ops::Range,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -36,6 +39,8 @@ use crate::{
     },
 };
 
+pub use import::{Import, ImportError, Imported};
+
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -59,6 +64,8 @@ struct Inner {
     commands: mpsc::Sender<Envelope>,
     miner: Miner,
     key: ed25519_dalek::SigningKey,
+    /// Ids of the chains that are being imported.
+    importing: Mutex<HashSet<Hash>>,
 }
 
 /// What must be kept beside a node until it has stopped.
@@ -465,7 +472,8 @@ impl Inner {
         let failed = |error: std::io::Error| StoreError::Failed(format!("cannot start a thread: {error}"));
         let miner = Miner::new(config.mining_threads).map_err(failed)?;
         let writer = std::thread::Builder::new().name("writer".into()).spawn(|| writer.run()).map_err(failed)?;
-        Ok((Inner { store, published, commands, miner, key }, Background { touched, writer }))
+        let importing = Mutex::default();
+        Ok((Inner { store, published, commands, miner, key, importing }, Background { touched, writer }))
     }
 }
 

@@ -35,11 +35,6 @@ impl Piece {
         self.ends.len()
     }
 
-    /// Bytes of all texts.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     fn is_full(&self) -> bool {
         self.bytes.len() >= limits::CHUNK_BYTES
     }
@@ -108,7 +103,7 @@ impl<R: BufRead> Elements<R> {
     ///
     /// # Errors
     /// It is no array, ends too early, or an element is longer than any that a node has.
-    pub fn next(&mut self) -> anyhow::Result<Piece> {
+    pub fn next_piece(&mut self) -> anyhow::Result<Piece> {
         let mut piece = Piece::default();
         loop {
             let buffer = self.input.fill_buf()?;

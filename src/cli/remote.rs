@@ -183,7 +183,7 @@ impl Pages<'_> {
     fn next(&mut self) -> anyhow::Result<Option<Piece>> {
         loop {
             if let Some(page) = &mut self.page {
-                let piece = page.next()?;
+                let piece = page.next_piece()?;
                 self.seen += piece.count() as u64;
                 ensure!(self.seen <= self.asked, "the node sends more transactions than it was asked for");
                 if piece.count() > 0 {

@@ -129,6 +129,7 @@ pub const KEY_BYTES: u64 = 64 << 10;
 
 /// Complete tiles that are kept in memory, 8 KiB each: a read of the store costs more than the rest of such a request.
 pub const TILES_CACHED: usize = 2_048;
+
 /// Bytes of one piece of an event stream; a larger event is a piece by itself. Each listener that reads slowly holds one, so
 /// that 10,000 of them hold 320 MiB.
 pub const EVENTS_PIECE: usize = 32 << 10;
@@ -151,3 +152,9 @@ pub const EVENTS_KEPT: Duration = Duration::from_secs(2);
 
 /// Time without an event after which a stream sends a comment, so that dead peers are found and proxies keep the connection.
 pub const EVENTS_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Bytes of lines of an import that are verified and stored together: one sync each.
+pub const IMPORT_BYTES: usize = 2 << 20;
+
+/// Entries of an import that was given up which are removed in one step of the writer, so that others do not wait long.
+pub const REMOVE_ENTRIES: usize = 4_096;

@@ -3,11 +3,14 @@
 //! It is the one place that reads the clock and draws random numbers: both go into [`Command`]s before they reach the
 //! writer. Making hashes and JSON is the work of the caller's task, never of the writer.
 
+mod import;
+
 use std::{
+    collections::HashSet,
     num::NonZero,
     ops::Range,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -37,6 +40,8 @@ use crate::{
     },
 };
 
+pub use import::{Import, ImportError, Imported};
+
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -62,6 +67,8 @@ struct Inner {
     key: ed25519_dalek::SigningKey,
     /// Complete tiles that were served lately, by chain, level and number. They never change.
     tiles: quick_cache::sync::Cache<(u64, u8, u64), Bytes>,
+    /// Ids of the chains that are being imported.
+    importing: Mutex<HashSet<Hash>>,
 }
 
 /// What must be kept beside a node until it has stopped.
@@ -479,7 +486,8 @@ impl Inner {
         let miner = Miner::new(config.mining_threads).map_err(failed)?;
         let writer = std::thread::Builder::new().name("writer".into()).spawn(|| writer.run()).map_err(failed)?;
         let tiles = quick_cache::sync::Cache::new(limits::TILES_CACHED);
-        Ok((Inner { store, published, commands, miner, key, tiles }, Background { touched, writer }))
+        let importing = Mutex::default();
+        Ok((Inner { store, published, commands, miner, key, tiles, importing }, Background { touched, writer }))
     }
 }
 

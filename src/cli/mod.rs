@@ -18,8 +18,10 @@ pub mod connection;
 pub mod export;
 pub mod file;
 pub mod folder;
+pub mod import;
 pub mod key;
 pub mod load;
+pub mod pieces;
 pub mod remote;
 pub mod serve;
 pub mod stream;
@@ -116,6 +118,8 @@ An empty pool gives an empty quant.")]
     Verify(verify::VerifyArgs),
     /// Write the chain as lines of JSON, verified on the way
     Export(export::ExportArgs),
+    /// Recreate a chain on a node from its export
+    Import(import::ImportArgs),
     /// Print the key that checks a node's checkpoints, or give a new node one
     Key(key::KeyArgs),
     /// Load a running node and print rates and latencies
@@ -180,6 +184,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Discover(args)) => client::discover(&connect(), args).await,
         Some(Command::Verify(args)) => verify::run(args, connect()).await,
         Some(Command::Export(args)) => export::run(args, connect()).await,
+        Some(Command::Import(args)) => import::run(args, connect()).await,
         Some(Command::Key(args)) => key::run(args, connect()).await,
         Some(Command::Bench(args)) => {
             let chain = chain.as_ref().map_or(ChainName::DEFAULT, ChainName::as_str);

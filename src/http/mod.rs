@@ -4,6 +4,7 @@ mod chains;
 mod erase;
 mod events;
 mod extract;
+mod import;
 mod inject;
 mod nodes;
 mod problem;
@@ -101,6 +102,7 @@ fn node_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(nodes::index))
         .routes(routes!(nodes::bang))
+        .routes(routes!(import::import, import::give_up))
         .routes(routes!(nodes::chains))
         .routes(routes!(nodes::get_chain, nodes::patch_chain))
         .routes(routes!(nodes::discover, nodes::discovered))
@@ -144,7 +146,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
 fn cors(origins: &[HeaderValue]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins.iter().cloned()))
-        .allow_methods([Method::GET, Method::POST, Method::PATCH])
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers(AnyValue)
         .expose_headers(AnyValue)
 }

@@ -8,7 +8,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
     ("axum::", "HTTP stays at the rim; the bench has a bare server to compare with", &["http/", "cli/load.rs"]),
     ("reqwest", "one file calls other nodes, and clients call this one", &["peers.rs", "cli/"]),
     ("sha2", "one file says how things are hashed", &["core/hash.rs"]),
-    ("chacha20", "one file says how stored data is erased", &["store/run_keys.rs"]),
+    ("aes::", "one file says how stored data is erased", &["store/run_keys.rs"]),
     ("jsonschema", "one file says what a schema is", &["core/schema.rs"]),
     ("anyhow", "the library has typed errors", &["cli/", "main.rs"]),
     (

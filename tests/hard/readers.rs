@@ -323,6 +323,15 @@ fn keeps(node: &TestNode, route: &str, chain: &Chain) {
     assert_eq!(shown, chain.transactions.len(), "transactions that were shown are gone");
 }
 
+/// Ends the clients, also where the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn hunt(rounds: u64) {
     let mut random = Random(seed());
     let folder = tempfile::tempdir().unwrap();
@@ -336,6 +345,7 @@ fn hunt(rounds: u64) {
     let clients = Clients::new(key.verifying_key());
     // The last node outlives the clients.
     let node = thread::scope(|scope| {
+        let _end = End(&clients.is_done);
         for number in 0..6 {
             let (clients, random) = (&clients, Random(random.below(u64::MAX)));
             scope.spawn(move || if number < 2 { clients.write(random) } else { clients.read(random) });
@@ -347,7 +357,6 @@ fn hunt(rounds: u64) {
             node.kill();
             node = TestNode::open(&data, &[]);
         }
-        clients.is_done.store(true, Ordering::Relaxed);
         node
     });
     let proofs = clients.proofs.into_inner().unwrap();

@@ -27,10 +27,14 @@ use qbc::{
     core::{hash::Hash, quant::Header, transaction::Timestamp},
 };
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{sleep, timeout},
+};
 
 /// The rows, by the names that select them.
-const ROWS: [&str; 10] = ["inject", "one", "stream", "chain", "leap", "chains", "restart", "pow", "proofs", "erase"];
+const ROWS: [&str; 11] =
+    ["inject", "one", "stream", "chain", "leap", "chains", "restart", "proofs", "events", "erase", "pow"];
 /// Of node and baseline; the figures are medians over them.
 const ROUNDS: usize = 3;
 /// Of one measurement in a round.
@@ -100,6 +104,7 @@ async fn measure(row: &str, bench: &Bench) -> Result<Vec<Row>> {
         "restart" => restart(bench).await,
         "proofs" => proofs(bench).await,
         "erase" => Ok(vec![inject_while_erasing(bench).await?]),
+        "events" => events(bench).await,
         _ => Ok(vec![hashing()?, inject_while_mining(bench).await?]),
     }
 }
@@ -496,6 +501,80 @@ async fn inject_while_erasing(bench: &Bench) -> Result<Row> {
     })
 }
 
+/// What following costs is the node's processor time beyond that of the same writes without listeners.
+async fn events(bench: &Bench) -> Result<Vec<Row>> {
+    const LISTENERS: usize = 100;
+    const RATE: u64 = 10_000;
+    const WRITERS: u64 = 4;
+    const ARRAY: u64 = 50;
+    let node = bench.node("events")?;
+    let target = &node.target;
+    let one = String::from_utf8(load::inject_body(DATA_BYTES))?;
+    let request = target.post("/inject", format!("[{}]", vec![one; ARRAY as usize].join(",")).as_bytes());
+    let (mut alone, mut followed) = (Vec::new(), Vec::new());
+    for listeners in (0..2 * ROUNDS).map(|round| round % 2 * LISTENERS) {
+        let mut streams = tokio::task::JoinSet::new();
+        for _ in 0..listeners {
+            let mut stream = tokio::net::TcpStream::connect(target.to_string().trim_start_matches("http://")).await?;
+            stream.write_all(&target.get("/events")).await?;
+            streams.spawn(listen(stream));
+        }
+        sleep(SETTLE).await;
+        let (start, busy) = (Instant::now(), node.processor_time()?);
+        let pause = Duration::from_secs(1) * (WRITERS * ARRAY) as u32 / RATE as u32;
+        let writers = (0..WRITERS).map(|_| write(target, &request, RATE * TIME.as_secs() / ARRAY / WRITERS, pause));
+        futures_util::future::try_join_all(writers).await?;
+        ensure!(start.elapsed() < TIME + TIME / 10, "the writes took {:?} instead of {TIME:?}", start.elapsed());
+        send(target, "/inject", &json!({ "data": LAST_EVENT })).await?;
+        while let Some(listened) = streams.join_next().await {
+            let bytes = listened??;
+            ensure!(bytes > RATE * TIME.as_secs() * DATA_BYTES as u64, "a listener got only {bytes} bytes");
+        }
+        let cores = (node.processor_time()? - busy).as_secs_f64() / start.elapsed().as_secs_f64();
+        if listeners == 0 { &mut alone } else { &mut followed }.push(cores);
+    }
+    let (alone, followed) = (median(alone), median(followed));
+    Ok(vec![Row {
+        measure: format!("{LISTENERS} listeners (`GET /events`) of {RATE} transactions/s"),
+        figure: format!("{:.2} cores", followed - alone),
+        baseline: format!("the writes alone {alone:.2} cores"),
+        ratio: None,
+        bar: "at most 1 core",
+        met: followed - alone <= 1.0,
+    }])
+}
+
+/// Sends a request so many times at this pace, or as fast as it is answered.
+async fn write(target: &Target, request: &[u8], count: u64, pause: Duration) -> Result<()> {
+    let mut connection = target.connect().await?;
+    let mut ticks = tokio::time::interval(pause);
+    for _ in 0..count {
+        ticks.tick().await;
+        let answer = connection.ask(request, None).await?;
+        ensure!(answer.is_success(), "POST /inject: {answer:?}");
+    }
+    Ok(())
+}
+
+/// The data of the last event of a round.
+const LAST_EVENT: &str = "the last of this round";
+
+/// Reads events until the last of the round, and gives how many bytes came.
+async fn listen(mut stream: tokio::net::TcpStream) -> Result<u64> {
+    let (mut buffer, mut tail, mut bytes) = (vec![0; 256 << 10], Vec::new(), 0);
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        ensure!(read > 0, "the stream ended after {bytes} bytes");
+        bytes += read as u64;
+        // The last event is short, and nothing comes behind it.
+        tail.extend_from_slice(&buffer[read.saturating_sub(1_000)..read]);
+        tail.drain(..tail.len().saturating_sub(1_000));
+        if tail.windows(LAST_EVENT.len()).any(|window| window == LAST_EVENT.as_bytes()) {
+            return Ok(bytes);
+        }
+    }
+}
+
 /// A line of the table.
 struct Row {
     measure: String,
@@ -653,6 +732,20 @@ impl Process {
         };
         (process.target, process.ready) = (Target::parse(url)?, ready);
         Ok(process)
+    }
+
+    /// The processor time that it has used (proc(5), `utime` and `stime`, in hundredths of a second on every Linux).
+    fn processor_time(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name of the program stands in parentheses, and is the second of the fields, which are counted from 1.
+        let fields = stat.rsplit_once(')').context("/proc tells no stat")?.1;
+        let ticks = fields
+            .split_whitespace()
+            .skip(14 - 3)
+            .take(2)
+            .map(str::parse::<u64>)
+            .sum::<Result<u64, std::num::ParseIntError>>()?;
+        Ok(Duration::from_millis(10 * ticks))
     }
 
     /// Its resident memory in MiB (proc(5), `VmRSS`).

@@ -10,7 +10,7 @@
 //! | `hashes` | chain, hash of a quant | its index |
 //! | `ids` | chain, a client's id | index of its transaction |
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
-//! | `meta` | `commits`, `nodes`, `node`, `doomed` and a slot | the stamp of the newest batch; known nodes; this node's public key; a key to destroy |
+//! | `meta` | `commits`, `nodes`, `node`, `doomed` and a slot, `import` and an id | the stamp of the newest batch; known nodes; this node's public key; a key to destroy; an import under way |
 //!
 //! Numbers in keys are big-endian, so that a chain is one range. A value starts with the version of its form. What a fork
 //! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
@@ -28,6 +28,7 @@
 //! blocks hold. Where that is interrupted, the mark has it done at the next opening.
 
 mod files;
+mod imports;
 pub mod key;
 mod run_keys;
 
@@ -46,6 +47,7 @@ use std::{
 
 use files::{Rest, Stamp};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+pub use imports::ImportRecord;
 use run_keys::{Key, Keys, Slot};
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +142,18 @@ pub struct ChainRecord {
     /// Transactions of its own that were erased.
     #[serde(default)]
     pub erasures: u64,
+    /// Where its bang stands, if not at the start of what it wrote itself: an imported fork holds its ancestors' part too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bang: Option<BangPlace>,
+}
+
+/// Where the bang of a chain stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BangPlace {
+    /// The index of the transaction.
+    pub transaction: u64,
+    /// The index of the quant that seals it.
+    pub quant: u64,
 }
 
 /// Who wrote which part of a chain: itself, its parent, and so on up.
@@ -147,12 +161,28 @@ pub struct ChainRecord {
 pub struct Lineage {
     number: ChainNumber,
     parent: Option<(Parent, Arc<Lineage>)>,
+    bang: Option<BangPlace>,
 }
 
 impl Lineage {
     /// Of a chain with this number and, if it is a fork, its parent's lineage.
     pub fn new(number: ChainNumber, parent: Option<(Parent, Arc<Lineage>)>) -> Lineage {
-        Lineage { number, parent }
+        Lineage { number, parent, bang: None }
+    }
+
+    /// Of a stored chain and, if it is a fork, its parent's lineage.
+    pub fn of(record: &ChainRecord, parent: Option<(Parent, Arc<Lineage>)>) -> Lineage {
+        Lineage { bang: record.bang, ..Lineage::new(record.number, parent) }
+    }
+
+    /// Where its bang stands, if that is not the first that it wrote itself.
+    pub fn bang(&self) -> Option<BangPlace> {
+        self.bang
+    }
+
+    /// Where its bang stands.
+    pub fn bang_place(&self) -> BangPlace {
+        self.bang.unwrap_or(BangPlace { transaction: self.own_from(), quant: self.own_quants_from() })
     }
 
     /// The chain's number.
@@ -163,6 +193,11 @@ impl Lineage {
     /// What the chain was forked from.
     pub fn parent(&self) -> Option<Parent> {
         self.parent.as_ref().map(|(parent, _)| *parent)
+    }
+
+    /// The parent's own lineage.
+    pub fn up(&self) -> Option<(Parent, &Lineage)> {
+        self.parent.as_ref().map(|(parent, lineage)| (*parent, &**lineage))
     }
 
     /// The first quant that the chain wrote itself.
@@ -301,6 +336,11 @@ impl Run {
         (self.records.len() - start) as u64
     }
 
+    /// Bytes of its records.
+    pub fn bytes(&self) -> usize {
+        self.records.len()
+    }
+
     /// Its stored form: the records are encrypted with the key of this slot.
     fn encode(&self, slot: u64, key: &Key) -> Vec<u8> {
         let accepted: &[u32] = self.replaces.as_ref().map_or(&[], |replaced| &replaced.accepted);
@@ -404,13 +444,14 @@ impl StoredRun {
 #[derive(Default)]
 pub struct Batch {
     puts: Vec<(Space, Vec<u8>, Vec<u8>)>,
+    removed: Vec<(Space, Vec<u8>)>,
     runs: Vec<(ChainNumber, Run)>,
 }
 
 impl Batch {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.runs.is_empty()
+        self.puts.is_empty() && self.runs.is_empty() && self.removed.is_empty()
     }
 
     fn put(&mut self, space: Space, key: Vec<u8>, value: Vec<u8>) {
@@ -539,6 +580,9 @@ impl Engine {
         let mut write = self.database.batch().durability(Some(PersistMode::SyncData));
         for (space, key, value) in batch.puts {
             write.insert(self.space(space), key, value);
+        }
+        for (space, key) in batch.removed {
+            write.remove(self.space(space), key);
         }
         for slot in destroyed {
             write.remove(self.space(Space::Meta), doomed_key(*slot));
@@ -850,11 +894,7 @@ impl Store {
                     Some(key) => run.decrypt(&key, part, separator, out)?,
                     // It was stored anew since the range was opened.
                     None => {
-                        let newest = self.run_of(&engine, chain, run.first)?;
-                        let key = self.key_of(&mut self.keys.reader(), &newest)?;
-                        let key = key.ok_or_else(|| {
-                            StoreError::Damaged(format!("the key of transaction {} is gone", run.first))
-                        })?;
+                        let (newest, key) = self.readable_run(&engine, chain, run.first)?;
                         newest.decrypt(&key, part, separator, out)?;
                     }
                 }
@@ -871,6 +911,18 @@ impl Store {
         let entry = engine.last(Space::Runs, key([chain.0, 0])..key([chain.0, index + 1]))?;
         let (key, value) = entry.ok_or_else(|| missing(index))?;
         StoredRun::decode(&key, value).and_then(|run| if index < run.end() { Ok(run) } else { Err(missing(index)) })
+    }
+
+    /// The run that has a transaction, and its key.
+    fn readable_run(&self, engine: &Engine, chain: ChainNumber, index: u64) -> Result<(StoredRun, Key), StoreError> {
+        // Between the two looks it may be stored anew, but not twice as fast as this.
+        for _ in 0..3 {
+            let run = self.run_of(engine, chain, index)?;
+            if let Some(key) = self.key_of(&mut self.keys.reader(), &run)? {
+                return Ok((run, key));
+            }
+        }
+        Err(StoreError::Damaged(format!("the key of transaction {index} is gone")))
     }
 
     /// The key of a run, or nothing where it is destroyed. A key that is destroyed at the moment may look damaged.
@@ -892,9 +944,7 @@ impl Store {
     /// The run is missing or damaged.
     pub fn run_with(&self, chain: ChainNumber, index: u64, record: &[u8]) -> Result<Run, StoreError> {
         let engine = self.engine()?;
-        let old = self.run_of(&engine, chain, index)?;
-        let key = self.key_of(&mut self.keys.reader(), &old)?;
-        let key = key.ok_or_else(|| StoreError::Damaged(format!("the key of transaction {index} is gone")))?;
+        let (old, key) = self.readable_run(&engine, chain, index)?;
         let accepted = (0..old.count).map(|at| old.accepted(at)).collect();
         let mut run = Run::new(old.first, old.bytes_before(0));
         run.replaces = Some(Replaced { slot: old.slot(), accepted });
@@ -910,8 +960,10 @@ impl Store {
 
     /// One transaction's record.
     pub fn record(&self, lineage: &Lineage, index: u64) -> Result<Vec<u8>, StoreError> {
-        let mut record = Vec::new();
-        self.records(lineage, index..index + 1, b',', usize::MAX, &mut record)?;
+        let engine = self.engine()?;
+        let (run, key) = self.readable_run(&engine, lineage.of_transaction(index), index)?;
+        let (at, mut record) = ((index - run.first) as usize, Vec::new());
+        run.decrypt(&key, at..at + 1, b',', &mut record)?;
         Ok(record)
     }
 

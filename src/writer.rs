@@ -8,6 +8,8 @@
 //! After a failed write it refuses all further ones, since nobody knows what is on disk; a full disk it recovers from, by
 //! opening the store anew as after a crash.
 
+mod import;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
@@ -18,11 +20,13 @@ use std::{
     time::Instant,
 };
 
+use import::Importing;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
     core::{
         chain::{Chain, Head, LeapPolicy},
+        hash::Hash,
         json,
         merkle::{self, Edge, Tile, perfect_root},
         quant::Quant,
@@ -32,6 +36,8 @@ use crate::{
     limits,
     store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Run, Store, StoreError, stored_name},
 };
+
+pub use import::{Part, Progress, Step, in_force_at};
 
 /// A change. Applying the same commands in the same order gives the same bytes on every node.
 pub enum Command {
@@ -86,6 +92,8 @@ pub enum Command {
     },
     /// Records the hosts of all known nodes.
     SetNodes(Vec<String>),
+    /// A step of the import of the chain with this id.
+    Import(Hash, Step),
 }
 
 impl Command {
@@ -97,13 +105,14 @@ impl Command {
             | Command::Erase { chain, .. }
             | Command::SetLeap { chain, .. } => Some(*chain),
             Command::Bang { parent, .. } => parent.map(|(chain, _)| chain),
-            Command::SetNodes(_) => None,
+            Command::SetNodes(_) | Command::Import(..) => None,
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
             Command::Inject { transactions, .. } => transactions.iter().map(Transaction::record_bytes).sum(),
+            Command::Import(_, Step::Add(part)) => part.bytes(),
             _ => 0,
         }
     }
@@ -117,6 +126,10 @@ pub enum Outcome {
     Injected(Vec<Result<Placed, Refused>>),
     /// Where an erasure is recorded.
     Erased(Placed),
+    /// How far an import has come.
+    Importing(Progress),
+    /// Some of an import that was given up is still there.
+    Removing,
     /// It is done.
     Done,
 }
@@ -172,6 +185,9 @@ pub enum Refused {
     /// The quant does not follow the newest one.
     #[error("another leap was faster: {0}")]
     Stale(String),
+    /// What is stored of an import is being removed.
+    #[error("an earlier import of this chain was given up and is being removed: send again later")]
+    GivenUp,
     /// Too much waits already.
     #[error("the node has too much to write: send again later")]
     Busy,
@@ -188,7 +204,7 @@ pub struct ChainHandle {
     /// Its name.
     pub name: ChainName,
     /// The hash of its first own quant.
-    pub id: crate::core::hash::Hash,
+    pub id: Hash,
     /// Its rules.
     pub rules: Arc<Rules>,
     /// Where its parts are stored.
@@ -410,6 +426,8 @@ pub struct Writer {
     commands: mpsc::Receiver<Envelope>,
     chains: HashMap<ChainNumber, Entry>,
     names: HashSet<ChainName>,
+    /// By the ids that the chains will have.
+    imports: HashMap<Hash, Importing>,
     next_number: ChainNumber,
     pool_limit: u64,
     /// When a write found the disk full.
@@ -442,6 +460,7 @@ impl Writer {
             commands,
             chains: HashMap::new(),
             names: HashSet::new(),
+            imports: HashMap::new(),
             next_number: ChainNumber(0),
             pool_limit,
             full_at: Instant::now(),
@@ -475,6 +494,11 @@ impl Writer {
             }
             self.names.insert(name);
         }
+        self.imports.clear();
+        for record in self.store.imports()? {
+            self.next_number = self.next_number.max(ChainNumber(record.number.0 + 1));
+            self.imports.insert(record.id, Importing::load(&self.store, &record)?);
+        }
         Ok(())
     }
 
@@ -488,7 +512,7 @@ impl Writer {
             None => None,
         };
         let shared = record.parent.zip(parent.as_ref().map(|parent| parent.lineage.clone()));
-        let lineage = Arc::new(Lineage::new(record.number, shared));
+        let lineage = Arc::new(Lineage::of(record, shared));
         let loaded = load_chain(&self.store, &lineage)?;
         let name = stored_name(record)?;
         if *loaded.rules.name() != name {
@@ -668,6 +692,7 @@ impl Writer {
                 pending.batch.nodes(&hosts);
                 Ok(Outcome::Done)
             }
+            Command::Import(id, step) => self.import(id, step, pending),
         }
     }
 
@@ -858,7 +883,7 @@ impl Pending {
 fn find_replay(store: &Store, lineage: &Lineage, transaction: &Transaction, id: &Id) -> Result<Option<u64>, Refused> {
     let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(None) };
     let record = checked_record(store, lineage, index)?;
-    let same = record.data.as_ref().is_none_or(|data| json::canonical(data) == transaction.data())
+    let same = record.data.as_ref().is_none_or(|data| data == transaction.data())
         && record.signed.map(|signed| signed.signer) == transaction.signer();
     if same { Ok(Some(index)) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
 }
@@ -868,6 +893,7 @@ fn chain_record(chain: &ChainHandle) -> ChainRecord {
         name: chain.name.to_string(),
         number: chain.number(),
         parent: chain.lineage.parent(),
+        bang: chain.lineage.bang(),
         leap: chain.leap_policy(),
         erasures: chain.erasures.load(Ordering::Acquire),
     }
@@ -903,14 +929,21 @@ pub fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, StoreError>
     if sealed != newest.header().root {
         return Err(damaged(format!("the root of quant {} is not that of its transactions", newest.index())));
     }
-    let own_from = lineage.own_from();
-    let bang = checked_record(store, lineage, own_from)?;
-    let rules = bang.data.filter(|_| bang.kind == Some(Kind::Bang)).ok_or_else(|| damaged("it has no bang".into()))?;
-    let rules = Rules::from_value(&rules).map_err(|faults| damaged(format!("its rules: {}", faults[0].detail)))?;
-    let first = lineage.own_quants_from();
+    let place = lineage.bang_place();
+    let rules = stored_rules(store, lineage, place.transaction)?;
+    let first = place.quant;
     let id = if newest.index() == first { newest.hash() } else { store.quant(lineage, first)?.hash() };
     let head = Head { newest: Arc::new(newest), edge: Arc::new(edge), bytes };
     Ok(Chain { id, rules: Arc::new(rules), head })
+}
+
+/// The rules in a bang.
+fn stored_rules(store: &Store, lineage: &Lineage, bang: u64) -> Result<Rules, StoreError> {
+    let damaged = |detail: String| StoreError::Damaged(detail);
+    let bang = checked_record(store, lineage, bang)?;
+    let rules = bang.data.filter(|_| bang.kind == Some(Kind::Bang)).ok_or_else(|| damaged("it has no bang".into()))?;
+    let rules = json::parse(&rules).map_err(|error| damaged(format!("its rules: {error}")))?;
+    Rules::from_value(&rules).map_err(|faults| damaged(format!("its rules: {}", faults[0].detail)))
 }
 
 /// The hashes of an incomplete tile: recomputed leaves, or the roots of the complete tiles below.
@@ -920,7 +953,7 @@ fn stored_hashes(
     level: u8,
     number: u64,
     width: usize,
-) -> Result<Vec<crate::core::hash::Hash>, StoreError> {
+) -> Result<Vec<Hash>, StoreError> {
     let first = number * merkle::TILE_WIDTH as u64;
     let range = first..first + width as u64;
     match level {

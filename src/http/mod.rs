@@ -2,7 +2,9 @@
 
 mod chains;
 mod erase;
+mod events;
 mod extract;
+mod import;
 mod inject;
 mod nodes;
 mod problem;
@@ -53,6 +55,8 @@ struct Shared {
     default_chain: Option<Arc<ChainHandle>>,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
+    /// What is kept for those who listen to chains.
+    events: events::Feeds,
     /// Sites whose pages may use the node.
     origins: Vec<HeaderValue>,
     /// The OpenAPI document, once the routes are there of which it is made.
@@ -66,7 +70,8 @@ impl App {
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
         let default_chain = node.chain(ChainName::DEFAULT);
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        App(Arc::new(Shared { node, peers, default_chain, room, origins, document: OnceLock::new(), stopping }))
+        let events = events::Feeds::new();
+        App(Arc::new(Shared { node, peers, default_chain, room, events, origins, document: OnceLock::new(), stopping }))
     }
 }
 
@@ -89,6 +94,7 @@ fn chain_routes() -> OpenApiRouter<App> {
         .routes(routes!(chains::stats))
         .routes(routes!(chains::fork))
         .routes(routes!(erase::erase))
+        .routes(routes!(events::events))
 }
 
 /// The routes of the node.
@@ -96,6 +102,7 @@ fn node_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(nodes::index))
         .routes(routes!(nodes::bang))
+        .routes(routes!(import::import, import::give_up))
         .routes(routes!(nodes::chains))
         .routes(routes!(nodes::get_chain, nodes::patch_chain))
         .routes(routes!(nodes::discover, nodes::discovered))
@@ -139,7 +146,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
 fn cors(origins: &[HeaderValue]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins.iter().cloned()))
-        .allow_methods([Method::GET, Method::POST, Method::PATCH])
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers(AnyValue)
         .expose_headers(AnyValue)
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use qbc::{
-    cli::file::{self, Checked},
+    cli::file::{self, Content},
     core::{
         hash::{self, Hash},
         json, merkle,
@@ -76,7 +76,7 @@ fn is_same(ours: &Value, theirs: &Value) -> bool {
 }
 
 /// What a receipt proves: the hash of the quant, and index, hash and data of the transaction.
-type Proved = (Hash, u64, Hash, Option<Value>);
+type Proved = (Hash, u64, Hash, Option<Vec<u8>>);
 
 fn proved(bytes: &[u8]) -> Option<Proved> {
     let value = json::parse(bytes).ok()?;
@@ -112,19 +112,19 @@ fn chain(bytes: &[u8]) -> bool {
         for (_, bytes) in accepted("chain") {
             // Each front of it that ends with a quant is a chain as well.
             for end in (0..bytes.len()).filter(|&at| bytes[at] == b'\n').chain([bytes.len()]) {
-                if let Ok(Checked::Chain(verifier)) = file::check(&bytes[..end]) {
+                if let Ok(Content::Chain(verifier, _)) = file::check(&bytes[..end], &[]) {
                     known.insert(sealed(&verifier));
                 }
             }
         }
         known
     });
-    match file::check(bytes) {
-        Ok(Checked::Chain(verifier)) => {
+    match file::check(bytes, &[]) {
+        Ok(Content::Chain(verifier, _)) => {
             assert!(known.contains(&sealed(&verifier)), "a forged chain: {:?}", sealed(&verifier));
             true
         }
-        Ok(Checked::Receipt(_)) => false,
+        Ok(Content::Receipt(_)) => false,
         Err(error) => {
             assert!(!error.to_string().is_empty());
             false

@@ -3,10 +3,12 @@
 mod api;
 mod discovery;
 mod erasure;
+mod events;
 mod faults;
 mod hostile;
 mod inject;
 mod process;
+mod proofs;
 mod readme;
 mod retries;
 mod rules;

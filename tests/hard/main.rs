@@ -14,7 +14,7 @@
 //! ```
 //!
 //! - `QBC_SEED` repeats a run.
-//! - `QBC_TRIALS`: faults, and cuts of the power, of the short runs: 24 and 32 where it is not said.
+//! - `QBC_TRIALS`: faults, and cuts of the power: 24 and 32 where it is not said, in the long runs all, at each start.
 //! - `QBC_ROUNDS`: kills under readers, 6 where it is not said, 200 in the long run.
 //! - `QBC_FUZZ`: mutants of each target, 40,000 where it is not said, 1,000,000 in the long run.
 //!

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io::{BufRead, BufReader},
     ops::Range,
     sync::{
         Mutex, RwLock,
@@ -23,7 +24,7 @@ use qbc::core::{
     transaction::Record,
     verify::{self, Receipt},
 };
-use reqwest::blocking::Client;
+use reqwest::blocking::{Client, Response};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -102,6 +103,10 @@ impl Clients {
     }
 
     fn ask_bytes(&self, client: &Client, path: &str, body: Option<&Value>) -> Option<Vec<u8>> {
+        self.send(client, path, body)?.bytes().ok().map(Vec::from)
+    }
+
+    fn send(&self, client: &Client, path: &str, body: Option<&Value>) -> Option<Response> {
         let Some(url) = self.url.read().unwrap().clone() else {
             thread::sleep(Duration::from_millis(2));
             return None;
@@ -113,9 +118,11 @@ impl Clients {
         };
         let response = request.send().ok()?;
         let status = response.status();
-        let answer = response.bytes().ok()?;
-        assert!(status.is_success(), "{path}: {status} {}", answer.escape_ascii());
-        Some(answer.into())
+        if !status.is_success() {
+            // Where the node ends within the answer, that says nothing.
+            panic!("{path}: {status} {}", response.text().ok()?);
+        }
+        Some(response)
     }
 
     fn write(&self, mut random: Random) {
@@ -137,14 +144,14 @@ impl Clients {
         while !self.is_done.load(Ordering::Relaxed) {
             let number = random.below(3) as usize;
             let reader = Reader { clients: self, client: &client, route: CHAINS[number], chain: &self.chains[number] };
-            let (kind, proof) = match random.below(8) {
+            let (kind, proof) = match random.below(9) {
                 0 => ("figures", reader.figures()),
                 1 => ("transactions", reader.transactions(&mut random)),
                 2 => ("quants", reader.quant(&mut random)),
                 3 => ("consistency", reader.consistency(&mut random)),
                 4 => ("checkpoints", reader.checkpoint()),
                 5 => ("tiles", reader.tile(&mut random)),
-                // Events stand here when there are such.
+                6 => ("events", reader.events(&mut random)),
                 _ => ("receipts", reader.receipt(&mut random)),
             };
             if proof.is_some() {
@@ -258,6 +265,35 @@ impl Reader<'_> {
         Some(())
     }
 
+    /// The first events from some transaction on.
+    fn events(&self, random: &mut Random) -> Option<()> {
+        let size = self.chain.lock().unwrap().size;
+        let from = size.checked_sub(1 + random.below(size.clamp(1, 60)))?;
+        let answer = self.clients.send(self.client, &format!("{}/events?from={from}", self.route), None)?;
+        let (mut next, mut kind) = (from, String::new());
+        for line in BufReader::new(answer).lines() {
+            let line = line.ok()?;
+            if let Some(name) = line.strip_prefix("event: ") {
+                kind = name.into();
+            }
+            let Some(data) = line.strip_prefix("data: ") else { continue };
+            let mut chain = self.chain.lock().unwrap();
+            if kind == "transaction" {
+                let record = Record::parse(data.as_bytes()).unwrap();
+                assert_eq!(record.index, next, "an event is missing");
+                chain.record(&record);
+                next += 1;
+            } else {
+                chain.quant(&verify::quant(serde_json::from_str(data).unwrap()).unwrap());
+            }
+            if next == size {
+                break;
+            }
+        }
+        assert_eq!(next, size, "the stream has an end");
+        Some(())
+    }
+
     fn consistency(&self, random: &mut Random) -> Option<()> {
         let ((from, old), (to, new)) = {
             let chain = self.chain.lock().unwrap();
@@ -323,6 +359,15 @@ fn keeps(node: &TestNode, route: &str, chain: &Chain) {
     assert_eq!(shown, chain.transactions.len(), "transactions that were shown are gone");
 }
 
+/// Ends the clients, also where the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn hunt(rounds: u64) {
     let mut random = Random(seed());
     let folder = tempfile::tempdir().unwrap();
@@ -336,6 +381,7 @@ fn hunt(rounds: u64) {
     let clients = Clients::new(key.verifying_key());
     // The last node outlives the clients.
     let node = thread::scope(|scope| {
+        let _end = End(&clients.is_done);
         for number in 0..6 {
             let (clients, random) = (&clients, Random(random.below(u64::MAX)));
             scope.spawn(move || if number < 2 { clients.write(random) } else { clients.read(random) });
@@ -347,12 +393,11 @@ fn hunt(rounds: u64) {
             node.kill();
             node = TestNode::open(&data, &[]);
         }
-        clients.is_done.store(true, Ordering::Relaxed);
         node
     });
     let proofs = clients.proofs.into_inner().unwrap();
     println!("{proofs:?}");
-    assert_eq!(proofs.len(), 7, "there were proofs of every kind");
+    assert_eq!(proofs.len(), 8, "there were proofs of every kind");
     for (route, chain) in CHAINS.iter().zip(clients.chains) {
         keeps(&node, route, &chain.into_inner().unwrap());
     }

@@ -5,6 +5,7 @@ mod discovery;
 mod erasure;
 mod faults;
 mod hostile;
+mod import;
 mod inject;
 mod process;
 mod readme;

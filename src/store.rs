@@ -24,13 +24,13 @@
 //!
 //! # How transactions are erased
 //! A batch stores their run anew, with a new key and without them, and marks the old key. When it is durable, the old key is
-//! overwritten in the file `keys`, and with it every copy of the old run is gone that journals, tables or copies of their
+//! overwritten in the file `run.keys`, and with it every copy of the old run is gone that journals, tables or copies of their
 //! blocks hold. Where that is interrupted, the mark has it done at the next opening.
 
 mod files;
 mod imports;
 pub mod key;
-mod keys;
+mod run_keys;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -48,7 +48,7 @@ use std::{
 use files::{Rest, Stamp};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 pub use imports::ImportRecord;
-use keys::{Key, Keys, Slot};
+use run_keys::{Key, Keys, Slot};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -69,7 +69,7 @@ pub const QUIET: &str = "fjall=warn,lsm_tree=warn";
 /// The form of the data folder that this program reads and writes.
 const FOLDER_FORMAT: &str = "qbc-data 2\n";
 /// The file of the keys of runs.
-const KEYS: &str = "keys";
+const KEYS: &str = "run.keys";
 /// The version byte that each stored value starts with.
 const VALUE_FORMAT: u8 = 1;
 
@@ -663,7 +663,7 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Store, StoreError> {
         let folder_error =
             |error: io::Error| StoreError::Folder(format!("cannot use the data folder {}: {error}", folder.display()));
-        fs::create_dir_all(folder).map_err(folder_error)?;
+        make_folder(folder).map_err(folder_error)?;
         let lock = lock(folder)?;
         check_format(folder)?;
         let acknowledged = OpenOptions::new()
@@ -685,6 +685,10 @@ impl Store {
                 .map_err(folder_error)?;
         }
         let keys = Keys::open(&folder.join(KEYS)).map_err(folder_error)?;
+        // A file can be synced and yet have no name after a power cut: what was made must have its name before a commit. The
+        // engine leaves that of a keyspace's folder to luck.
+        let made = ["", "store", "store/keyspaces"].map(|name| folder.join(name));
+        made.iter().try_for_each(|made| sync_folder(made)).map_err(folder_error)?;
         let store = Store {
             folder: folder.into(),
             engine: RwLock::new(Some(engine)),
@@ -699,8 +703,11 @@ impl Store {
         Ok(store)
     }
 
-    /// Destroys keys, which were marked for it in a durable batch.
-    fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
+    /// Destroys keys, which were marked for it in a durable batch. When this returns, what they encrypt is gone.
+    ///
+    /// # Errors
+    /// They may be there still. The next start destroys them.
+    pub fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
         self.keys.destroy(&slots).map_err(|error| StoreError::Failed(format!("a key cannot be destroyed: {error}")))?;
         self.destroyed.lock().expect("no holder of this lock panics").extend(slots);
         Ok(())
@@ -717,7 +724,7 @@ impl Store {
         let newest = acknowledged.map_or(Ok(None), |file| read_acknowledged(&file))?;
         files::check_journals(&folder.join("store"), newest, Rest::Judge)?;
         files::check_tables(&folder.join("store"))?;
-        let damaged = keys::first_damaged(&folder.join(KEYS));
+        let damaged = run_keys::first_damaged(&folder.join(KEYS));
         match damaged.map_err(|error| StoreError::Damaged(format!("the file \"{KEYS}\" cannot be read: {error}")))? {
             None => Ok(()),
             Some(slot) => Err(StoreError::Damaged(format!("the file \"{KEYS}\" is damaged at byte {}", 32 * slot))),
@@ -733,12 +740,13 @@ impl Store {
         }
     }
 
-    /// Makes a batch durable: when this returns, it is synced, readers see it, and what it erases is gone.
+    /// Makes a batch durable: when this returns, it is synced, and readers see it. It gives the keys of what it erases, for
+    /// [`Store::destroy`] before it is answered.
     ///
     /// # Errors
     /// [`StoreError::Full`]: call [`Store::recover`] before the next commit. Any other: nobody knows what is on disk, and the
     /// next commit fails too.
-    pub fn commit(&self, mut batch: Batch) -> Result<(), StoreError> {
+    pub fn commit(&self, mut batch: Batch) -> Result<Vec<u64>, StoreError> {
         let engine = self.engine()?;
         let replaced = batch.seal(&self.keys).map_err(|error| StoreError::from_io(&error))?;
         let destroyed = std::mem::take(&mut *self.destroyed.lock().expect("no holder of this lock panics"));
@@ -755,7 +763,7 @@ impl Store {
         let newest = Stamp { commits, sequence: engine.database.seqno() };
         write_acknowledged(&self.acknowledged, newest)
             .map_err(|error| self.take_back(commits, StoreError::from_io(&error)))?;
-        self.destroy(replaced)
+        Ok(replaced)
     }
 
     /// Cuts a batch that fails off the journal, where some or all of it may stand. What the engine still holds of it in a
@@ -886,11 +894,7 @@ impl Store {
                     Some(key) => run.decrypt(&key, part, separator, out)?,
                     // It was stored anew since the range was opened.
                     None => {
-                        let newest = self.run_of(&engine, chain, run.first)?;
-                        let key = self.key_of(&mut self.keys.reader(), &newest)?;
-                        let key = key.ok_or_else(|| {
-                            StoreError::Damaged(format!("the key of transaction {} is gone", run.first))
-                        })?;
+                        let (newest, key) = self.readable_run(&engine, chain, run.first)?;
                         newest.decrypt(&key, part, separator, out)?;
                     }
                 }
@@ -909,8 +913,20 @@ impl Store {
         StoredRun::decode(&key, value).and_then(|run| if index < run.end() { Ok(run) } else { Err(missing(index)) })
     }
 
+    /// The run that has a transaction, and its key.
+    fn readable_run(&self, engine: &Engine, chain: ChainNumber, index: u64) -> Result<(StoredRun, Key), StoreError> {
+        // Between the two looks it may be stored anew, but not twice as fast as this.
+        for _ in 0..3 {
+            let run = self.run_of(engine, chain, index)?;
+            if let Some(key) = self.key_of(&mut self.keys.reader(), &run)? {
+                return Ok((run, key));
+            }
+        }
+        Err(StoreError::Damaged(format!("the key of transaction {index} is gone")))
+    }
+
     /// The key of a run, or nothing where it is destroyed. A key that is destroyed at the moment may look damaged.
-    fn key_of(&self, keys: &mut keys::Reader, run: &StoredRun) -> Result<Option<Key>, StoreError> {
+    fn key_of(&self, keys: &mut run_keys::Reader, run: &StoredRun) -> Result<Option<Key>, StoreError> {
         let slot = run.slot();
         match keys
             .get(slot)
@@ -928,9 +944,7 @@ impl Store {
     /// The run is missing or damaged.
     pub fn run_with(&self, chain: ChainNumber, index: u64, record: &[u8]) -> Result<Run, StoreError> {
         let engine = self.engine()?;
-        let old = self.run_of(&engine, chain, index)?;
-        let key = self.key_of(&mut self.keys.reader(), &old)?;
-        let key = key.ok_or_else(|| StoreError::Damaged(format!("the key of transaction {index} is gone")))?;
+        let (old, key) = self.readable_run(&engine, chain, index)?;
         let accepted = (0..old.count).map(|at| old.accepted(at)).collect();
         let mut run = Run::new(old.first, old.bytes_before(0));
         run.replaces = Some(Replaced { slot: old.slot(), accepted });
@@ -946,8 +960,10 @@ impl Store {
 
     /// One transaction's record.
     pub fn record(&self, lineage: &Lineage, index: u64) -> Result<Vec<u8>, StoreError> {
-        let mut record = Vec::new();
-        self.records(lineage, index..index + 1, b',', usize::MAX, &mut record)?;
+        let engine = self.engine()?;
+        let (run, key) = self.readable_run(&engine, lineage.of_transaction(index), index)?;
+        let (at, mut record) = ((index - run.first) as usize, Vec::new());
+        run.decrypt(&key, at..at + 1, b',', &mut record)?;
         Ok(record)
     }
 
@@ -1036,7 +1052,7 @@ impl Store {
             None => {
                 let mut batch = Batch::default();
                 batch.put(Space::Meta, b"node".to_vec(), versioned(&public));
-                self.commit(batch).map(|()| key)
+                self.commit(batch).map(|_| key)
             }
         }
     }
@@ -1056,8 +1072,9 @@ impl Drop for Store {
 fn open_engine(folder: &Path, newest: Option<Stamp>) -> Result<Engine, StoreError> {
     let store = folder.join("store");
     let acknowledged = newest.map_or(0, |newest| newest.commits);
-    // The engine does not go on with a folder whose making was interrupted. It writes this file last.
-    if acknowledged == 0 && store.is_dir() && !store.join("version").exists() {
+    // The engine does not go on with a folder whose making was interrupted. It writes this file of four bytes last.
+    let is_made = fs::metadata(store.join("version")).is_ok_and(|version| version.len() >= 4);
+    if acknowledged == 0 && store.is_dir() && !is_made {
         fs::remove_dir_all(&store).map_err(|error| StoreError::from_io(&error))?;
     }
     files::check_journals(&store, newest, Rest::Cut)?;
@@ -1110,6 +1127,20 @@ fn decode_quant(value: &[u8]) -> Result<Quant, StoreError> {
     Quant::try_from(fields).map_err(|error| StoreError::Damaged(format!("quant {index}: {error}")))
 }
 
+/// Makes a folder and those above it that are missing, with names that outlive a power cut.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(folder)?;
+    let parents = missing.into_iter().filter_map(Path::parent);
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_folder)
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
     let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
@@ -1132,18 +1163,21 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
             path.display()
         ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let is_new = fs::read_dir(folder)
-                .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock")));
+            let part = folder.join("format.part");
+            let is_ours = |entry: fs::DirEntry| entry.file_name() == "lock" || entry.path() == part;
+            let is_new = fs::read_dir(folder).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_ours)));
             if !is_new {
                 let folder = folder.display();
                 return Err(StoreError::Folder(format!(
                     "{folder} is no data folder of QBC, and not empty: choose another with --data"
                 )));
             }
-            let write = File::create(&path).and_then(|mut file| {
+            // After a crash it is there as a whole, or not at all.
+            let write = File::create(&part).and_then(|mut file| {
                 file.write_all(FOLDER_FORMAT.as_bytes())?;
                 file.sync_all()?;
-                File::open(folder)?.sync_all()
+                fs::rename(&part, &path)?;
+                sync_folder(folder)
             });
             write.map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))
         }

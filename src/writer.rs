@@ -629,10 +629,7 @@ impl Writer {
         if pending.batch.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.store.commit(pending.batch) {
-            self.fail(&error);
-            return Err(error);
-        }
+        let replaced = self.store.commit(pending.batch).inspect_err(|error| self.fail(error))?;
         if let Some(chain) = pending.erased {
             self.chains[&chain].handle.erasures.fetch_add(1, Ordering::Release);
         }
@@ -650,7 +647,8 @@ impl Writer {
         for number in pending.made {
             self.publish_made(&self.chains[&number].handle);
         }
-        Ok(())
+        // An erasure stands from its commit on, and so it is shown, whatever becomes of the key: a start would destroy it.
+        self.store.destroy(replaced).inspect_err(|error| self.fail(error))
     }
 
     fn publish_made(&self, handle: &Arc<ChainHandle>) {

@@ -6,7 +6,9 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -67,7 +69,11 @@ struct Node {
 
 impl Node {
     fn start(args: &[&str]) -> Node {
-        let mut child = program(args).args(["--port", "0"]).stdout(Stdio::piped()).spawn().expect("the program runs");
+        Node::start_at("0", args)
+    }
+
+    fn start_at(port: &str, args: &[&str]) -> Node {
+        let mut child = program(args).args(["--port", port]).stdout(Stdio::piped()).spawn().expect("the program runs");
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the node writes a line");
@@ -539,7 +545,7 @@ fn bench_prints_rates() {
 
 #[test]
 fn a_node_that_is_not_there_is_told_with_its_cure() {
-    for command in [&["leap"][..], &["inject", "1"], &["chain"], &["verify"], &["export"], &["discover"]] {
+    for command in [&["leap"][..], &["inject", "1"], &["chain"], &["verify"], &["export"], &["discover"], &["tail"]] {
         let told = qbc(&[&["--node", "localhost:1"], command].concat()).fails(1);
         assert!(told.starts_with("error: no node answers at http://localhost:1 ("), "{told}");
         assert!(told.contains("Start one with `qbc`"), "{told}");
@@ -555,6 +561,7 @@ fn wrong_usage_ends_with_2() {
         &["inject", "--wiat"],
         &["inject", "1", "--timeout", "1s"],
         &["receipt", "first"],
+        &["tail", "--from", "-1"],
         &["leap", "--port", "5001"],
         &["--port", "5001", "leap"],
         &["--node", "ftp://localhost", "leap"],
@@ -579,11 +586,107 @@ fn help_completions_and_manual_pages_are_printed() {
 #[test]
 fn a_closed_pipe_is_no_error() {
     let node = filled(&["--ephemeral"]);
-    for args in [&["chain"][..], &["export"]] {
+    for args in [&["chain"][..], &["export"], &["tail", "--from", "0"]] {
         let piped = node.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = piped.expect("the program runs");
         drop(child.stdout.take());
         let run = Run::of(child.wait_with_output().expect("the program ends"));
         assert_eq!((run.code, run.err.as_str()), (0, ""));
     }
+}
+
+/// A `qbc tail` that runs. Dropped, it is killed.
+struct Tail {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Tail {
+    fn start(node: &Node, args: &[&str]) -> Tail {
+        let piped = node.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = piped.expect("the program runs");
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // Nobody takes them where the test has ended.
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Tail { child, lines }
+    }
+
+    fn next(&self) -> Value {
+        let line = self.lines.recv_timeout(Duration::from_secs(30)).expect("it goes on");
+        serde_json::from_str(&line).expect("each line is JSON")
+    }
+
+    /// As Ctrl-C ends it. What it wrote to stderr comes back.
+    fn interrupt(mut self) -> String {
+        let killed = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(killed.success());
+        let mut told = String::new();
+        self.child.stderr.take().expect("it is piped").read_to_string(&mut told).expect("it is UTF-8");
+        assert_eq!(self.child.wait().expect("it ends").code(), Some(0), "{told}");
+        told
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn tail_prints_what_is_there_and_what_comes() {
+    let node = filled(&["--ephemeral"]);
+    let all = Tail::start(&node, &["tail", "--from", "0", "--quants", "--json"]);
+    let fork = Tail::start(&node, &["--chain", "trial", "tail", "--from", "2"]);
+    let page: Value = reqwest::blocking::get(format!("{}/transactions?limit=1000", node.url)).unwrap().json().unwrap();
+    let (mut transactions, mut quants) = (Vec::new(), Vec::new());
+    while transactions.len() + quants.len() < 304 + 3 {
+        let value = all.next();
+        if value["root"].is_string() { &mut quants } else { &mut transactions }.push(value);
+    }
+    assert_eq!(json!(transactions), page);
+    assert_eq!(quants.iter().map(|quant| &quant["index"]).collect::<Vec<_>>(), [0, 1, 2]);
+    node.run(&["inject", "\"new\""]).ok();
+    assert_eq!(all.next()["data"], "new");
+    node.run(&["leap"]).ok();
+    assert_eq!(all.next()["size"], 305);
+    assert_eq!(all.interrupt(), "");
+    // Without --quants only transactions come.
+    let data: Vec<Value> = (0..3).map(|_| fork.next()["data"].take()).collect();
+    assert_eq!((&data[0], &data[1]["name"], &data[2]), (&json!("hello"), &json!("trial"), &json!(1)));
+    assert_eq!(fork.interrupt(), "");
+
+    let told = node.run(&["tail", "--from", "306"]).fails(1);
+    assert!(told.starts_with("error: the node answers 404: the chain has 305 transactions"), "{told}");
+}
+
+#[test]
+fn tail_goes_on_with_a_node_that_was_killed_and_started_again() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let mut node = Node::start(&["--data", text(&data)]);
+    let tail = Tail::start(&node, &["tail", "--from", "0"]);
+    assert_eq!(tail.next()["index"], 0);
+    for round in 1..4 {
+        node.run(&["inject", "a"]).ok();
+        assert_eq!(tail.next()["index"], 2 * round - 1);
+        let port = node.url.rsplit(':').next().unwrap().to_owned();
+        // One end in order, and others by kill -9.
+        if round == 1 {
+            node.stop()
+        } else {
+            drop(node)
+        }
+        node = Node::start_at(&port, &["--data", text(&data)]);
+        node.run(&["inject", "b"]).ok();
+        assert_eq!(tail.next()["index"], 2 * round);
+    }
+    let told = tail.interrupt();
+    assert_eq!(told.matches("connecting again\n").count(), 3, "{told}");
+    assert_eq!(told.matches("connected again\n").count(), 3, "{told}");
 }

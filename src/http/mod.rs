@@ -2,6 +2,7 @@
 
 mod chains;
 mod erase;
+mod events;
 mod extract;
 mod import;
 mod inject;
@@ -54,6 +55,8 @@ struct Shared {
     default_chain: Option<Arc<ChainHandle>>,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
+    /// What is kept for those who listen to chains.
+    events: events::Feeds,
     /// Sites whose pages may use the node.
     origins: Vec<HeaderValue>,
     /// The OpenAPI document, once the routes are there of which it is made.
@@ -67,7 +70,8 @@ impl App {
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
         let default_chain = node.chain(ChainName::DEFAULT);
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        App(Arc::new(Shared { node, peers, default_chain, room, origins, document: OnceLock::new(), stopping }))
+        let events = events::Feeds::new();
+        App(Arc::new(Shared { node, peers, default_chain, room, events, origins, document: OnceLock::new(), stopping }))
     }
 }
 
@@ -90,6 +94,7 @@ fn chain_routes() -> OpenApiRouter<App> {
         .routes(routes!(chains::stats))
         .routes(routes!(chains::fork))
         .routes(routes!(erase::erase))
+        .routes(routes!(events::events))
 }
 
 /// The routes of the node.

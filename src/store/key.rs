@@ -9,7 +9,7 @@ use std::{
 
 use ed25519_dalek::SigningKey;
 
-use super::{Store, StoreError, check_format, lock};
+use super::{Store, StoreError, check_format, lock, make_folder};
 use crate::core::transaction::take_hex;
 
 /// The file's name in the data folder.
@@ -77,7 +77,7 @@ impl Store {
         let shown = folder.display();
         let folder_error =
             |error: io::Error| StoreError::Folder(format!("cannot use the data folder {shown}: {error}"));
-        fs::create_dir_all(folder).map_err(folder_error)?;
+        make_folder(folder).map_err(folder_error)?;
         let _lock = lock(folder)?;
         check_format(folder)?;
         if [FILE, "acknowledged", "store"].iter().any(|name| folder.join(name).exists()) {

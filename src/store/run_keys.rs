@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn no_slot_is_used_twice() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys");
+        let path = folder.path().join("run.keys");
         let mut used = Vec::new();
         for round in 0..4 {
             let keys = Keys::open(&path).unwrap();
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_destroyed_key_is_gone_and_the_others_stay() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys");
+        let path = folder.path().join("run.keys");
         let keys = Keys::open(&path).unwrap();
         let taken: Vec<_> = (0..300).map(|_| keys.take().unwrap()).collect();
         keys.destroy(&[7, 299]).unwrap();

@@ -3,7 +3,17 @@
 use std::{io::Write, process::Command, thread, time::Duration};
 
 use ed25519_dalek::{Signer, SigningKey};
-use qbc::core::json;
+use qbc::{
+    core::{
+        chain::{Chain, bang_header, bang_transaction},
+        export::checkpoint_line,
+        json,
+        note::{Checkpoint, KeyName, Note},
+        rules::Rules,
+        transaction::{Submission, Timestamp, Transaction},
+    },
+    limits::DATA_DEPTH,
+};
 use reqwest::{Method, blocking::Response};
 use serde_json::{Value, json};
 
@@ -239,6 +249,42 @@ fn each_fault_is_named_with_its_line_and_nothing_is_kept() {
     problem(target.post_text(&format!("/import?chain={id}"), "application/json", "{}"), 415);
     problem(target.post_text("/import", "application/x-ndjson", ""), 400);
     problem(target.post_text("/import?chain=1", "application/x-ndjson", ""), 400);
+}
+
+/// An export that no node writes, with this data in its one transaction behind the bang.
+fn forged(name: &str, data: &str) -> String {
+    let now = Timestamp::from_micros(1_763_812_147_123_456).unwrap();
+    let rules = Rules::from_value(&json!({"name": name, "difficulty": 0})).ok().unwrap();
+    let bang = bang_transaction(&rules, now, [1; 16]);
+    let first = bang_header(&rules, &bang, None, now).mine(0..1).unwrap();
+    let mut chain = Chain::bang(rules.into(), &bang, None, first.clone(), 0, &mut |_| ()).unwrap();
+    let submission = Submission { data: data.into(), id: None, signed: None };
+    let transaction = Transaction::new(submission, None, now, [2; 16]);
+    chain.inject(&transaction, 0, &mut |_| ());
+    let second = chain.head.cut(0, now).mine(0..1).unwrap();
+    let mut note = Note::new(Checkpoint::new(chain.id, &second).to_string()).unwrap();
+    note.sign(KeyName::of_chain(chain.id), &SigningKey::from_bytes(&[4; 32]));
+    let mut lines = Vec::new();
+    bang.write_record(0, &mut lines);
+    lines.extend(format!("\n{}\n", serde_json::to_string(&first).unwrap()).bytes());
+    transaction.write_record(1, &mut lines);
+    lines.extend(format!("\n{}\n", serde_json::to_string(&second).unwrap()).bytes());
+    lines.extend(checkpoint_line(&note.to_string()));
+    String::from_utf8(lines).unwrap()
+}
+
+/// Receipts wrap data in two more containers, which every reader must still take.
+#[test]
+fn data_that_no_node_takes_is_not_imported() {
+    let target = TestNode::start(&[]);
+    let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    imported(&target, &forged("deep", &nested(DATA_DEPTH)));
+    target.audit("/chains/deep");
+    for data in [nested(DATA_DEPTH + 1), format!("{{\"\u{1f600}\":{}}}", nested(DATA_DEPTH))] {
+        let refused = problem(import(&target, &forged("deeper", &data)), 422);
+        let said = refused["detail"].as_str().unwrap();
+        assert!(said.starts_with("line 3: transaction 1: its data is nested more than"), "{said}");
+    }
 }
 
 #[test]

@@ -33,8 +33,8 @@ use tokio::{
 };
 
 /// The rows, by the names that select them.
-const ROWS: [&str; 11] =
-    ["inject", "one", "stream", "chain", "leap", "chains", "restart", "proofs", "events", "erase", "pow"];
+const ROWS: [&str; 12] =
+    ["inject", "one", "stream", "chain", "leap", "chains", "restart", "proofs", "verify", "events", "erase", "pow"];
 /// Of node and baseline; the figures are medians over them.
 const ROUNDS: usize = 3;
 /// Of one measurement in a round.
@@ -103,6 +103,7 @@ async fn measure(row: &str, bench: &Bench) -> Result<Vec<Row>> {
         "chains" => chains(bench).await,
         "restart" => restart(bench).await,
         "proofs" => proofs(bench).await,
+        "verify" => verify(bench).await,
         "erase" => Ok(vec![inject_while_erasing(bench).await?]),
         "events" => events(bench).await,
         _ => Ok(vec![hashing()?, inject_while_mining(bench).await?]),
@@ -292,6 +293,42 @@ async fn restart(bench: &Bench) -> Result<Vec<Row>> {
         ensure!(size == Some(MILLION + 1), "the size after the restart is {size:?}, not a million and the bang");
         send(&node.target, "/leap", &json!({})).await?;
     }
+    Ok(rows)
+}
+
+/// `qbc verify` of a million: of an export, of the live node, and of its data folder when it has stopped.
+async fn verify(bench: &Bench) -> Result<Vec<Row>> {
+    let node = bench.node("verify")?;
+    fill(&node.target, "qbc", MILLION).await?;
+    send(&node.target, "/leap", &json!({})).await?;
+    let qbc = |arguments: &[&str]| {
+        let started = Instant::now();
+        let output = Command::new(env!("CARGO_BIN_EXE_qbc")).args(arguments).output()?;
+        ensure!(output.status.success(), "qbc {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(started.elapsed().as_secs_f64())
+    };
+    let url = node.target.to_string();
+    let path = |name: &str| bench.folder.path().join(name).display().to_string();
+    let (export, folder) = (path("verify.ndjson"), path("verify"));
+    qbc(&["--node", &url, "export", "--out", &export])?;
+    let mut rows = Vec::new();
+    let mut row = |what: &str, target: &str| -> Result<()> {
+        let times = (0..ROUNDS).map(|_| qbc(&["verify", target])).collect::<Result<Vec<_>>>()?;
+        let rate = MILLION as f64 / median(times);
+        rows.push(Row {
+            measure: format!("`qbc verify` of 1,000,000: {what}"),
+            figure: format!("{rate:.0}/s"),
+            baseline: String::new(),
+            ratio: None,
+            bar: "at least 400,000/s",
+            met: rate >= 400_000.0,
+        });
+        Ok(())
+    };
+    row("an export", &export)?;
+    row("a live node", &url)?;
+    drop(node);
+    row("a stopped node's folder", &folder)?;
     Ok(rows)
 }
 

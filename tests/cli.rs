@@ -305,8 +305,7 @@ fn a_live_chain_is_verified() {
     assert!(qbc(&["verify", &node.url, "--chain", "trial"]).ok().starts_with(trial));
     let newest = node.run(&["chain", "--from", "2", "--no-transactions"]).ok_json()[0]["hash"].clone();
     let said = node.run(&["verify", "--json"]).ok_json();
-    let figures =
-        json!({"chain": "qbc", "id": said["id"], "quants": 3, "transactions": 303, "pooled": 1, "hash": newest});
+    let figures = json!({"chain": "qbc", "id": said["id"], "quants": 3, "transactions": 303, "pooled": 1, "hash": newest, "checkpoint": {"signed_by": null}});
     assert_eq!(said, figures);
     assert!(qbc(&["verify", &(node.url.clone() + "/chains/none")]).fails(1).contains("404"));
     assert!(qbc(&["verify", &(node.url.clone() + "/transactions")]).fails(2).contains("names no chain"));
@@ -353,14 +352,15 @@ fn a_lying_node_is_found() {
         ("\"id\":\"line-10\"", "\"id\":\"line-11\"", "error: transaction 13: \"hash\" is "),
         ("\"size\":303,\"version\"", "\"size\":302,\"version\"", "error: quant 2: \"hash\" is "),
         ("\"length\":3", "\"length\":4", "error: quant 3: the node does not send it"),
-        ("\"length\":3", "\"length\":2", "error: the node says that the newest quant is "),
+        ("\"length\":3", "\"length\":2", "error: the node says that it has 2 quants, but its checkpoint is of"),
         ("\"size\":304", "\"size\":305", "error: transaction 304: the node does not send it"),
         ("\"chain\":\"qbc\"", "\"chain\":\"qbd\"", "error: the node says that the chain is \"qbd\""),
     ] {
         let url = lying(&node, text_there, other);
         let told = qbc(&["verify", &url]).fails(1);
         assert!(told.starts_with(place), "{other}: {told}");
-        if !other.contains("305") {
+        // An export ends with its checkpoint, whatever else the node says that it has.
+        if !other.contains("305") && !other.contains("\"length\":4") {
             let told = qbc(&["--node", &url, "export", "--out", text(&path)]).fails(1);
             assert!(told.starts_with(place), "{other}: {told}");
         }
@@ -407,7 +407,7 @@ fn an_export_is_verified_on_the_way_and_again() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the part file is gone");
     let is_quant = |line: &str| serde_json::from_str::<Value>(line).unwrap().get("root").is_some();
     let quants: Vec<_> = export.lines().enumerate().filter(|(_, line)| is_quant(line)).map(|(at, _)| at).collect();
-    assert_eq!((quants, export.lines().count()), (vec![1, 4, 305], 306));
+    assert_eq!((quants, export.lines().count()), (vec![1, 4, 305], 307));
 
     let said = qbc(&["verify", text(&path)]).ok();
     assert!(said.starts_with("chain qbc holds: 3 quants, 303 transactions, id 000"), "{said}");
@@ -419,6 +419,77 @@ fn an_export_is_verified_on_the_way_and_again() {
     let nowhere = folder.path().join("no/such/folder");
     assert!(node.run(&["export", "--out", text(&nowhere)]).fails(1).contains("cannot write"));
     assert!(node.run(&["--chain", "trial", "export"]).ok().contains("\"fork_of\":{\"chain\":"));
+}
+
+#[test]
+fn a_checkpoint_shows_what_was_cut_off() {
+    let node = filled(&["--ephemeral"]);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("export.ndjson");
+    let key = node.run(&["key"]).ok().lines().next().expect("it prints the key").to_owned();
+    let other = Node::ephemeral().run(&["key"]).ok().lines().next().expect("it prints the key").to_owned();
+    let said = node.run(&["export", "--out", text(&path), "--key", &key]).ok();
+    assert!(said.contains("; checkpoint: agrees, signed by "), "{said}");
+    let verify = |args: &[&str]| qbc(&[&["verify", text(&path)], args].concat());
+    assert!(verify(&[]).ok().contains("; checkpoint: agrees; its signature was not checked"));
+    assert!(verify(&["--key", &other, "--key", &key]).ok().contains("; checkpoint: agrees, signed by "));
+    assert!(
+        verify(&["--key", &other]).fails(1).contains("line 307: checkpoint: the key that was named has not signed it")
+    );
+    assert!(verify(&["--key", "nonsense"]).fails(2).contains("--key"));
+
+    let export = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = export.lines().collect();
+    let write = |lines: &[&str]| fs::write(&path, lines.join("\n") + "\n").unwrap();
+    write(&lines[..5]);
+    let said = verify(&[]).ok();
+    assert!(said.contains("holds: 2 quants, 3 transactions") && said.contains("; checkpoint: none"), "{said}");
+    assert!(verify(&["--key", &key]).fails(1).contains("checkpoint: there is none"));
+    write(&[&lines[..5], &lines[306..]].concat());
+    assert!(verify(&[]).fails(1).contains("line 6: checkpoint: it says "));
+    write(&[&lines[..], &lines[306..]].concat());
+    assert!(verify(&[]).fails(1).contains("line 308: checkpoint: something stands behind it"));
+    write(&[&lines[..], &lines[305..306]].concat());
+    assert!(verify(&[]).fails(1).contains("line 308: checkpoint: something stands behind it"));
+
+    assert!(qbc(&["verify", &node.url, "--key", &key]).ok().contains("; checkpoint: agrees, signed by "));
+    assert!(qbc(&["verify", &node.url, "--key", &other]).fails(1).contains("has not signed it"));
+    let lie = lying(&node, "303\n", "302\n");
+    assert!(qbc(&["verify", &lie]).fails(1).contains("checkpoint: it says "));
+}
+
+#[test]
+fn a_chain_is_imported() {
+    let (source, target) = (filled(&["--ephemeral"]), Node::ephemeral());
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("trial.ndjson");
+    source.run(&["--chain", "trial", "export", "--out", text(&path)]).ok();
+    let key = source.run(&["key"]).ok().lines().next().expect("it prints the key").to_owned();
+    let other = target.run(&["key"]).ok().lines().next().expect("it prints the key").to_owned();
+
+    let told = target.run(&["import", text(&path), "--key", &other]).fails(1);
+    assert!(
+        told.contains("the node answers 422: line 8: checkpoint: the key that was named has not signed it"),
+        "{told}"
+    );
+    let told = target.run(&["import", text(&flip(&path, "\"data\":\"hello", 9))]).fails(1);
+    assert!(told.contains("the node answers 422: line 4: transaction 2: \"hash\" is "), "{told}");
+    let said = target.run(&["import", text(&path), "--key", &key]).ok();
+    assert!(said.starts_with("chain trial is imported: 3 quants, 4 transactions, id "), "{said}");
+    let chain = ["--chain", "trial", "chain"];
+    assert_eq!(target.run(&chain).ok(), source.run(&chain).ok());
+    let export = fs::read_to_string(&path).unwrap();
+    let said = target.run_with_input(&["import", "-", "--json"], &export).ok_json();
+    assert_eq!((&said["message"], &said["signed_by"]), (&json!("Chain is here already"), &Value::Null));
+    assert!(qbc(&["verify", &format!("{}/chains/trial", target.url)]).ok().starts_with("chain trial holds"));
+
+    // The name of the default chain is taken on every node.
+    source.run(&["export", "--out", text(&path)]).ok();
+    let told = target.run(&["import", text(&path)]).fails(1);
+    assert!(told.contains("the node answers 409: the chain is called \"qbc\""), "{told}");
+    let cut: String = export.lines().take(7).map(|line| format!("{line}\n")).collect();
+    let told = target.run_with_input(&["import", "-"], &cut).fails(1);
+    assert!(told.contains("does not end with a checkpoint"), "{told}");
 }
 
 #[test]

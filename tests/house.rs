@@ -21,7 +21,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
     (
         "tokio",
         "the core is pure",
-        &["http/", "cli/", "leap.rs", "mine.rs", "node.rs", "peers.rs", "scrub.rs", "writer.rs", "main.rs"],
+        &["http/", "cli/", "leap.rs", "mine.rs", "node.rs", "node/", "peers.rs", "scrub.rs", "writer.rs", "main.rs"],
     ),
     ("std::fs", "the core is pure", &["store.rs", "store/", "cli/"]),
 ];
@@ -30,9 +30,12 @@ const RULES: &[(&str, &str, &[&str])] = &[
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("core/", &["core", "limits"]),
     ("store.rs", &["core", "limits"]),
+    ("store/", &["core", "limits"]),
     ("writer.rs", &["core", "limits", "store"]),
+    ("writer/", &["core", "limits", "store"]),
     ("mine.rs", &["core", "limits"]),
     ("node.rs", &["core", "limits", "store", "writer", "mine"]),
+    ("node/", &["core", "limits", "store", "writer", "mine"]),
     ("leap.rs", &["core", "limits", "writer", "node"]),
     ("scrub.rs", &["core", "limits", "store", "writer", "node"]),
     ("peers.rs", &["core", "limits"]),

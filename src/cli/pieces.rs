@@ -215,3 +215,105 @@ fn serve<T, U>(queue: &Mutex<Receiver<(T, SyncSender<U>)>>, work: &impl Fn(T) ->
         let _ = done.send(work(piece));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufReader, Cursor};
+
+    use anyhow::bail;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// All elements, read through a buffer of so many bytes.
+    fn elements(text: &str, buffer: usize) -> anyhow::Result<Vec<String>> {
+        let mut elements = Elements::new(BufReader::with_capacity(buffer, Cursor::new(text)));
+        let mut all = Vec::new();
+        loop {
+            let piece = elements.next_piece()?;
+            if piece.count() == 0 {
+                return Ok(all);
+            }
+            all.extend(piece.texts().map(|text| String::from_utf8_lossy(text).into_owned()));
+        }
+    }
+
+    #[test]
+    fn an_array_is_cut_between_its_elements() {
+        for buffer in [1, 2, 7, 1000] {
+            let text = " [ {\"a\":[1,\"]\"],\"b\\\"\":\"\\\\\"}, \"x,]\\\"\" ,[[],{}],1] \n";
+            let found = elements(text, buffer).unwrap();
+            assert_eq!(found, ["{\"a\":[1,\"]\"],\"b\\\"\":\"\\\\\"}", " \"x,]\\\"\" ", "[[],{}]", "1"], "{buffer}");
+            for empty in ["[]", " [ ] "] {
+                assert!(elements(empty, buffer).unwrap().is_empty());
+            }
+            assert_eq!(
+                elements("[,1,]", buffer).unwrap(),
+                ["", "1", ""],
+                "what is no element is for its reader to refuse"
+            );
+            for bad in ["", "{}", "[", "[1", "[\"]", "[1]1", "[1}]", "[[1]", "x"] {
+                assert!(elements(bad, buffer).is_err(), "{bad}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn elements_are_those_of_another_parser(texts in prop::collection::vec("[\\[\\]{},\"\\\\a ]{0,6}", 0..5), buffer in 1..9usize) {
+            let array = serde_json::to_string(&texts).unwrap();
+            let found = elements(&array, buffer).unwrap();
+            let read: Vec<Value> = found.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+            prop_assert_eq!(serde_json::to_value(texts).unwrap(), Value::Array(read));
+        }
+    }
+
+    #[test]
+    fn lines_are_bounded_and_in_their_order() {
+        let text = format!("a\n\n{}\nlast", "x".repeat(limits::CHUNK_BYTES));
+        let mut input = Cursor::new(&text);
+        let mut lines = Vec::new();
+        loop {
+            let piece = next_lines(&mut input).unwrap();
+            if piece.count() == 0 {
+                break;
+            }
+            lines.extend(piece.texts().map(<[u8]>::to_vec));
+        }
+        assert_eq!(lines.concat(), text.as_bytes());
+        assert_eq!(lines.len(), 4);
+        let mut long = Cursor::new(vec![b'x'; limits::BODY_BYTES + 5]);
+        let piece = next_lines(&mut long).unwrap();
+        assert_eq!(piece.texts().next().unwrap().len(), limits::BODY_BYTES);
+    }
+
+    #[test]
+    fn results_come_in_order_and_the_first_fault_ends_it() {
+        let run = |fails_at: u32, ends_at: u32| {
+            let (mut next, mut taken) = (0, Vec::new());
+            let done = in_order(
+                || {
+                    next += 1;
+                    if next > ends_at {
+                        bail!("the input ends");
+                    }
+                    Ok((next <= 500).then_some(next))
+                },
+                |number| {
+                    // Later ones are often done earlier.
+                    thread::sleep(std::time::Duration::from_micros(u64::from(number % 3) * 50));
+                    number
+                },
+                |number| {
+                    taken.push(number);
+                    if number == fails_at { bail!("{number} is at fault") } else { Ok(()) }
+                },
+            );
+            (taken, done.map_err(|error| error.to_string()))
+        };
+        assert_eq!(run(501, 501), ((1..=500).collect(), Ok(())));
+        assert_eq!(run(77, 78), ((1..=77).collect(), Err("77 is at fault".into())));
+        assert_eq!(run(501, 90), ((1..=90).collect(), Err("the input ends".into())));
+    }
+}

@@ -73,6 +73,12 @@ pub fn read<'a>(
     let stats: Stats = serde_json::from_reader(BufReader::new(source.get(node.chain_url(&["stats"]))?))
         .context("the answer is not that of a QBC node")?;
     ensure!(stats.pooled <= stats.size, "the node says that more is pooled than it has");
+    ensure!(
+        promise.quant < stats.length,
+        "the node says that it has {} quants, but its checkpoint is of quant {}",
+        stats.length,
+        promise.quant
+    );
     let (end, length, out) = match part {
         Part::Whole => (stats.size, stats.length, None),
         Part::Export(out) => (promise.size, promise.quant + 1, Some(out)),

@@ -5,7 +5,8 @@ use std::{fmt, fs::File, io, path::Path};
 use anyhow::Context;
 use clap::Args;
 use reqwest::Url;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::{
@@ -54,9 +55,19 @@ pub struct Verified {
     transactions: u64,
     pooled: u64,
     hash: Hash,
-    /// Of what was read as an export or from a node.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    checkpoint: Option<String>,
+    /// Of what was read as an export or from a node; null in JSON where that has none.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_voucher")]
+    checkpoint: Option<Voucher>,
+}
+
+/// `{"signed_by": NAME or null}`, or null where there is no checkpoint.
+fn write_voucher<S: Serializer>(voucher: &Option<Voucher>, serializer: S) -> Result<S::Ok, S::Error> {
+    let signed_by = match voucher {
+        None | Some(Voucher::Nobody) => None,
+        Some(Voucher::Unchecked) => Some(None),
+        Some(Voucher::Key(name)) => Some(Some(name.as_str())),
+    };
+    signed_by.map(|name| json!({ "signed_by": name })).serialize(serializer)
 }
 
 impl Verified {
@@ -80,12 +91,7 @@ impl Verified {
 
     /// The same with what speaks for its end.
     pub fn with(self, voucher: Voucher) -> Verified {
-        let checkpoint = match voucher {
-            Voucher::Nobody => "none: quants may have been cut off at the end".into(),
-            Voucher::Unchecked => "agrees; its signature was not checked, since no key was named with --key".into(),
-            Voucher::Key(name) => format!("agrees, signed by {name}"),
-        };
-        Verified { checkpoint: Some(checkpoint), ..self }
+        Verified { checkpoint: Some(voucher), ..self }
     }
 
     /// Quants, sealed and pooled transactions.
@@ -102,7 +108,10 @@ impl fmt::Display for Verified {
             write!(f, " and {pooled} pooled")?;
         }
         write!(f, ", id {id}, newest quant {hash}")?;
-        checkpoint.iter().try_for_each(|checkpoint| write!(f, "; checkpoint: {checkpoint}"))
+        match checkpoint {
+            None => Ok(()),
+            Some(voucher) => write!(f, "; checkpoint: {voucher}"),
+        }
     }
 }
 

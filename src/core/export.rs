@@ -5,6 +5,8 @@
 //! that quants were cut off at the end. Each line is canonical (RFC 8785), so that exports of one chain differ in nothing but
 //! the signatures.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -79,6 +81,18 @@ pub enum Voucher {
     Unchecked,
     /// A checkpoint that this key has signed.
     Key(KeyName),
+}
+
+impl fmt::Display for Voucher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Voucher::Nobody => f.write_str("none: quants may have been cut off at the end"),
+            Voucher::Unchecked => {
+                f.write_str("agrees; its signature was not checked, since no key was named with --key")
+            }
+            Voucher::Key(name) => write!(f, "agrees, signed by {name}"),
+        }
+    }
 }
 
 /// Checks that a checkpoint speaks for what a verifier has seen, and that one of the keys has signed it, where any is named.

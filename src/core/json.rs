@@ -77,6 +77,15 @@ pub fn write_canonical(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
+/// Containers around the innermost value.
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// The length of the canonical value (RFC 8785) that a text starts with, found without making a value of it.
 ///
 /// It is never wrong but not complete: `None` where the value is no I-JSON, is not canonical, nests deeper than `depth`
@@ -876,15 +885,6 @@ mod tests {
         b"\x7f",
         b"\x1f",
     ];
-
-    /// Containers around the innermost value.
-    fn depth(value: &Value) -> usize {
-        match value {
-            Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
-            Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-            _ => 0,
-        }
-    }
 
     fn is_never_wrong(text: &[u8], limit: usize) -> Result<(), TestCaseError> {
         let shown = String::from_utf8_lossy(text);

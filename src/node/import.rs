@@ -15,6 +15,7 @@ use crate::{
     core::{
         export::{Export, Line, Voucher},
         hash::Hash,
+        json,
         merkle::Tile,
         note::VerifierKey,
         quant::Quant,
@@ -165,6 +166,7 @@ impl Import {
         self.export.take(&item, &mut |tile| tiles.push(tile)).map_err(at_line)?;
         match item {
             Line::Transaction(Ok(checked)) => {
+                check_depth(checked.record()).map_err(at_line)?;
                 let Target::Stored(storing) = &mut self.target else { return Ok(()) };
                 storing.transaction(&self.node.0.store, checked.record(), tiles, line)
             }
@@ -238,6 +240,17 @@ impl Import {
     pub async fn give_up(self) -> Result<(), ImportError> {
         self.node.give_up(self.id).await
     }
+}
+
+/// What is nested deeper could be stored, but some of what is served around it could not be read any more.
+fn check_depth(record: &Record) -> Result<(), Fault> {
+    let Some(data) = &record.data else { return Ok(()) };
+    let is_deep = || json::parse(data).is_ok_and(|value| json::depth(&value) > limits::DATA_DEPTH);
+    if json::canonical_length(data, limits::DATA_DEPTH).is_some() || !is_deep() {
+        return Ok(());
+    }
+    let detail = format!("its data is nested more than {} deep", limits::DATA_DEPTH);
+    Err(Fault::of_transaction(record.index, detail))
 }
 
 async fn begin(node: &Node, id: Hash) -> Result<Progress, ImportError> {

@@ -6,6 +6,7 @@ mod erasure;
 mod events;
 mod faults;
 mod hostile;
+mod import;
 mod inject;
 mod process;
 mod proofs;

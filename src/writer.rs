@@ -295,6 +295,11 @@ impl ChainHandle {
         self.head.subscribe()
     }
 
+    /// Whether it is the default chain as a new node makes it, which nobody has used: an imported one may take its place.
+    pub fn is_untouched_default(&self) -> bool {
+        self.name.as_str() == ChainName::DEFAULT && self.parent.is_none() && self.head().size() == 1
+    }
+
     /// What does not hold in what is stored of it, or of an ancestor's part that it shares.
     pub fn damage(&self) -> Option<&str> {
         let own = self.damage.get().map(String::as_str);
@@ -345,9 +350,16 @@ pub struct Published {
 }
 
 impl Published {
-    /// A chain.
+    /// A chain by its name or its id, which is longer than any name.
     pub fn chain(&self, name: &str) -> Option<Arc<ChainHandle>> {
-        self.chains.read().expect("no holder of this lock panics").get(name)?.as_ref().ok().cloned()
+        let chains = self.chains.read().expect("no holder of this lock panics");
+        match chains.get(name) {
+            Some(chain) => chain.as_ref().ok().cloned(),
+            None => {
+                let id = name.parse().ok()?;
+                chains.values().flatten().find(|chain| chain.id == id).cloned()
+            }
+        }
     }
 
     /// Why a chain could not be loaded.
@@ -410,6 +422,7 @@ struct Pending {
     made: Vec<ChainNumber>,
     policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
     erased: Option<ChainNumber>,
+    replaced: Option<Arc<ChainHandle>>,
 }
 
 /// A transaction with an id, as far as a repetition must equal it.
@@ -519,7 +532,8 @@ impl Writer {
             return Err(StoreError::Damaged("its bang has another name".into()));
         }
         // After a full disk the handles that others hold are kept, and moved to what is on disk.
-        if let Some(handle) = self.published.chain(name.as_str()) {
+        let published = self.published.chain(name.as_str());
+        if let Some(handle) = published.filter(|handle| handle.number() == record.number) {
             handle.head.send_replace(loaded.head.clone());
             return Ok(Entry { chain: loaded, handle });
         }
@@ -537,8 +551,11 @@ impl Writer {
                 bytes += envelope.command.bytes();
                 envelopes.push(envelope);
             }
-            // An erasure stores a run anew, so that run must be in the store: it is committed by itself.
-            let is_alone = |envelope: &Envelope| matches!(envelope.command, Command::Erase { .. });
+            // An erasure stores a run anew, so that run must be in the store. The end of an import may replace a chain, which
+            // nothing may have changed meanwhile.
+            let is_alone = |envelope: &Envelope| {
+                matches!(envelope.command, Command::Erase { .. } | Command::Import(_, Step::Finish { .. }))
+            };
             let mut together = Vec::with_capacity(envelopes.len());
             for envelope in envelopes {
                 if is_alone(&envelope) {
@@ -630,6 +647,9 @@ impl Writer {
             return Ok(());
         }
         let replaced = self.store.commit(pending.batch).inspect_err(|error| self.fail(error))?;
+        if let Some(replaced) = pending.replaced {
+            replaced.set_damage("an imported chain has taken its place".into());
+        }
         if let Some(chain) = pending.erased {
             self.chains[&chain].handle.erasures.fetch_add(1, Ordering::Release);
         }
@@ -658,8 +678,14 @@ impl Writer {
 
     /// Applies one command to the writer's state and to the batch. It is deterministic.
     fn apply(&mut self, command: Command, pending: &mut Pending) -> Result<Outcome, Refused> {
-        if let Some(damage) = command.chain().and_then(|chain| self.entry(chain).handle.damage()) {
-            return Err(Refused::Damaged(damage.to_owned()));
+        if let Some(chain) = command.chain() {
+            let damage = match self.chains.get(&chain) {
+                Some(entry) => entry.handle.damage(),
+                None => Some("it is not there any more"),
+            };
+            if let Some(damage) = damage {
+                return Err(Refused::Damaged(damage.to_owned()));
+            }
         }
         match command {
             Command::Bang { rules, parent, transaction, quant, leap } => {

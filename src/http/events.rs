@@ -617,18 +617,18 @@ mod tests {
             Served { app: App::new(node, peers, Vec::new(), stopping), stop, _folder: folder }
         }
 
-        fn chain(&self) -> &Arc<ChainHandle> {
-            self.app.0.default_chain.as_ref().expect("a new node has its default chain")
+        fn chain(&self) -> Arc<ChainHandle> {
+            self.app.0.node.chain(crate::core::rules::ChainName::DEFAULT).expect("a new node has its default chain")
         }
 
         async fn inject(&self, bytes: usize) {
             let data = json::canonical(&"x".repeat(bytes).into());
             let submission = Submission { data, id: None, signed: None };
-            self.app.0.node.inject(self.chain(), vec![submission], None, None).await.unwrap();
+            self.app.0.node.inject(&self.chain(), vec![submission], None, None).await.unwrap();
         }
 
         fn listen(&self, transactions: u64, quants: u64) -> Listener {
-            Listener::new(self.app.clone(), self.chain().clone(), Cursor { transactions, quants })
+            Listener::new(self.app.clone(), self.chain(), Cursor { transactions, quants })
         }
 
         /// Streams of the default chain that are open.
@@ -663,7 +663,7 @@ mod tests {
         for bytes in [10, 300_000, 20, limits::EVENTS_PIECE, 300_000] {
             served.inject(bytes).await;
         }
-        served.app.0.node.leap(served.chain(), None).await.unwrap();
+        served.app.0.node.leap(&served.chain(), None).await.unwrap();
         let whole = take_all(&mut served.listen(0, 0)).await;
         assert!(whole.iter().any(|piece| piece.len() > 300_000), "there is room");
         let (pieces, whole) = (whole.len(), { whole }.concat());

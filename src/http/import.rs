@@ -89,19 +89,19 @@ pub async fn import(
     let key = query.key.map(|key| key.parse::<VerifierKey>()).transpose();
     let keys = key.map_err(|error| Problem::bad_request(format!("\"key\": {error}")))?;
     let _room = take_room(&app, limits::IMPORT_BYTES + limits::BODY_BYTES)?;
-    let mut import = Import::begin(&app.0.node, query.chain, Vec::from_iter(keys)).await?;
     let mut body = request.into_body();
-    match run(&mut body, &mut import).await? {
-        Ok(imported) => Ok(answer(imported)),
-        Err(error) => {
-            if let ImportError::Fault { .. } = error {
-                import.give_up().await?;
-            }
-            // Some clients look for an answer only when all is sent.
-            while next_data(&mut body).await.is_ok_and(|data| data.is_some()) {}
-            Err(error.into())
-        }
+    let outcome = match Import::begin(&app.0.node, query.chain, Vec::from_iter(keys)).await {
+        Ok(mut import) => match run(&mut body, &mut import).await? {
+            Err(error @ ImportError::Fault { .. }) => import.give_up().await.and(Err(error)),
+            outcome => outcome,
+        },
+        Err(error) => Err(error),
+    };
+    if outcome.is_err() {
+        // Some clients look for an answer only when all is sent.
+        while next_data(&mut body).await.is_ok_and(|data| data.is_some()) {}
     }
+    Ok(answer(outcome?))
 }
 
 /// Imports the body in pieces of whole lines. The inner error is the import's, the outer one that of a body that broke off.

@@ -40,7 +40,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use server::{Limits, serve};
 
-use crate::{core::rules::ChainName, limits, node::Node, peers::Peers, writer::ChainHandle};
+use crate::{limits, node::Node, peers::Peers};
 use problem::Problem;
 
 /// What all handlers share. A clone is another handle to the same.
@@ -51,8 +51,6 @@ pub struct App(Arc<Shared>);
 struct Shared {
     node: Node,
     peers: Peers,
-    /// Absent where it is damaged.
-    default_chain: Option<Arc<ChainHandle>>,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
     /// What is kept for those who listen to chains.
@@ -68,10 +66,9 @@ struct Shared {
 impl App {
     /// A node and its peers, for the pages of these sites, until `stopping` says that the node stops.
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
-        let default_chain = node.chain(ChainName::DEFAULT);
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
         let events = events::Feeds::new();
-        App(Arc::new(Shared { node, peers, default_chain, room, events, origins, document: OnceLock::new(), stopping }))
+        App(Arc::new(Shared { node, peers, room, events, origins, document: OnceLock::new(), stopping }))
     }
 }
 
@@ -277,7 +274,7 @@ fn chain_parameter() -> Parameter {
         .name("chain")
         .parameter_in(ParameterIn::Path)
         .required(Required::True)
-        .description(Some("The chain's name"))
+        .description(Some("The chain's name, or its id"))
         .schema(Some(RefOr::<Schema>::T(Object::with_type(Type::String).into())))
         .build()
 }

@@ -208,7 +208,7 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
     get,
     path = "/chains/{chain}",
     tag = "node",
-    params(("chain" = String, Path, description = "Its name")),
+    params(("chain" = String, Path, description = "Its name, or its id")),
     responses(
         (status = 200, description = "The chain", body = ChainView),
         (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),

@@ -124,7 +124,7 @@ impl Import {
     /// Somebody else imports the same chain, or the node takes no writes.
     pub async fn begin(node: &Node, id: Hash, keys: Vec<VerifierKey>) -> Result<Import, ImportError> {
         let turn = Turn::take(node, id)?;
-        let target = match node.chain_with_id(id) {
+        let target = match node.chain(&id.to_string()) {
             Some(chain) => Target::Here(chain),
             None => Target::Stored(Box::new(Storing::behind(begin(node, id).await?))),
         };
@@ -191,6 +191,8 @@ impl Import {
             return Ok(());
         };
         match self.node.chain(name.as_str()) {
+            // The writer looks again, when the chain becomes visible.
+            Some(other) if other.is_untouched_default() => Ok(()),
             Some(other) => Err(ImportError::Conflict(format!(
                 "the chain is called \"{name}\", and this node has another one of that name, whose id is {}",
                 other.id
@@ -271,10 +273,6 @@ async fn begin(node: &Node, id: Hash) -> Result<Progress, ImportError> {
 impl Node {
     async fn step(&self, id: Hash, step: Step) -> Result<Outcome, ImportError> {
         Ok(self.submit(Command::Import(id, step), None).await?)
-    }
-
-    fn chain_with_id(&self, id: Hash) -> Option<Arc<ChainHandle>> {
-        self.chains(None, usize::MAX).into_iter().filter_map(|(_, chain)| chain.ok()).find(|chain| chain.id == id)
     }
 
     /// Removes what is stored of the unfinished import of the chain with this id.

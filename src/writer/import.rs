@@ -193,7 +193,9 @@ impl Writer {
         let found = self.imports.get(&id).filter(|found| !found.given_up).ok_or(Refused::GivenUp)?;
         let number = found.number();
         if self.names.contains(name) {
-            return Err(Refused::NameTaken(name.clone()));
+            let other = self.published.chain(name.as_str());
+            let other = other.filter(|other| other.is_untouched_default() && !self.is_forked(other.number()));
+            pending.replaced = Some(other.ok_or_else(|| Refused::NameTaken(name.clone()))?);
         }
         let (name, leap) = (name.to_string(), LeapPolicy::default());
         let bang = Some(bang).filter(|bang| bang.quant > 0);
@@ -211,6 +213,10 @@ impl Writer {
         self.names.insert(handle.name.clone());
         self.chains.insert(number, entry);
         Ok(Outcome::Banged(handle))
+    }
+
+    fn is_forked(&self, chain: ChainNumber) -> bool {
+        self.chains.values().any(|entry| entry.handle.lineage.parent().is_some_and(|parent| parent.number == chain))
     }
 
     fn give_up_import(&mut self, id: Hash, pending: &mut Pending) -> Result<Outcome, Refused> {

@@ -404,3 +404,42 @@ fn an_interrupted_import_takes_no_other_lines() {
     target.inject("/chains/long", json!("goes on"));
     target.leap("/chains/long");
 }
+
+/// Each node has a default chain of the same name: one that nobody has used gives way to an imported one.
+#[test]
+fn a_default_chain_is_imported_where_nobody_used_the_one_that_is_there() {
+    let source = TestNode::start(&[]);
+    for number in 0..300 {
+        source.inject("", json!(number));
+    }
+    source.leap("");
+    let export = export(&source, "qbc");
+
+    let node = TestNode::start(&[]);
+    let own = node.json("/stats")["id"].as_str().unwrap().to_owned();
+    assert_eq!(imported(&node, &export)["chain"], "qbc");
+    let text = |node: &TestNode, path: &str| node.get(path).send().unwrap().text().unwrap();
+    for path in ["/chain", "/chains/qbc/chain", "/transactions/17/receipt"] {
+        assert_eq!(text(&node, path), text(&source, path));
+    }
+    let id = id_of(&export);
+    assert_eq!(text(&node, &format!("/chains/{id}/chain")), text(&source, "/chain"), "it is found by its id too");
+    problem(node.get(&format!("/chains/{own}")).send().unwrap(), 404);
+    assert_eq!(node.inject("", json!("on")), 301);
+    node.leap("");
+    node.audit("");
+    let (data, folder) = node.kill();
+    verifies(&data);
+    let node = TestNode::open(&data, &[]).with(folder);
+    node.audit("");
+    assert_eq!(node.json("/stats")["id"], id);
+
+    // One that is used, or forked, stays.
+    let used = TestNode::start(&[]);
+    used.inject("", json!("x"));
+    problem(import(&used, &export), 409);
+    let forked = TestNode::start(&[]);
+    fork(&forked, "qbc", json!({ "name": "child" }));
+    problem(import(&forked, &export), 409);
+    forked.audit("");
+}

@@ -44,10 +44,10 @@ pub const BATCH_COMMANDS: usize = 4_096;
 pub const BATCH_BYTES: usize = 8 << 20;
 
 /// Transactions in one stored run: a lookup of one transaction reads its whole run.
-pub const RUN_TRANSACTIONS: usize = 256;
+pub const RUN_TRANSACTIONS: usize = 128;
 
 /// Bytes of one stored run, but for a run of one larger transaction.
-pub const RUN_BYTES: usize = 128 << 10;
+pub const RUN_BYTES: usize = 64 << 10;
 
 /// Bytes of the reason of an erasure: it stays on the chain for ever.
 pub const REASON_BYTES: usize = 1_024;
@@ -127,8 +127,9 @@ pub const NOTE_SIGNATURES: usize = 100;
 /// Bytes that are read of a file with a secret key: its longest form has a name of any length, which is cut off here.
 pub const KEY_BYTES: u64 = 64 << 10;
 
-/// Complete tiles that are kept in memory, 8 KiB each: a read of the store costs more than the rest of such a request.
-pub const TILES_CACHED: usize = 2_048;
+/// Complete tiles that are kept in memory, 8 KiB each: a read of the store costs more than the rest of such a request. These are
+/// all of a million transactions, in 32 MiB.
+pub const TILES_CACHED: usize = 4_096;
 
 /// Bytes of one piece of an event stream; a larger event is a piece by itself. Each listener that reads slowly holds one, so
 /// that 10,000 of them hold 320 MiB.

@@ -34,7 +34,7 @@ use crate::{
     },
     limits,
     mine::Miner,
-    store::{Store, StoreError},
+    store::{Lineage, Store, StoreError},
     writer::{
         ChainHandle, Command, Envelope, Health, Outcome, Placed, Published, Refused, Writer, checked_record, edge_at,
     },
@@ -372,11 +372,12 @@ impl Node {
     pub async fn receipt(&self, chain: Arc<ChainHandle>, index: u64) -> Result<Receipt, StoreError> {
         let head = chain.head();
         assert!(index < head.newest.size(), "only a sealed transaction has a receipt");
+        let node = self.clone();
         self.read(move |store| {
             let lineage = &chain.lineage;
             let record = store.record(lineage, index)?;
             let quant = store.quant(lineage, store.quant_of(lineage, index)?)?;
-            let tiles = head.edge.source(|level, number| store.tile(lineage, level, number));
+            let tiles = head.edge.source(|level, number| node.complete_tile(store, lineage, level, number).map(split));
             let path = merkle::prove_inclusion(index, quant.size(), tiles)?;
             Ok(Receipt { record, quant, path })
         })
@@ -393,8 +394,10 @@ impl Node {
     pub async fn consistency(&self, chain: Arc<ChainHandle>, from: u64, to: u64) -> Result<Vec<Hash>, StoreError> {
         let head = chain.head();
         assert!(from <= to && to <= head.size(), "a consistency proof is between sizes that the chain had");
+        let node = self.clone();
         self.read(move |store| {
-            let tiles = head.edge.source(|level, number| store.tile(&chain.lineage, level, number));
+            let lineage = &chain.lineage;
+            let tiles = head.edge.source(|level, number| node.complete_tile(store, lineage, level, number).map(split));
             merkle::prove_consistency(from, to, tiles)
         })
         .await
@@ -425,22 +428,28 @@ impl Node {
     ) -> Result<Bytes, StoreError> {
         let edge = chain.head().edge;
         assert!(merkle::has_tile(edge.size(), level, number, width), "a tile is read where there is one");
-        let join =
-            |hashes: &[Hash]| Bytes::from(hashes.iter().map(Hash::as_bytes).copied().collect::<Vec<_>>().concat());
         if !merkle::has_tile(edge.size(), level, number, merkle::TILE_WIDTH) {
             return Ok(join(&edge.partial(level)[..width]));
         }
-        let key = (chain.number().0, level, number);
-        let tile = match self.0.tiles.get(&key) {
+        let tile = match self.0.tiles.get(&(chain.number().0, level, number)) {
             Some(tile) => tile,
             None => {
-                let hashes = self.read(move |store| store.tile(&chain.lineage, level, number)).await?;
-                let tile = join(&hashes);
-                self.0.tiles.insert(key, tile.clone());
-                tile
+                let node = self.clone();
+                self.read(move |store| node.complete_tile(store, &chain.lineage, level, number)).await?
             }
         };
         Ok(tile.slice(..width * size_of::<Hash>()))
+    }
+
+    /// A complete tile, from memory where it was read lately.
+    fn complete_tile(&self, store: &Store, lineage: &Lineage, level: u8, number: u64) -> Result<Bytes, StoreError> {
+        let key = (lineage.number().0, level, number);
+        if let Some(tile) = self.0.tiles.get(&key) {
+            return Ok(tile);
+        }
+        let tile = join(&store.tile(lineage, level, number)?);
+        self.0.tiles.insert(key, tile.clone());
+        Ok(tile)
     }
 
     /// The leaves of a range of transactions, each behind two bytes with its length, big-endian: an entry bundle of C2SP
@@ -489,6 +498,19 @@ impl Inner {
         let importing = Mutex::default();
         Ok((Inner { store, published, commands, miner, key, tiles, importing }, Background { touched, writer }))
     }
+}
+
+/// Hashes as they stand in a tile.
+fn join(hashes: &[Hash]) -> Bytes {
+    let mut tile = Vec::with_capacity(size_of_val(hashes));
+    hashes.iter().for_each(|hash| tile.extend_from_slice(hash.as_bytes()));
+    tile.into()
+}
+
+/// The hashes of a tile.
+fn split(tile: Bytes) -> Vec<Hash> {
+    let (hashes, _) = tile.as_chunks();
+    hashes.iter().map(|hash| Hash::from_bytes(*hash)).collect()
 }
 
 /// Makes transactions of submissions: this moment, and a salt for each.

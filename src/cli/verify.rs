@@ -54,6 +54,8 @@ pub struct Verified {
     /// Sealed ones.
     transactions: u64,
     pooled: u64,
+    /// Without their data.
+    erased: u64,
     hash: Hash,
     /// Of what was read as an export or from a node; null in JSON where that has none.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_voucher")]
@@ -84,6 +86,7 @@ impl Verified {
             quants: newest.index() + 1,
             transactions: newest.size(),
             pooled: verifier.size() - newest.size(),
+            erased: verifier.erased(),
             hash: newest.hash(),
             checkpoint: None,
         })
@@ -102,10 +105,13 @@ impl Verified {
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Verified { chain, id, quants, transactions, pooled, hash, checkpoint } = self;
+        let Verified { chain, id, quants, transactions, pooled, erased, hash, checkpoint } = self;
         write!(f, "chain {chain} holds: {quants} quants, {transactions} transactions")?;
         if *pooled > 0 {
             write!(f, " and {pooled} pooled")?;
+        }
+        if *erased > 0 {
+            write!(f, ", {erased} of them erased")?;
         }
         write!(f, ", id {id}, newest quant {hash}")?;
         match checkpoint {

@@ -10,3 +10,4 @@ mod schema;
 pub mod tile;
 pub mod transaction;
 pub mod verify;
+pub mod witness;

@@ -80,6 +80,11 @@ impl KeyName {
         KeyName(format!("qbc/node/{}", hex::encode(key.as_bytes())).into())
     }
 
+    /// The name under which a node cosigns the checkpoints of others: `qbc/witness/` and the public key for that.
+    pub fn of_witness(key: &VerifyingKey) -> KeyName {
+        KeyName(format!("qbc/witness/{}", hex::encode(key.as_bytes())).into())
+    }
+
     /// The name under which a node signs the checkpoints of one chain: their origin, as tlog-checkpoint recommends.
     pub fn of_chain(chain: Hash) -> KeyName {
         KeyName(origin(chain).into())
@@ -379,12 +384,13 @@ impl Note {
     ///
     /// # Panics
     /// At times from 2^63 seconds on, which a cosignature cannot name.
-    pub fn cosign(&mut self, name: KeyName, key: &SigningKey, time: u64) {
+    pub fn cosign(&mut self, name: KeyName, key: &SigningKey, time: u64) -> &Signature {
         i64::try_from(time).expect("a cosignature's time is below 2^63 seconds");
         let id = VerifierKey::new(name.clone(), Algorithm::Cosignature, key.verifying_key()).id;
         let signature = key.sign(cosigned(&self.text, time).as_bytes());
         let bytes = [&time.to_be_bytes()[..], &signature.to_bytes()].concat();
         self.add(Signature { name, id, bytes });
+        self.signatures.last().expect("one was just added")
     }
 
     /// Adds a signature below the others, and takes away an older one of the same name and id. It is not checked.

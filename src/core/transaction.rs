@@ -4,6 +4,7 @@ use std::{fmt, ops::Range, str::FromStr};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use ed25519_dalek::{Signature, VerifyingKey};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{
@@ -20,6 +21,11 @@ impl Timestamp {
     pub fn from_micros(micros: i64) -> Option<Self> {
         let moment = DateTime::from_timestamp_micros(micros)?;
         (0..=9999).contains(&chrono::Datelike::year(&moment)).then_some(Timestamp(moment))
+    }
+
+    /// Whole seconds since 1970, 0 before.
+    pub fn seconds(self) -> u64 {
+        self.0.timestamp().try_into().unwrap_or(0)
     }
 }
 
@@ -38,6 +44,18 @@ impl FromStr for Timestamp {
             .and_then(|moment| Timestamp::from_micros(moment.timestamp_micros()))
             .filter(|moment| moment.to_string() == text)
             .ok_or_else(|| format!("{text:?} is no time like 2026-11-22T11:49:07.123456Z"))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

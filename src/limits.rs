@@ -134,6 +134,10 @@ pub const EVIDENCE: usize = 8;
 /// Witnesses of one node: with the node's own two, their signatures are the 16 that every reader of notes must take.
 pub const WITNESSES: usize = 14;
 
+/// Newest checkpoints of a chain that are kept with their cosignatures, so that slow and fast witnesses of a chain that leaps
+/// often come to speak of the same one.
+pub const COSIGNED_NOTES: usize = 8;
+
 /// Calls of one witness at one time, whatever the number of chains.
 pub const WITNESS_CALLS: usize = 8;
 

@@ -464,7 +464,8 @@ impl Node {
                     return Err(refusal.into());
                 }
             };
-            let line = format!("{}\n", note.cosign(KeyName::of_witness(&key.verifying_key()), key, now.seconds()));
+            note.cosign(KeyName::of_witness(&key.verifying_key()), key, now.seconds());
+            let line = format!("{}\n", note.signatures().last().expect("it was just cosigned"));
             let newest = Witnessed { checkpoint: note.to_string(), ..newest };
             let previous = before.map(|before| (before.size, before.root));
             match self.submit(Command::Cosign { previous, newest }, None).await {

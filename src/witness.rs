@@ -51,12 +51,13 @@ impl FromStr for Witness {
         if key.algorithm() != Algorithm::Cosignature {
             return Err(format!("{key} is no key of a witness: \"qbc key --witness\" prints that of a node"));
         }
-        let prefix = url.trim_end_matches('/');
-        let url = Url::parse(&format!("{prefix}/add-checkpoint")).map_err(|error| format!("{url:?}: {error}"))?;
-        match matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none() {
-            true => Ok(Witness { key, url }),
-            false => Err(format!("{prefix:?} is no URL like https://witness.example")),
-        }
+        let parsed = Url::parse(url).ok().filter(|url| {
+            let is_plain = url.query().is_none() && url.fragment().is_none();
+            matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain
+        });
+        let mut url = parsed.ok_or_else(|| format!("{url:?} is no URL like https://witness.example"))?;
+        url.path_segments_mut().expect("an http URL has a path").pop_if_empty().push("add-checkpoint");
+        Ok(Witness { key, url })
     }
 }
 

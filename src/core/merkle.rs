@@ -716,6 +716,26 @@ mod tests {
         }
     }
 
+    /// A path is one history's alone: it says the older root itself, and any other path says nothing.
+    #[test]
+    fn a_consistency_path_convicts_whoever_vouches_for_another_older_root() {
+        let whole = Whole::grow(70);
+        for (from, to) in (0..=70u64).flat_map(|to| (0..=to).map(move |from| (from, to))) {
+            let [Ok(older), Ok(newer)] = [from, to].map(|size| root(size, whole.source(size)));
+            let Ok(path) = prove_consistency(from, to, whole.source(to));
+            let says = from > 0 && from < to && !from.is_power_of_two();
+            assert_eq!(older_root(from, to, &path, newer), says.then_some(older), "{from} to {to}");
+            for at in 0..path.len() {
+                let mut other = path.clone();
+                other[at] = node(&other[at], &other[at]);
+                assert_eq!(older_root(from, to, &other, newer), None);
+                assert_eq!(older_root(from, to, &path[..at], newer), None);
+            }
+            assert_eq!(older_root(from, to, &path, older), None);
+            assert_eq!(older_root(to, from, &path, newer), None);
+        }
+    }
+
     fn bytes(path: &[Hash]) -> Vec<u8> {
         path.iter().flat_map(|hash| *hash.as_bytes()).collect()
     }

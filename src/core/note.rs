@@ -384,13 +384,12 @@ impl Note {
     ///
     /// # Panics
     /// At times from 2^63 seconds on, which a cosignature cannot name.
-    pub fn cosign(&mut self, name: KeyName, key: &SigningKey, time: u64) -> &Signature {
+    pub fn cosign(&mut self, name: KeyName, key: &SigningKey, time: u64) {
         i64::try_from(time).expect("a cosignature's time is below 2^63 seconds");
         let id = VerifierKey::new(name.clone(), Algorithm::Cosignature, key.verifying_key()).id;
         let signature = key.sign(cosigned(&self.text, time).as_bytes());
         let bytes = [&time.to_be_bytes()[..], &signature.to_bytes()].concat();
         self.add(Signature { name, id, bytes });
-        self.signatures.last().expect("one was just added")
     }
 
     /// Adds a signature below the others, and takes away an older one of the same name and id. It is not checked.

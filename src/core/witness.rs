@@ -311,7 +311,8 @@ impl Evidence {
     }
 }
 
-/// The checkpoints of one chain that witnesses have cosigned: for each number of cosignatures the newest that has so many.
+/// The checkpoints of one chain that witnesses have cosigned: the newest few, which slower witnesses may cosign yet, and for
+/// each number of cosignatures the newest that has so many.
 #[derive(Clone, Debug, Default)]
 pub struct Cosigned {
     /// By the index of the quant, with the signatures of the chain's node before the cosignatures.
@@ -330,16 +331,16 @@ impl Cosigned {
             }
         }
         self.notes.sort_by_key(|(quant, _)| std::cmp::Reverse(*quant));
-        let mut most = 0;
+        let (mut most, mut newer) = (0, 0);
         self.notes.retain(|(_, note)| {
             let signatures = note.signatures().len();
-            let is_more = signatures > most;
-            most = most.max(signatures);
-            is_more
+            let stays = signatures > most || newer < limits::COSIGNED_NOTES;
+            (most, newer) = (most.max(signatures), newer + 1);
+            stays
         });
     }
 
-    /// The checkpoint with this text, if it is cosigned and no newer one has as many cosignatures.
+    /// The checkpoint with this text, if it is kept.
     pub fn of(&self, text: &str) -> Option<&Note> {
         self.notes.iter().map(|(_, note)| note).find(|note| note.text() == text)
     }
@@ -347,5 +348,106 @@ impl Cosigned {
     /// The newest checkpoint with this many signatures, those of the node included.
     pub fn newest(&self, signatures: usize) -> Option<&Note> {
         self.notes.iter().map(|(_, note)| note).find(|note| note.signatures().len() >= signatures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+
+    const EXAMPLE: &str = "old 20852014\n\
+        PlRNCrwHpqhGrupue0L7gxbjbMiKA9temvuZZDDpkaw=\n\
+        jrJZDmY8Y7SyJE0MWLpLozkIVMSMZcD5kvuKxPC3swk=\n\
+        5+pKlUdi2LeF/BcMHBn+Ku6yhPGNCswZZD1X/6QgPd8=\n\
+        /6WVhPs2CwSsb5rYBH5cjHV/wSmA79abXAwhXw3Kj/0=\n\
+        \n\
+        example.com/behind-the-sofa\n\
+        20852163\n\
+        CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\
+        \n\
+        \u{2014} example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n\
+        \u{2014} example.com/behind-the-sofa opLqBQsREYCgu6xQkYQwJr9fo45a62DN9EdmHXnZdXNqlcVGlCum2Wks+49/V6267UEjw6QUXTS5Rovnzv++qbSzm9Q=\n";
+
+    /// The example of tlog-witness.
+    #[test]
+    fn the_example_is_read_and_written_again() {
+        let submission = Submission::parse(EXAMPLE.as_bytes()).unwrap();
+        assert_eq!((submission.old, submission.proof.len()), (20_852_014, 4));
+        assert_eq!((submission.origin(), submission.checkpoint.size()), ("example.com/behind-the-sofa", 20_852_163));
+        assert_eq!(submission.note.signatures().len(), 2);
+        assert_eq!(submission.to_string(), EXAMPLE);
+        let many = |count: usize| {
+            let line = "PlRNCrwHpqhGrupue0L7gxbjbMiKA9temvuZZDDpkaw=\n";
+            EXAMPLE.replacen(line, &line.repeat(count), 1)
+        };
+        assert_eq!(Submission::parse(many(60).as_bytes()).unwrap().proof.len(), 63);
+        assert!(matches!(Submission::parse(many(61).as_bytes()), Err(Refusal::Malformed(_))));
+        let shrinks = EXAMPLE.replace("old 20852014", "old 20852164");
+        let shrinks = Submission::parse(shrinks.as_bytes());
+        assert_eq!(shrinks, Err(Refusal::Shrinks { old: 20_852_164, size: 20_852_163 }));
+    }
+
+    fn evidence(second: usize, proven: bool) -> Evidence {
+        let timestamp = Timestamp::from_micros(0).unwrap();
+        Evidence { proven, timestamp, first: String::new(), second: second.to_string(), proof: Vec::new() }
+    }
+
+    #[test]
+    fn evidence_is_bounded_and_what_proves_is_never_pushed_out() {
+        let mut log = Witnessed {
+            origin: "log".into(),
+            size: 0,
+            root: hash::empty_root(),
+            signer: "log".into(),
+            checkpoint: String::new(),
+            cosigned: Timestamp::from_micros(0).unwrap(),
+            evidence: Vec::new(),
+        };
+        assert!(log.keep(evidence(0, true)) && !log.keep(evidence(0, true)) && !log.keep(evidence(0, false)));
+        // Anybody can send a bad proof of a good checkpoint, as often as he likes.
+        assert!((1..100).all(|second| log.keep(evidence(second, false))));
+        assert_eq!((log.evidence.len(), log.evidence[0].proven), (limits::EVIDENCE, true));
+        assert!(log.keep(evidence(99, true)), "what was suspected is proven");
+        assert!((100..100 + limits::EVIDENCE - 2).all(|second| log.keep(evidence(second, true))));
+        assert!(!log.keep(evidence(200, true)) && !log.keep(evidence(201, false)), "eight are enough");
+        assert!(log.evidence.len() == limits::EVIDENCE && log.evidence.iter().all(|kept| kept.proven));
+        let json = serde_json::to_vec(&log).unwrap();
+        assert_eq!(serde_json::from_slice::<Witnessed>(&json).unwrap(), log);
+    }
+
+    #[test]
+    fn for_each_number_of_cosignatures_the_newest_checkpoint_stays() {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let note = |quant: u64| {
+            let mut note = Note::new(format!("log\n{quant}\n{}\n", hash_to_base64(&Hash::ZERO))).unwrap();
+            note.sign("log".parse().unwrap(), &key);
+            note
+        };
+        let by = |quant: u64, witness: &str| {
+            let mut note = note(quant);
+            note.cosign(witness.parse().unwrap(), &key, quant + 1);
+            note.signatures()[1].clone()
+        };
+        let mut cosigned = Cosigned::default();
+        assert!(cosigned.newest(1).is_none());
+        // One witness is two quants behind the other, and answers come in any order.
+        for quant in [1, 0, 3, 2, 2, 5] {
+            cosigned.add(quant, &note(quant), by(quant, "a"));
+            if quant >= 2 {
+                cosigned.add(quant - 2, &note(quant - 2), by(quant - 2, "b"));
+            }
+        }
+        let text = |signatures| cosigned.newest(signatures).map(|note| note.text().to_owned());
+        assert_eq!(text(2), Some(note(5).text().into()));
+        assert_eq!(text(3), Some(note(3).text().into()), "both have cosigned 0, 1 and 3");
+        assert_eq!(text(4), None);
+        assert_eq!(cosigned.of(note(1).text()).map(|note| note.signatures().len()), Some(3));
+        for quant in 6..100 {
+            cosigned.add(quant, &note(quant), by(quant, "a"));
+        }
+        assert_eq!((text(2), text(3)), (Some(note(99).text().into()), Some(note(3).text().into())));
+        assert_eq!((cosigned.of(note(1).text()), cosigned.notes.len()), (None, limits::COSIGNED_NOTES + 1));
     }
 }

@@ -12,3 +12,4 @@ mod retries;
 mod rules;
 mod scrub;
 mod support;
+mod witness;

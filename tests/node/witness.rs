@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     net::TcpListener,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
@@ -233,13 +233,16 @@ fn cosignature(request: &str, secret: u8, time: u64) -> String {
     note.signatures()[0].to_string()
 }
 
+/// Makes an answer of the body of a request.
+type LyingAnswer = Box<dyn Fn(&str) -> String + Send>;
+
 #[test]
 fn what_a_lying_witness_answers_goes_nowhere() {
     let wrong_text = |request: &str| {
         let other = request.replace("quant ", "quant 1");
         ok(&format!("{}\n", cosignature(&other, 9, 1)))
     };
-    let answers: [Box<dyn Fn(&str) -> String + Send>; 9] = [
+    let answers: [LyingAnswer; 9] = [
         Box::new(|_| ok("")),
         Box::new(|_| ok("\u{2014} a AAAA\n")),
         Box::new(wrong_text),
@@ -598,4 +601,48 @@ fn options_that_cannot_be_meant_are_refused() {
     let many = at(&witness, "http://localhost:1");
     let many: Vec<&str> = (0..15).flat_map(|_| ["--witness", &many]).collect();
     assert!(refused(&many).contains("at most 14"));
+}
+
+/// The witness of another author, in another language: aics-witness from the Python Package Index.
+#[test]
+fn an_independent_witness_cosigns() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("witness.json");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("aics-witness");
+        command.args(arguments).env("AICS_WITNESS_CONFIG", &config).stderr(Stdio::null());
+        command
+    };
+    let Ok(made) = run(&["init", "--name", "witness.example/w1"]).output() else {
+        eprintln!("skipped: there is no aics-witness (pip install aics-witness) on the path");
+        return;
+    };
+    let made = String::from_utf8(made.stdout).unwrap();
+    let key: VerifierKey = made.split_whitespace().find_map(|word| word.parse().ok()).expect("it prints its key");
+    let log = log_with_key(6, &[]);
+    put(&log, "", 3);
+    let origin = Checkpoint::parse(note(&log, "/checkpoint").unwrap().text()).unwrap().origin().to_owned();
+    let public = SigningKey::from_bytes(&[6; 32]).verifying_key();
+    let own = VerifierKey::new(origin.parse().unwrap(), Algorithm::Ed25519, public);
+    assert!(run(&["add-log", "--origin", &origin, "--vkey", &own.to_string()]).output().unwrap().status.success());
+    let mut settings: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    settings["logs"][0]["extension_lines"] = json!(true);
+    fs::write(&config, settings.to_string()).unwrap();
+
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let mut witness = run(&["serve", "--listen", &address]).stdout(Stdio::null()).spawn().unwrap();
+    let (data, kept) = log.kill();
+    let log = TestNode::open(&data, &["--witness", &format!("{key}@http://{address}")]).with(kept);
+    for count in [0, 1, 300] {
+        put(&log, "", count);
+        assert_eq!(cosigned(&log, "", &[&key]).size(), log.size(""));
+    }
+    // A restart knows nothing of it: it asks from nothing, and is told where to go on.
+    let (data, kept) = log.kill();
+    let log = TestNode::open(&data, &["--witness", &format!("{key}@http://{address}/")]).with(kept);
+    put(&log, "", 2);
+    cosigned(&log, "", &[&key]);
+    witness.kill().unwrap();
+    witness.wait().unwrap();
 }

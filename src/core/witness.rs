@@ -242,19 +242,21 @@ fn contradict(first: (u64, Hash), second: (u64, Hash), path: &[Hash]) -> bool {
 }
 
 /// The newest checkpoint of a log that a witness has cosigned, and what speaks against the log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Witnessed {
     /// The log's name.
     pub origin: String,
     /// The size of the tree.
     pub size: u64,
     /// Its root.
+    #[schema(value_type = String)]
     pub root: Hash,
     /// The name of the key that signed the checkpoint.
     pub signer: String,
     /// The checkpoint: a note with the signatures of the log's known keys and the cosignature.
     pub checkpoint: String,
     /// When it was cosigned.
+    #[schema(value_type = String)]
     pub cosigned: Timestamp,
     /// At most [`limits::EVIDENCE`], in the order of their coming.
     pub evidence: Vec<Evidence>,
@@ -279,18 +281,20 @@ impl Witnessed {
 }
 
 /// Two checkpoints that a log has signed and that a witness was not shown to be of one history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Evidence {
     /// Whether they contradict each other for certain. If not, an honest log can still give the proof of consistency from
     /// the first to the second, which somebody has left out or broken.
     pub proven: bool,
     /// When the second came.
+    #[schema(value_type = String)]
     pub timestamp: Timestamp,
     /// The note that was cosigned.
     pub first: String,
     /// The note that was refused.
     pub second: String,
     /// Where they have two sizes: the path that leads from another root than the first's to the second's.
+    #[schema(value_type = Vec<String>)]
     pub proof: Vec<Hash>,
 }
 

@@ -99,16 +99,14 @@ pub struct WitnessView<'a> {
     /// The key that checks its cosignatures (C2SP tlog-cosignature), or null where it cosigns none.
     key: Option<String>,
     /// The logs, in the order of the hashes of their names.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<Witnessed>)]
     logs: &'a [&'a Witnessed],
 }
 
 /// The logs that this node has cosigned as a witness, and the evidence against them. The next page is in the header `Link`.
 ///
-/// Of each log: `origin`, `size`, `root`, `signer`, `cosigned` (when), `checkpoint` (the whole note) and `evidence`: a list of
-/// `first`, the note that was cosigned, `second`, the note that was refused, `timestamp`, `proof` and `proven`. What is proven
-/// convicts the log, offline, to whoever has its key: both notes are signed, and either they have two roots for one size, or
-/// `proof` (RFC 9162 section 2.1.4) leads to the second's root from another root than the first's.
+/// Evidence that is `proven` convicts the log, offline, to whoever has its key: both notes are signed, and either they have
+/// two roots for one size, or `proof` (RFC 9162 section 2.1.4) leads to the second's root from another root than the first's.
 #[utoipa::path(
     get,
     path = "/witness",

@@ -104,6 +104,11 @@ fn a_leap_is_cosigned_and_a_restart_of_either_side_loses_nothing() {
     let keys = [0, 1].map(|at| witness_key(&witnesses[at]));
     assert_ne!(keys[0], keys[1]);
     let names = [0, 1].map(|at| named(&witnesses[at]));
+    for (option, place) in [("--node", witnesses[0].url.as_ref()), ("--data", witnesses[0].data.as_os_str())] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
+        let printed = command.args(["key", "--witness", option]).arg(place).output().unwrap().stdout;
+        assert_eq!(String::from_utf8(printed).unwrap(), format!("{}\n", keys[0]));
+    }
     let options = ["--witness", &names[0], "--witness", &names[1]];
     let log = log_with_key(1, &options);
     log.bang(json!({ "name": "second" }));

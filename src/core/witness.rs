@@ -45,25 +45,31 @@ impl Trusted {
         self.0.is_empty()
     }
 
-    /// The keys that are good for a log of which the newest cosigned checkpoint was signed under the name `bound`.
+    /// The keys that are good for a log of which the newest cosigned checkpoint was signed by the public key `bound`.
     ///
     /// A key under the log's own name settles it, since an operator has said so. The keys of nodes are good for all chains,
-    /// so the first that signs for a chain is the only one from then on: else a node could end the cosigning of another
-    /// node's chain by signing something for it.
+    /// under the node's name and under the chain's, so the first that signs for a chain is the only one from then on: else a
+    /// node could end the cosigning of another node's chain by signing something for it.
     fn of(&self, origin: &str, bound: Option<&str>) -> Vec<VerifierKey> {
         let own: Vec<_> = self.0.iter().filter(|key| key.name().as_str() == origin).cloned().collect();
-        let is_chain = origin.strip_prefix("qbc/").is_some_and(|chain| chain.parse::<Hash>().is_ok());
-        if !own.is_empty() || !is_chain {
-            return own;
-        }
+        let chain = origin.strip_prefix("qbc/").and_then(|chain| chain.parse::<Hash>().ok());
+        let Some(chain) = chain.filter(|_| own.is_empty()) else { return own };
         let is_node = |key: &&VerifierKey| *key.name() == KeyName::of_node(key.key());
-        let is_bound = |key: &&VerifierKey| bound.is_none_or(|bound| key.name().as_str() == bound);
-        self.0.iter().filter(is_node).filter(is_bound).cloned().collect()
+        let is_bound = |key: &&VerifierKey| bound.is_none_or(|bound| signer(key) == bound);
+        let both = |key: &VerifierKey| {
+            [key.clone(), VerifierKey::new(KeyName::of_chain(chain), Algorithm::Ed25519, *key.key())]
+        };
+        self.0.iter().filter(is_node).filter(is_bound).flat_map(both).collect()
     }
 
     fn knows(&self, origin: &str) -> bool {
         !self.of(origin, None).is_empty()
     }
+}
+
+/// Who signed, whatever name stands beside it.
+fn signer(key: &VerifierKey) -> String {
+    hex::encode(key.key().as_bytes())
 }
 
 /// The body of the call `add-checkpoint`: a claim of whoever sent it.
@@ -188,7 +194,7 @@ impl Submission {
             origin: self.origin().into(),
             size: self.checkpoint.size(),
             root: self.checkpoint.root(),
-            signer: verified[0].key.name().to_string(),
+            signer: signer(verified[0].key),
             checkpoint: String::new(),
             cosigned: now,
             evidence: Vec::new(),
@@ -251,7 +257,7 @@ pub struct Witnessed {
     /// Its root.
     #[schema(value_type = String)]
     pub root: Hash,
-    /// The name of the key that signed the checkpoint.
+    /// The public key that signed the checkpoint, 64 hexadecimal digits.
     pub signer: String,
     /// The checkpoint: a note with the signatures of the log's known keys and the cosignature.
     pub checkpoint: String,

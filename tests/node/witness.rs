@@ -133,6 +133,7 @@ fn a_leap_is_cosigned_and_a_restart_of_either_side_loses_nothing() {
         let monitored = note(&witnesses[0], &path).unwrap();
         assert_eq!(monitored.verify(&[keys[0].clone(), node.clone()]).unwrap().len(), 2);
         assert_eq!(monitored.text(), both.text());
+        assert_eq!(monitored.signatures()[..2], both.signatures()[..2], "under the chain's name and under the node's");
     }
     problem(log.get("/checkpoint?cosigned=3").send().unwrap(), 404);
     problem(log.get("/checkpoint?cosigned=x").send().unwrap(), 400);
@@ -520,6 +521,8 @@ fn a_split_view_is_refused_and_its_evidence_is_kept() {
     assert_eq!((&both[..1], both[1].proof.is_empty()), (&first[..], false));
     for evidence in &both {
         assert_eq!((evidence.proven, evidence.check(&node_key(5))), (true, Ok(true)));
+        let of_chain = VerifierKey::new(checkpoint.origin().parse().unwrap(), Algorithm::Ed25519, *node_key(5).key());
+        assert_eq!(evidence.check(&of_chain), Ok(true), "the key under the chain's own name convicts it as well");
         assert!(evidence.check(&node_key(6)).is_err(), "only the log's key convicts the log");
         let (one, other) =
             (Note::parse(evidence.first.as_bytes()).unwrap(), Note::parse(evidence.second.as_bytes()).unwrap());
@@ -559,6 +562,8 @@ fn a_chain_stays_with_the_node_that_signed_it_first() {
     };
     assert_eq!(add(&witness, signed(1, 0, 5)).status(), 200);
     problem(add(&witness, signed(2, 5, 9)), 403);
+    let under_its_name = Log { name: chain, key: SigningKey::from_bytes(&[2; 32]) };
+    problem(add(&witness, under_its_name.call(5, 9, NEVER)), 403);
     assert_eq!(add(&witness, signed(1, 5, 9)).status(), 200);
     problem(add(&witness, signed(3, 9, 12)), 403);
 

@@ -6,7 +6,7 @@
 //!
 //! | module | owns | uses |
 //! | --- | --- | --- |
-//! | [`core`] | the format: hashes, JSON, Merkle tree, transactions, rules, quants, chains, verification. Pure | |
+//! | [`core`] | the format: hashes, JSON, Merkle tree, transactions, rules, quants, chains, notes, verification. Pure | |
 //! | [`limits`] | every bound, with its reason | |
 //! | [`store`] | the durable store; the only place that names the storage engine | `core` |
 //! | [`writer`] | the one writer: commands in one order, one commit with one sync for all that waits | `store` |

@@ -90,6 +90,9 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// A request body of which nothing came for this time is answered `408`.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A connection that takes nothing of its answer for this time is closed.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Connections at one time, where the limit of open files allows so many. More wait in the kernel's queue.
 pub const CONNECTIONS: usize = 20_000;
 
@@ -123,6 +126,38 @@ pub const NOTE_SIGNATURES: usize = 100;
 
 /// Bytes that are read of a file with a secret key: its longest form has a name of any length, which is cut off here.
 pub const KEY_BYTES: u64 = 64 << 10;
+
+/// Complete tiles that are kept in memory, 8 KiB each: a read of the store costs more than the rest of such a request.
+pub const TILES_CACHED: usize = 2_048;
+
+/// Bytes of one piece of an event stream; a larger event is a piece by itself. Each listener that reads slowly holds one, so
+/// that 10,000 of them hold 320 MiB.
+pub const EVENTS_PIECE: usize = 32 << 10;
+
+/// Bytes of newest events that one chain keeps in memory for all its listeners. Who is farther behind reads the store.
+pub const EVENTS_RECENT: usize = 4 << 20;
+
+/// Bytes of events of all chains that are kept for their listeners, and of events that are larger than a piece. Without room
+/// among these, listeners read the store by themselves, and large events are sent in parts.
+pub const EVENTS_BYTES: usize = 64 << 20;
+
+/// Reads of the store for event streams at one time: thousands of listeners that catch up must not hold up other readers.
+pub const EVENTS_READS: usize = 4;
+
+/// Pause after new events were sent on, in which the next ones gather. A hundred listeners cost a system call each time.
+pub const EVENTS_PAUSE: Duration = Duration::from_millis(10);
+
+/// Time without a new event after which a chain's newest events are no longer kept in memory.
+pub const EVENTS_KEPT: Duration = Duration::from_secs(2);
+
+/// Time without an event after which a stream sends a comment, so that dead peers are found and proxies keep the connection.
+pub const EVENTS_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Bytes of lines of an import that are verified and stored together: one sync each.
+pub const IMPORT_BYTES: usize = 2 << 20;
+
+/// Entries of an import that was given up which are removed in one step of the writer, so that others do not wait long.
+pub const REMOVE_ENTRIES: usize = 4_096;
 
 /// Bytes of a call of `add-checkpoint`, and of an answer to one: 16 signatures of the largest algorithm, 5 kB each
 /// (C2SP signed-note), in base64, beside the proof and the text.

@@ -3,15 +3,19 @@
 //! It is the one place that reads the clock and draws random numbers: both go into [`Command`]s before they reach the
 //! writer. Making hashes and JSON is the work of the caller's task, never of the writer.
 
+mod import;
+
 use std::{
+    collections::HashSet,
     num::NonZero,
     ops::Range,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use tokio::sync::{
     OwnedSemaphorePermit,
     mpsc::{self, error::TrySendError},
@@ -37,6 +41,8 @@ use crate::{
         edge_at,
     },
 };
+
+pub use import::{Import, ImportError, Imported};
 
 /// The signatures of the node itself below a checkpoint.
 const OWN_SIGNATURES: usize = 2;
@@ -66,6 +72,10 @@ struct Inner {
     commands: mpsc::Sender<Envelope>,
     miner: Miner,
     key: ed25519_dalek::SigningKey,
+    /// Complete tiles that were served lately, by chain, level and number. They never change.
+    tiles: quick_cache::sync::Cache<(u64, u8, u64), Bytes>,
+    /// Ids of the chains that are being imported.
+    importing: Mutex<HashSet<Hash>>,
     witness: Option<Witness>,
 }
 
@@ -514,15 +524,25 @@ impl Node {
         level: u8,
         number: u64,
         width: usize,
-    ) -> Result<Vec<u8>, StoreError> {
+    ) -> Result<Bytes, StoreError> {
         let edge = chain.head().edge;
         assert!(merkle::has_tile(edge.size(), level, number, width), "a tile is read where there is one");
         let join =
-            move |hashes: &[Hash]| hashes[..width].iter().map(Hash::as_bytes).copied().collect::<Vec<_>>().concat();
-        match merkle::has_tile(edge.size(), level, number, merkle::TILE_WIDTH) {
-            true => self.read(move |store| Ok(join(&store.tile(&chain.lineage, level, number)?))).await,
-            false => Ok(join(edge.partial(level))),
+            |hashes: &[Hash]| Bytes::from(hashes.iter().map(Hash::as_bytes).copied().collect::<Vec<_>>().concat());
+        if !merkle::has_tile(edge.size(), level, number, merkle::TILE_WIDTH) {
+            return Ok(join(&edge.partial(level)[..width]));
         }
+        let key = (chain.number().0, level, number);
+        let tile = match self.0.tiles.get(&key) {
+            Some(tile) => tile,
+            None => {
+                let hashes = self.read(move |store| store.tile(&chain.lineage, level, number)).await?;
+                let tile = join(&hashes);
+                self.0.tiles.insert(key, tile.clone());
+                tile
+            }
+        };
+        Ok(tile.slice(..width * size_of::<Hash>()))
     }
 
     /// The leaves of a range of transactions, each behind two bytes with its length, big-endian: an entry bundle of C2SP
@@ -575,7 +595,10 @@ impl Inner {
         let failed = |error: std::io::Error| StoreError::Failed(format!("cannot start a thread: {error}"));
         let miner = Miner::new(config.mining_threads).map_err(failed)?;
         let writer = std::thread::Builder::new().name("writer".into()).spawn(|| writer.run()).map_err(failed)?;
-        Ok((Inner { store, published, commands, miner, key, witness }, Background { touched, sealed, writer }))
+        let tiles = quick_cache::sync::Cache::new(limits::TILES_CACHED);
+        let importing = Mutex::default();
+        let inner = Inner { store, published, commands, miner, key, witness, tiles, importing };
+        Ok((inner, Background { touched, sealed, writer }))
     }
 }
 

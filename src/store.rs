@@ -11,7 +11,7 @@
 //! | `ids` | chain, a client's id | index of its transaction |
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
 //! | `witnessed` | hash of a log's name | [`Witnessed`] as JSON: what this node has cosigned of another's log |
-//! | `meta` | `commits`, `nodes`, `node`, `witness`, `doomed` and a slot | the stamp of the newest batch; known nodes; this node's public keys; a key to destroy |
+//! | `meta` | `commits`, `nodes`, `node`, `witness`, `doomed` and a slot, `import` and an id | the stamp of the newest batch; known nodes; this node's public keys; a key to destroy; an import under way |
 //!
 //! Numbers in keys are big-endian, so that a chain is one range. A value starts with the version of its form. What a fork
 //! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
@@ -29,6 +29,7 @@
 //! blocks hold. Where that is interrupted, the mark has it done at the next opening.
 
 mod files;
+mod imports;
 pub mod key;
 mod run_keys;
 
@@ -47,6 +48,7 @@ use std::{
 
 use files::{Rest, Stamp};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+pub use imports::ImportRecord;
 use key::KeyFile;
 use run_keys::{Key, Keys, Slot};
 use serde::{Deserialize, Serialize};
@@ -143,6 +145,18 @@ pub struct ChainRecord {
     /// Transactions of its own that were erased.
     #[serde(default)]
     pub erasures: u64,
+    /// Where its bang stands, if not at the start of what it wrote itself: an imported fork holds its ancestors' part too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bang: Option<BangPlace>,
+}
+
+/// Where the bang of a chain stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BangPlace {
+    /// The index of the transaction.
+    pub transaction: u64,
+    /// The index of the quant that seals it.
+    pub quant: u64,
 }
 
 /// Who wrote which part of a chain: itself, its parent, and so on up.
@@ -150,12 +164,28 @@ pub struct ChainRecord {
 pub struct Lineage {
     number: ChainNumber,
     parent: Option<(Parent, Arc<Lineage>)>,
+    bang: Option<BangPlace>,
 }
 
 impl Lineage {
     /// Of a chain with this number and, if it is a fork, its parent's lineage.
     pub fn new(number: ChainNumber, parent: Option<(Parent, Arc<Lineage>)>) -> Lineage {
-        Lineage { number, parent }
+        Lineage { number, parent, bang: None }
+    }
+
+    /// Of a stored chain and, if it is a fork, its parent's lineage.
+    pub fn of(record: &ChainRecord, parent: Option<(Parent, Arc<Lineage>)>) -> Lineage {
+        Lineage { bang: record.bang, ..Lineage::new(record.number, parent) }
+    }
+
+    /// Where its bang stands, if that is not the first that it wrote itself.
+    pub fn bang(&self) -> Option<BangPlace> {
+        self.bang
+    }
+
+    /// Where its bang stands.
+    pub fn bang_place(&self) -> BangPlace {
+        self.bang.unwrap_or(BangPlace { transaction: self.own_from(), quant: self.own_quants_from() })
     }
 
     /// The chain's number.
@@ -166,6 +196,11 @@ impl Lineage {
     /// What the chain was forked from.
     pub fn parent(&self) -> Option<Parent> {
         self.parent.as_ref().map(|(parent, _)| *parent)
+    }
+
+    /// The parent's own lineage.
+    pub fn up(&self) -> Option<(Parent, &Lineage)> {
+        self.parent.as_ref().map(|(parent, lineage)| (*parent, &**lineage))
     }
 
     /// The first quant that the chain wrote itself.
@@ -306,6 +341,11 @@ impl Run {
         (self.records.len() - start) as u64
     }
 
+    /// Bytes of its records.
+    pub fn bytes(&self) -> usize {
+        self.records.len()
+    }
+
     /// Its stored form: the records are encrypted with the key of this slot.
     fn encode(&self, slot: u64, key: &Key) -> Vec<u8> {
         let accepted: &[u32] = self.replaces.as_ref().map_or(&[], |replaced| &replaced.accepted);
@@ -409,13 +449,14 @@ impl StoredRun {
 #[derive(Default)]
 pub struct Batch {
     puts: Vec<(Space, Vec<u8>, Vec<u8>)>,
+    removed: Vec<(Space, Vec<u8>)>,
     runs: Vec<(ChainNumber, Run)>,
 }
 
 impl Batch {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.runs.is_empty()
+        self.puts.is_empty() && self.runs.is_empty() && self.removed.is_empty()
     }
 
     fn put(&mut self, space: Space, key: Vec<u8>, value: Vec<u8>) {
@@ -551,6 +592,9 @@ impl Engine {
         for (space, key, value) in batch.puts {
             write.insert(self.space(space), key, value);
         }
+        for (space, key) in batch.removed {
+            write.remove(self.space(space), key);
+        }
         for slot in destroyed {
             write.remove(self.space(Space::Meta), doomed_key(*slot));
         }
@@ -630,7 +674,7 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Store, StoreError> {
         let folder_error =
             |error: io::Error| StoreError::Folder(format!("cannot use the data folder {}: {error}", folder.display()));
-        fs::create_dir_all(folder).map_err(folder_error)?;
+        make_folder(folder).map_err(folder_error)?;
         let lock = lock(folder)?;
         check_format(folder)?;
         let acknowledged = OpenOptions::new()
@@ -652,6 +696,10 @@ impl Store {
                 .map_err(folder_error)?;
         }
         let keys = Keys::open(&folder.join(KEYS)).map_err(folder_error)?;
+        // A file can be synced and yet have no name after a power cut: what was made must have its name before a commit. The
+        // engine leaves that of a keyspace's folder to luck.
+        let made = ["", "store", "store/keyspaces"].map(|name| folder.join(name));
+        made.iter().try_for_each(|made| sync_folder(made)).map_err(folder_error)?;
         let store = Store {
             folder: folder.into(),
             engine: RwLock::new(Some(engine)),
@@ -666,8 +714,11 @@ impl Store {
         Ok(store)
     }
 
-    /// Destroys keys, which were marked for it in a durable batch.
-    fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
+    /// Destroys keys, which were marked for it in a durable batch. When this returns, what they encrypt is gone.
+    ///
+    /// # Errors
+    /// They may be there still. The next start destroys them.
+    pub fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
         self.keys.destroy(&slots).map_err(|error| StoreError::Failed(format!("a key cannot be destroyed: {error}")))?;
         self.destroyed.lock().expect("no holder of this lock panics").extend(slots);
         Ok(())
@@ -700,12 +751,13 @@ impl Store {
         }
     }
 
-    /// Makes a batch durable: when this returns, it is synced, readers see it, and what it erases is gone.
+    /// Makes a batch durable: when this returns, it is synced, and readers see it. It gives the keys of what it erases, for
+    /// [`Store::destroy`] before it is answered.
     ///
     /// # Errors
     /// [`StoreError::Full`]: call [`Store::recover`] before the next commit. Any other: nobody knows what is on disk, and the
     /// next commit fails too.
-    pub fn commit(&self, mut batch: Batch) -> Result<(), StoreError> {
+    pub fn commit(&self, mut batch: Batch) -> Result<Vec<u64>, StoreError> {
         let engine = self.engine()?;
         let replaced = batch.seal(&self.keys).map_err(|error| StoreError::from_io(&error))?;
         let destroyed = std::mem::take(&mut *self.destroyed.lock().expect("no holder of this lock panics"));
@@ -722,7 +774,7 @@ impl Store {
         let newest = Stamp { commits, sequence: engine.database.seqno() };
         write_acknowledged(&self.acknowledged, newest)
             .map_err(|error| self.take_back(commits, StoreError::from_io(&error)))?;
-        self.destroy(replaced)
+        Ok(replaced)
     }
 
     /// Cuts a batch that fails off the journal, where some or all of it may stand. What the engine still holds of it in a
@@ -853,11 +905,7 @@ impl Store {
                     Some(key) => run.decrypt(&key, part, separator, out)?,
                     // It was stored anew since the range was opened.
                     None => {
-                        let newest = self.run_of(&engine, chain, run.first)?;
-                        let key = self.key_of(&mut self.keys.reader(), &newest)?;
-                        let key = key.ok_or_else(|| {
-                            StoreError::Damaged(format!("the key of transaction {} is gone", run.first))
-                        })?;
+                        let (newest, key) = self.readable_run(&engine, chain, run.first)?;
                         newest.decrypt(&key, part, separator, out)?;
                     }
                 }
@@ -874,6 +922,18 @@ impl Store {
         let entry = engine.last(Space::Runs, key([chain.0, 0])..key([chain.0, index + 1]))?;
         let (key, value) = entry.ok_or_else(|| missing(index))?;
         StoredRun::decode(&key, value).and_then(|run| if index < run.end() { Ok(run) } else { Err(missing(index)) })
+    }
+
+    /// The run that has a transaction, and its key.
+    fn readable_run(&self, engine: &Engine, chain: ChainNumber, index: u64) -> Result<(StoredRun, Key), StoreError> {
+        // Between the two looks it may be stored anew, but not twice as fast as this.
+        for _ in 0..3 {
+            let run = self.run_of(engine, chain, index)?;
+            if let Some(key) = self.key_of(&mut self.keys.reader(), &run)? {
+                return Ok((run, key));
+            }
+        }
+        Err(StoreError::Damaged(format!("the key of transaction {index} is gone")))
     }
 
     /// The key of a run, or nothing where it is destroyed. A key that is destroyed at the moment may look damaged.
@@ -895,9 +955,7 @@ impl Store {
     /// The run is missing or damaged.
     pub fn run_with(&self, chain: ChainNumber, index: u64, record: &[u8]) -> Result<Run, StoreError> {
         let engine = self.engine()?;
-        let old = self.run_of(&engine, chain, index)?;
-        let key = self.key_of(&mut self.keys.reader(), &old)?;
-        let key = key.ok_or_else(|| StoreError::Damaged(format!("the key of transaction {index} is gone")))?;
+        let (old, key) = self.readable_run(&engine, chain, index)?;
         let accepted = (0..old.count).map(|at| old.accepted(at)).collect();
         let mut run = Run::new(old.first, old.bytes_before(0));
         run.replaces = Some(Replaced { slot: old.slot(), accepted });
@@ -913,8 +971,10 @@ impl Store {
 
     /// One transaction's record.
     pub fn record(&self, lineage: &Lineage, index: u64) -> Result<Vec<u8>, StoreError> {
-        let mut record = Vec::new();
-        self.records(lineage, index..index + 1, b',', usize::MAX, &mut record)?;
+        let engine = self.engine()?;
+        let (run, key) = self.readable_run(&engine, lineage.of_transaction(index), index)?;
+        let (at, mut record) = ((index - run.first) as usize, Vec::new());
+        run.decrypt(&key, at..at + 1, b',', &mut record)?;
         Ok(record)
     }
 
@@ -1014,7 +1074,7 @@ impl Store {
             None => {
                 let mut batch = Batch::default();
                 batch.put(Space::Meta, row.to_vec(), versioned(&public));
-                self.commit(batch).map(|()| key)
+                self.commit(batch).map(|_| key)
             }
         }
     }
@@ -1034,8 +1094,9 @@ impl Drop for Store {
 fn open_engine(folder: &Path, newest: Option<Stamp>) -> Result<Engine, StoreError> {
     let store = folder.join("store");
     let acknowledged = newest.map_or(0, |newest| newest.commits);
-    // The engine does not go on with a folder whose making was interrupted. It writes this file last.
-    if acknowledged == 0 && store.is_dir() && !store.join("version").exists() {
+    // The engine does not go on with a folder whose making was interrupted. It writes this file of four bytes last.
+    let is_made = fs::metadata(store.join("version")).is_ok_and(|version| version.len() >= 4);
+    if acknowledged == 0 && store.is_dir() && !is_made {
         fs::remove_dir_all(&store).map_err(|error| StoreError::from_io(&error))?;
     }
     files::check_journals(&store, newest, Rest::Cut)?;
@@ -1088,6 +1149,20 @@ fn decode_quant(value: &[u8]) -> Result<Quant, StoreError> {
     Quant::try_from(fields).map_err(|error| StoreError::Damaged(format!("quant {index}: {error}")))
 }
 
+/// Makes a folder and those above it that are missing, with names that outlive a power cut.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(folder)?;
+    let parents = missing.into_iter().filter_map(Path::parent);
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_folder)
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
     let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
@@ -1110,18 +1185,21 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
             path.display()
         ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let is_new = fs::read_dir(folder)
-                .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock")));
+            let part = folder.join("format.part");
+            let is_ours = |entry: fs::DirEntry| entry.file_name() == "lock" || entry.path() == part;
+            let is_new = fs::read_dir(folder).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_ours)));
             if !is_new {
                 let folder = folder.display();
                 return Err(StoreError::Folder(format!(
                     "{folder} is no data folder of QBC, and not empty: choose another with --data"
                 )));
             }
-            let write = File::create(&path).and_then(|mut file| {
+            // After a crash it is there as a whole, or not at all.
+            let write = File::create(&part).and_then(|mut file| {
                 file.write_all(FOLDER_FORMAT.as_bytes())?;
                 file.sync_all()?;
-                File::open(folder)?.sync_all()
+                fs::rename(&part, &path)?;
+                sync_folder(folder)
             });
             write.map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))
         }

@@ -8,6 +8,8 @@
 //! After a failed write it refuses all further ones, since nobody knows what is on disk; a full disk it recovers from, by
 //! opening the store anew as after a crash.
 
+mod import;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
@@ -18,6 +20,7 @@ use std::{
     time::Instant,
 };
 
+use import::Importing;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
@@ -35,6 +38,8 @@ use crate::{
     limits,
     store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Run, Store, StoreError, stored_name},
 };
+
+pub use import::{Part, Progress, Step, in_force_at};
 
 /// A change. Applying the same commands in the same order gives the same bytes on every node.
 pub enum Command {
@@ -103,6 +108,8 @@ pub enum Command {
         /// What shows it.
         evidence: Evidence,
     },
+    /// A step of the import of the chain with this id.
+    Import(Hash, Step),
 }
 
 impl Command {
@@ -114,13 +121,14 @@ impl Command {
             | Command::Erase { chain, .. }
             | Command::SetLeap { chain, .. } => Some(*chain),
             Command::Bang { parent, .. } => parent.map(|(chain, _)| chain),
-            Command::SetNodes(_) | Command::Cosign { .. } | Command::Accuse { .. } => None,
+            Command::SetNodes(_) | Command::Cosign { .. } | Command::Accuse { .. } | Command::Import(..) => None,
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
             Command::Inject { transactions, .. } => transactions.iter().map(Transaction::record_bytes).sum(),
+            Command::Import(_, Step::Add(part)) => part.bytes(),
             _ => 0,
         }
     }
@@ -136,6 +144,10 @@ pub enum Outcome {
     Erased(Placed),
     /// Whether the evidence was new.
     Accused(bool),
+    /// How far an import has come.
+    Importing(Progress),
+    /// Some of an import that was given up is still there.
+    Removing,
     /// It is done.
     Done,
 }
@@ -194,6 +206,9 @@ pub enum Refused {
     /// Another checkpoint of the same log was cosigned meanwhile.
     #[error("another checkpoint of the log was faster")]
     Overtaken,
+    /// What is stored of an import is being removed.
+    #[error("an earlier import of this chain was given up and is being removed: send again later")]
+    GivenUp,
     /// Too much waits already.
     #[error("the node has too much to write: send again later")]
     Busy,
@@ -304,6 +319,11 @@ impl ChainHandle {
         self.head.subscribe()
     }
 
+    /// Whether it is the default chain as a new node makes it, which nobody has used: an imported one may take its place.
+    pub fn is_untouched_default(&self) -> bool {
+        self.name.as_str() == ChainName::DEFAULT && self.parent.is_none() && self.head().size() == 1
+    }
+
     /// What does not hold in what is stored of it, or of an ancestor's part that it shares.
     pub fn damage(&self) -> Option<&str> {
         let own = self.damage.get().map(String::as_str);
@@ -368,9 +388,16 @@ pub struct Published {
 }
 
 impl Published {
-    /// A chain.
+    /// A chain by its name or its id, which is longer than any name.
     pub fn chain(&self, name: &str) -> Option<Arc<ChainHandle>> {
-        self.chains.read().expect("no holder of this lock panics").get(name)?.as_ref().ok().cloned()
+        let chains = self.chains.read().expect("no holder of this lock panics");
+        match chains.get(name) {
+            Some(chain) => chain.as_ref().ok().cloned(),
+            None => {
+                let id = name.parse().ok()?;
+                chains.values().flatten().find(|chain| chain.id == id).cloned()
+            }
+        }
     }
 
     /// Why a chain could not be loaded.
@@ -446,6 +473,7 @@ struct Pending {
     policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
     witnessed: HashMap<Hash, Witnessed>,
     erased: Option<ChainNumber>,
+    replaced: Option<Arc<ChainHandle>>,
 }
 
 /// A transaction with an id, as far as a repetition must equal it.
@@ -474,6 +502,8 @@ pub struct Writer {
     commands: mpsc::Receiver<Envelope>,
     chains: HashMap<ChainNumber, Entry>,
     names: HashSet<ChainName>,
+    /// By the ids that the chains will have.
+    imports: HashMap<Hash, Importing>,
     next_number: ChainNumber,
     pool_limit: u64,
     /// When a write found the disk full.
@@ -503,6 +533,7 @@ impl Writer {
             commands,
             chains: HashMap::new(),
             names: HashSet::new(),
+            imports: HashMap::new(),
             next_number: ChainNumber(0),
             pool_limit,
             full_at: Instant::now(),
@@ -538,6 +569,11 @@ impl Writer {
             }
             self.names.insert(name);
         }
+        self.imports.clear();
+        for record in self.store.imports()? {
+            self.next_number = self.next_number.max(ChainNumber(record.number.0 + 1));
+            self.imports.insert(record.id, Importing::load(&self.store, &record)?);
+        }
         Ok(())
     }
 
@@ -551,14 +587,15 @@ impl Writer {
             None => None,
         };
         let shared = record.parent.zip(parent.as_ref().map(|parent| parent.lineage.clone()));
-        let lineage = Arc::new(Lineage::new(record.number, shared));
+        let lineage = Arc::new(Lineage::of(record, shared));
         let loaded = load_chain(&self.store, &lineage)?;
         let name = stored_name(record)?;
         if *loaded.rules.name() != name {
             return Err(StoreError::Damaged("its bang has another name".into()));
         }
         // After a full disk the handles that others hold are kept, and moved to what is on disk.
-        if let Some(handle) = self.published.chain(name.as_str()) {
+        let published = self.published.chain(name.as_str());
+        if let Some(handle) = published.filter(|handle| handle.number() == record.number) {
             handle.head.send_replace(loaded.head.clone());
             return Ok(Entry { chain: loaded, handle });
         }
@@ -576,8 +613,11 @@ impl Writer {
                 bytes += envelope.command.bytes();
                 envelopes.push(envelope);
             }
-            // An erasure stores a run anew, so that run must be in the store: it is committed by itself.
-            let is_alone = |envelope: &Envelope| matches!(envelope.command, Command::Erase { .. });
+            // An erasure stores a run anew, so that run must be in the store. The end of an import may replace a chain, which
+            // nothing may have changed meanwhile.
+            let is_alone = |envelope: &Envelope| {
+                matches!(envelope.command, Command::Erase { .. } | Command::Import(_, Step::Finish { .. }))
+            };
             let mut together = Vec::with_capacity(envelopes.len());
             for envelope in envelopes {
                 if is_alone(&envelope) {
@@ -669,9 +709,9 @@ impl Writer {
         if pending.batch.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.store.commit(pending.batch) {
-            self.fail(&error);
-            return Err(error);
+        let replaced = self.store.commit(pending.batch).inspect_err(|error| self.fail(error))?;
+        if let Some(replaced) = pending.replaced {
+            replaced.set_damage("an imported chain has taken its place".into());
         }
         if let Some(chain) = pending.erased {
             self.chains[&chain].handle.erasures.fetch_add(1, Ordering::Release);
@@ -696,7 +736,9 @@ impl Writer {
         }
         let mut witnessed = self.published.witnessed.write().expect("no holder of this lock panics");
         witnessed.extend(pending.witnessed.into_iter().map(|(hash, log)| (hash, Arc::new(log))));
-        Ok(())
+        drop(witnessed);
+        // An erasure stands from its commit on, and so it is shown, whatever becomes of the key: a start would destroy it.
+        self.store.destroy(replaced).inspect_err(|error| self.fail(error))
     }
 
     fn publish_sealed(&self, handle: &Arc<ChainHandle>) {
@@ -711,8 +753,14 @@ impl Writer {
 
     /// Applies one command to the writer's state and to the batch. It is deterministic.
     fn apply(&mut self, command: Command, pending: &mut Pending) -> Result<Outcome, Refused> {
-        if let Some(damage) = command.chain().and_then(|chain| self.entry(chain).handle.damage()) {
-            return Err(Refused::Damaged(damage.to_owned()));
+        if let Some(chain) = command.chain() {
+            let damage = match self.chains.get(&chain) {
+                Some(entry) => entry.handle.damage(),
+                None => Some("it is not there any more"),
+            };
+            if let Some(damage) = damage {
+                return Err(Refused::Damaged(damage.to_owned()));
+            }
         }
         match command {
             Command::Bang { rules, parent, transaction, quant, leap } => {
@@ -764,6 +812,7 @@ impl Writer {
                 }
                 Ok(Outcome::Accused(is_new))
             }
+            Command::Import(id, step) => self.import(id, step, pending),
         }
     }
 
@@ -960,7 +1009,7 @@ impl Pending {
 fn find_replay(store: &Store, lineage: &Lineage, transaction: &Transaction, id: &Id) -> Result<Option<u64>, Refused> {
     let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(None) };
     let record = checked_record(store, lineage, index)?;
-    let same = record.data.as_ref().is_none_or(|data| json::canonical(data) == transaction.data())
+    let same = record.data.as_ref().is_none_or(|data| data == transaction.data())
         && record.signed.map(|signed| signed.signer) == transaction.signer();
     if same { Ok(Some(index)) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
 }
@@ -970,6 +1019,7 @@ fn chain_record(chain: &ChainHandle) -> ChainRecord {
         name: chain.name.to_string(),
         number: chain.number(),
         parent: chain.lineage.parent(),
+        bang: chain.lineage.bang(),
         leap: chain.leap_policy(),
         erasures: chain.erasures.load(Ordering::Acquire),
     }
@@ -1005,14 +1055,21 @@ pub fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, StoreError>
     if sealed != newest.header().root {
         return Err(damaged(format!("the root of quant {} is not that of its transactions", newest.index())));
     }
-    let own_from = lineage.own_from();
-    let bang = checked_record(store, lineage, own_from)?;
-    let rules = bang.data.filter(|_| bang.kind == Some(Kind::Bang)).ok_or_else(|| damaged("it has no bang".into()))?;
-    let rules = Rules::from_value(&rules).map_err(|faults| damaged(format!("its rules: {}", faults[0].detail)))?;
-    let first = lineage.own_quants_from();
+    let place = lineage.bang_place();
+    let rules = stored_rules(store, lineage, place.transaction)?;
+    let first = place.quant;
     let id = if newest.index() == first { newest.hash() } else { store.quant(lineage, first)?.hash() };
     let head = Head { newest: Arc::new(newest), edge: Arc::new(edge), bytes };
     Ok(Chain { id, rules: Arc::new(rules), head })
+}
+
+/// The rules in a bang.
+fn stored_rules(store: &Store, lineage: &Lineage, bang: u64) -> Result<Rules, StoreError> {
+    let damaged = |detail: String| StoreError::Damaged(detail);
+    let bang = checked_record(store, lineage, bang)?;
+    let rules = bang.data.filter(|_| bang.kind == Some(Kind::Bang)).ok_or_else(|| damaged("it has no bang".into()))?;
+    let rules = json::parse(&rules).map_err(|error| damaged(format!("its rules: {error}")))?;
+    Rules::from_value(&rules).map_err(|faults| damaged(format!("its rules: {}", faults[0].detail)))
 }
 
 /// The hashes of an incomplete tile: recomputed leaves, or the roots of the complete tiles below.

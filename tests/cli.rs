@@ -6,7 +6,9 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -67,7 +69,11 @@ struct Node {
 
 impl Node {
     fn start(args: &[&str]) -> Node {
-        let mut child = program(args).args(["--port", "0"]).stdout(Stdio::piped()).spawn().expect("the program runs");
+        Node::start_at("0", args)
+    }
+
+    fn start_at(port: &str, args: &[&str]) -> Node {
+        let mut child = program(args).args(["--port", port]).stdout(Stdio::piped()).spawn().expect("the program runs");
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the node writes a line");
@@ -299,8 +305,7 @@ fn a_live_chain_is_verified() {
     assert!(qbc(&["verify", &node.url, "--chain", "trial"]).ok().starts_with(trial));
     let newest = node.run(&["chain", "--from", "2", "--no-transactions"]).ok_json()[0]["hash"].clone();
     let said = node.run(&["verify", "--json"]).ok_json();
-    let figures =
-        json!({"chain": "qbc", "id": said["id"], "quants": 3, "transactions": 303, "pooled": 1, "hash": newest});
+    let figures = json!({"chain": "qbc", "id": said["id"], "quants": 3, "transactions": 303, "pooled": 1, "hash": newest, "checkpoint": {"signed_by": null}});
     assert_eq!(said, figures);
     assert!(qbc(&["verify", &(node.url.clone() + "/chains/none")]).fails(1).contains("404"));
     assert!(qbc(&["verify", &(node.url.clone() + "/transactions")]).fails(2).contains("names no chain"));
@@ -347,14 +352,15 @@ fn a_lying_node_is_found() {
         ("\"id\":\"line-10\"", "\"id\":\"line-11\"", "error: transaction 13: \"hash\" is "),
         ("\"size\":303,\"version\"", "\"size\":302,\"version\"", "error: quant 2: \"hash\" is "),
         ("\"length\":3", "\"length\":4", "error: quant 3: the node does not send it"),
-        ("\"length\":3", "\"length\":2", "error: the node says that the newest quant is "),
+        ("\"length\":3", "\"length\":2", "error: the node says that it has 2 quants, but its checkpoint is of"),
         ("\"size\":304", "\"size\":305", "error: transaction 304: the node does not send it"),
         ("\"chain\":\"qbc\"", "\"chain\":\"qbd\"", "error: the node says that the chain is \"qbd\""),
     ] {
         let url = lying(&node, text_there, other);
         let told = qbc(&["verify", &url]).fails(1);
         assert!(told.starts_with(place), "{other}: {told}");
-        if !other.contains("305") {
+        // An export ends with its checkpoint, whatever else the node says that it has.
+        if !other.contains("305") && !other.contains("\"length\":4") {
             let told = qbc(&["--node", &url, "export", "--out", text(&path)]).fails(1);
             assert!(told.starts_with(place), "{other}: {told}");
         }
@@ -401,7 +407,7 @@ fn an_export_is_verified_on_the_way_and_again() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the part file is gone");
     let is_quant = |line: &str| serde_json::from_str::<Value>(line).unwrap().get("root").is_some();
     let quants: Vec<_> = export.lines().enumerate().filter(|(_, line)| is_quant(line)).map(|(at, _)| at).collect();
-    assert_eq!((quants, export.lines().count()), (vec![1, 4, 305], 306));
+    assert_eq!((quants, export.lines().count()), (vec![1, 4, 305], 307));
 
     let said = qbc(&["verify", text(&path)]).ok();
     assert!(said.starts_with("chain qbc holds: 3 quants, 303 transactions, id 000"), "{said}");
@@ -413,6 +419,77 @@ fn an_export_is_verified_on_the_way_and_again() {
     let nowhere = folder.path().join("no/such/folder");
     assert!(node.run(&["export", "--out", text(&nowhere)]).fails(1).contains("cannot write"));
     assert!(node.run(&["--chain", "trial", "export"]).ok().contains("\"fork_of\":{\"chain\":"));
+}
+
+#[test]
+fn a_checkpoint_shows_what_was_cut_off() {
+    let node = filled(&["--ephemeral"]);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("export.ndjson");
+    let key = node.run(&["key"]).ok().lines().next().expect("it prints the key").to_owned();
+    let other = Node::ephemeral().run(&["key"]).ok().lines().next().expect("it prints the key").to_owned();
+    let said = node.run(&["export", "--out", text(&path), "--key", &key]).ok();
+    assert!(said.contains("; checkpoint: agrees, signed by "), "{said}");
+    let verify = |args: &[&str]| qbc(&[&["verify", text(&path)], args].concat());
+    assert!(verify(&[]).ok().contains("; checkpoint: agrees; its signature was not checked"));
+    assert!(verify(&["--key", &other, "--key", &key]).ok().contains("; checkpoint: agrees, signed by "));
+    assert!(
+        verify(&["--key", &other]).fails(1).contains("line 307: checkpoint: the key that was named has not signed it")
+    );
+    assert!(verify(&["--key", "nonsense"]).fails(2).contains("--key"));
+
+    let export = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = export.lines().collect();
+    let write = |lines: &[&str]| fs::write(&path, lines.join("\n") + "\n").unwrap();
+    write(&lines[..5]);
+    let said = verify(&[]).ok();
+    assert!(said.contains("holds: 2 quants, 3 transactions") && said.contains("; checkpoint: none"), "{said}");
+    assert!(verify(&["--key", &key]).fails(1).contains("checkpoint: there is none"));
+    write(&[&lines[..5], &lines[306..]].concat());
+    assert!(verify(&[]).fails(1).contains("line 6: checkpoint: it says "));
+    write(&[&lines[..], &lines[306..]].concat());
+    assert!(verify(&[]).fails(1).contains("line 308: checkpoint: something stands behind it"));
+    write(&[&lines[..], &lines[305..306]].concat());
+    assert!(verify(&[]).fails(1).contains("line 308: checkpoint: something stands behind it"));
+
+    assert!(qbc(&["verify", &node.url, "--key", &key]).ok().contains("; checkpoint: agrees, signed by "));
+    assert!(qbc(&["verify", &node.url, "--key", &other]).fails(1).contains("has not signed it"));
+    let lie = lying(&node, "303\n", "302\n");
+    assert!(qbc(&["verify", &lie]).fails(1).contains("checkpoint: it says "));
+}
+
+#[test]
+fn a_chain_is_imported() {
+    let (source, target) = (filled(&["--ephemeral"]), Node::ephemeral());
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("trial.ndjson");
+    source.run(&["--chain", "trial", "export", "--out", text(&path)]).ok();
+    let key = source.run(&["key"]).ok().lines().next().expect("it prints the key").to_owned();
+    let other = target.run(&["key"]).ok().lines().next().expect("it prints the key").to_owned();
+
+    let told = target.run(&["import", text(&path), "--key", &other]).fails(1);
+    assert!(
+        told.contains("the node answers 422: line 8: checkpoint: the key that was named has not signed it"),
+        "{told}"
+    );
+    let told = target.run(&["import", text(&flip(&path, "\"data\":\"hello", 9))]).fails(1);
+    assert!(told.contains("the node answers 422: line 4: transaction 2: \"hash\" is "), "{told}");
+    let said = target.run(&["import", text(&path), "--key", &key]).ok();
+    assert!(said.starts_with("chain trial is imported: 3 quants, 4 transactions, id "), "{said}");
+    let chain = ["--chain", "trial", "chain"];
+    assert_eq!(target.run(&chain).ok(), source.run(&chain).ok());
+    let export = fs::read_to_string(&path).unwrap();
+    let said = target.run_with_input(&["import", "-", "--json"], &export).ok_json();
+    assert_eq!((&said["message"], &said["signed_by"]), (&json!("Chain is here already"), &Value::Null));
+    assert!(qbc(&["verify", &format!("{}/chains/trial", target.url)]).ok().starts_with("chain trial holds"));
+
+    // The name of the default chain is taken on every node.
+    source.run(&["export", "--out", text(&path)]).ok();
+    let told = target.run(&["import", text(&path)]).fails(1);
+    assert!(told.contains("the node answers 409: the chain is called \"qbc\""), "{told}");
+    let cut: String = export.lines().take(7).map(|line| format!("{line}\n")).collect();
+    let told = target.run_with_input(&["import", "-"], &cut).fails(1);
+    assert!(told.contains("does not end with a checkpoint"), "{told}");
 }
 
 #[test]
@@ -467,7 +544,7 @@ fn bench_prints_rates() {
 
 #[test]
 fn a_node_that_is_not_there_is_told_with_its_cure() {
-    for command in [&["leap"][..], &["inject", "1"], &["chain"], &["verify"], &["export"], &["discover"]] {
+    for command in [&["leap"][..], &["inject", "1"], &["chain"], &["verify"], &["export"], &["discover"], &["tail"]] {
         let told = qbc(&[&["--node", "localhost:1"], command].concat()).fails(1);
         assert!(told.starts_with("error: no node answers at http://localhost:1 ("), "{told}");
         assert!(told.contains("Start one with `qbc`"), "{told}");
@@ -483,6 +560,7 @@ fn wrong_usage_ends_with_2() {
         &["inject", "--wiat"],
         &["inject", "1", "--timeout", "1s"],
         &["receipt", "first"],
+        &["tail", "--from", "-1"],
         &["leap", "--port", "5001"],
         &["--port", "5001", "leap"],
         &["--node", "ftp://localhost", "leap"],
@@ -507,11 +585,107 @@ fn help_completions_and_manual_pages_are_printed() {
 #[test]
 fn a_closed_pipe_is_no_error() {
     let node = filled(&["--ephemeral"]);
-    for args in [&["chain"][..], &["export"]] {
+    for args in [&["chain"][..], &["export"], &["tail", "--from", "0"]] {
         let piped = node.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = piped.expect("the program runs");
         drop(child.stdout.take());
         let run = Run::of(child.wait_with_output().expect("the program ends"));
         assert_eq!((run.code, run.err.as_str()), (0, ""));
     }
+}
+
+/// A `qbc tail` that runs. Dropped, it is killed.
+struct Tail {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Tail {
+    fn start(node: &Node, args: &[&str]) -> Tail {
+        let piped = node.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = piped.expect("the program runs");
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // Nobody takes them where the test has ended.
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Tail { child, lines }
+    }
+
+    fn next(&self) -> Value {
+        let line = self.lines.recv_timeout(Duration::from_secs(30)).expect("it goes on");
+        serde_json::from_str(&line).expect("each line is JSON")
+    }
+
+    /// As Ctrl-C ends it. What it wrote to stderr comes back.
+    fn interrupt(mut self) -> String {
+        let killed = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(killed.success());
+        let mut told = String::new();
+        self.child.stderr.take().expect("it is piped").read_to_string(&mut told).expect("it is UTF-8");
+        assert_eq!(self.child.wait().expect("it ends").code(), Some(0), "{told}");
+        told
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn tail_prints_what_is_there_and_what_comes() {
+    let node = filled(&["--ephemeral"]);
+    let all = Tail::start(&node, &["tail", "--from", "0", "--quants", "--json"]);
+    let fork = Tail::start(&node, &["--chain", "trial", "tail", "--from", "2"]);
+    let page: Value = reqwest::blocking::get(format!("{}/transactions?limit=1000", node.url)).unwrap().json().unwrap();
+    let (mut transactions, mut quants) = (Vec::new(), Vec::new());
+    while transactions.len() + quants.len() < 304 + 3 {
+        let value = all.next();
+        if value["root"].is_string() { &mut quants } else { &mut transactions }.push(value);
+    }
+    assert_eq!(json!(transactions), page);
+    assert_eq!(quants.iter().map(|quant| &quant["index"]).collect::<Vec<_>>(), [0, 1, 2]);
+    node.run(&["inject", "\"new\""]).ok();
+    assert_eq!(all.next()["data"], "new");
+    node.run(&["leap"]).ok();
+    assert_eq!(all.next()["size"], 305);
+    assert_eq!(all.interrupt(), "");
+    // Without --quants only transactions come.
+    let data: Vec<Value> = (0..3).map(|_| fork.next()["data"].take()).collect();
+    assert_eq!((&data[0], &data[1]["name"], &data[2]), (&json!("hello"), &json!("trial"), &json!(1)));
+    assert_eq!(fork.interrupt(), "");
+
+    let told = node.run(&["tail", "--from", "306"]).fails(1);
+    assert!(told.starts_with("error: the node answers 404: the chain has 305 transactions"), "{told}");
+}
+
+#[test]
+fn tail_goes_on_with_a_node_that_was_killed_and_started_again() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let mut node = Node::start(&["--data", text(&data)]);
+    let tail = Tail::start(&node, &["tail", "--from", "0"]);
+    assert_eq!(tail.next()["index"], 0);
+    for round in 1..4 {
+        node.run(&["inject", "a"]).ok();
+        assert_eq!(tail.next()["index"], 2 * round - 1);
+        let port = node.url.rsplit(':').next().unwrap().to_owned();
+        // One end in order, and others by kill -9.
+        if round == 1 {
+            node.stop()
+        } else {
+            drop(node)
+        }
+        node = Node::start_at(&port, &["--data", text(&data)]);
+        node.run(&["inject", "b"]).ok();
+        assert_eq!(tail.next()["index"], 2 * round);
+    }
+    let told = tail.interrupt();
+    assert_eq!(told.matches("connecting again\n").count(), 3, "{told}");
+    assert_eq!(told.matches("connected again\n").count(), 3, "{told}");
 }

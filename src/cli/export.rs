@@ -1,7 +1,6 @@
 //! `qbc export`: a chain as lines of JSON, verified on the way.
 //!
-//! One item a line in the order of verification: first the transactions that a quant seals, then that quant, and so on to
-//! the newest quant. Each line is canonical (RFC 8785), so that exports of one chain are equal byte by byte.
+//! The form is that of [`crate::core::export`].
 
 use std::{
     fs::{self, File},
@@ -19,6 +18,7 @@ use super::{
     remote::{self, Part},
     verify::Verified,
 };
+use crate::core::note::VerifierKey;
 
 /// What `qbc export` takes.
 #[derive(Args)]
@@ -29,12 +29,16 @@ Examples:
   qbc export | jq -c 'select(.data).data'  only what was injected
   qbc verify chain.ndjson                  recompute it offline
 
-Each line is a transaction or, behind those that it seals, a quant (it has a \"root\").
+Each line is a transaction or, behind those that it seals, a quant (it has a \"root\"). The last line is the signed
+checkpoint of the newest quant: keep the node's public key elsewhere, and `qbc verify FILE --key` finds what was cut off.
 Pooled transactions are left out: no quant speaks for them yet.")]
 pub struct ExportArgs {
     /// Write to a file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// The key that must have signed the checkpoint, as `qbc key` prints it
+    #[arg(long, value_name = "VKEY")]
+    key: Vec<VerifierKey>,
 }
 
 /// Exports the connection's chain.
@@ -43,11 +47,11 @@ pub struct ExportArgs {
 /// The first fault of the chain: what stands before it was written. Or why the chain cannot be read or written.
 pub async fn run(args: ExportArgs, node: Connection) -> anyhow::Result<()> {
     let runtime = Handle::current();
-    tokio::task::spawn_blocking(move || match args.out {
-        Some(path) => to_file(&node, &runtime, &path),
+    tokio::task::spawn_blocking(move || match &args.out {
+        Some(path) => to_file(&node, &runtime, path, &args.key),
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
-            remote::read(&node, &runtime, Part::Export(&mut out))?;
+            remote::read(&node, &runtime, Part::Export(&mut out), &args.key)?;
             Ok(out.flush()?)
         }
     })
@@ -56,16 +60,16 @@ pub async fn run(args: ExportArgs, node: Connection) -> anyhow::Result<()> {
 }
 
 /// A half or faulty export never has the name that was asked for.
-fn to_file(node: &Connection, runtime: &Handle, path: &Path) -> anyhow::Result<()> {
+fn to_file(node: &Connection, runtime: &Handle, path: &Path, keys: &[VerifierKey]) -> anyhow::Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let write = || {
+    let write = || -> anyhow::Result<Verified> {
         let mut out = BufWriter::new(File::create(&part).with_context(|| format!("cannot write {}", part.display()))?);
-        let verifier = remote::read(node, runtime, Part::Export(&mut out))?;
+        let (verifier, voucher) = remote::read(node, runtime, Part::Export(&mut out), keys)?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))?;
-        Verified::of(&verifier)
+        Ok(Verified::of(&verifier)?.with(voucher))
     };
     let verified = write().inspect_err(|_| drop(fs::remove_file(&part)))?;
     match node.json {

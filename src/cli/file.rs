@@ -1,87 +1,127 @@
 //! A file, recomputed: a receipt, an export, or a chain as `GET /chain` serves it, told apart by what stands in it.
 
-use std::{cell::Cell, io::BufRead, rc::Rc};
+use std::{
+    cell::Cell,
+    io::{BufRead, Cursor, Read},
+    rc::Rc,
+    sync::RwLock,
+};
 
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::stream::{self, Fields, LineCount, Sink};
-use crate::core::{
-    json,
-    transaction::Record,
-    verify::{self, Fault, Receipt, Verifier},
+use super::{
+    pieces::{Piece, in_order, next_lines},
+    stream::{self, Fields, LineCount, Sink},
+};
+use crate::{
+    core::{
+        export::{Export, Line, Voucher},
+        json,
+        note::VerifierKey,
+        transaction::Record,
+        verify::{self, Checked, Receipt, Verifier},
+    },
+    limits,
 };
 
 /// What holds.
-pub enum Checked {
-    /// A chain, or the part of it from its start on.
-    Chain(Box<Verifier>),
+pub enum Content {
+    /// A chain, or the part of it from its start on, and what speaks for its end.
+    Chain(Box<Verifier>, Voucher),
     /// A receipt.
     Receipt(Box<Receipt>),
 }
 
-/// Recomputes a file. One transaction at a time is held.
+/// Recomputes a file in constant memory, but for the ids of the chain's transactions. A key must have signed the checkpoint in
+/// it, if any is named.
 ///
 /// # Errors
 /// The first fault with its line.
-pub fn check(input: impl BufRead) -> anyhow::Result<Checked> {
+pub fn check(mut input: impl BufRead, keys: &[VerifierKey]) -> anyhow::Result<Content> {
+    let mut first = Vec::new();
+    (&mut input).take(limits::BODY_BYTES as u64).read_until(b'\n', &mut first)?;
+    let is_export = first.ends_with(b"\n") && matches!(Line::parse(&first, None), Line::Transaction(Ok(_)));
+    let input = Cursor::new(first).chain(input);
+    let export = Export::new(Verifier::new(), keys.to_vec());
+    if is_export { check_lines(input, export) } else { check_objects(input, export) }
+}
+
+/// An export: each line is one item.
+fn check_lines(mut input: impl BufRead, mut export: Export) -> anyhow::Result<Content> {
+    // What is in force when a line is read is nearly always so when its turn comes.
+    let in_force = RwLock::new(None);
+    let read = |piece: Piece| -> Vec<Option<Line>> {
+        let in_force = in_force.read().expect("no holder of this lock panics").clone();
+        let is_blank = |text: &[u8]| text.iter().all(u8::is_ascii_whitespace);
+        piece
+            .texts()
+            .map(|text| (!is_blank(text)).then(|| Line::parse(text.trim_ascii(), in_force.as_deref())))
+            .collect()
+    };
+    let mut number = 0;
+    let take = |lines: Vec<Option<Line>>| {
+        for line in lines {
+            number += 1;
+            if let Some(line) = line {
+                export.take(&line, &mut |_| ()).with_context(|| format!("line {number}"))?;
+            }
+        }
+        *in_force.write().expect("no holder of this lock panics") = export.verifier().in_force();
+        Ok(())
+    };
+    in_order(|| next_lines(&mut input).map(|piece| (piece.count() > 0).then_some(piece)), read, take)?;
+    let (verifier, voucher) = export.finish()?;
+    Ok(Content::Chain(Box::new(verifier), voucher))
+}
+
+/// Whatever else a file may be: objects in a row or in an array, transactions within quants, or a receipt.
+fn check_objects(input: impl BufRead, export: Export) -> anyhow::Result<Content> {
     let (input, line) = LineCount::new(input);
-    let mut items = Items { verifier: Verifier::new(), receipt: None, loose: 0, line };
+    let mut items = Items { export, receipt: None, line };
     stream::read_objects(input, &mut items)?;
     match items {
-        Items { receipt: Some(receipt), .. } => Ok(Checked::Receipt(Box::new(receipt))),
-        Items { loose: 1.., verifier, .. } => {
-            let (size, loose) = (verifier.size(), items.loose);
-            bail!(Fault::of_transaction(
-                size - loose,
-                format!("no quant seals it and the {} behind it: the end is missing", loose - 1)
-            ))
+        Items { receipt: Some(receipt), .. } => Ok(Content::Receipt(Box::new(receipt))),
+        Items { export, .. } => {
+            let (verifier, voucher) = export.finish()?;
+            if verifier.newest().is_none() {
+                bail!("there is nothing in it");
+            }
+            Ok(Content::Chain(Box::new(verifier), voucher))
         }
-        Items { verifier, .. } if verifier.newest().is_none() => bail!("there is nothing in it"),
-        Items { verifier, .. } => Ok(Checked::Chain(Box::new(verifier))),
     }
 }
 
 struct Items {
-    verifier: Verifier,
+    export: Export,
     receipt: Option<Receipt>,
-    /// Transactions that no quant has sealed yet.
-    loose: u64,
     line: Rc<Cell<u64>>,
 }
 
 impl Items {
-    fn take_transaction(&mut self, record: Result<Record, String>) -> Result<(), Fault> {
-        let record = record.map_err(|detail| Fault::of_transaction(self.verifier.size(), detail))?;
-        self.verifier.transaction(&record)?;
-        self.loose += 1;
-        Ok(())
-    }
-
     fn take_object(&mut self, fields: Fields) -> anyhow::Result<()> {
         let has = |name: &str| fields.iter().any(|(other, _)| other == name);
         if self.receipt.is_some() {
             bail!("something stands behind the receipt");
         }
+        let size = self.export.verifier().size();
         if has("path") {
-            if self.verifier.size() > 0 {
+            if size > 0 {
                 bail!("a receipt stands in a chain");
             }
             self.receipt = Some(verify::receipt(Value::Object(parse(fields)?))?);
-        } else if has("root") {
-            let index = self.verifier.newest().map_or(0, |quant| quant.index() + 1);
-            let fault = |detail| Fault::of_quant(index, detail);
-            let quant = verify::quant(Value::Object(parse(fields).map_err(|error| fault(error.to_string()))?))
-                .map_err(fault)?;
-            self.verifier.quant(quant)?;
-            self.loose = 0;
-        } else if has("hash") || self.verifier.size() > 0 {
-            let record = parse(fields).map_err(|error| error.to_string());
-            self.take_transaction(record.and_then(|fields| Record::from_value(Value::Object(fields))))?;
-        } else {
+            return Ok(());
+        }
+        if size == 0 && !["root", "hash", "checkpoint"].into_iter().any(has) {
             bail!("it is neither a quant nor a transaction nor a receipt");
         }
-        Ok(())
+        let is_quant = has("root");
+        let line = match parse(fields) {
+            Ok(fields) => Line::of(fields, None),
+            Err(error) if is_quant => Line::Quant(Err(error.to_string())),
+            Err(error) => Line::Unreadable(error.to_string()),
+        };
+        Ok(self.export.take(&line, &mut |_| ())?)
     }
 
     fn placed(&self, result: anyhow::Result<()>) -> anyhow::Result<()> {
@@ -91,7 +131,10 @@ impl Items {
 
 impl Sink for Items {
     fn transaction(&mut self, text: &RawValue) -> anyhow::Result<()> {
-        let taken = self.take_transaction(Record::parse(text.get().as_bytes()));
+        let in_force = self.export.verifier().in_force();
+        let record = Record::parse(text.get().as_bytes());
+        let line = Line::Transaction(record.map(|record| Checked::new(record, in_force.as_deref())));
+        let taken = self.export.take(&line, &mut |_| ());
         self.placed(taken.map_err(Into::into))
     }
 
@@ -162,8 +205,8 @@ mod tests {
         (export, served, receipt)
     }
 
-    fn outcome(text: impl AsRef<[u8]>) -> Result<Checked, String> {
-        check(text.as_ref()).map_err(|error| format!("{error:#}"))
+    fn outcome(text: impl AsRef<[u8]>) -> Result<Content, String> {
+        check(text.as_ref(), &[]).map_err(|error| format!("{error:#}"))
     }
 
     fn fault(text: impl AsRef<[u8]>) -> String {
@@ -175,10 +218,10 @@ mod tests {
         let (export, served, receipt) = example();
         let lines = served[1..served.len() - 1].replace("]},{", "]}\n{");
         for text in [&export, &served, &lines, &format!(" \n{served}\n")] {
-            let Ok(Checked::Chain(verifier)) = outcome(text) else { panic!("{:?}", fault(text)) };
+            let Ok(Content::Chain(verifier, Voucher::Nobody)) = outcome(text) else { panic!("{:?}", fault(text)) };
             assert_eq!((verifier.size(), verifier.newest().unwrap().index()), (3, 1));
         }
-        let Ok(Checked::Receipt(receipt)) = outcome(&receipt) else { panic!("{:?}", fault(&receipt)) };
+        let Ok(Content::Receipt(receipt)) = outcome(&receipt) else { panic!("{:?}", fault(&receipt)) };
         assert_eq!((receipt.record.index, receipt.quant.index()), (2, 1));
     }
 

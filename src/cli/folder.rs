@@ -1,18 +1,28 @@
 //! A stopped node's data folder, recomputed: the engine's files, every chain, and every index into it.
 
-use std::{collections::HashMap, fmt, path::Path, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    path::Path,
+    sync::{Arc, RwLock},
+};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::{Unit, print_line, progress, verify::Verified};
+use super::{
+    Unit,
+    pieces::{Piece, in_order},
+    print_line, progress,
+    verify::Verified,
+};
 use crate::{
     core::{
-        merkle::{Edge, Tile},
+        merkle::Tile,
         quant::Quant,
-        transaction::Record,
-        verify::{Fault, Verifier},
+        transaction::{Id, Record},
+        verify::{Checked, Fault, InForce, Verifier},
     },
     limits,
     store::{ChainNumber, ChainRecord, Lineage, Store, StoreError, key::KeyFile},
@@ -62,13 +72,17 @@ pub fn verify(path: &Path, json: bool) -> anyhow::Result<()> {
         store.secret_key(KeyFile::Witness, [0; 32])?;
     }
     records.sort_by_key(|record| record.number);
-    let size = |record: &ChainRecord| Ok(store.size_and_bytes(record.number)?.map_or(0, |(size, _)| size));
-    let sizes = records.iter().map(size).collect::<Result<Vec<u64>, StoreError>>()?;
+    let own = |record: &ChainRecord| {
+        let size = store.size_and_bytes(record.number)?.map_or(0, |(size, _)| size);
+        Ok(size.saturating_sub(record.parent.map_or(0, |parent| parent.size)))
+    };
+    let sizes = records.iter().map(own).collect::<Result<Vec<u64>, StoreError>>()?;
     let bar = progress(json, Unit::Transactions, sizes.iter().sum());
     let (mut lineages, mut chains) = (HashMap::new(), Vec::with_capacity(records.len()));
+    let mut forks = Forks::of(&records);
     for record in &records {
         let verified = add_lineage(&mut lineages, record)
-            .and_then(|lineage| OneChain::new(&store, &lineage, &bar).verify(record))
+            .and_then(|lineage| OneChain::new(&store, &lineage, &bar, &mut forks)?.verify(record))
             .with_context(|| format!("chain {}", record.name))?;
         if !json {
             bar.suspend(|| print_line(&verified))?;
@@ -103,30 +117,72 @@ fn add_lineage(
     Ok(lineage)
 }
 
-/// One chain on its way through the verifier, with all that the store derives from it.
+/// What is verified once and shared: chains as they stood at the quants where others were forked from them.
+struct Forks {
+    wanted: HashSet<(ChainNumber, u64)>,
+    found: HashMap<(ChainNumber, u64), Start>,
+}
+
+/// Where the verification of a chain starts.
+#[derive(Clone)]
+struct Start {
+    /// It leaves the ids to the index of them in the store.
+    verifier: Verifier,
+    bytes: u64,
+}
+
+impl Forks {
+    fn of(records: &[ChainRecord]) -> Forks {
+        let wanted = records.iter().filter_map(|record| record.parent).map(|parent| (parent.number, parent.quant));
+        Forks { wanted: wanted.collect(), found: HashMap::new() }
+    }
+
+    fn start(&self, lineage: &Lineage) -> anyhow::Result<Start> {
+        let Some(parent) = lineage.parent() else {
+            return Ok(Start { verifier: Verifier::without_ids(), bytes: 0 });
+        };
+        let start = self.found.get(&(parent.number, parent.quant));
+        let start = start.filter(|start| start.verifier.size() == parent.size);
+        start.cloned().context("the quant that it was forked at is not as it says")
+    }
+}
+
+/// One chain on its way through the verifier, with all that the store derives from it. What a fork shares was verified
+/// with its parent.
 struct OneChain<'a> {
     store: &'a Store,
     lineage: &'a Lineage,
     bar: &'a ProgressBar,
+    forks: &'a mut Forks,
     verifier: Verifier,
-    /// Grows with the verifier's own, to give the tiles.
-    edge: Edge,
     bytes: u64,
+    /// The next quant, if there is one.
+    next: Option<Quant>,
+}
+
+/// A transaction that was read: all that can be said of it without those before.
+struct Item {
+    checked: Result<Checked, String>,
+    bytes: u64,
+    /// Where the index of ids sees it another way.
+    misplaced: Option<String>,
 }
 
 impl<'a> OneChain<'a> {
-    fn new(store: &'a Store, lineage: &'a Lineage, bar: &'a ProgressBar) -> Self {
-        OneChain { store, lineage, bar, verifier: Verifier::new(), edge: Edge::new(), bytes: 0 }
+    fn new(store: &'a Store, lineage: &'a Lineage, bar: &'a ProgressBar, forks: &'a mut Forks) -> anyhow::Result<Self> {
+        let Start { verifier, bytes } = forks.start(lineage)?;
+        Ok(OneChain { store, lineage, bar, forks, verifier, bytes, next: None })
     }
 
     fn verify(mut self, record: &ChainRecord) -> anyhow::Result<Verified> {
         let number = self.lineage.number();
-        let newest = self.store.newest_quant(number)?.context("it has no quant")?;
-        for index in 0..=newest.index() {
-            self.quant(self.store.quant(self.lineage, index)?)?;
-        }
+        let newest = self.store.newest_quant(number)?.context("it has no quant")?.index();
         let (size, bytes) = self.store.size_and_bytes(number)?.context("its bang is missing")?;
-        self.transactions(size)?;
+        self.read_next(newest)?;
+        self.transactions(size, newest)?;
+        while self.next.is_some() {
+            self.seal(newest)?;
+        }
         ensure!(
             bytes == self.bytes && self.store.bytes_at(self.lineage, size)? == bytes,
             "its transactions have {} bytes, but the store counts {bytes}",
@@ -137,9 +193,16 @@ impl<'a> OneChain<'a> {
         Verified::of(&self.verifier)
     }
 
-    fn quant(&mut self, quant: Quant) -> anyhow::Result<()> {
-        let (index, hash, sealed) = (quant.index(), quant.hash(), self.verifier.size()..quant.size());
-        self.transactions(quant.size()).with_context(|| format!("quant {index}"))?;
+    fn read_next(&mut self, newest: u64) -> anyhow::Result<()> {
+        let index = self.verifier.newest().map_or(0, |quant| quant.index() + 1);
+        self.next = if index > newest { None } else { Some(self.store.quant(self.lineage, index)?) };
+        Ok(())
+    }
+
+    fn seal(&mut self, newest: u64) -> anyhow::Result<()> {
+        let quant = self.next.take().expect("it is called where there is one");
+        let (index, hash) = (quant.index(), quant.hash());
+        let sealed = self.verifier.newest().map_or(0, Quant::size)..quant.size();
         self.verifier.quant(quant)?;
         if self.store.quant_with_hash(self.lineage, hash)? != Some(index) {
             bail!(Fault::of_quant(index, "it is not found by its hash"));
@@ -150,38 +213,57 @@ impl<'a> OneChain<'a> {
                 bail!(Fault::of_transaction(transaction, format!("it is not found to be sealed by quant {index}")));
             }
         }
-        Ok(())
-    }
-
-    /// The transactions that are not verified yet, up to this size.
-    fn transactions(&mut self, size: u64) -> anyhow::Result<()> {
-        let mut records = Vec::with_capacity(limits::CHUNK_BYTES);
-        while self.verifier.size() < size {
-            records.clear();
-            let range = self.verifier.size()..size;
-            let next = self.store.records(self.lineage, range, b'\n', limits::CHUNK_BYTES, &mut records)?;
-            for record in records.split(|&byte| byte == b'\n') {
-                self.transaction(record)?;
-            }
-            if self.verifier.size() != next {
-                bail!(Fault::of_transaction(next, "a run of transactions is malformed"));
-            }
+        let place = (self.lineage.number(), index);
+        if self.forks.wanted.contains(&place) {
+            self.forks.found.insert(place, Start { verifier: self.verifier.clone(), bytes: self.bytes });
         }
-        Ok(())
+        self.read_next(newest)
     }
 
-    fn transaction(&mut self, text: &[u8]) -> anyhow::Result<()> {
+    /// The transactions that are not verified yet, and the quants that seal them.
+    fn transactions(&mut self, size: u64, newest: u64) -> anyhow::Result<()> {
+        let (store, lineage) = (self.store, self.lineage);
+        let mut from = self.verifier.size();
+        let read = || {
+            if from >= size {
+                return Ok(None);
+            }
+            let mut records = Vec::with_capacity(limits::CHUNK_BYTES);
+            let next = store.records(lineage, from..size, b'\n', limits::CHUNK_BYTES, &mut records)?;
+            let first = std::mem::replace(&mut from, next);
+            Ok(Some((first..next, Piece::split(records, b'\n'))))
+        };
+        let in_force = RwLock::new(self.verifier.in_force());
+        let check = |(range, piece): (std::ops::Range<u64>, Piece)| {
+            let in_force = in_force.read().expect("no holder of this lock panics").clone();
+            let texts = range.clone().zip(piece.texts());
+            let items = texts.map(|(index, text)| Item::read(store, lineage, index, text, in_force.as_deref()));
+            (range, items.collect::<Result<Vec<_>, StoreError>>())
+        };
+        in_order(read, check, |(range, items)| {
+            for item in items? {
+                self.transaction(item)?;
+                while self.next.as_ref().is_some_and(|next| next.size() <= self.verifier.size()) {
+                    self.seal(newest)?;
+                }
+            }
+            if self.verifier.size() != range.end {
+                bail!(Fault::of_transaction(range.end, "a run of transactions is malformed"));
+            }
+            *in_force.write().expect("no holder of this lock panics") = self.verifier.in_force();
+            Ok(())
+        })
+    }
+
+    fn transaction(&mut self, item: Item) -> anyhow::Result<()> {
         let index = self.verifier.size();
         let fault = |detail: String| Fault::of_transaction(index, detail);
-        let record = Record::parse(text).map_err(fault)?;
-        self.verifier.transaction(&record)?;
-        if let Some(id) = &record.id
-            && self.store.transaction_with_id(self.lineage, id)? != Some(index)
-        {
-            bail!(fault(format!("it is not found by its id {:?}", id.as_str())));
-        }
+        let checked = item.checked.map_err(fault)?;
         let mut completed = Vec::new();
-        self.edge.push(record.hash, |tile| completed.push(tile));
+        self.verifier.checked(&checked, &mut |tile| completed.push(tile))?;
+        if let Some(detail) = item.misplaced {
+            bail!(fault(detail));
+        }
         for Tile { level, number, hashes } in completed {
             if self.store.tile(self.lineage, level, number)? != hashes {
                 bail!(fault(format!(
@@ -189,12 +271,44 @@ impl<'a> OneChain<'a> {
                 )));
             }
         }
-        self.bytes += match record.erased {
-            None => text.len() as u64,
-            // What an erasure took away counts on.
-            Some(_) => self.store.bytes_at(self.lineage, index + 1)? - self.store.bytes_at(self.lineage, index)?,
-        };
+        self.bytes += item.bytes;
         self.bar.inc(1);
         Ok(())
     }
+}
+
+impl Item {
+    fn read(
+        store: &Store,
+        lineage: &Lineage,
+        index: u64,
+        text: &[u8],
+        in_force: Option<&InForce>,
+    ) -> Result<Item, StoreError> {
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let record = Record::parse(text);
+        let misplaced = match record.as_ref().ok().and_then(|record| record.id.as_ref()) {
+            Some(id) => misplaced(store, lineage, index, id)?,
+            None => None,
+        };
+        let bytes = match &record {
+            // What an erasure took away counts on.
+            Ok(Record { erased: Some(_), .. }) => {
+                store.bytes_at(lineage, index + 1)? - store.bytes_at(lineage, index)?
+            }
+            _ => text.len() as u64,
+        };
+        let checked = record.map(|record| Checked::new(record, in_force));
+        Ok(Item { checked, bytes, misplaced })
+    }
+}
+
+/// Each id leads to its one transaction. The index of a fork is asked before that of its parent, so the parent is asked too.
+fn misplaced(store: &Store, lineage: &Lineage, index: u64, id: &Id) -> Result<Option<String>, StoreError> {
+    if store.transaction_with_id(lineage, id)? != Some(index) {
+        return Ok(Some(format!("it is not found by its id {:?}", id.as_str())));
+    }
+    let Some((parent, of)) = lineage.up() else { return Ok(None) };
+    let shared = store.transaction_with_id(of, id)?.is_some_and(|earlier| earlier < parent.size);
+    Ok(shared.then(|| format!("its id {:?} stands in the chain already", id.as_str())))
 }

@@ -33,9 +33,9 @@ Examples:
   qbc key --import secret.key --data new   let a new node sign with this key
   openssl rand -hex 32 | qbc key --import - --data new
 
-The key has the form of C2SP signed-note: NAME+ID+BASE64. Under the node's own name it checks the checkpoints
-of all its chains. What a running node says of itself proves that it has the key, not that it is the node
-that you mean: compare it with what its operator reads from the data folder.")]
+The key has the form of C2SP signed-note: NAME+ID+BASE64. Under the node's own name it checks
+the checkpoints of all its chains. A running node proves that it has the key, but not that it is
+the node that you mean: compare it with what its operator reads from the data folder.")]
 pub struct KeyArgs {
     /// Read the key from a node's data folder
     #[arg(long, value_name = "DIR")]

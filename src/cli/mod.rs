@@ -18,11 +18,14 @@ pub mod connection;
 pub mod export;
 pub mod file;
 pub mod folder;
+pub mod import;
 pub mod key;
 pub mod load;
+pub mod pieces;
 pub mod remote;
 pub mod serve;
 pub mod stream;
+pub mod tail;
 pub mod verify;
 
 const EXAMPLES: &str = "\
@@ -32,6 +35,7 @@ Examples:
   qbc inject '{\"test\":\"test2\"}'        add a transaction, durable when this returns
   qbc leap                             seal all that is pooled in a quant
   qbc chain | jq                       read the chain
+  qbc tail | jq .data                  follow it
   qbc verify http://localhost:5000     recompute the chain, hash by hash
   qbc bang orders --difficulty 8       make another chain
   qbc --chain orders inject 42         and use it
@@ -100,6 +104,8 @@ An empty pool gives an empty quant.")]
     Leap,
     /// Print the chain as JSON: quants with their transactions
     Chain(client::ChainArgs),
+    /// Print each new transaction as it comes
+    Tail(tail::TailArgs),
     /// Make a chain
     Bang(client::BangArgs),
     /// Make a chain that shares another one's past
@@ -112,6 +118,8 @@ An empty pool gives an empty quant.")]
     Verify(verify::VerifyArgs),
     /// Write the chain as lines of JSON, verified on the way
     Export(export::ExportArgs),
+    /// Recreate a chain on a node from its export
+    Import(import::ImportArgs),
     /// Print the key that checks a node's checkpoints, or give a new node one
     Key(key::KeyArgs),
     /// Load a running node and print rates and latencies
@@ -169,12 +177,14 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Inject(args)) => client::inject(&connect(), args).await,
         Some(Command::Leap) => client::leap(&connect()).await,
         Some(Command::Chain(args)) => client::chain(&connect(), &args).await,
+        Some(Command::Tail(args)) => tail::run(&connect(), args).await,
         Some(Command::Bang(args)) => client::bang(&connect(), args).await,
         Some(Command::Fork(args)) => client::fork(&connect(), args).await,
         Some(Command::Receipt(args)) => client::receipt(&connect(), args).await,
         Some(Command::Discover(args)) => client::discover(&connect(), args).await,
         Some(Command::Verify(args)) => verify::run(args, connect()).await,
         Some(Command::Export(args)) => export::run(args, connect()).await,
+        Some(Command::Import(args)) => import::run(args, connect()).await,
         Some(Command::Key(args)) => key::run(args, connect()).await,
         Some(Command::Bench(args)) => {
             let chain = chain.as_ref().map_or(ChainName::DEFAULT, ChainName::as_str);

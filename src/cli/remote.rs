@@ -1,31 +1,36 @@
 //! A node's chain, read and recomputed in the order of verification: the transactions that a quant seals, then the quant.
 //!
 //! Two routes are read side by side, in pages: the transactions, and the quants without theirs. So the memory that it
-//! takes does not grow with the chain, nor with a quant. It ends at the chain's size at the beginning: the chain may grow
-//! meanwhile.
+//! takes does not grow with the chain, nor with a quant. It ends where the chain was at the beginning: the chain may grow
+//! meanwhile. The checkpoint is asked for first, so it speaks for a quant that is read.
 
-use std::io::{BufRead, BufReader, Write};
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    sync::RwLock,
+};
 
 use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
 use reqwest::{Url, header};
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::{
     Unit,
     connection::{Body, Connection},
+    pieces::{Elements, Piece, in_order},
     progress,
-    stream::{self, Fields, Sink},
 };
 use crate::{
     core::{
+        export::{Voucher, check_checkpoint, checkpoint_line},
         hash::Hash,
         json,
+        note::{Checkpoint, Note, VerifierKey},
         quant::Quant,
         transaction::Record,
-        verify::{self, Fault, Verifier},
+        verify::{self, Checked, Fault, InForce, Verifier},
     },
     limits,
 };
@@ -37,7 +42,7 @@ const QUANTS: u64 = 1_000;
 pub enum Part<'a> {
     /// All of it, pooled transactions too.
     Whole,
-    /// What is sealed; each item that holds is written as a line of canonical JSON.
+    /// What the newest checkpoint speaks for; each item that holds is written as a line of an export, the checkpoint last.
     Export(&'a mut dyn Write),
 }
 
@@ -52,46 +57,63 @@ struct Stats {
     hash: Hash,
 }
 
-/// Reads a chain and recomputes it. Must run on a thread that may block.
+/// Reads a chain and recomputes it. A key must have signed its checkpoint, if any is named. Must run on a thread that may
+/// block.
 ///
 /// # Errors
 /// The first fault, or why the chain cannot be read.
-pub fn read<'a>(node: &'a Connection, runtime: &'a Handle, part: Part<'a>) -> anyhow::Result<Verifier> {
+pub fn read<'a>(
+    node: &'a Connection,
+    runtime: &'a Handle,
+    part: Part<'a>,
+    keys: &'a [VerifierKey],
+) -> anyhow::Result<(Verifier, Voucher)> {
     let source = Source { node, runtime };
+    let promise = source.promise(keys)?;
     let stats: Stats = serde_json::from_reader(BufReader::new(source.get(node.chain_url(&["stats"]))?))
         .context("the answer is not that of a QBC node")?;
-    let sealed = stats.size.checked_sub(stats.pooled).context("the node says that more is pooled than it has")?;
-    let (end, out) = match part {
-        Part::Whole => (stats.size, None),
-        Part::Export(out) => (sealed, Some(out)),
-    };
-    let bar = progress(node.json, Unit::Transactions, end);
-    let quants = Quants { source, length: stats.length, next: 0, page: Vec::new().into_iter() };
-    let mut walk = Walk { verifier: Verifier::new(), quants, waiting: None, out, bar: bar.clone() };
-    while walk.verifier.size() < end {
-        let from = walk.verifier.size();
-        stream::read_transactions(source.transactions(from, end)?, &mut walk)?;
-        if walk.verifier.size() == from {
-            bail!(Fault::of_transaction(from, format!("the node does not send it, but says that it has {end}")));
-        }
-    }
-    // What is left has no transactions of its own, or too few were sent.
-    while let Some(quant) = walk.next_quant()? {
-        walk.seal(quant)?;
-    }
-    let verifier = walk.verifier;
-    bar.finish_and_clear();
-    let newest = verifier.newest().context("the chain has no quant")?;
+    ensure!(stats.pooled <= stats.size, "the node says that more is pooled than it has");
     ensure!(
-        newest.hash() == stats.hash,
-        "the node says that the newest quant is {}, but it is {}",
-        stats.hash,
-        newest.hash()
+        promise.quant < stats.length,
+        "the node says that it has {} quants, but its checkpoint is of quant {}",
+        stats.length,
+        promise.quant
     );
+    let (end, length, out) = match part {
+        Part::Whole => (stats.size, stats.length, None),
+        Part::Export(out) => (promise.size, promise.quant + 1, Some(out)),
+    };
+    let is_whole = out.is_none();
+    let bar = progress(node.json, Unit::Transactions, end);
+    let quants = Quants { source, length, next: 0, page: Vec::new().into_iter() };
+    let mut walk =
+        Walk { verifier: Verifier::new(), quants, waiting: None, promise, voucher: None, out, bar: bar.clone() };
+    let in_force = RwLock::new(None);
+    let exports = !is_whole;
+    let check = |piece: Piece| {
+        let in_force = in_force.read().expect("no holder of this lock panics").clone();
+        piece.texts().map(|text| Item::read(text, in_force.as_deref(), exports)).collect::<Vec<_>>()
+    };
+    let mut pages = Pages { source, end, asked: 0, seen: 0, page: None };
+    in_order(
+        || pages.next(),
+        check,
+        |items| {
+            items.into_iter().try_for_each(|item| walk.take(item))?;
+            *in_force.write().expect("no holder of this lock panics") = walk.verifier.in_force();
+            Ok(())
+        },
+    )?;
+    let (verifier, voucher) = walk.finish()?;
+    bar.finish_and_clear();
+    if is_whole {
+        let newest = verifier.newest().context("the chain has no quant")?.hash();
+        ensure!(newest == stats.hash, "the node says that the newest quant is {}, but it is {newest}", stats.hash);
+    }
     ensure!(verifier.id() == Some(stats.id), "the node says that the chain's id is {}, but it is not", stats.id);
     let name = verifier.rules().map(|rules| rules.name().to_string()).unwrap_or_default();
     ensure!(name == stats.chain, "the node says that the chain is {:?}, but its rules name it {name:?}", stats.chain);
-    Ok(verifier)
+    Ok((verifier, voucher))
 }
 
 #[derive(Clone, Copy)]
@@ -100,11 +122,28 @@ struct Source<'a> {
     runtime: &'a Handle,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
     fn get(self, url: Url) -> anyhow::Result<Body> {
-        let request = self.node.get(url).header(header::ACCEPT, "application/x-ndjson, application/json");
+        self.accept(url, "application/x-ndjson, application/json")
+    }
+
+    fn accept(self, url: Url, media: &str) -> anyhow::Result<Body> {
+        let request = self.node.get(url).header(header::ACCEPT, media);
         let response = self.runtime.block_on(self.node.send(request))?;
         Ok(Body::new(response, self.runtime.clone()))
+    }
+
+    /// The newest checkpoint, and what it says: a claim until its quant is read.
+    fn promise(self, keys: &'a [VerifierKey]) -> anyhow::Result<Promise<'a>> {
+        let mut body = self.accept(self.node.chain_url(&["checkpoint"]), "text/plain")?;
+        let mut text = String::new();
+        io::Read::read_to_string(&mut io::Read::take(&mut body, limits::CHUNK_BYTES as u64), &mut text)
+            .context("the checkpoint cannot be read")?;
+        let malformed = || "the node's checkpoint is none";
+        let note = Note::parse(text.as_bytes()).with_context(malformed)?;
+        let checkpoint = Checkpoint::parse(note.text()).with_context(malformed)?;
+        let (quant, _) = checkpoint.quant().with_context(malformed)?;
+        Ok(Promise { note, text, quant, size: checkpoint.size(), keys })
     }
 
     fn transactions(self, from: u64, end: u64) -> anyhow::Result<Body> {
@@ -124,6 +163,69 @@ impl Source<'_> {
             quants.push(json::parse(&line?).map_err(|error| Fault::of_quant(index, error))?);
         }
         Ok(quants)
+    }
+}
+
+/// A checkpoint before it was compared with the chain.
+struct Promise<'a> {
+    note: Note,
+    text: String,
+    quant: u64,
+    size: u64,
+    keys: &'a [VerifierKey],
+}
+
+/// The transactions of a chain in their order, a page of the node at a time.
+struct Pages<'a> {
+    source: Source<'a>,
+    end: u64,
+    /// What is read when the open page is.
+    asked: u64,
+    seen: u64,
+    page: Option<Elements<BufReader<Body>>>,
+}
+
+impl Pages<'_> {
+    fn next(&mut self) -> anyhow::Result<Option<Piece>> {
+        loop {
+            if let Some(page) = &mut self.page {
+                let piece = page.next_piece()?;
+                self.seen += piece.count() as u64;
+                ensure!(self.seen <= self.asked, "the node sends more transactions than it was asked for");
+                if piece.count() > 0 {
+                    return Ok(Some(piece));
+                }
+                if self.seen < self.asked {
+                    let detail = format!("the node does not send it, but says that it has {}", self.end);
+                    bail!(Fault::of_transaction(self.seen, detail));
+                }
+            }
+            if self.seen == self.end {
+                return Ok(None);
+            }
+            let body = self.source.transactions(self.seen, self.end)?;
+            self.asked = self.end.min(self.seen + limits::PAGE_LIMIT);
+            self.page = Some(Elements::new(BufReader::with_capacity(limits::CHUNK_BYTES, body)));
+        }
+    }
+}
+
+/// A transaction that was read, and its line where it is to be exported.
+struct Item {
+    checked: Result<Checked, String>,
+    line: Option<Vec<u8>>,
+}
+
+impl Item {
+    fn read(text: &[u8], in_force: Option<&InForce>, exports: bool) -> Item {
+        let record = Record::parse(text);
+        let line = record.as_ref().ok().filter(|_| exports).map(|record| {
+            let mut line = Vec::with_capacity(text.len());
+            record.write_canonical(&mut line);
+            line.push(b'\n');
+            line
+        });
+        Item { checked: record.map(|record| Checked::new(record, in_force)), line }
     }
 }
 
@@ -156,6 +258,9 @@ struct Walk<'a> {
     quants: Quants<'a>,
     /// The next quant, which seals transactions that have not come yet.
     waiting: Option<(Quant, Value)>,
+    promise: Promise<'a>,
+    /// Known when the quant of the checkpoint was read.
+    voucher: Option<Voucher>,
     out: Option<&'a mut dyn Write>,
     bar: ProgressBar,
 }
@@ -173,33 +278,26 @@ impl Walk<'_> {
     }
 
     fn seal(&mut self, (quant, value): (Quant, Value)) -> anyhow::Result<()> {
+        let is_promised = quant.index() == self.promise.quant;
         self.verifier.quant(quant)?;
-        self.write(&value)
-    }
-
-    fn write(&mut self, value: &Value) -> anyhow::Result<()> {
         if let Some(out) = &mut self.out {
-            let mut line = json::canonical(value);
+            let mut line = json::canonical(&value);
             line.push(b'\n');
             out.write_all(&line)?;
         }
+        if is_promised {
+            let Promise { note, keys, .. } = &self.promise;
+            self.voucher = Some(check_checkpoint(note, keys, &self.verifier)?);
+        }
         Ok(())
     }
-}
 
-impl Sink for Walk<'_> {
-    fn transaction(&mut self, text: &RawValue) -> anyhow::Result<()> {
+    fn take(&mut self, item: Item) -> anyhow::Result<()> {
         let index = self.verifier.size();
-        let mut value = json::parse(text.get().as_bytes()).map_err(|error| Fault::of_transaction(index, error))?;
-        if let Value::Object(fields) = &mut value {
-            // Where it stands is no part of it.
-            fields.retain(|name, _| name != "state" && name != "quant");
-        }
-        let exported = self.out.is_some().then(|| value.clone());
-        let record = Record::from_value(value).map_err(|error| Fault::of_transaction(index, error))?;
-        self.verifier.transaction(&record)?;
-        if let Some(value) = exported {
-            self.write(&value)?;
+        let checked = item.checked.map_err(|error| Fault::of_transaction(index, error))?;
+        self.verifier.checked(&checked, &mut |_| ())?;
+        if let (Some(out), Some(line)) = (&mut self.out, item.line) {
+            out.write_all(&line)?;
         }
         self.bar.inc(1);
         while let Some(next) = self.next_quant()? {
@@ -212,7 +310,19 @@ impl Sink for Walk<'_> {
         Ok(())
     }
 
-    fn object(&mut self, _: Fields) -> anyhow::Result<()> {
-        unreachable!("an array of transactions is read, whose elements are taken as such")
+    fn finish(mut self) -> anyhow::Result<(Verifier, Voucher)> {
+        // What is left has no transactions of its own, or too few were sent.
+        while let Some(quant) = self.next_quant()? {
+            self.seal(quant)?;
+        }
+        let voucher = self.voucher.with_context(|| {
+            format!("the node's checkpoint is of quant {}, which the chain does not have", self.promise.quant)
+        })?;
+        if let Some(out) = &mut self.out {
+            let mut line = checkpoint_line(&self.promise.text);
+            line.push(b'\n');
+            out.write_all(&line)?;
+        }
+        Ok((self.verifier, voucher))
     }
 }

@@ -194,7 +194,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         // Whoever listens is gone where the node has stopped already.
         let _ = stop.send(true);
     });
-    http::serve(listener, router, http::Limits { connections: connections() }, stopping).await;
+    let bounds = http::Limits { connections: connections(), write_timeout: limits::WRITE_TIMEOUT };
+    http::serve(listener, router, bounds, stopping).await;
 
     drop(node);
     // The writer ends when the last handle is gone: connections that were cut off and tasks that stop drop theirs.

@@ -1,11 +1,11 @@
-//! JSON that is too large to be held, read piece by piece: arrays of transactions, and files of quants and transactions.
+//! JSON that is too large to be held, read piece by piece: quants with their transactions, in an array or in a row.
 //!
 //! serde_json finds where a piece begins and ends; whether the piece is valid I-JSON is for [`crate::core::json`] to say.
 
 use std::{
     cell::Cell,
     fmt,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, Read},
     rc::Rc,
 };
 
@@ -22,17 +22,6 @@ pub trait Sink {
     fn transaction(&mut self, text: &RawValue) -> anyhow::Result<()>;
     /// An object, after the transactions in it.
     fn object(&mut self, fields: Fields) -> anyhow::Result<()>;
-}
-
-/// Reads one JSON array of transactions.
-///
-/// # Errors
-/// That of the sink, or what is no JSON.
-pub fn read_transactions(input: impl Read, sink: &mut dyn Sink) -> anyhow::Result<()> {
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(input));
-    let mut reading = Reading { sink, failed: None };
-    let done = Transactions(&mut reading).deserialize(&mut json).and_then(|()| json.end());
-    reading.finish(done)
 }
 
 /// Reads objects that stand in a row, one a line as a rule, or in one array.

@@ -5,17 +5,21 @@ use std::{fmt, fs::File, io, path::Path};
 use anyhow::Context;
 use clap::Args;
 use reqwest::Url;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::{
     Unit, Usage,
     connection::Connection,
-    file::{self, Checked},
+    file::{self, Content},
     folder, parse_node, print_line, progress,
     remote::{self, Part},
 };
-use crate::core::{hash::Hash, rules::ChainName, verify::Verifier};
+use crate::{
+    core::{export::Voucher, hash::Hash, note::VerifierKey, rules::ChainName, verify::Verifier},
+    limits,
+};
 
 /// What `qbc verify` takes.
 #[derive(Args)]
@@ -34,6 +38,11 @@ pub struct VerifyArgs {
     /// URL, FILE, DIR or `-` for standard input [default: the chain of --node]
     #[arg(value_name = "URL|FILE|DIR")]
     target: Option<String>,
+    /// The key that must have signed the checkpoint of the chain or export, as `qbc key` prints it
+    ///
+    /// More than one may be named: one of them is enough.
+    #[arg(long, value_name = "VKEY")]
+    key: Vec<VerifierKey>,
 }
 
 /// A chain that holds.
@@ -46,6 +55,19 @@ pub struct Verified {
     transactions: u64,
     pooled: u64,
     hash: Hash,
+    /// Of what was read as an export or from a node; null in JSON where that has none.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_voucher")]
+    checkpoint: Option<Voucher>,
+}
+
+/// `{"signed_by": NAME or null}`, or null where there is no checkpoint.
+fn write_voucher<S: Serializer>(voucher: &Option<Voucher>, serializer: S) -> Result<S::Ok, S::Error> {
+    let signed_by = match voucher {
+        None | Some(Voucher::Nobody) => None,
+        Some(Voucher::Unchecked) => Some(None),
+        Some(Voucher::Key(name)) => Some(Some(name.as_str())),
+    };
+    signed_by.map(|name| json!({ "signed_by": name })).serialize(serializer)
 }
 
 impl Verified {
@@ -63,7 +85,13 @@ impl Verified {
             transactions: newest.size(),
             pooled: verifier.size() - newest.size(),
             hash: newest.hash(),
+            checkpoint: None,
         })
+    }
+
+    /// The same with what speaks for its end.
+    pub fn with(self, voucher: Voucher) -> Verified {
+        Verified { checkpoint: Some(voucher), ..self }
     }
 
     /// Quants, sealed and pooled transactions.
@@ -74,12 +102,16 @@ impl Verified {
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Verified { chain, id, quants, transactions, pooled, hash } = self;
+        let Verified { chain, id, quants, transactions, pooled, hash, checkpoint } = self;
         write!(f, "chain {chain} holds: {quants} quants, {transactions} transactions")?;
         if *pooled > 0 {
             write!(f, " and {pooled} pooled")?;
         }
-        write!(f, ", id {id}, newest quant {hash}")
+        write!(f, ", id {id}, newest quant {hash}")?;
+        match checkpoint {
+            None => Ok(()),
+            Some(voucher) => write!(f, "; checkpoint: {voucher}"),
+        }
     }
 }
 
@@ -90,11 +122,12 @@ impl fmt::Display for Verified {
 pub async fn run(args: VerifyArgs, node: Connection) -> anyhow::Result<()> {
     let runtime = Handle::current();
     let target = args.target;
+    let keys = args.key;
     let verify = move || match target.as_deref() {
-        None => of_node(&node, &runtime),
-        Some("-") => of_file(io::stdin().lock(), 0, "standard input", node.json),
-        Some(url) if url.contains("://") => of_node(&at_url(url, &node)?, &runtime),
-        Some(path) => of_path(Path::new(path), node.json),
+        None => of_node(&node, &runtime, &keys),
+        Some("-") => of_file(io::stdin().lock(), 0, "standard input", &keys, node.json),
+        Some(url) if url.contains("://") => of_node(&at_url(url, &node)?, &runtime, &keys),
+        Some(path) => of_path(Path::new(path), &keys, node.json),
     };
     tokio::task::spawn_blocking(verify).await.context("the verification was interrupted")?
 }
@@ -118,29 +151,36 @@ fn chain_of(url: &Url) -> Option<Option<ChainName>> {
     }
 }
 
-fn of_node(node: &Connection, runtime: &Handle) -> anyhow::Result<()> {
-    let verified = Verified::of(&remote::read(node, runtime, Part::Whole)?)?;
-    tell(node.json, &verified)
+fn of_node(node: &Connection, runtime: &Handle, keys: &[VerifierKey]) -> anyhow::Result<()> {
+    let (verifier, voucher) = remote::read(node, runtime, Part::Whole, keys)?;
+    tell(node.json, &Verified::of(&verifier)?.with(voucher))
 }
 
-fn of_path(path: &Path, json: bool) -> anyhow::Result<()> {
+fn of_path(path: &Path, keys: &[VerifierKey], json: bool) -> anyhow::Result<()> {
     if path.is_dir() {
+        if !keys.is_empty() {
+            return Err(Usage("a data folder has no checkpoint that --key could check".into()).into());
+        }
         return folder::verify(path, json);
     }
     let file = File::open(path).with_context(|| {
         format!("cannot read {} (a node's chain is named by its URL, like http://localhost:5000)", path.display())
     })?;
     let bytes = file.metadata().map_or(0, |metadata| metadata.len());
-    of_file(file, bytes, &path.display().to_string(), json)
+    of_file(file, bytes, &path.display().to_string(), keys, json)
 }
 
-fn of_file(input: impl io::Read, bytes: u64, name: &str, json: bool) -> anyhow::Result<()> {
+fn of_file(input: impl io::Read, bytes: u64, name: &str, keys: &[VerifierKey], json: bool) -> anyhow::Result<()> {
     let bar = progress(json || bytes == 0, Unit::Bytes, bytes);
-    let checked = file::check(io::BufReader::new(bar.wrap_read(input))).with_context(|| name.to_string())?;
+    let checked = file::check(io::BufReader::with_capacity(limits::CHUNK_BYTES, bar.wrap_read(input)), keys)
+        .with_context(|| name.to_string())?;
     bar.finish_and_clear();
     match checked {
-        Checked::Chain(verifier) => tell(json, &Verified::of(&verifier)?),
-        Checked::Receipt(receipt) => tell(
+        Content::Chain(verifier, voucher) => tell(json, &Verified::of(&verifier)?.with(voucher)),
+        Content::Receipt(_) if !keys.is_empty() => {
+            Err(Usage(format!("{name} is a receipt, which has no checkpoint that --key could check")).into())
+        }
+        Content::Receipt(receipt) => tell(
             json,
             &VerifiedReceipt {
                 chain: receipt.chain,

@@ -77,6 +77,117 @@ pub fn write_canonical(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
+/// Containers around the innermost value.
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// The length of the canonical value (RFC 8785) that a text starts with, found without making a value of it.
+///
+/// It is never wrong but not complete: `None` where the value is no I-JSON, is not canonical, nests deeper than `depth`
+/// containers, or has a form that is too rare to be known here (names with escapes or with characters beyond U+FFFF). Then
+/// [`parse`] decides. The text must be UTF-8, which is not checked here.
+pub fn canonical_length(text: &[u8], depth: usize) -> Option<usize> {
+    match text.first()? {
+        b'"' => string_length(text),
+        b'{' => members_length(text, depth.checked_sub(1)?),
+        b'[' => elements_length(text, depth.checked_sub(1)?),
+        b'n' => text.starts_with(b"null").then_some(4),
+        b't' => text.starts_with(b"true").then_some(4),
+        b'f' => text.starts_with(b"false").then_some(5),
+        _ => number_length(text),
+    }
+}
+
+/// Each name is behind the one before it, so none stands twice either.
+fn members_length(text: &[u8], depth: usize) -> Option<usize> {
+    if text.get(1) == Some(&b'}') {
+        return Some(2);
+    }
+    let (mut at, mut previous) = (1, None);
+    loop {
+        let name = string_length(&text[at..]).map(|length| &text[at + 1..at + length - 1])?;
+        // Bytes have the order of UTF-16 but for what begins with 0xF0 and more.
+        let is_known = name.iter().all(|&byte| byte != b'\\' && byte < 0xf0);
+        if !is_known || previous.is_some_and(|previous| previous >= name) {
+            return None;
+        }
+        previous = Some(name);
+        at += name.len() + 2;
+        if text.get(at) != Some(&b':') {
+            return None;
+        }
+        at += 1;
+        at += canonical_length(&text[at..], depth)?;
+        match text.get(at)? {
+            b',' => at += 1,
+            b'}' => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+fn elements_length(text: &[u8], depth: usize) -> Option<usize> {
+    if text.get(1) == Some(&b']') {
+        return Some(2);
+    }
+    let mut at = 1;
+    loop {
+        at += canonical_length(&text[at..], depth)?;
+        match text.get(at)? {
+            b',' => at += 1,
+            b']' => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+fn string_length(text: &[u8]) -> Option<usize> {
+    if text.first() != Some(&b'"') {
+        return None;
+    }
+    let mut at = 1;
+    loop {
+        at += plain_length(&text[at..])?;
+        match text[at] {
+            b'"' => return Some(at + 1),
+            b'\\' => at += escape_length(&text[at..])?,
+            _ => return None,
+        }
+    }
+}
+
+/// Only the escape that [`write_escape`] would write is canonical.
+fn escape_length(text: &[u8]) -> Option<usize> {
+    let short = match text.get(1)? {
+        b'"' | b'\\' | b'b' | b't' | b'n' | b'f' | b'r' => return Some(2),
+        b'u' => text.get(..6)?,
+        _ => return None,
+    };
+    let code = std::str::from_utf8(&short[2..]).ok().and_then(|digits| u8::from_str_radix(digits, 16).ok())?;
+    let mut canonical = Vec::with_capacity(6);
+    (code < 0x20).then(|| write_escape(code, &mut canonical))?;
+    (canonical == short).then_some(6)
+}
+
+fn number_length(text: &[u8]) -> Option<usize> {
+    let is_part = |byte: &u8| byte.is_ascii_digit() || b"-+.eE".contains(byte);
+    let length = text.iter().position(|byte| !is_part(byte)).unwrap_or(text.len());
+    let number = &text[..length];
+    let digits = number.strip_prefix(b"-").unwrap_or(number);
+    let is_short = (1..=15).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    if is_short && (digits[0] != b'0' || number == b"0") {
+        return Some(length);
+    }
+    let mut canonical = Vec::with_capacity(32);
+    write_canonical(&parse(number).ok()?, &mut canonical);
+    (canonical == number).then_some(length)
+}
+
 /// Appends a string in the one form that RFC 8785 section 3.2.2.2 allows, quotes included.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
@@ -646,6 +757,33 @@ mod tests {
         }
 
         #[test]
+        fn a_canonical_value_has_its_length(value in value(), behind in "[,}\\]]{0,2}") {
+            let canonical = canonical(&value);
+            let text = [&canonical, behind.as_bytes()].concat();
+            let rare = canonical.iter().any(|&byte| byte >= 0xf0 || byte == b'\\');
+            match canonical_length(&text, MAX_DEPTH) {
+                Some(length) => prop_assert_eq!(length, canonical.len()),
+                None => prop_assert!(rare, "{}", String::from_utf8_lossy(&text)),
+            }
+        }
+
+        #[test]
+        fn only_a_canonical_value_has_a_length(
+            value in value(), place in any::<prop::sample::Index>(), byte in any::<u8>(), depth in 0..6usize,
+        ) {
+            let mut text = canonical(&value);
+            let place = place.index(text.len());
+            text[place] = byte;
+            is_never_wrong(&text, MAX_DEPTH)?;
+            is_never_wrong(&canonical(&value), depth)?;
+        }
+
+        #[test]
+        fn pieces_have_a_length_only_if_canonical(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..12)) {
+            is_never_wrong(&pieces.concat(), MAX_DEPTH)?;
+        }
+
+        #[test]
         fn what_is_read_back_is_what_was_sent(value in value()) {
             prop_assert_eq!(&parse(&canonical(&value)).unwrap(), &value);
             prop_assert_eq!(&parse(&serde_json::to_vec_pretty(&value).unwrap()).unwrap(), &value);
@@ -747,6 +885,19 @@ mod tests {
         b"\x7f",
         b"\x1f",
     ];
+
+    fn is_never_wrong(text: &[u8], limit: usize) -> Result<(), TestCaseError> {
+        let shown = String::from_utf8_lossy(text);
+        if std::str::from_utf8(text).is_err() {
+            return Ok(());
+        }
+        if let Some(length) = canonical_length(text, limit) {
+            let value = parse(&text[..length]).map_err(|error| TestCaseError::fail(format!("{shown}: {error}")))?;
+            prop_assert_eq!(canonical(&value), &text[..length], "{}", shown);
+            prop_assert!(depth(&value) <= limit, "{}", shown);
+        }
+        Ok(())
+    }
 
     fn compare_with_serde_json(text: &[u8]) -> Result<(), TestCaseError> {
         let shown = String::from_utf8_lossy(text);

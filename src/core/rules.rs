@@ -9,7 +9,7 @@ use super::{
     hash::Hash,
     json,
     schema::Schema,
-    transaction::{Signed, Submission, take_hex},
+    transaction::{Id, Signed, Submission, take_hex},
 };
 use crate::limits;
 
@@ -233,24 +233,44 @@ impl Rules {
     /// # Errors
     /// The first rule that refuses it.
     pub fn check(&self, chain: Hash, submission: &Submission, value: &Value) -> Result<(), Refusal> {
-        let bytes = submission.data.len();
-        if bytes as u64 > self.max_bytes {
-            return Err(Refusal::TooLarge { bytes, max: self.max_bytes });
+        let Submission { data, id, signed } = submission;
+        self.check_recorded(chain, data, id.as_ref(), signed.as_ref(), || value)
+    }
+
+    /// The same for data that is recorded already. Its value is made only where there is a schema.
+    ///
+    /// # Errors
+    /// The first rule that refuses it.
+    pub fn check_recorded<V: Borrow<Value>>(
+        &self,
+        chain: Hash,
+        data: &[u8],
+        id: Option<&Id>,
+        signed: Option<&Signed>,
+        value: impl FnOnce() -> V,
+    ) -> Result<(), Refusal> {
+        if data.len() as u64 > self.max_bytes {
+            return Err(Refusal::TooLarge { bytes: data.len(), max: self.max_bytes });
         }
         if let Some(schema) = &self.schema {
-            schema.check(value, bytes).map_err(Refusal::Schema)?;
+            schema.check(value().borrow(), data.len()).map_err(Refusal::Schema)?;
         }
-        self.check_signature(chain, submission)
+        self.check_signature(chain, data, id, signed)
     }
 
     /// Checks that one of the writers, where the chain has any, signed it, and that a signature is its signer's.
     ///
     /// # Errors
     /// What is wrong with the signature.
-    pub fn check_signature(&self, chain: Hash, submission: &Submission) -> Result<(), Refusal> {
-        let signed = submission.signed.as_ref();
+    pub fn check_signature(
+        &self,
+        chain: Hash,
+        data: &[u8],
+        id: Option<&Id>,
+        signed: Option<&Signed>,
+    ) -> Result<(), Refusal> {
         self.check_writer(signed)?;
-        if signed.is_some_and(|signed| !signed.verifies(chain, &submission.data, submission.id.as_ref())) {
+        if signed.is_some_and(|signed| !signed.verifies(chain, data, id)) {
             return Err(Refusal::BadSignature);
         }
         Ok(())

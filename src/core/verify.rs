@@ -1,16 +1,19 @@
 //! A whole chain or a receipt, recomputed from nothing but what is served; the first fault is named with its place.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 
 use super::{
     hash::Hash,
     json,
-    merkle::{self, Edge},
+    merkle::{self, Edge, Tile},
     quant::{Quant, QuantFields},
     rules::{Refusal, Rules},
-    transaction::{Erased, Id, Kind, Record, Submission},
+    transaction::{Erased, Id, Kind, Record},
 };
 
 /// The first fault that was found.
@@ -37,18 +40,47 @@ impl Fault {
 
 /// Recomputes a chain from its first transaction on: each transaction in order, and each quant behind the transactions that
 /// it seals.
+#[derive(Clone)]
 pub struct Verifier {
     edge: Edge,
     newest: Option<Quant>,
-    /// Id and rules in force. A fork changes both at its bang.
-    current: Option<(Hash, Rules)>,
+    /// A fork changes it at its bang.
+    current: Option<Arc<InForce>>,
     /// The rules of a bang that no quant has sealed yet.
     bang: Option<Rules>,
-    ids: HashSet<Id>,
+    /// None where the caller has an index of them.
+    ids: Option<HashSet<Id>>,
     /// Transactions seen without their data.
     erased: u64,
     /// By the index of the transaction that must record it: which one was erased.
     erasures: BTreeMap<u64, u64>,
+}
+
+/// The chain that a transaction belongs to, as far as it is checked against it.
+pub struct InForce {
+    id: Hash,
+    rules: Rules,
+}
+
+/// A transaction that was checked as far as that needs no other: this part of the work can be done in any order.
+pub struct Checked {
+    record: Record,
+    /// The chain whose rules it was found to meet.
+    meets: Option<Hash>,
+}
+
+impl Checked {
+    /// Checks a transaction against rules that will probably be in force when its turn comes. Where it breaks them, or they
+    /// are not in force then, [`Verifier::checked`] decides.
+    pub fn new(record: Record, in_force: Option<&InForce>) -> Checked {
+        let meets = in_force.filter(|of| record.kind.is_none() && check_rules(of, &record).is_ok()).map(|of| of.id);
+        Checked { record, meets }
+    }
+
+    /// The transaction.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
 }
 
 impl Default for Verifier {
@@ -65,10 +97,16 @@ impl Verifier {
             newest: None,
             current: None,
             bang: None,
-            ids: HashSet::new(),
+            ids: Some(HashSet::new()),
             erased: 0,
             erasures: BTreeMap::new(),
         }
+    }
+
+    /// A verifier that leaves it to the caller, who has an index of all ids, to see that none stands twice: then its memory does
+    /// not grow with the chain, and a clone costs nothing.
+    pub fn without_ids() -> Self {
+        Verifier { ids: None, ..Verifier::new() }
     }
 
     /// Transactions that were seen without their data. The record of an erasure may be behind what was seen, or, where a
@@ -89,12 +127,17 @@ impl Verifier {
 
     /// The id of the chain that was seen.
     pub fn id(&self) -> Option<Hash> {
-        self.current.as_ref().map(|(id, _)| *id)
+        self.current.as_ref().map(|current| current.id)
     }
 
     /// The rules in force at the end of what was seen.
     pub fn rules(&self) -> Option<&Rules> {
-        self.current.as_ref().map(|(_, rules)| rules)
+        self.current.as_ref().map(|current| &current.rules)
+    }
+
+    /// What the next transaction is checked against, unless a bang comes first.
+    pub fn in_force(&self) -> Option<Arc<InForce>> {
+        self.current.clone()
     }
 
     /// Takes the next transaction.
@@ -102,6 +145,18 @@ impl Verifier {
     /// # Errors
     /// It is not at its place, or breaks the rules that hold there.
     pub fn transaction(&mut self, record: &Record) -> Result<(), Fault> {
+        self.take(record, None, &mut |_| ())
+    }
+
+    /// The same for one that was checked before, with the tiles of the Merkle tree that it completes.
+    ///
+    /// # Errors
+    /// As [`Verifier::transaction`].
+    pub fn checked(&mut self, checked: &Checked, tiles: &mut impl FnMut(Tile)) -> Result<(), Fault> {
+        self.take(&checked.record, checked.meets, tiles)
+    }
+
+    fn take(&mut self, record: &Record, meets: Option<Hash>, tiles: &mut impl FnMut(Tile)) -> Result<(), Fault> {
         let index = self.edge.size();
         let fault = |detail: String| Err(Fault::of_transaction(index, detail));
         if record.index != index {
@@ -113,20 +168,21 @@ impl Verifier {
         match (&record.kind, &self.current) {
             (Some(Kind::Bang), _) => self.bang = Some(self.check_bang(record)?),
             (_, None) => return fault("a chain starts with its bang".into()),
-            (Some(Kind::Erasure), Some((id, rules))) => {
-                check_erasure_record(*id, rules, record).map_err(|detail| Fault::of_transaction(index, detail))?
+            (Some(Kind::Erasure), Some(current)) => {
+                check_erasure_record(current, record).map_err(|detail| Fault::of_transaction(index, detail))?
             }
-            (None, Some((id, rules))) => {
-                check_rules(*id, rules, record).map_err(|detail| Fault::of_transaction(index, detail))?
+            (None, Some(current)) if meets == Some(current.id) => {}
+            (None, Some(current)) => {
+                check_rules(current, record).map_err(|detail| Fault::of_transaction(index, detail))?
             }
         }
-        if let Some(id) = &record.id
-            && !self.ids.insert(id.clone())
+        if let (Some(id), Some(ids)) = (&record.id, &mut self.ids)
+            && !ids.insert(id.clone())
         {
             return fault(format!("its id {:?} stands in the chain already", id.as_str()));
         }
         self.check_erased(record)?;
-        self.edge.push(record.hash, &mut |_| ());
+        self.edge.push(record.hash, tiles);
         Ok(())
     }
 
@@ -159,11 +215,12 @@ impl Verifier {
             return Err(fault("a bang stands between the transactions of one quant".into()));
         }
         let data = record.data.as_ref().ok_or_else(|| fault("a bang cannot be erased".into()))?;
-        let rules = Rules::from_value(data)
+        let data = json::parse(data).map_err(|error| fault(error.to_string()))?;
+        let rules = Rules::from_value(&data)
             .map_err(|faults| fault(format!("its rules are no rules: {}: {}", faults[0].pointer, faults[0].detail)))?;
         let parent = rules.fork_of().map(|of| (of.chain, of.index, of.hash));
         let shared = self.current.as_ref().zip(self.newest.as_ref());
-        if parent != shared.map(|((id, _), quant)| (*id, quant.index(), quant.hash())) {
+        if parent != shared.map(|(current, quant)| (current.id, quant.index(), quant.hash())) {
             return Err(fault("\"fork_of\" does not name the quant that it follows".into()));
         }
         Ok(rules)
@@ -185,9 +242,9 @@ impl Verifier {
             return fault(format!("\"root\" is {}, but the transactions' root is {root}", quant.header().root));
         }
         if let Some(rules) = self.bang.take() {
-            self.current = Some((quant.hash(), rules));
+            self.current = Some(Arc::new(InForce { id: quant.hash(), rules }));
         }
-        let Some((_, rules)) = &self.current else {
+        let Some(InForce { rules, .. }) = self.current.as_deref() else {
             return fault("a chain starts with its bang".into());
         };
         if quant.header().difficulty != rules.difficulty() {
@@ -203,26 +260,25 @@ impl Verifier {
 /// The transaction that an erasure records.
 fn erasure_of(record: &Record) -> Option<u64> {
     let data = record.data.as_ref().filter(|_| record.kind == Some(Kind::Erasure))?;
-    data.get("index")?.as_u64()
+    json::parse(data).ok()?.get("index")?.as_u64()
 }
 
-fn check_erasure_record(chain: Hash, rules: &Rules, record: &Record) -> Result<(), String> {
+fn check_erasure_record(InForce { id, rules }: &InForce, record: &Record) -> Result<(), String> {
     let data = record.data.as_ref().ok_or("the record of an erasure cannot be erased")?;
     let erased = erasure_of(record).filter(|&erased| erased < record.index);
     erased.ok_or("it is the record of an erasure, but names no earlier transaction")?;
-    let submission = Submission { data: json::canonical(data), id: record.id.clone(), signed: record.signed.clone() };
-    rules.check_signature(chain, &submission).map_err(told)
+    rules.check_signature(*id, data, record.id.as_ref(), record.signed.as_ref()).map_err(told)
 }
 
-fn check_rules(chain: Hash, rules: &Rules, record: &Record) -> Result<(), String> {
+fn check_rules(InForce { id, rules }: &InForce, record: &Record) -> Result<(), String> {
+    let signed = record.signed.as_ref();
     let outcome = match &record.data {
-        Some(value) => {
-            let submission =
-                Submission { data: json::canonical(value), id: record.id.clone(), signed: record.signed.clone() };
-            rules.check(chain, &submission, value)
+        Some(data) => {
+            let value = || json::parse(data).expect("what is canonical can be read");
+            rules.check_recorded(*id, data, record.id.as_ref(), signed, value)
         }
         // Only the commitment is left: what the data was cannot be checked against the rules, nor can its signature.
-        None => rules.check_writer(record.signed.as_ref()),
+        None => rules.check_writer(signed),
     };
     outcome.map_err(told)
 }
@@ -303,7 +359,7 @@ mod tests {
         chain::{Chain, bang_header, bang_transaction},
         quant::Header,
         rules::ForkOf,
-        transaction::{Signed, Timestamp, Transaction},
+        transaction::{Signed, Submission, Timestamp, Transaction},
     };
 
     #[derive(Clone, Debug)]
@@ -640,7 +696,8 @@ mod tests {
         let mut erased = Record::from_value(json::parse(&Node::new().export[0]).unwrap()).unwrap();
         erased.data = None;
         assert!(
-            check_rules(Hash::ZERO, &rules.ok().unwrap(), &erased).is_err_and(|detail| detail.contains("not signed"))
+            check_rules(&InForce { id: Hash::ZERO, rules: rules.ok().unwrap() }, &erased)
+                .is_err_and(|detail| detail.contains("not signed"))
         );
     }
 

@@ -29,7 +29,7 @@ use crate::{
     limits,
     node::{Node, Receipt},
     store::{Lineage, Store, StoreError},
-    writer::ChainHandle,
+    writer::{ChainHandle, in_force_at},
 };
 
 /// A quant that was just mined.
@@ -671,10 +671,11 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
     };
     // Where the quant was made by an ancestor, it is the ancestor that is forked: its rules hold there.
     let parent = target.chain.maker_of(at);
-    let lineage = parent.lineage.clone();
-    let quant = app.0.node.read(move |store| store.quant(&lineage, at)).await?;
-    let of = ForkOf { chain: parent.id, index: at, hash: quant.hash() };
-    let rules = parent.rules.fork(name, of).amend(fields)?;
+    let of = parent.clone();
+    let read = move |store: &Store| Ok((store.quant(&of.lineage, at)?, in_force_at(store, &of, at)?));
+    let (quant, (id, rules)) = app.0.node.read(read).await?;
+    let of = ForkOf { chain: id, index: at, hash: quant.hash() };
+    let rules = rules.fork(name, of).amend(fields)?;
     let chain = app.0.node.bang(rules, Some((parent, quant)), leap).await?;
     Ok(ChainView::created(&chain))
 }

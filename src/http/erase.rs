@@ -91,7 +91,8 @@ pub async fn erase(
     }
     let submission = Submission { data: erasure_data(erased, reason), id: None, signed };
     let writer = target.chain.writer_of(erased);
-    writer.rules.check_signature(writer.id, &submission)?;
+    let Submission { data, id, signed } = &submission;
+    writer.rules.check_signature(writer.id, data, id.as_ref(), signed.as_ref())?;
 
     let (chain, accepted) = app.0.node.erase(&target.chain, erased, submission).await?;
     let erasure = Erasure {

@@ -43,8 +43,8 @@ impl FromRequestParts<App> for ChainOf {
                 Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
                 None => Err(no_chain(app, &name)),
             },
-            None => match &app.0.default_chain {
-                Some(chain) => Ok(ChainOf { chain: chain.clone(), prefix: String::new() }),
+            None => match app.0.node.chain(ChainName::DEFAULT) {
+                Some(chain) => Ok(ChainOf { chain, prefix: String::new() }),
                 None => Err(no_chain(app, ChainName::DEFAULT)),
             },
         }

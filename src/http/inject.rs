@@ -283,7 +283,7 @@ fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Subm
         let detail = "unknown field: a transaction to add has data, id, signer and signature";
         return Err(vec![Fault::of(name, detail)].into());
     }
-    if depth(&data) > limits::DATA_DEPTH {
+    if json::depth(&data) > limits::DATA_DEPTH {
         let detail = format!("is nested more than {} deep", limits::DATA_DEPTH);
         return Err(Problem { status: StatusCode::BAD_REQUEST, ..vec![Fault::of("data", detail)].into() });
     }
@@ -304,15 +304,6 @@ fn take_id(fields: &mut Map<String, Value>, key: Option<Id>) -> Result<Option<Id
         return Err(vec![Fault::of("id", "differs from the header Idempotency-Key")].into());
     }
     Ok(Some(id))
-}
-
-/// Containers around the innermost value.
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
-        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
 }
 
 /// What became of a stream of lines.

@@ -2,7 +2,9 @@
 
 mod chains;
 mod erase;
+mod events;
 mod extract;
+mod import;
 mod inject;
 mod nodes;
 mod problem;
@@ -39,7 +41,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use server::{Limits, serve};
 
-use crate::{core::rules::ChainName, limits, node::Node, peers::Peers, writer::ChainHandle};
+use crate::{limits, node::Node, peers::Peers};
 use problem::Problem;
 
 /// What all handlers share. A clone is another handle to the same.
@@ -50,10 +52,10 @@ pub struct App(Arc<Shared>);
 struct Shared {
     node: Node,
     peers: Peers,
-    /// Absent where it is damaged.
-    default_chain: Option<Arc<ChainHandle>>,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
+    /// What is kept for those who listen to chains.
+    events: events::Feeds,
     /// Sites whose pages may use the node.
     origins: Vec<HeaderValue>,
     /// The OpenAPI document, once the routes are there of which it is made.
@@ -65,9 +67,9 @@ struct Shared {
 impl App {
     /// A node and its peers, for the pages of these sites, until `stopping` says that the node stops.
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
-        let default_chain = node.chain(ChainName::DEFAULT);
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        App(Arc::new(Shared { node, peers, default_chain, room, origins, document: OnceLock::new(), stopping }))
+        let events = events::Feeds::new();
+        App(Arc::new(Shared { node, peers, room, events, origins, document: OnceLock::new(), stopping }))
     }
 }
 
@@ -90,6 +92,7 @@ fn chain_routes() -> OpenApiRouter<App> {
         .routes(routes!(chains::stats))
         .routes(routes!(chains::fork))
         .routes(routes!(erase::erase))
+        .routes(routes!(events::events))
 }
 
 /// The routes of the node.
@@ -97,6 +100,7 @@ fn node_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(nodes::index))
         .routes(routes!(nodes::bang))
+        .routes(routes!(import::import, import::give_up))
         .routes(routes!(nodes::chains))
         .routes(routes!(nodes::get_chain, nodes::patch_chain))
         .routes(routes!(nodes::discover, nodes::discovered))
@@ -143,7 +147,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
 fn cors(origins: &[HeaderValue]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins.iter().cloned()))
-        .allow_methods([Method::GET, Method::POST, Method::PATCH])
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers(AnyValue)
         .expose_headers(AnyValue)
 }
@@ -275,7 +279,7 @@ fn chain_parameter() -> Parameter {
         .name("chain")
         .parameter_in(ParameterIn::Path)
         .required(Required::True)
-        .description(Some("The chain's name"))
+        .description(Some("The chain's name, or its id"))
         .schema(Some(RefOr::<Schema>::T(Object::with_type(Type::String).into())))
         .build()
 }

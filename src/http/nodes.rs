@@ -208,7 +208,7 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
     get,
     path = "/chains/{chain}",
     tag = "node",
-    params(("chain" = String, Path, description = "Its name")),
+    params(("chain" = String, Path, description = "Its name, or its id")),
     responses(
         (status = 200, description = "The chain", body = ChainView),
         (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
@@ -380,6 +380,7 @@ pub async fn index(State(app): State<App>) -> axum::Json<Value> {
             "POST /inject": "add a transaction: {\"data\": any JSON}",
             "GET /leap": "mine what is pooled into a quant",
             "GET /chain": "the whole chain",
+            "GET /events?from=0": "the same as it grows, without end",
             "GET /transactions/1/receipt": "the proof that a transaction is in the chain",
             "POST /bang": "make a chain of your own: {\"name\": …}, used at /chains/{name}/…",
             "GET /chains": "all chains",

@@ -163,7 +163,8 @@ impl From<Refused> for Problem {
             | Refused::IdTwice(_)
             | Refused::NotErasable(_)
             | Refused::Overtaken
-            | Refused::Stale(_) => StatusCode::CONFLICT,
+            | Refused::Stale(_)
+            | Refused::GivenUp => StatusCode::CONFLICT,
             Refused::Moved { .. } | Refused::Leaped(_) => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,

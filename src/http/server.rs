@@ -1,6 +1,6 @@
 //! Connections: how many, how long a request may take to arrive, and how they end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -14,20 +14,24 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
+use tokio_io_timeout::TimeoutStream;
 
 use crate::limits;
 
-/// What the operating system lets the server have.
+/// What clients may take up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at one time.
     pub connections: usize,
+    /// How long a connection may take nothing of what it is sent.
+    pub write_timeout: Duration,
 }
 
 /// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut shutdown: watch::Receiver<bool>) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT).pipeline_flush(true);
+    // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
+    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
     let places = Arc::new(Semaphore::new(bounds.connections));
     let graceful = GracefulShutdown::new();
     // Its end is that of this function, and cuts off what is under way still.
@@ -35,7 +39,7 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
     loop {
         let next = async {
             let place = places.clone().acquire_owned().await.expect("the places are never closed");
-            (place, accept(&listener).await)
+            (place, accept(&listener, bounds.write_timeout).await)
         };
         let (place, stream) = tokio::select! {
             next = next => next,
@@ -59,13 +63,15 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener, write_timeout: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Without it, the answer to a small request may wait for an acknowledgement.
                 let _ = stream.set_nodelay(true);
-                return stream;
+                let mut stream = TimeoutStream::new(stream);
+                stream.set_write_timeout(Some(write_timeout));
+                return Box::pin(stream);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -79,4 +85,53 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{
+        body::{Body, Bytes},
+        routing::get,
+    };
+    use futures_util::stream;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Symptom: a client that asked for a long answer and read nothing made the node hold all of it in memory. Cause:
+    /// hyper's `pipeline_flush`. Cure: without it, and with a time limit for writing.
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_gets_little_and_is_cut_off() {
+        const PIECES: usize = 2_000;
+        let (taken, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
+        let (counter, holder) = (taken.clone(), held.clone());
+        let answer = move || {
+            let state = (counter.clone(), holder.clone());
+            let pieces = stream::unfold(state, |state| async {
+                // As an answer does that is read from the store, which is not ready at once.
+                tokio::task::yield_now().await;
+                let piece = Ok::<_, io::Error>(Bytes::from_static(&[b'x'; 64 << 10]));
+                (state.0.fetch_add(1, Ordering::Relaxed) < PIECES).then_some((piece, state))
+            });
+            std::future::ready(Body::from_stream(pieces))
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let bounds = Limits { connections: 1, write_timeout: Duration::from_millis(500) };
+        let (stop, stopping) = watch::channel(false);
+        let server = tokio::spawn(serve(listener, Router::new().route("/", get(answer)), bounds, stopping));
+        client.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
+        let dropped = async {
+            while taken.load(Ordering::Relaxed) == 0 || Arc::strong_count(&held) > 2 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), dropped).await.expect("the answer is dropped with its connection");
+        let taken = taken.load(Ordering::Relaxed);
+        assert!(taken < PIECES / 2, "{taken} pieces were taken, which is more than sockets hold");
+        stop.send(true).unwrap();
+        server.await.unwrap();
+    }
 }

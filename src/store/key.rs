@@ -10,7 +10,7 @@ use std::{
 
 use ed25519_dalek::SigningKey;
 
-use super::{Store, StoreError, check_format, lock};
+use super::{Store, StoreError, check_format, lock, make_folder};
 use crate::core::transaction::take_hex;
 
 /// A key file in the data folder, by what its key is for. One key for both would let a signature of one kind be looked for
@@ -102,7 +102,7 @@ impl Store {
         let shown = folder.display();
         let folder_error =
             |error: io::Error| StoreError::Folder(format!("cannot use the data folder {shown}: {error}"));
-        fs::create_dir_all(folder).map_err(folder_error)?;
+        make_folder(folder).map_err(folder_error)?;
         let _lock = lock(folder)?;
         check_format(folder)?;
         if ["node.key", "acknowledged", "store"].iter().any(|name| folder.join(name).exists()) {

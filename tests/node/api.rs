@@ -552,8 +552,10 @@ const CHAIN_ROUTES: [(&str, &str); 13] = [
     ("get", "/stats"),
     ("post", "/fork"),
 ];
-const NODE_ROUTES: [(&str, &str); 10] = [
+const NODE_ROUTES: [(&str, &str); 12] = [
     ("post", "/bang"),
+    ("post", "/import"),
+    ("delete", "/import"),
     ("get", "/chains"),
     ("get", "/chains/{chain}"),
     ("patch", "/chains/{chain}"),

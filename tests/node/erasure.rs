@@ -124,7 +124,7 @@ fn old_copies_of_the_journal_and_the_tables_cannot_be_read_without_the_key() {
     assert_eq!(erase(&node, "", 2).status(), 201);
     let (data, _folder) = node.kill();
 
-    fs::copy(data.join("run.keys"), old.join("keys")).unwrap();
+    fs::copy(data.join("run.keys"), old.join("run.keys")).unwrap();
     let store = Store::open(&old).unwrap();
     let lineage = qbc::store::Lineage::new(qbc::store::ChainNumber(0), None);
     assert!(String::from_utf8(store.record(&lineage, 1).unwrap()).unwrap().contains("kept"));

@@ -27,25 +27,7 @@ use qbc::store::Store;
 use reqwest::{StatusCode, blocking::Client};
 use serde_json::{Value, json};
 
-use crate::support::{TestNode, eventually, header, problem, verifies};
-
-/// A number from the environment.
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
-/// Random numbers that a seed repeats (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
+use crate::support::{Random, TestNode, eventually, header, problem, setting, verifies};
 
 /// What the node has acknowledged, and with it promised.
 #[derive(Default)]

@@ -3,10 +3,13 @@
 mod api;
 mod discovery;
 mod erasure;
+mod events;
 mod faults;
 mod hostile;
+mod import;
 mod inject;
 mod process;
+mod proofs;
 mod readme;
 mod retries;
 mod rules;

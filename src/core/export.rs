@@ -1,0 +1,207 @@
+//! An export: a chain as lines of JSON, and its checkpoint at the end.
+//!
+//! One item a line in the order of verification: the transactions that a quant seals, then that quant, and so on to the newest
+//! quant. The last line is `{"checkpoint": TEXT}`, the signed note that speaks for exactly that quant: without it nobody can see
+//! that quants were cut off at the end. Each line is canonical (RFC 8785), so that exports of one chain differ in nothing but
+//! the signatures.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::{
+    json,
+    merkle::Tile,
+    note::{Checkpoint, KeyName, Note, NoteError, VerifierKey},
+    quant::Quant,
+    transaction::{Record, take_text},
+    verify::{self, Checked, Fault, InForce, Verifier},
+};
+
+/// One line, checked as far as that needs no other. What it is was found out even where it is at fault.
+pub enum Line {
+    /// A transaction.
+    Transaction(Result<Checked, String>),
+    /// A quant behind the transactions that it seals.
+    Quant(Result<Quant, String>),
+    /// The checkpoint behind all.
+    Checkpoint(Result<Note, String>),
+    /// No JSON.
+    Unreadable(String),
+}
+
+impl Line {
+    /// Reads a line and recomputes what stands in it. This is nearly all of the work of a verification, and lines can be
+    /// read in any order.
+    pub fn parse(text: &[u8], in_force: Option<&InForce>) -> Line {
+        if let Some(record) = Record::walk(text) {
+            return Line::Transaction(Ok(Checked::new(record, in_force)));
+        }
+        match json::parse(text) {
+            Ok(Value::Object(fields)) => Line::of(fields, in_force),
+            Ok(_) => Line::Unreadable("it is no object".into()),
+            Err(error) => Line::Unreadable(format!("it is no I-JSON: {error}")),
+        }
+    }
+
+    /// The same for an object that came through the gate.
+    pub fn of(mut fields: Map<String, Value>, in_force: Option<&InForce>) -> Line {
+        if verify::is_quant(&fields) {
+            Line::Quant(verify::quant(Value::Object(fields)))
+        } else if fields.contains_key("checkpoint") {
+            Line::Checkpoint(take_note(&mut fields))
+        } else {
+            Line::Transaction(Record::from_value(Value::Object(fields)).map(|record| Checked::new(record, in_force)))
+        }
+    }
+}
+
+fn take_note(fields: &mut Map<String, Value>) -> Result<Note, String> {
+    let text = take_text(fields, "checkpoint")?.unwrap_or_default();
+    match fields.keys().next() {
+        Some(name) => Err(format!("{name:?} is no field of the last line")),
+        None => Note::parse(text.as_bytes()).map_err(|error| error.to_string()),
+    }
+}
+
+/// The last line of an export.
+pub fn checkpoint_line(note: &str) -> Vec<u8> {
+    let mut line = b"{\"checkpoint\":".to_vec();
+    json::write_string(note, &mut line);
+    line.push(b'}');
+    line
+}
+
+/// What speaks for the end of an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// Nothing: quants may have been cut off.
+    Nobody,
+    /// A checkpoint. Its signature was not checked, since no key was named.
+    Unchecked,
+    /// A checkpoint that this key has signed.
+    Key(KeyName),
+}
+
+impl fmt::Display for Voucher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Voucher::Nobody => f.write_str("none: quants may have been cut off at the end"),
+            Voucher::Unchecked => {
+                f.write_str("agrees; its signature was not checked, since no key was named with --key")
+            }
+            Voucher::Key(name) => write!(f, "agrees, signed by {name}"),
+        }
+    }
+}
+
+/// Checks that a checkpoint speaks for what a verifier has seen, and that one of the keys has signed it, where any is named.
+///
+/// # Errors
+/// It is another chain's or quant's, or none of the keys has signed it.
+pub fn check_checkpoint(note: &Note, keys: &[VerifierKey], verifier: &Verifier) -> Result<Voucher, Fault> {
+    let fault = |detail: String| Fault { place: "checkpoint".into(), detail };
+    let claimed = Checkpoint::parse(note.text()).map_err(|error| fault(error.to_string()))?;
+    let (Some(id), Some(newest)) = (verifier.id(), verifier.newest()) else {
+        return Err(fault("there is no quant before it".into()));
+    };
+    let expected = Checkpoint::new(id, newest);
+    if claimed.origin() != expected.origin() {
+        return Err(fault(format!("it is of {}, but the chain is {}", claimed.origin(), expected.origin())));
+    }
+    if claimed != expected {
+        let (claimed, expected) = (claimed.to_string(), expected.to_string());
+        return Err(fault(format!(
+            "it says {:?}, but the chain up to here has {:?}",
+            lines(&claimed),
+            lines(&expected)
+        )));
+    }
+    if keys.is_empty() {
+        return Ok(Voucher::Unchecked);
+    }
+    match note.verify(keys) {
+        Ok(signed) => Ok(Voucher::Key(signed[0].key.name().clone())),
+        Err(NoteError::Unsigned) => Err(fault("the key that was named has not signed it".into())),
+        Err(error) => Err(fault(error.to_string())),
+    }
+}
+
+/// Size, root and quant of a checkpoint's text.
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().skip(1).collect()
+}
+
+/// An export on its way through the verifier.
+pub struct Export {
+    verifier: Verifier,
+    keys: Vec<VerifierKey>,
+    /// Transactions that no quant has sealed yet.
+    loose: u64,
+    voucher: Voucher,
+}
+
+impl Export {
+    /// Starts before the first line. One of the keys must have signed the checkpoint, if there are any.
+    pub fn new(verifier: Verifier, keys: Vec<VerifierKey>) -> Export {
+        Export { verifier, keys, loose: 0, voucher: Voucher::Nobody }
+    }
+
+    /// What was seen of the chain.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// Takes the next line, and gives the tiles of the Merkle tree that it completes.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn take(&mut self, line: &Line, tiles: &mut impl FnMut(Tile)) -> Result<(), Fault> {
+        if self.voucher != Voucher::Nobody {
+            return Err(Fault { place: "checkpoint".into(), detail: "something stands behind it".into() });
+        }
+        match line {
+            Line::Transaction(checked) => {
+                let index = self.verifier.size();
+                let checked = checked.as_ref().map_err(|detail| Fault::of_transaction(index, detail))?;
+                self.verifier.checked(checked, tiles)?;
+                self.loose += 1;
+            }
+            Line::Quant(quant) => {
+                let index = self.verifier.newest().map_or(0, |quant| quant.index() + 1);
+                let quant = quant.as_ref().map_err(|detail| Fault::of_quant(index, detail))?;
+                self.verifier.quant(quant.clone())?;
+                self.loose = 0;
+            }
+            Line::Checkpoint(note) => {
+                let fault = |detail: String| Fault { place: "checkpoint".into(), detail };
+                if self.loose > 0 {
+                    return Err(fault("no quant seals the transactions before it".into()));
+                }
+                let note = note.as_ref().map_err(|detail| fault(detail.clone()))?;
+                self.voucher = check_checkpoint(note, &self.keys, &self.verifier)?;
+            }
+            Line::Unreadable(detail) => {
+                return Err(Fault::of_transaction(self.verifier.size(), detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends behind the last line.
+    ///
+    /// # Errors
+    /// The end is missing: the quant that seals the last transactions, or the checkpoint where a key was named for it.
+    pub fn finish(self) -> Result<(Verifier, Voucher), Fault> {
+        let Export { verifier, keys, loose, voucher } = self;
+        if loose > 0 {
+            let detail = format!("no quant seals it and the {} behind it: the end is missing", loose - 1);
+            return Err(Fault::of_transaction(verifier.size() - loose, detail));
+        }
+        if voucher == Voucher::Nobody && !keys.is_empty() {
+            let detail = "there is none, so the key that was named speaks for nothing: the end may be missing";
+            return Err(Fault { place: "checkpoint".into(), detail: detail.into() });
+        }
+        Ok((verifier, voucher))
+    }
+}

@@ -1,0 +1,256 @@
+//! Imports: chains that were made elsewhere, written in parts and seen by nobody before they are whole.
+//!
+//! What is in a command was verified by the one who sends it. The writer only keeps the order: a part is appended where the last
+//! one ended, or not at all.
+
+use std::sync::Arc;
+
+use super::{ChainHandle, Entry, Outcome, Pending, Refused, Writer, stored_rules};
+use crate::{
+    core::{
+        chain::LeapPolicy,
+        hash::Hash,
+        merkle::Tile,
+        quant::Quant,
+        rules::{ChainName, Rules},
+        transaction::{Id, Record},
+    },
+    limits,
+    store::{BangPlace, ChainNumber, ChainRecord, ImportRecord, Run, Store, StoreError},
+};
+
+/// A step of an import.
+pub enum Step {
+    /// Starts it, or goes on with one that was interrupted.
+    Begin,
+    /// Appends.
+    Add(Part),
+    /// Makes the chain visible.
+    Finish {
+        /// As its rules say.
+        name: ChainName,
+        /// Where its own bang stands.
+        bang: BangPlace,
+        /// Transactions that came without their data.
+        erasures: u64,
+    },
+    /// Removes some of what is stored.
+    GiveUp,
+}
+
+/// Consecutive transactions and quants of a chain, and what is derived from them.
+#[derive(Default)]
+pub struct Part {
+    /// Transactions before it.
+    from: u64,
+    /// Transactions up to its end.
+    size: u64,
+    /// Bytes of all transactions up to its end.
+    bytes: u64,
+    runs: Vec<Run>,
+    tiles: Vec<Tile>,
+    ids: Vec<(Id, u64)>,
+    /// Each with the size of the quant before.
+    quants: Vec<(Quant, u64)>,
+}
+
+impl Part {
+    /// An empty part behind so many transactions and their bytes.
+    pub fn new(from: u64, bytes: u64) -> Part {
+        Part { from, size: from, bytes, ..Part::default() }
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.size == self.from && self.quants.is_empty()
+    }
+
+    /// The empty part that follows.
+    pub fn next(&self) -> Part {
+        Part::new(self.size, self.bytes)
+    }
+
+    /// Adds the next transaction with the tiles that it completes. `stored` is its record.
+    pub fn transaction(&mut self, record: &Record, stored: &[u8], tiles: Vec<Tile>) {
+        if self.runs.last().is_none_or(|run| run.is_full_for(stored.len())) {
+            self.runs.push(Run::new(self.size, self.bytes));
+        }
+        let run = self.runs.last_mut().expect("one was pushed where there was none");
+        self.bytes += run.push(|out| out.extend_from_slice(stored));
+        self.ids.extend(record.id.clone().map(|id| (id, self.size)));
+        self.tiles.extend(tiles);
+        self.size += 1;
+    }
+
+    /// Adds the next quant, behind one of `previous_size` transactions.
+    pub fn quant(&mut self, quant: Quant, previous_size: u64) {
+        self.quants.push((quant, previous_size));
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.runs.iter().map(Run::bytes).sum()
+    }
+}
+
+/// How far an import has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// The number that the chain has in the store.
+    pub number: ChainNumber,
+    /// Transactions that are stored.
+    pub size: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Quants that are stored.
+    pub quants: u64,
+}
+
+/// An import in the writer's own, newest state.
+pub(super) struct Importing {
+    progress: Progress,
+    given_up: bool,
+}
+
+impl Importing {
+    /// As it stands in the store. One that is damaged there is given up.
+    pub(super) fn load(store: &Store, record: &ImportRecord) -> Result<Importing, StoreError> {
+        let number = record.number;
+        let mut progress = Progress { number, size: 0, bytes: 0, quants: 0 };
+        let read = || -> Result<_, StoreError> {
+            let (size, bytes) = store.size_and_bytes(number)?.unwrap_or((0, 0));
+            let quants = store.newest_quant(number)?.map_or(0, |quant| quant.index() + 1);
+            Ok(Progress { number, size, bytes, quants })
+        };
+        let given_up = match read() {
+            Ok(read) => {
+                progress = read;
+                record.given_up
+            }
+            Err(StoreError::Damaged(detail)) => {
+                tracing::error!(chain = %record.id, "what is stored of an import is damaged: {detail}");
+                true
+            }
+            Err(other) => return Err(other),
+        };
+        Ok(Importing { progress, given_up })
+    }
+
+    pub(super) fn number(&self) -> ChainNumber {
+        self.progress.number
+    }
+}
+
+impl Writer {
+    pub(super) fn import(&mut self, id: Hash, step: Step, pending: &mut Pending) -> Result<Outcome, Refused> {
+        match step {
+            Step::Begin => self.begin_import(id, pending),
+            Step::Add(part) => self.add_part(id, part, pending),
+            Step::Finish { name, bang, erasures } => self.finish_import(id, &name, bang, erasures, pending),
+            Step::GiveUp => self.give_up_import(id, pending),
+        }
+    }
+
+    fn begin_import(&mut self, id: Hash, pending: &mut Pending) -> Result<Outcome, Refused> {
+        if let Some(found) = self.imports.get(&id) {
+            // What is being removed must be gone before anything is stored under the same id.
+            return if found.given_up { Err(Refused::GivenUp) } else { Ok(Outcome::Importing(found.progress)) };
+        }
+        let number = self.next_number;
+        self.next_number = ChainNumber(number.0 + 1);
+        pending.batch.import(&ImportRecord { id, number, given_up: false });
+        let progress = Progress { number, size: 0, bytes: 0, quants: 0 };
+        self.imports.insert(id, Importing { progress, given_up: false });
+        Ok(Outcome::Importing(progress))
+    }
+
+    fn add_part(&mut self, id: Hash, part: Part, pending: &mut Pending) -> Result<Outcome, Refused> {
+        let found = self.imports.get_mut(&id).filter(|found| !found.given_up).ok_or(Refused::GivenUp)?;
+        let progress = &mut found.progress;
+        let follows =
+            part.from == progress.size && part.quants.first().is_none_or(|(quant, _)| quant.index() == progress.quants);
+        if !follows {
+            return Err(Refused::Stale("the import went on elsewhere".into()));
+        }
+        let number = progress.number;
+        progress.size = part.size;
+        progress.bytes = part.bytes;
+        progress.quants += part.quants.len() as u64;
+        part.runs.into_iter().for_each(|run| pending.batch.run(number, run));
+        part.tiles.iter().for_each(|tile| pending.batch.tile(number, tile));
+        part.ids.iter().for_each(|(id, index)| pending.batch.id(number, id, *index));
+        part.quants.iter().for_each(|(quant, previous_size)| pending.batch.quant(number, quant, *previous_size));
+        Ok(Outcome::Done)
+    }
+
+    fn finish_import(
+        &mut self,
+        id: Hash,
+        name: &ChainName,
+        bang: BangPlace,
+        erasures: u64,
+        pending: &mut Pending,
+    ) -> Result<Outcome, Refused> {
+        let found = self.imports.get(&id).filter(|found| !found.given_up).ok_or(Refused::GivenUp)?;
+        let number = found.number();
+        if self.names.contains(name) {
+            let other = self.published.chain(name.as_str());
+            let other = other.filter(|other| other.is_untouched_default() && !self.is_forked(other.number()));
+            pending.replaced = Some(other.ok_or_else(|| Refused::NameTaken(name.clone()))?);
+        }
+        let (name, leap) = (name.to_string(), LeapPolicy::default());
+        let bang = Some(bang).filter(|bang| bang.quant > 0);
+        let record = ChainRecord { name, number, parent: None, leap, erasures, bang };
+        // It is read as it will be at the next start, so that nothing becomes visible that could not be opened then.
+        let entry: Entry = self.load_chain(&record)?;
+        if entry.chain.id != id {
+            return Err(StoreError::Damaged("the imported chain has another id".into()).into());
+        }
+        let handle = entry.handle.clone();
+        pending.batch.chain(&record);
+        pending.batch.end_import(id);
+        pending.made.push(number);
+        self.imports.remove(&id);
+        self.names.insert(handle.name.clone());
+        self.chains.insert(number, entry);
+        Ok(Outcome::Banged(handle))
+    }
+
+    fn is_forked(&self, chain: ChainNumber) -> bool {
+        self.chains.values().any(|entry| entry.handle.lineage.parent().is_some_and(|parent| parent.number == chain))
+    }
+
+    fn give_up_import(&mut self, id: Hash, pending: &mut Pending) -> Result<Outcome, Refused> {
+        let Some(found) = self.imports.get_mut(&id) else { return Ok(Outcome::Done) };
+        let number = found.number();
+        if !std::mem::replace(&mut found.given_up, true) {
+            // First for sure: what is half removed must not be gone on with.
+            pending.batch.import(&ImportRecord { id, number, given_up: true });
+            return Ok(Outcome::Removing);
+        }
+        if self.store.remove_parts(number, limits::REMOVE_ENTRIES, &mut pending.batch)? {
+            pending.batch.end_import(id);
+            self.imports.remove(&id);
+            return Ok(Outcome::Done);
+        }
+        Ok(Outcome::Removing)
+    }
+}
+
+/// Id and rules of the chain that made a quant of this chain: where the chain was imported, that may be an ancestor which
+/// this node does not have as a chain of its own.
+///
+/// # Errors
+/// What is stored is damaged.
+pub fn in_force_at(store: &Store, chain: &ChainHandle, quant: u64) -> Result<(Hash, Arc<Rules>), StoreError> {
+    let (mut id, mut rules) = (chain.id, chain.rules.clone());
+    while let Some(of) = rules.fork_of().filter(|of| quant <= of.index) {
+        id = of.chain;
+        let first = store.quant_with_hash(&chain.lineage, id)?;
+        let first =
+            first.ok_or_else(|| StoreError::Damaged(format!("the first quant of its ancestor {id} is missing")))?;
+        // A bang is the last transaction of the quant that it is sealed by.
+        let bang = store.quant(&chain.lineage, first)?.size() - 1;
+        rules = Arc::new(stored_rules(store, &chain.lineage, bang)?);
+    }
+    Ok((id, rules))
+}

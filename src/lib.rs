@@ -14,6 +14,7 @@
 //! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine` |
 //! | [`leap`] | automatic leaps | `node` |
 //! | [`scrub`] | all data read again and compared with the roots | `node` |
+//! | [`witness`] | cosignatures, asked of witnesses for each new quant | `node`, `peers` |
 //! | [`peers`] | discovery and liveness of other nodes | |
 //! | [`http`] | routes, and what holds for each of them | `node`, `peers` |
 //! | [`cli`] | the program: a node, and the client commands | all |
@@ -36,4 +37,5 @@ pub mod node;
 pub mod peers;
 pub mod scrub;
 pub mod store;
+pub mod witness;
 pub mod writer;

@@ -159,3 +159,30 @@ pub const IMPORT_BYTES: usize = 2 << 20;
 
 /// Entries of an import that was given up which are removed in one step of the writer, so that others do not wait long.
 pub const REMOVE_ENTRIES: usize = 4_096;
+
+/// Bytes of a call of `add-checkpoint`, and of an answer to one: 16 signatures of the largest algorithm, 5 kB each
+/// (C2SP signed-note), in base64, beside the proof and the text.
+pub const WITNESS_BYTES: usize = 128 << 10;
+
+/// Pieces of evidence that a witness keeps of one log. One proves it all; more show how it went on.
+pub const EVIDENCE: usize = 8;
+
+/// Witnesses of one node: with the node's own two, their signatures are the 16 that every reader of notes must take.
+pub const WITNESSES: usize = 14;
+
+/// Newest checkpoints of a chain that are kept with their cosignatures, so that slow and fast witnesses of a chain that leaps
+/// often come to speak of the same one.
+pub const COSIGNED_NOTES: usize = 8;
+
+/// Calls of one witness at one time, whatever the number of chains.
+pub const WITNESS_CALLS: usize = 8;
+
+/// The longest wait for a witness's answer.
+pub const WITNESS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Wait before a witness that did not answer is called again: it doubles from the first to the last of these.
+pub const WITNESS_PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(60)];
+
+/// Wait before a witness that refused a chain is asked for it again, where the chain does not leap before: its operator may
+/// have mended that meanwhile.
+pub const WITNESS_REFUSED_PAUSE: Duration = Duration::from_secs(60);

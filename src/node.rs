@@ -25,22 +25,27 @@ use tokio::sync::{
 use crate::{
     core::{
         chain::{LeapPolicy, bang_header, bang_transaction},
-        hash::Hash,
+        hash::{self, Hash},
         merkle,
-        note::{Checkpoint, KeyName, Note},
+        note::{Algorithm, Checkpoint, KeyName, Note, VerifierKey},
         quant::Quant,
         rules::{ChainName, Rules},
         transaction::{Id, Kind, Submission, Timestamp, Transaction, record_leaf},
+        witness::{self, Evidence, Refusal, Rejected, Trusted, Witnessed},
     },
     limits,
     mine::Miner,
-    store::{Lineage, Store, StoreError},
+    store::{Lineage, Store, StoreError, key::KeyFile},
     writer::{
-        ChainHandle, Command, Envelope, Health, Outcome, Placed, Published, Refused, Writer, checked_record, edge_at,
+        ChainHandle, Command, Ends, Envelope, Health, Outcome, Placed, Published, Refused, Writer, checked_record,
+        edge_at,
     },
 };
 
 pub use import::{Import, ImportError, Imported};
+
+/// The signatures of the node itself below a checkpoint.
+const OWN_SIGNATURES: usize = 2;
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -53,6 +58,8 @@ pub struct Config {
     pub mining_threads: NonZero<usize>,
     /// When the default chain leaps by itself, where it is made now.
     pub leap: Option<LeapPolicy>,
+    /// The logs of others that the node cosigns.
+    pub cosign: Trusted,
 }
 
 /// A running node. A clone is another handle to the same.
@@ -69,12 +76,32 @@ struct Inner {
     tiles: quick_cache::sync::Cache<(u64, u8, u64), Bytes>,
     /// Ids of the chains that are being imported.
     importing: Mutex<HashSet<Hash>>,
+    witness: Option<Witness>,
+}
+
+/// A node's part as a witness of others.
+struct Witness {
+    key: ed25519_dalek::SigningKey,
+    trusted: Trusted,
+}
+
+/// Why a checkpoint was not cosigned.
+#[derive(Debug, thiserror::Error)]
+pub enum NotCosigned {
+    /// It is not to be.
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
+    /// It cannot be recorded.
+    #[error(transparent)]
+    Refused(#[from] Refused),
 }
 
 /// What must be kept beside a node until it has stopped.
 pub struct Background {
     /// Chains that may have to leap by their policy.
     pub touched: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
+    /// Chains with a new quant, which witnesses may cosign.
+    pub sealed: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
     /// Ends when the last handle of the node is gone, after all that was sent is committed.
     pub writer: JoinHandle<()>,
 }
@@ -403,13 +430,88 @@ impl Node {
         .await
     }
 
-    /// The newest quant of a chain as a checkpoint, signed under its origin and under the node's own name.
-    pub fn checkpoint(&self, chain: &ChainHandle) -> Note {
-        let checkpoint = Checkpoint::new(chain.id, &chain.head().newest);
-        let mut note = Note::new(checkpoint.to_string()).expect("a checkpoint is the text of a note");
+    /// A quant of a chain as a checkpoint, signed under its origin and under the node's own name.
+    pub fn sign(&self, chain: &ChainHandle, quant: &Quant) -> Note {
+        let mut note = Note::new(Checkpoint::new(chain.id, quant).to_string()).expect("a checkpoint is a note's text");
         note.sign(KeyName::of_chain(chain.id), &self.0.key);
         note.sign(KeyName::of_node(&self.0.key.verifying_key()), &self.0.key);
         note
+    }
+
+    /// The newest quant of a chain as a checkpoint, with the cosignatures that it has by now.
+    pub fn checkpoint(&self, chain: &ChainHandle) -> Note {
+        let note = self.sign(chain, &chain.head().newest);
+        chain.cosigned(|cosigned| cosigned.of(note.text()).cloned()).unwrap_or(note)
+    }
+
+    /// The newest checkpoint of a chain that this many witnesses have cosigned since the node's start.
+    pub fn cosigned(&self, chain: &ChainHandle, witnesses: usize) -> Option<Note> {
+        chain.cosigned(|cosigned| cosigned.newest(OWN_SIGNATURES + witnesses).cloned())
+    }
+
+    /// The key that checks the cosignatures of this node, where it is a witness.
+    pub fn witness_key(&self) -> Option<VerifierKey> {
+        let key = self.0.witness.as_ref()?.key.verifying_key();
+        Some(VerifierKey::new(KeyName::of_witness(&key), Algorithm::Cosignature, key))
+    }
+
+    /// Cosigns a checkpoint of another's log (`add-checkpoint` of C2SP tlog-witness), and gives the signature's line. It is
+    /// on disk before.
+    ///
+    /// # Errors
+    /// Why it does not. What proves that the log has signed two histories is kept.
+    pub async fn add_checkpoint(&self, body: &[u8]) -> Result<String, NotCosigned> {
+        let submission = witness::Submission::parse(body)?;
+        let unknown = || Refusal::UnknownLog(submission.origin().into());
+        let Witness { key, trusted } = self.0.witness.as_ref().ok_or_else(unknown)?;
+        loop {
+            let before = self.witnessed(hash::origin(submission.origin()));
+            let now = now();
+            let (mut note, newest) = match submission.judge(trusted, before.as_deref(), now) {
+                Ok(judged) => judged,
+                Err(rejected) => {
+                    let Rejected { refusal, evidence } = *rejected;
+                    if let Some(evidence) = evidence {
+                        self.accuse(submission.origin(), evidence).await?;
+                    }
+                    return Err(refusal.into());
+                }
+            };
+            note.cosign(KeyName::of_witness(&key.verifying_key()), key, now.seconds());
+            let line = format!("{}\n", note.signatures().last().expect("it was just cosigned"));
+            let newest = Witnessed { checkpoint: note.to_string(), ..newest };
+            let previous = before.map(|before| (before.size, before.root));
+            match self.submit(Command::Cosign { previous, newest }, None).await {
+                Ok(_) => return Ok(line),
+                // It is judged anew by what came in between.
+                Err(Refused::Overtaken) => {}
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+    }
+
+    async fn accuse(&self, origin: &str, evidence: Evidence) -> Result<(), Refused> {
+        let proven = evidence.proven;
+        match self.submit(Command::Accuse { origin: origin.into(), evidence }, None).await? {
+            Outcome::Accused(true) if proven => {
+                tracing::error!(origin, "the log has signed two histories: GET /witness has both as evidence");
+            }
+            Outcome::Accused(true) => {
+                tracing::warn!(origin, "a signed checkpoint came without a proof: GET /witness has it");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What this node has cosigned of a log, which the hash of its name stands for.
+    pub fn witnessed(&self, log: Hash) -> Option<Arc<Witnessed>> {
+        self.0.published.witnessed(log)
+    }
+
+    /// What this node has cosigned of at most `limit` logs, in the order of the hashes of their names, from behind `after`.
+    pub fn all_witnessed(&self, after: Option<Hash>, limit: usize) -> Vec<(Hash, Arc<Witnessed>)> {
+        self.0.published.all_witnessed(after, limit)
     }
 
     /// The first `width` hashes of a tile, one behind the other.
@@ -489,14 +591,23 @@ impl Node {
 impl Inner {
     fn open(config: &Config) -> Result<(Inner, Background), StoreError> {
         let store = Arc::new(Store::open(&config.data)?);
-        let key = store.node_key(rand::random())?;
-        let (writer, published, commands, touched) = Writer::open(store.clone(), config.pool_limit)?;
+        let key = store.secret_key(KeyFile::Node, rand::random())?;
+        let witness = match config.cosign.is_empty() {
+            true => None,
+            false => {
+                let key = store.secret_key(KeyFile::Witness, rand::random())?;
+                Some(Witness { key, trusted: config.cosign.clone() })
+            }
+        };
+        let (writer, ends) = Writer::open(store.clone(), config.pool_limit)?;
+        let Ends { published, commands, touched, sealed } = ends;
         let failed = |error: std::io::Error| StoreError::Failed(format!("cannot start a thread: {error}"));
         let miner = Miner::new(config.mining_threads).map_err(failed)?;
         let writer = std::thread::Builder::new().name("writer".into()).spawn(|| writer.run()).map_err(failed)?;
         let tiles = quick_cache::sync::Cache::new(limits::TILES_CACHED);
         let importing = Mutex::default();
-        Ok((Inner { store, published, commands, miner, key, tiles, importing }, Background { touched, writer }))
+        let inner = Inner { store, published, commands, miner, key, witness, tiles, importing };
+        Ok((inner, Background { touched, sealed, writer }))
     }
 }
 

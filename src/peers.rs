@@ -723,6 +723,11 @@ fn client(identity: &Identity, allowed: &Allowed, timing: &Timing) -> Client {
             // A check is to show that the node takes new connections, and at addresses that are allowed now.
             .pool_max_idle_per_host(0)
     };
+    build(bounded)
+}
+
+/// Builds a client of these settings, on a system without certificate authorities too.
+pub(crate) fn build(bounded: impl Fn() -> ClientBuilder) -> Client {
     let built = bounded().build().or_else(|error| {
         // Building fails where the system has no certificate authorities, as in a bare container.
         warn!(?error, "no certificate authorities found: nodes behind https cannot be called");

@@ -10,7 +10,8 @@
 //! | `hashes` | chain, hash of a quant | its index |
 //! | `ids` | chain, a client's id | index of its transaction |
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
-//! | `meta` | `commits`, `nodes`, `node`, `doomed` and a slot, `import` and an id | the stamp of the newest batch; known nodes; this node's public key; a key to destroy; an import under way |
+//! | `witnessed` | hash of a log's name | [`Witnessed`] as JSON: what this node has cosigned of another's log |
+//! | `meta` | `commits`, `nodes`, `node`, `witness`, `doomed` and a slot, `import` and an id | the stamp of the newest batch; known nodes; this node's public keys; a key to destroy; an import under way |
 //!
 //! Numbers in keys are big-endian, so that a chain is one range. A value starts with the version of its form. What a fork
 //! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
@@ -48,17 +49,19 @@ use std::{
 use files::{Rest, Stamp};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 pub use imports::ImportRecord;
+use key::KeyFile;
 use run_keys::{Key, Keys, Slot};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     core::{
         chain::LeapPolicy,
-        hash::Hash,
+        hash::{self, Hash},
         merkle::{TILE_WIDTH, Tile},
         quant::{Quant, QuantFields},
         rules::ChainName,
         transaction::Id,
+        witness::Witnessed,
     },
     limits,
 };
@@ -259,9 +262,10 @@ enum Space {
     Ids,
     Tiles,
     Meta,
+    Witnessed,
 }
 
-const SPACES: [(Space, &str); 8] = [
+const SPACES: [(Space, &str); 9] = [
     (Space::Chains, "chains"),
     (Space::Runs, "runs"),
     (Space::Quants, "quants"),
@@ -270,6 +274,7 @@ const SPACES: [(Space, &str); 8] = [
     (Space::Ids, "ids"),
     (Space::Tiles, "tiles"),
     (Space::Meta, "meta"),
+    (Space::Witnessed, "witnessed"),
 ];
 
 fn key<const N: usize>(parts: [u64; N]) -> Vec<u8> {
@@ -499,6 +504,12 @@ impl Batch {
     pub fn nodes(&mut self, hosts: &[String]) {
         let value = serde_json::to_vec(hosts).expect("a list of texts is JSON");
         self.put(Space::Meta, b"nodes".to_vec(), versioned(&value));
+    }
+
+    /// What this node has cosigned of a log.
+    pub fn witnessed(&mut self, log: &Witnessed) {
+        let value = serde_json::to_vec(log).expect("it is JSON");
+        self.put(Space::Witnessed, hash::origin(&log.origin).as_bytes().to_vec(), versioned(&value));
     }
 
     /// Encrypts the runs, each with a new key, and gives the slots of the keys that must go when this is durable.
@@ -1027,31 +1038,42 @@ impl Store {
         value.map_or(Ok(Vec::new()), |value| from_json(&value, "the list of nodes"))
     }
 
-    /// The node's secret key, made of `seed` at the first start. The file is readable by its owner alone.
+    /// What this node has cosigned of all logs.
+    pub fn witnessed(&self) -> Result<Vec<Witnessed>, StoreError> {
+        let decode = |entry: fjall::Guard| {
+            let value = entry.value().map_err(unreadable)?;
+            checked_version(&value)?;
+            from_json(&value, "what was cosigned of a log")
+        };
+        self.engine()?.space(Space::Witnessed).iter().map(decode).collect()
+    }
+
+    /// A secret key of the node, made of `seed` where the folder has none yet. The file is readable by its owner alone.
     ///
     /// # Errors
-    /// The file is missing though the folder is in use, or it is not the key that the folder was made with.
-    pub fn node_key(&self, seed: [u8; 32]) -> Result<ed25519_dalek::SigningKey, StoreError> {
-        let recorded = self.engine()?.get(Space::Meta, b"node")?;
-        let key = match key::read(&self.folder)? {
+    /// The file is missing though the folder has used it, or it is not the key that the folder has used.
+    pub fn secret_key(&self, file: KeyFile, seed: [u8; 32]) -> Result<ed25519_dalek::SigningKey, StoreError> {
+        let row = file.role().as_bytes();
+        let recorded = self.engine()?.get(Space::Meta, row)?;
+        let key = match key::read(&self.folder, file)? {
             Some(key) => key,
             None if recorded.is_none() => {
                 let key = ed25519_dalek::SigningKey::from_bytes(&seed);
-                key::write(&self.folder, &key)?;
+                key::write(&self.folder, file, &key)?;
                 key
             }
-            None => return Err(StoreError::Damaged("the file node.key is missing".into())),
+            None => return Err(StoreError::Damaged(format!("the file {file} is missing"))),
         };
-        key::warn_if_exposed(&self.folder);
+        key::warn_if_exposed(&self.folder, file);
         let public = key.verifying_key().to_bytes();
         match recorded {
             Some(recorded) if recorded[1..] != public => {
-                Err(StoreError::Damaged("node.key is not the key that this folder was made with".into()))
+                Err(StoreError::Damaged(format!("{file} is not the key that this folder was made with")))
             }
             Some(_) => Ok(key),
             None => {
                 let mut batch = Batch::default();
-                batch.put(Space::Meta, b"node".to_vec(), versioned(&public));
+                batch.put(Space::Meta, row.to_vec(), versioned(&public));
                 self.commit(batch).map(|_| key)
             }
         }

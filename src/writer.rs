@@ -26,12 +26,14 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use crate::{
     core::{
         chain::{Chain, Head, LeapPolicy},
-        hash::Hash,
+        hash::{self, Hash},
         json,
         merkle::{self, Edge, Tile, perfect_root},
+        note::{Note, Signature},
         quant::Quant,
         rules::{ChainName, Rules},
         transaction::{Erased, Id, Kind, Record, Timestamp, Transaction},
+        witness::{Cosigned, Evidence, Witnessed},
     },
     limits,
     store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Run, Store, StoreError, stored_name},
@@ -92,6 +94,20 @@ pub enum Command {
     },
     /// Records the hosts of all known nodes.
     SetNodes(Vec<String>),
+    /// Records a checkpoint of another's log before its cosignature is given away.
+    Cosign {
+        /// Only if the newest that was cosigned of the log has this size and root.
+        previous: Option<(u64, Hash)>,
+        /// The checkpoint. What was kept of the log as evidence stays.
+        newest: Witnessed,
+    },
+    /// Keeps what shows that a log has signed two histories.
+    Accuse {
+        /// The log.
+        origin: String,
+        /// What shows it.
+        evidence: Evidence,
+    },
     /// A step of the import of the chain with this id.
     Import(Hash, Step),
 }
@@ -105,7 +121,7 @@ impl Command {
             | Command::Erase { chain, .. }
             | Command::SetLeap { chain, .. } => Some(*chain),
             Command::Bang { parent, .. } => parent.map(|(chain, _)| chain),
-            Command::SetNodes(_) | Command::Import(..) => None,
+            Command::SetNodes(_) | Command::Cosign { .. } | Command::Accuse { .. } | Command::Import(..) => None,
         }
     }
 
@@ -126,6 +142,8 @@ pub enum Outcome {
     Injected(Vec<Result<Placed, Refused>>),
     /// Where an erasure is recorded.
     Erased(Placed),
+    /// Whether the evidence was new.
+    Accused(bool),
     /// How far an import has come.
     Importing(Progress),
     /// Some of an import that was given up is still there.
@@ -185,6 +203,9 @@ pub enum Refused {
     /// The quant does not follow the newest one.
     #[error("another leap was faster: {0}")]
     Stale(String),
+    /// Another checkpoint of the same log was cosigned meanwhile.
+    #[error("another checkpoint of the log was faster")]
+    Overtaken,
     /// What is stored of an import is being removed.
     #[error("an earlier import of this chain was given up and is being removed: send again later")]
     GivenUp,
@@ -219,6 +240,8 @@ pub struct ChainHandle {
     damage: OnceLock<String>,
     /// When it was read again last.
     scrubbed: RwLock<Option<Scrubbed>>,
+    /// What witnesses have cosigned since the node's start.
+    cosigned: RwLock<Cosigned>,
     /// One leap at a time: the next cuts what this one left.
     pub(crate) leaping: tokio::sync::Mutex<()>,
     /// Whether a task waits to leap by the policy.
@@ -253,6 +276,7 @@ impl ChainHandle {
             erasures: erasures.into(),
             damage: OnceLock::new(),
             scrubbed: RwLock::default(),
+            cosigned: RwLock::default(),
             leaping: tokio::sync::Mutex::new(()),
             armed: false.into(),
         }
@@ -322,6 +346,16 @@ impl ChainHandle {
         *self.scrubbed.write().expect("no holder of this lock panics") = Some(scrubbed);
     }
 
+    /// Reads what witnesses have cosigned since the node's start.
+    pub fn cosigned<T>(&self, read: impl FnOnce(&Cosigned) -> T) -> T {
+        read(&self.cosigned.read().expect("no holder of this lock panics"))
+    }
+
+    /// Adds a witness's cosignature, which must hold, of the checkpoint of a quant.
+    pub fn add_cosignature(&self, quant: u64, note: &Note, cosignature: Signature) {
+        self.cosigned.write().expect("no holder of this lock panics").add(quant, note, cosignature);
+    }
+
     /// When it leaps by itself.
     pub fn leap_policy(&self) -> LeapPolicy {
         *self.leap.read().expect("no holder of this lock panics")
@@ -347,6 +381,10 @@ pub struct Published {
     health: Mutex<Health>,
     /// Chains that may have to leap by their policy.
     touched: mpsc::UnboundedSender<Arc<ChainHandle>>,
+    /// Chains with a new quant.
+    sealed: mpsc::UnboundedSender<Arc<ChainHandle>>,
+    /// What was cosigned of others' logs, by the hashes of their names.
+    witnessed: RwLock<BTreeMap<Hash, Arc<Witnessed>>>,
 }
 
 impl Published {
@@ -373,6 +411,18 @@ impl Published {
         let chains = self.chains.read().expect("no holder of this lock panics");
         let chains = chains.range::<str, _>((start, Bound::Unbounded));
         chains.take(limit).map(|(name, chain)| (name.clone(), chain.clone())).collect()
+    }
+
+    /// What was cosigned of a log.
+    pub fn witnessed(&self, log: Hash) -> Option<Arc<Witnessed>> {
+        self.witnessed.read().expect("no holder of this lock panics").get(&log).cloned()
+    }
+
+    /// What was cosigned of at most `limit` logs, in the order of the hashes of their names, from behind `after`.
+    pub fn all_witnessed(&self, after: Option<Hash>, limit: usize) -> Vec<(Hash, Arc<Witnessed>)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let logs = self.witnessed.read().expect("no holder of this lock panics");
+        logs.range((start, Bound::Unbounded)).take(limit).map(|(hash, log)| (*hash, log.clone())).collect()
     }
 
     /// How many chains there are.
@@ -421,6 +471,7 @@ struct Pending {
     touched: HashSet<ChainNumber>,
     made: Vec<ChainNumber>,
     policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
+    witnessed: HashMap<Hash, Witnessed>,
     erased: Option<ChainNumber>,
     replaced: Option<Arc<ChainHandle>>,
 }
@@ -430,6 +481,18 @@ struct Named {
     index: u64,
     data: Vec<u8>,
     signer: Option<[u8; 32]>,
+}
+
+/// What the writer shares with the rest of the node.
+pub struct Ends {
+    /// What all but the writer see.
+    pub published: Arc<Published>,
+    /// The way to send commands.
+    pub commands: mpsc::Sender<Envelope>,
+    /// Chains that may have to leap by their policy.
+    pub touched: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
+    /// Chains with a new quant.
+    pub sealed: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
 }
 
 /// Owns all chains and is the only one to write them.
@@ -448,24 +511,21 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Loads and verifies all chains of a store. Returns also what is published, the way to send commands, and the chains
-    /// that are touched.
+    /// Loads and verifies all chains of a store.
     ///
     /// # Errors
     /// The list of chains cannot be read.
-    #[expect(clippy::type_complexity, reason = "four ends of the writer, named at the one place that takes them")]
-    pub fn open(
-        store: Arc<Store>,
-        pool_limit: u64,
-    ) -> Result<(Writer, Arc<Published>, mpsc::Sender<Envelope>, mpsc::UnboundedReceiver<Arc<ChainHandle>>), StoreError>
-    {
+    pub fn open(store: Arc<Store>, pool_limit: u64) -> Result<(Writer, Ends), StoreError> {
         let (sender, commands) = mpsc::channel(limits::QUEUE_COMMANDS);
         let (touched, touches) = mpsc::unbounded_channel();
+        let (sealed, seals) = mpsc::unbounded_channel();
         let published = Arc::new(Published {
             chains: RwLock::default(),
             store: store.clone(),
             health: Mutex::new(Health::Ready),
             touched,
+            sealed,
+            witnessed: RwLock::default(),
         });
         let mut writer = Writer {
             store,
@@ -479,7 +539,7 @@ impl Writer {
             full_at: Instant::now(),
         };
         writer.load()?;
-        Ok((writer, published, sender, touches))
+        Ok((writer, Ends { published, commands: sender, touched: touches, sealed: seals }))
     }
 
     /// Takes the chains as they stand in the store, at opening and after a full disk. One that is damaged does not hold up the
@@ -487,6 +547,8 @@ impl Writer {
     fn load(&mut self) -> Result<(), StoreError> {
         self.chains.clear();
         self.names.clear();
+        let witnessed = self.store.witnessed()?.into_iter().map(|log| (hash::origin(&log.origin), Arc::new(log)));
+        *self.published.witnessed.write().expect("no holder of this lock panics") = witnessed.collect();
         let mut records = self.store.chains()?;
         // A parent has a lower number than its forks.
         records.sort_by_key(|record| record.number);
@@ -643,6 +705,7 @@ impl Writer {
         for (chain, run) in pending.runs.drain() {
             pending.batch.run(chain, run);
         }
+        pending.witnessed.values().for_each(|log| pending.batch.witnessed(log));
         if pending.batch.is_empty() {
             return Ok(());
         }
@@ -658,7 +721,10 @@ impl Writer {
         }
         for number in pending.touched {
             let entry = &self.chains[&number];
-            entry.handle.head.send_replace(entry.chain.head.clone());
+            let before = entry.handle.head.send_replace(entry.chain.head.clone());
+            if before.newest.index() != entry.chain.head.newest.index() {
+                self.publish_sealed(&entry.handle);
+            }
             if entry.handle.leap_policy() != LeapPolicy::default() {
                 // Nobody leaps any more when the receiver is gone: the node is stopping.
                 let _ = self.published.touched.send(entry.handle.clone());
@@ -666,9 +732,18 @@ impl Writer {
         }
         for number in pending.made {
             self.publish_made(&self.chains[&number].handle);
+            self.publish_sealed(&self.chains[&number].handle);
         }
+        let mut witnessed = self.published.witnessed.write().expect("no holder of this lock panics");
+        witnessed.extend(pending.witnessed.into_iter().map(|(hash, log)| (hash, Arc::new(log))));
+        drop(witnessed);
         // An erasure stands from its commit on, and so it is shown, whatever becomes of the key: a start would destroy it.
         self.store.destroy(replaced).inspect_err(|error| self.fail(error))
+    }
+
+    fn publish_sealed(&self, handle: &Arc<ChainHandle>) {
+        // Nobody follows where there are no witnesses.
+        let _ = self.published.sealed.send(handle.clone());
     }
 
     fn publish_made(&self, handle: &Arc<ChainHandle>) {
@@ -718,8 +793,33 @@ impl Writer {
                 pending.batch.nodes(&hosts);
                 Ok(Outcome::Done)
             }
+            Command::Cosign { previous, newest } => {
+                let log = hash::origin(&newest.origin);
+                let before = self.witnessed(log, pending);
+                if before.as_ref().map(|before| (before.size, before.root)) != previous {
+                    return Err(Refused::Overtaken);
+                }
+                let evidence = before.map(|before| before.evidence).unwrap_or_default();
+                pending.witnessed.insert(log, Witnessed { evidence, ..newest });
+                Ok(Outcome::Done)
+            }
+            Command::Accuse { origin, evidence } => {
+                let log = hash::origin(&origin);
+                let mut accused = self.witnessed(log, pending).ok_or(Refused::Overtaken)?;
+                let is_new = accused.keep(evidence);
+                if is_new {
+                    pending.witnessed.insert(log, accused);
+                }
+                Ok(Outcome::Accused(is_new))
+            }
             Command::Import(id, step) => self.import(id, step, pending),
         }
+    }
+
+    /// What was cosigned of a log, that of this batch included.
+    fn witnessed(&self, log: Hash, pending: &Pending) -> Option<Witnessed> {
+        let durable = || self.published.witnessed(log).map(|log| Witnessed::clone(&log));
+        pending.witnessed.get(&log).cloned().or_else(durable)
     }
 
     fn entry(&mut self, chain: ChainNumber) -> &mut Entry {

@@ -6,7 +6,11 @@ use std::{fs, path::Path};
 const RULES: &[(&str, &str, &[&str])] = &[
     ("fjall", "the storage engine can be replaced where only one file names it", &["store.rs"]),
     ("axum::", "HTTP stays at the rim; the bench has a bare server to compare with", &["http/", "cli/load.rs"]),
-    ("reqwest", "one file calls other nodes, and clients call this one", &["peers.rs", "cli/"]),
+    (
+        "reqwest",
+        "two files call others: nodes, and witnesses; and clients call this one",
+        &["peers.rs", "witness.rs", "cli/"],
+    ),
     ("sha2", "one file says how things are hashed", &["core/hash.rs"]),
     ("aes::", "one file says how stored data is erased", &["store/run_keys.rs"]),
     ("jsonschema", "one file says what a schema is", &["core/schema.rs"]),
@@ -21,7 +25,19 @@ const RULES: &[(&str, &str, &[&str])] = &[
     (
         "tokio",
         "the core is pure",
-        &["http/", "cli/", "leap.rs", "mine.rs", "node.rs", "node/", "peers.rs", "scrub.rs", "writer.rs", "main.rs"],
+        &[
+            "http/",
+            "cli/",
+            "leap.rs",
+            "mine.rs",
+            "node.rs",
+            "node/",
+            "peers.rs",
+            "scrub.rs",
+            "witness.rs",
+            "writer.rs",
+            "main.rs",
+        ],
     ),
     ("std::fs", "the core is pure", &["store.rs", "store/", "cli/"]),
 ];
@@ -39,6 +55,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("leap.rs", &["core", "limits", "writer", "node"]),
     ("scrub.rs", &["core", "limits", "store", "writer", "node"]),
     ("peers.rs", &["core", "limits"]),
+    ("witness.rs", &["core", "limits", "peers", "store", "writer", "node"]),
 ];
 
 /// The code of each file below `src/`, without its comments and its tests.

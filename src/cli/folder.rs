@@ -25,7 +25,7 @@ use crate::{
         verify::{Checked, Fault, InForce, Verifier},
     },
     limits,
-    store::{ChainNumber, ChainRecord, Lineage, Store, StoreError},
+    store::{ChainNumber, ChainRecord, Lineage, Store, StoreError, key::KeyFile},
 };
 
 /// A folder that holds.
@@ -65,7 +65,11 @@ pub fn verify(path: &Path, json: bool) -> anyhow::Result<()> {
     if !records.is_empty() {
         // A node has its key before its first chain. Where there is a file, none is made of the seed.
         ensure!(path.join("node.key").is_file(), "the file node.key is missing");
-        store.node_key([0; 32])?;
+        store.secret_key(KeyFile::Node, [0; 32])?;
+    }
+    if !store.witnessed()?.is_empty() {
+        ensure!(path.join("witness.key").is_file(), "the file witness.key is missing");
+        store.secret_key(KeyFile::Witness, [0; 32])?;
     }
     records.sort_by_key(|record| record.number);
     let own = |record: &ChainRecord| {

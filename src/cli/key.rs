@@ -9,13 +9,17 @@ use std::{
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 use ed25519_dalek::{SigningKey, VerifyingKey};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{Usage, connection::Connection, print_line};
 use crate::{
     core::note::{self, Algorithm, Checkpoint, KeyName, Note, VerifierKey},
     limits,
-    store::{Store, key},
+    store::{
+        Store,
+        key::{self, KeyFile},
+    },
 };
 
 /// What `qbc key` takes.
@@ -25,6 +29,7 @@ Examples:
   qbc key                                  of the node at http://localhost:5000
   qbc key --data qbc-data/5000             of a data folder, whether its node runs or not
   qbc --chain orders key                   the same key under the origin of one chain's checkpoints
+  qbc key --witness                        the key with which the node cosigns the chains of others
   qbc key --import secret.key --data new   let a new node sign with this key
   openssl rand -hex 32 | qbc key --import - --data new
 
@@ -37,8 +42,11 @@ pub struct KeyArgs {
     data: Option<PathBuf>,
     /// Put a secret key into a data folder that no node has used: 64 hex digits, or Go's PRIVATE+KEY+...; - reads it from
     /// standard input
-    #[arg(long, value_name = "FILE", requires = "data")]
+    #[arg(long, value_name = "FILE", requires = "data", conflicts_with = "witness")]
     import: Option<PathBuf>,
+    /// The key of the node's cosignatures, where it is a witness of others (`serve --cosign`)
+    #[arg(long)]
+    witness: bool,
 }
 
 /// Prints the verifier key, or imports a secret one.
@@ -46,21 +54,26 @@ pub struct KeyArgs {
 /// # Errors
 /// There is no key to print, or the folder or the file is not fit for an import.
 pub async fn run(args: KeyArgs, node: Connection) -> anyhow::Result<()> {
-    let (name, key) = match args.data {
+    let key = match args.data {
+        None if args.witness => served_witness(&node).await?,
         None => served(&node).await?,
         Some(_) if node.names_chain() => {
             let detail = "--chain asks for the key under the name of one chain, which only the running node knows";
             return Err(Usage(format!("{detail}: say --node URL instead of --data")).into());
         }
         Some(data) => {
+            let file = if args.witness { KeyFile::Witness } else { KeyFile::Node };
             let key = match args.import {
-                None => key::read(&data)?.with_context(|| format!("{} holds no node.key", data.display()))?,
+                None => key::read(&data, file)?.with_context(|| format!("{} holds no {file}", data.display()))?,
                 Some(file) => import(&file, &data)?,
             };
-            (KeyName::of_node(&key.verifying_key()), key.verifying_key())
+            let key = key.verifying_key();
+            match file {
+                KeyFile::Node => VerifierKey::new(KeyName::of_node(&key), Algorithm::Ed25519, key),
+                KeyFile::Witness => VerifierKey::new(KeyName::of_witness(&key), Algorithm::Cosignature, key),
+            }
         }
     };
-    let key = VerifierKey::new(name, Algorithm::Ed25519, key);
     match node.json {
         true => print_line(json!({"id": hex::encode(key.key().as_bytes()), "key": key.to_string()})),
         false => print_line(key),
@@ -68,7 +81,7 @@ pub async fn run(args: KeyArgs, node: Connection) -> anyhow::Result<()> {
 }
 
 /// The key of a running node. It stands in the name that the node signs with, and must have made the signatures.
-async fn served(node: &Connection) -> anyhow::Result<(KeyName, VerifyingKey)> {
+async fn served(node: &Connection) -> anyhow::Result<VerifierKey> {
     let url = node.chain_url(&["checkpoint"]);
     let note = Note::parse(&node.send(node.get(url)).await?.bytes().await?)?;
     let origin = Checkpoint::parse(note.text())?.origin().parse::<KeyName>()?;
@@ -82,7 +95,19 @@ async fn served(node: &Connection) -> anyhow::Result<(KeyName, VerifyingKey)> {
         .ok_or_else(|| anyhow!("the checkpoint is not signed by a node"))?;
     let known = [own.clone(), origin.clone()].map(|name| VerifierKey::new(name, Algorithm::Ed25519, key));
     ensure!(note.verify(&known)?.len() == 2, "the checkpoint is not signed under its origin and under the node's name");
-    Ok((if node.names_chain() { origin } else { own }, key))
+    Ok(VerifierKey::new(if node.names_chain() { origin } else { own }, Algorithm::Ed25519, key))
+}
+
+/// The key with which a running node cosigns. Only its cosignatures prove that it has it.
+async fn served_witness(node: &Connection) -> anyhow::Result<VerifierKey> {
+    #[derive(Deserialize)]
+    struct Answer {
+        key: Option<String>,
+    }
+    ensure!(!node.names_chain(), "a witness has one key for all chains: leave out --chain");
+    let answer: Answer = node.send(node.get(node.node_url(&["witness"]))).await?.json().await?;
+    let key = answer.key.context("the node is no witness: start it with --cosign KEY")?;
+    Ok(key.parse()?)
 }
 
 fn import(file: &Path, data: &Path) -> anyhow::Result<SigningKey> {

@@ -9,18 +9,19 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use hyper::header::HeaderValue;
 use tokio::{net::TcpListener, sync::watch};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    core::chain::LeapPolicy,
+    core::{chain::LeapPolicy, note::VerifierKey, witness::Trusted},
     http::{self, App},
     leap, limits,
     node::{Background, Config, Node},
     peers::{Allowed, Host, Identity, Peers},
     scrub, store,
+    witness::{self, Witness},
 };
 
 /// Files that the node itself keeps open: the store's and its own.
@@ -72,6 +73,14 @@ pub struct ServeArgs {
     /// Networks that this node may call to discover others: CIDR networks, loopback, private, any, none.
     #[arg(long, env = "QBC_DISCOVER_ALLOW", value_name = "NETWORKS", default_value = "loopback,private")]
     pub discover_allow: Allowed,
+
+    /// Cosign the checkpoints of the node or log with this key, as `qbc key` prints it; may be repeated.
+    #[arg(long, env = "QBC_COSIGN", value_name = "KEY", value_delimiter = ',')]
+    pub cosign: Vec<VerifierKey>,
+
+    /// Have the checkpoints of all chains cosigned by this witness; may be repeated. `qbc key --witness` prints its key.
+    #[arg(long, env = "QBC_WITNESS", value_name = "KEY@URL", value_delimiter = ',')]
+    pub witness: Vec<Witness>,
 
     /// Sites whose pages may use this node from a browser, such as `https://ledger.example`; may be repeated.
     #[arg(long, env = "QBC_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
@@ -138,6 +147,8 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
 /// It cannot start.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     start_log(&args)?;
+    let (most, witnesses) = (limits::WITNESSES, args.witness.len());
+    ensure!(witnesses <= most, "a node has at most {most} witnesses, so that every reader takes their signatures");
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: is another node running there? Choose another port with --port")
@@ -154,17 +165,22 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         data,
         pool_limit: args.max_pool,
         mining_threads: args.mining_threads.or(NonZero::new(processors - 1)).unwrap_or(NonZero::<usize>::MIN),
+        cosign: Trusted::new(args.cosign).map_err(anyhow::Error::msg).context("--cosign")?,
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
     let (node, background) = Node::start(config).await?;
 
     let (stop, stopping) = watch::channel(false);
     let peers = start_peers(&node, args.advertise, address, args.discover_allow, &stopping).await?;
-    let Background { touched, writer } = background;
+    let Background { touched, sealed, writer } = background;
     tokio::spawn(leap::run(node.clone(), touched, stopping.clone()));
     if args.scrub_rate > 0 {
         let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
         tokio::spawn(scrub::run(node.clone(), pace, stopping.clone()));
+    }
+
+    if !args.witness.is_empty() {
+        tokio::spawn(witness::run(node.clone(), args.witness, sealed, stopping.clone()));
     }
 
     let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();

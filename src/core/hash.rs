@@ -106,6 +106,11 @@ pub fn empty_root() -> Hash {
     Hash(Sha256::digest([]).into())
 }
 
+/// `H(origin)`: under which a witness serves what it has seen of a log (C2SP tlog-witness).
+pub fn origin(origin: &str) -> Hash {
+    Hash(Sha256::digest(origin).into())
+}
+
 /// The first four bytes of `H(name ‖ 0x0A ‖ kind ‖ key)`, big-endian: the id of a key that signs notes (C2SP signed-note).
 ///
 /// It is short, so it names a key and proves nothing.

@@ -251,9 +251,29 @@ pub fn check_consistency(from: u64, to: u64, path: &[Hash], from_root: Hash, to_
         let same = from != to || from_root == to_root;
         return ensure(empty && same, ProofError::WrongRoot);
     }
+    let (older, newer) = roots_of_path(from, to, path, from_root)?;
+    ensure(older == from_root && newer == to_root, ProofError::WrongRoot)
+}
+
+/// The root of the first `from` leaves below `to_root`, as a consistency path itself shows it: where it is another one than
+/// somebody vouches for, the path proves that the two roots are of different histories.
+///
+/// `None` where the path does not lead to `to_root`, and where it does not say the older root: that of a perfect tree it
+/// leaves to whoever checks, and neither the empty tree nor the same one has a path.
+pub fn older_root(from: u64, to: u64, path: &[Hash], to_root: Hash) -> Option<Hash> {
+    if from == 0 || from >= to || from.is_power_of_two() {
+        return None;
+    }
+    let (older, newer) = roots_of_path(from, to, path, Hash::ZERO).ok()?;
+    (newer == to_root).then_some(older)
+}
+
+/// The roots of the older and of the newer tree to which a consistency path leads, with `perfect` for that of the older tree
+/// where the path leaves it out.
+fn roots_of_path(from: u64, to: u64, path: &[Hash], perfect: Hash) -> Result<(Hash, Hash), ProofError> {
     // A perfect older tree is a node of the newer one, so the path does not repeat its root.
     let (first, rest) = match path {
-        _ if from.is_power_of_two() => (from_root, path),
+        _ if from.is_power_of_two() => (perfect, path),
         [first, rest @ ..] => (*first, rest),
         [] => return Err(ProofError::TooShort),
     };
@@ -267,7 +287,7 @@ pub fn check_consistency(from: u64, to: u64, path: &[Hash], from_root: Hash, to_
         }
     }
     climb.end()?;
-    ensure(older == from_root && newer == to_root, ProofError::WrongRoot)
+    Ok((older, newer))
 }
 
 /// Why a proof is refused.
@@ -693,6 +713,26 @@ mod tests {
                 let theirs = tree.prove_consistency((size - from) as usize);
                 assert_eq!(bytes(&path), theirs.as_bytes(), "{from} to {size}");
             }
+        }
+    }
+
+    /// A path is one history's alone: it says the older root itself, and any other path says nothing.
+    #[test]
+    fn a_consistency_path_convicts_whoever_vouches_for_another_older_root() {
+        let whole = Whole::grow(70);
+        for (from, to) in (0..=70u64).flat_map(|to| (0..=to).map(move |from| (from, to))) {
+            let [Ok(older), Ok(newer)] = [from, to].map(|size| root(size, whole.source(size)));
+            let Ok(path) = prove_consistency(from, to, whole.source(to));
+            let says = from > 0 && from < to && !from.is_power_of_two();
+            assert_eq!(older_root(from, to, &path, newer), says.then_some(older), "{from} to {to}");
+            for at in 0..path.len() {
+                let mut other = path.clone();
+                other[at] = node(&other[at], &other[at]);
+                assert_eq!(older_root(from, to, &other, newer), None);
+                assert_eq!(older_root(from, to, &path[..at], newer), None);
+            }
+            assert_eq!(older_root(from, to, &path, older), None);
+            assert_eq!(older_root(to, from, &path, newer), None);
         }
     }
 

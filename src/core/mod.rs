@@ -11,3 +11,4 @@ mod schema;
 pub mod tile;
 pub mod transaction;
 pub mod verify;
+pub mod witness;

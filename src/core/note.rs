@@ -80,6 +80,11 @@ impl KeyName {
         KeyName(format!("qbc/node/{}", hex::encode(key.as_bytes())).into())
     }
 
+    /// The name under which a node cosigns the checkpoints of others: `qbc/witness/` and the public key for that.
+    pub fn of_witness(key: &VerifyingKey) -> KeyName {
+        KeyName(format!("qbc/witness/{}", hex::encode(key.as_bytes())).into())
+    }
+
     /// The name under which a node signs the checkpoints of one chain: their origin, as tlog-checkpoint recommends.
     pub fn of_chain(chain: Hash) -> KeyName {
         KeyName(origin(chain).into())

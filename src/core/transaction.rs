@@ -4,6 +4,7 @@ use std::{fmt, ops::Range, str::FromStr};
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use ed25519_dalek::{Signature, VerifyingKey};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{
@@ -21,6 +22,11 @@ impl Timestamp {
         let moment = DateTime::from_timestamp_micros(micros)?;
         (0..=9999).contains(&chrono::Datelike::year(&moment)).then_some(Timestamp(moment))
     }
+
+    /// Whole seconds since 1970, 0 before.
+    pub fn seconds(self) -> u64 {
+        self.0.timestamp().try_into().unwrap_or(0)
+    }
 }
 
 impl fmt::Display for Timestamp {
@@ -34,6 +40,18 @@ impl FromStr for Timestamp {
 
     fn from_str(text: &str) -> Result<Self, String> {
         read_time(text.as_bytes()).ok_or_else(|| format!("{text:?} is no time like 2026-11-22T11:49:07.123456Z"))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

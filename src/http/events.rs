@@ -609,7 +609,13 @@ mod tests {
         async fn start() -> Served {
             let folder = tempfile::tempdir().unwrap();
             let data = folder.path().join("data");
-            let config = Config { data, pool_limit: 1_000, mining_threads: NonZero::<usize>::MIN, leap: None };
+            let config = Config {
+                data,
+                pool_limit: 1_000,
+                mining_threads: NonZero::<usize>::MIN,
+                leap: None,
+                cosign: Default::default(),
+            };
             let (node, _) = Node::start(config).await.unwrap();
             let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };
             let peers = Peers::new(identity, "none".parse().unwrap(), Vec::new());

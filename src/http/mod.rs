@@ -10,6 +10,7 @@ mod nodes;
 mod problem;
 mod proofs;
 mod server;
+mod witness;
 
 use std::{
     any::Any,
@@ -104,6 +105,9 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::get_chain, nodes::patch_chain))
         .routes(routes!(nodes::discover, nodes::discovered))
         .routes(routes!(nodes::hello, nodes::greet))
+        .routes(routes!(witness::add_checkpoint))
+        .routes(routes!(witness::witness))
+        .routes(routes!(witness::cosigned))
         .routes(routes!(nodes::livez))
         .routes(routes!(nodes::readyz))
         .routes(routes!(nodes::openapi))
@@ -215,7 +219,8 @@ fn is_leap(path: &str) -> bool {
 /// Makes a problem document of an error that has no body of its own, such as `405`.
 fn as_problem(response: Response) -> Response {
     let status = response.status();
-    if !(status.is_client_error() || status.is_server_error()) {
+    let has_body = response.extensions().get::<witness::OwnBody>().is_some();
+    if !(status.is_client_error() || status.is_server_error()) || has_body {
         return response;
     }
     let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();

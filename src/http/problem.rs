@@ -162,6 +162,7 @@ impl From<Refused> for Problem {
             | Refused::IdTaken { .. }
             | Refused::IdTwice(_)
             | Refused::NotErasable(_)
+            | Refused::Overtaken
             | Refused::Stale(_)
             | Refused::GivenUp => StatusCode::CONFLICT,
             Refused::Moved { .. } | Refused::Leaped(_) => StatusCode::PRECONDITION_FAILED,

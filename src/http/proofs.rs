@@ -6,11 +6,12 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use serde::Deserialize;
 
 use super::{
     App,
     chains::{Cache, cache_headers, unchanged},
-    extract::{ChainOf, parse_index, path_parameter},
+    extract::{ChainOf, Query, parse_index, path_parameter},
     problem::{Problem, ProblemDocument},
 };
 use crate::core::{
@@ -19,24 +20,53 @@ use crate::core::{
     tile::{NotATile, TilePath},
 };
 
+/// Query parameters of `GET /checkpoint`.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CheckpointQuery {
+    /// The newest one that at least so many witnesses have cosigned, which may be older than the newest quant.
+    #[param(maximum = 14)]
+    cosigned: Option<u8>,
+}
+
 /// The newest quant as a checkpoint that the node has signed.
 ///
 /// Two lines sign it: one by the node's key under the checkpoint's origin, as tools for one log expect, and one under the
-/// node's own name, so that the key that `qbc key` prints is good for all chains of the node.
+/// node's own name, so that the key that `qbc key` prints is good for all chains of the node. Below stand the cosignatures
+/// of witnesses (C2SP tlog-cosignature), as they come.
 #[utoipa::path(
     get,
     path = "/checkpoint",
     tag = "chain",
-    responses((status = 200, description = "A signed note: origin, size, root, and `quant INDEX HASH`", body = String,
-        content_type = "text/plain; charset=utf-8")),
+    params(CheckpointQuery),
+    responses(
+        (status = 200, description = "A signed note: origin, size, root, and `quant INDEX HASH`", body = String,
+            content_type = "text/plain; charset=utf-8"),
+        (status = 404, description = "So many witnesses have not cosigned any since the node's start", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
 )]
-pub async fn checkpoint(State(app): State<App>, target: ChainOf, headers: HeaderMap) -> Response {
-    let note = app.0.node.checkpoint(&target.chain).to_string();
+pub async fn checkpoint(
+    State(app): State<App>,
+    target: ChainOf,
+    Query(query): Query<CheckpointQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let note = match query.cosigned.unwrap_or(0) {
+        0 => app.0.node.checkpoint(&target.chain),
+        witnesses => app.0.node.cosigned(&target.chain, witnesses.into()).ok_or_else(|| {
+            Problem::not_found(format!(
+                "no checkpoint has {witnesses} cosignatures of witnesses since the node's start"
+            ))
+        })?,
+    };
+    let note = note.to_string();
     let tag = format!("\"{}\"", hash::leaf(note.as_bytes()));
-    unchanged(&headers, &tag, Cache::Revalidate).unwrap_or_else(|| {
+    Ok(unchanged(&headers, &tag, Cache::Revalidate).unwrap_or_else(|| {
         let media = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
         (cache_headers(&tag, Cache::Revalidate), media, note).into_response()
-    })
+    }))
 }
 
 /// A tile: up to 256 hashes of a level of the Merkle tree.

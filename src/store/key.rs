@@ -1,6 +1,7 @@
-//! The node's secret key: one file, which only its owner can read.
+//! The node's secret keys: a file each, which only its owner can read.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -12,33 +13,57 @@ use ed25519_dalek::SigningKey;
 use super::{Store, StoreError, check_format, lock, make_folder};
 use crate::core::transaction::take_hex;
 
-/// The file's name in the data folder.
-const FILE: &str = "node.key";
+/// A key file in the data folder, by what its key is for. One key for both would let a signature of one kind be looked for
+/// in the other, so C2SP signed-note advises against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFile {
+    /// Signs the checkpoints of the node's own chains, and is its identity.
+    Node,
+    /// Cosigns the checkpoints of others.
+    Witness,
+}
+
+impl KeyFile {
+    /// The name of what the key is for.
+    pub fn role(self) -> &'static str {
+        match self {
+            KeyFile::Node => "node",
+            KeyFile::Witness => "witness",
+        }
+    }
+}
+
+/// The file's name.
+impl fmt::Display for KeyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.key", self.role())
+    }
+}
 
 /// A secret key from 64 lower-case hexadecimal digits, with or without a newline.
 ///
 /// # Errors
 /// It is something else.
 pub fn parse(text: &str) -> Result<SigningKey, String> {
-    take_hex::<32>(text.strip_suffix('\n').unwrap_or(text), FILE).map(|secret| SigningKey::from_bytes(&secret))
+    take_hex::<32>(text.strip_suffix('\n').unwrap_or(text), "the key").map(|secret| SigningKey::from_bytes(&secret))
 }
 
-/// Reads the key of a data folder, whether a node uses the folder or not. `None` where it has none.
+/// Reads a key of a data folder, whether a node uses the folder or not. `None` where it has none.
 ///
 /// # Errors
 /// It cannot be read, or is no key.
-pub fn read(folder: &Path) -> Result<Option<SigningKey>, StoreError> {
-    let path = folder.join(FILE);
+pub fn read(folder: &Path, file: KeyFile) -> Result<Option<SigningKey>, StoreError> {
+    let path = folder.join(file.to_string());
     match fs::read_to_string(&path) {
-        Ok(text) => parse(&text).map(Some).map_err(StoreError::Damaged),
+        Ok(text) => parse(&text).map(Some).map_err(|error| StoreError::Damaged(format!("{file}: {error}"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::Damaged(format!("cannot read {}: {error}", path.display()))),
     }
 }
 
 /// Says in the log where others than the owner can read the key.
-pub fn warn_if_exposed(folder: &Path) {
-    let path = folder.join(FILE);
+pub fn warn_if_exposed(folder: &Path, file: KeyFile) {
+    let path = folder.join(file.to_string());
     if fs::metadata(&path).is_ok_and(|metadata| is_exposed(&metadata)) {
         let path = path.display();
         tracing::warn!("others can read {path}, and sign in this node's name: run chmod 600 {path}");
@@ -50,12 +75,12 @@ pub fn is_exposed(metadata: &fs::Metadata) -> bool {
     metadata.permissions().mode() & 0o077 != 0
 }
 
-/// Writes the key of a folder that has none. After a crash it is there as a whole, or not at all.
+/// Writes a key of a folder that has none. After a crash it is there as a whole, or not at all.
 ///
 /// # Errors
 /// It cannot be written.
-pub fn write(folder: &Path, key: &SigningKey) -> Result<(), StoreError> {
-    let (path, part) = (folder.join(FILE), folder.join("node.key.part"));
+pub fn write(folder: &Path, file: KeyFile, key: &SigningKey) -> Result<(), StoreError> {
+    let (path, part) = (folder.join(file.to_string()), folder.join(format!("{file}.part")));
     let write = || {
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
@@ -80,12 +105,12 @@ impl Store {
         make_folder(folder).map_err(folder_error)?;
         let _lock = lock(folder)?;
         check_format(folder)?;
-        if [FILE, "acknowledged", "store"].iter().any(|name| folder.join(name).exists()) {
+        if ["node.key", "acknowledged", "store"].iter().any(|name| folder.join(name).exists()) {
             return Err(StoreError::Folder(format!(
                 "the data folder {shown} has a key already, which its node has signed with: \
                  import into a new folder, before the first start of its node"
             )));
         }
-        write(folder, key)
+        write(folder, KeyFile::Node, key)
     }
 }

@@ -377,7 +377,7 @@ fn hunt(rounds: u64) {
     node.inject("/chains/second", json!("shared"));
     node.leap("/chains/second");
     assert_eq!(node.post("/chains/second/fork").json(&json!({ "name": "fork" })).send().unwrap().status(), 201);
-    let key = qbc::store::key::read(&data).unwrap().expect("the first start makes it");
+    let key = qbc::store::key::read(&data, qbc::store::key::KeyFile::Node).unwrap().expect("the first start makes it");
     let clients = Clients::new(key.verifying_key());
     // The last node outlives the clients.
     let node = thread::scope(|scope| {

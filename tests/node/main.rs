@@ -15,3 +15,4 @@ mod retries;
 mod rules;
 mod scrub;
 mod support;
+mod witness;

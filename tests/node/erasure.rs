@@ -99,6 +99,18 @@ fn an_erased_value_is_gone_and_every_proof_holds() {
     let root = node.json("/stats")["root"].as_str().unwrap().parse().unwrap();
     merkle::check_consistency(from, to, &path, stats["root"].as_str().unwrap().parse().unwrap(), root).unwrap();
 
+    // A client of tiles sees the same leaves, and a listener what is left.
+    let entries = node.get("/tile/entries/000.p/20").send().unwrap().bytes().unwrap();
+    let hashes = node.get("/tile/0/000.p/20").send().unwrap().bytes().unwrap();
+    let mut rest = &entries[..];
+    for hash in hashes.chunks(32) {
+        let (length, more) = rest.split_first_chunk().unwrap();
+        let (leaf, more) = more.split_at(u16::from_be_bytes(*length).into());
+        assert_eq!(qbc::core::hash::leaf(leaf).as_bytes(), hash);
+        rest = more;
+    }
+    assert!(rest.is_empty());
+
     // The neighbours in the same run stay.
     assert_eq!(node.json("/transactions/6")["data"]["name"], secret);
     assert_eq!(node.json("/transactions/9")["data"]["name"], secret);

@@ -21,7 +21,7 @@
 //! what a published head has. Beside the engine, the file
 //! `acknowledged` holds the stamp of the newest batch that was synced: a journal that has lost its end, which the engine
 //! takes for an interrupted write, is found by it at the next start. A batch that was answered with an error does not come
-//! back after a restart in order, nor after a full disk.
+//! back after a restart in order, nor after a full disk; only an erasure whose key could not be destroyed at once is completed.
 //!
 //! # How transactions are erased
 //! A batch stores their run anew, with a new key and without them, and marks the old key. When it is durable, the old key is
@@ -451,6 +451,8 @@ pub struct Batch {
     puts: Vec<(Space, Vec<u8>, Vec<u8>)>,
     removed: Vec<(Space, Vec<u8>)>,
     runs: Vec<(ChainNumber, Run)>,
+    /// Slots of keys that must go when this is durable.
+    doomed: Vec<u64>,
 }
 
 impl Batch {
@@ -514,16 +516,16 @@ impl Batch {
 
     /// Encrypts the runs, each with a new key, and gives the slots of the keys that must go when this is durable.
     fn seal(&mut self, keys: &Keys) -> io::Result<Vec<u64>> {
-        let mut replaced = Vec::new();
+        let mut doomed = std::mem::take(&mut self.doomed);
         for (chain, run) in std::mem::take(&mut self.runs) {
             let (slot, key_of_run) = keys.take()?;
             self.put(Space::Runs, key([chain.0, run.first]), run.encode(slot, &key_of_run));
-            if let Some(Replaced { slot, .. }) = run.replaces {
-                self.put(Space::Meta, doomed_key(slot), vec![VALUE_FORMAT]);
-                replaced.push(slot);
-            }
+            doomed.extend(run.replaces.map(|replaced| replaced.slot));
         }
-        Ok(replaced)
+        for slot in &doomed {
+            self.put(Space::Meta, doomed_key(*slot), vec![VALUE_FORMAT]);
+        }
+        Ok(doomed)
     }
 }
 
@@ -759,7 +761,7 @@ impl Store {
     /// next commit fails too.
     pub fn commit(&self, mut batch: Batch) -> Result<Vec<u64>, StoreError> {
         let engine = self.engine()?;
-        let replaced = batch.seal(&self.keys).map_err(|error| StoreError::from_io(&error))?;
+        let doomed = batch.seal(&self.keys).map_err(|error| StoreError::from_io(&error))?;
         let destroyed = std::mem::take(&mut *self.destroyed.lock().expect("no holder of this lock panics"));
         let commits = engine.commits()? + 1;
         let written = engine.write(batch, &destroyed, commits).map_err(|error| match error {
@@ -774,7 +776,7 @@ impl Store {
         let newest = Stamp { commits, sequence: engine.database.seqno() };
         write_acknowledged(&self.acknowledged, newest)
             .map_err(|error| self.take_back(commits, StoreError::from_io(&error)))?;
-        Ok(replaced)
+        Ok(doomed)
     }
 
     /// Cuts a batch that fails off the journal, where some or all of it may stand. What the engine still holds of it in a

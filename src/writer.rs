@@ -709,7 +709,7 @@ impl Writer {
         if pending.batch.is_empty() {
             return Ok(());
         }
-        let replaced = self.store.commit(pending.batch).inspect_err(|error| self.fail(error))?;
+        let doomed = self.store.commit(pending.batch).inspect_err(|error| self.fail(error))?;
         if let Some(replaced) = pending.replaced {
             replaced.set_damage("an imported chain has taken its place".into());
         }
@@ -738,7 +738,7 @@ impl Writer {
         witnessed.extend(pending.witnessed.into_iter().map(|(hash, log)| (hash, Arc::new(log))));
         drop(witnessed);
         // An erasure stands from its commit on, and so it is shown, whatever becomes of the key: a start would destroy it.
-        self.store.destroy(replaced).inspect_err(|error| self.fail(error))
+        self.store.destroy(doomed).inspect_err(|error| self.fail(error))
     }
 
     fn publish_sealed(&self, handle: &Arc<ChainHandle>) {

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, ChainNumber, Space, Store, StoreError, checked_version, from_json, key, unreadable, versioned};
+use super::{
+    Batch, ChainNumber, Space, Store, StoreError, StoredRun, checked_version, from_json, key, unreadable, versioned,
+};
 use crate::core::hash::Hash;
 
 /// Marks, in `meta`, an import that is under way.
@@ -53,14 +55,20 @@ impl Store {
             .collect()
     }
 
-    /// Removes at most `limit` entries of a chain that no record names any more, and says whether none is left.
+    /// Removes at most `limit` entries of a chain that no record names any more, and says whether none is left. The keys of its
+    /// runs go with them.
     pub fn remove_parts(&self, chain: ChainNumber, limit: usize, batch: &mut Batch) -> Result<bool, StoreError> {
         let engine = self.engine()?;
         let before = batch.removed.len();
         for space in PARTS {
             let room = limit - (batch.removed.len() - before);
             for entry in engine.space(space).range(key([chain.0])..key([chain.0 + 1])).take(room) {
-                batch.removed.push((space, entry.key().map_err(unreadable)?.to_vec()));
+                let (key, value) = entry.into_inner().map_err(unreadable)?;
+                if let Space::Runs = space {
+                    // Of one that is damaged nobody knows the key.
+                    batch.doomed.extend(StoredRun::decode(&key, value).map(|run| run.slot()));
+                }
+                batch.removed.push((space, key.to_vec()));
             }
         }
         Ok(batch.removed.len() - before < limit)

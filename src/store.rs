@@ -48,7 +48,7 @@ use std::{
 
 use files::{Rest, Stamp};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-pub use imports::ImportRecord;
+pub use imports::{ImportRecord, Removed};
 use key::KeyFile;
 use run_keys::{Key, Keys, Slot};
 use serde::{Deserialize, Serialize};
@@ -119,6 +119,11 @@ impl StoreError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChainNumber(pub u64);
+
+impl ChainNumber {
+    /// That of the default chain as a new node makes it.
+    pub const FIRST: ChainNumber = ChainNumber(0);
+}
 
 /// The quant of another chain that a fork goes on from, in the store's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -640,13 +645,33 @@ fn decode_number(value: &[u8]) -> Result<u64, StoreError> {
     bytes.map(u64::from_be_bytes).ok_or_else(|| StoreError::Damaged("a stored number is malformed".into()))
 }
 
+/// The key of a run. It is not destroyed while anybody reads a form of the run that needs it: see [`Store::destroy`].
+fn key_of(keys: &mut run_keys::Reader, run: &StoredRun) -> Result<Key, StoreError> {
+    match keys.get(run.slot()) {
+        Ok(Slot::Key(key)) => Ok(key),
+        Ok(Slot::Destroyed | Slot::Damaged) => {
+            Err(StoreError::Damaged(format!("the key of transaction {} is gone", run.first)))
+        }
+        Err(error) => Err(StoreError::Damaged(format!("the file \"{KEYS}\" cannot be read: {error}"))),
+    }
+}
+
 fn missing(transaction: u64) -> StoreError {
     StoreError::Damaged(format!("transaction {transaction} is missing"))
 }
 
 /// A read that fails means that what was written cannot be had any more.
 fn unreadable(error: fjall::Error) -> StoreError {
-    StoreError::Damaged(format!("it cannot be read: {error}"))
+    use rustix::io::Errno;
+    let detail = format!("it cannot be read: {error}");
+    let (fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io))) = error else {
+        return StoreError::Damaged(detail);
+    };
+    // These say nothing of the disk.
+    match Errno::from_io_error(&io) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => StoreError::Failed(detail),
+        _ => StoreError::Damaged(detail),
+    }
 }
 
 fn from_json<T: serde::de::DeserializeOwned>(value: &[u8], what: &str) -> Result<T, StoreError> {
@@ -697,6 +722,10 @@ impl Store {
                 .and_then(|()| acknowledged.sync_all())
                 .map_err(folder_error)?;
         }
+        if newest.is_some_and(|newest| newest.commits > 0) && !folder.join(KEYS).exists() {
+            let cure = "nothing can be read without it: restore it from the copy that the rest is from";
+            return Err(StoreError::Damaged(format!("the file \"{KEYS}\" is missing, and {cure}")));
+        }
         let keys = Keys::open(&folder.join(KEYS)).map_err(folder_error)?;
         // A file can be synced and yet have no name after a power cut: what was made must have its name before a commit. The
         // engine leaves that of a keyspace's folder to luck.
@@ -721,6 +750,11 @@ impl Store {
     /// # Errors
     /// They may be there still. The next start destroys them.
     pub fn destroy(&self, slots: Vec<u64>) -> Result<(), StoreError> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        // Each read holds the engine. When all that began before have ended, nobody has a form that needs these keys.
+        drop(self.engine.write().expect("no holder of this lock panics"));
         self.keys.destroy(&slots).map_err(|error| StoreError::Failed(format!("a key cannot be destroyed: {error}")))?;
         self.destroyed.lock().expect("no holder of this lock panics").extend(slots);
         Ok(())
@@ -903,14 +937,7 @@ impl Store {
                     out.push(separator);
                 }
                 next = run.first + part.end as u64;
-                match self.key_of(&mut keys, &run)? {
-                    Some(key) => run.decrypt(&key, part, separator, out)?,
-                    // It was stored anew since the range was opened.
-                    None => {
-                        let (newest, key) = self.readable_run(&engine, chain, run.first)?;
-                        newest.decrypt(&key, part, separator, out)?;
-                    }
-                }
+                run.decrypt(&key_of(&mut keys, &run)?, part, separator, out)?;
             }
             if next < end_of_part {
                 return Err(missing(next));
@@ -928,26 +955,9 @@ impl Store {
 
     /// The run that has a transaction, and its key.
     fn readable_run(&self, engine: &Engine, chain: ChainNumber, index: u64) -> Result<(StoredRun, Key), StoreError> {
-        // Between the two looks it may be stored anew, but not twice as fast as this.
-        for _ in 0..3 {
-            let run = self.run_of(engine, chain, index)?;
-            if let Some(key) = self.key_of(&mut self.keys.reader(), &run)? {
-                return Ok((run, key));
-            }
-        }
-        Err(StoreError::Damaged(format!("the key of transaction {index} is gone")))
-    }
-
-    /// The key of a run, or nothing where it is destroyed. A key that is destroyed at the moment may look damaged.
-    fn key_of(&self, keys: &mut run_keys::Reader, run: &StoredRun) -> Result<Option<Key>, StoreError> {
-        let slot = run.slot();
-        match keys
-            .get(slot)
-            .map_err(|error| StoreError::Damaged(format!("the file \"{KEYS}\" cannot be read: {error}")))?
-        {
-            Slot::Key(key) => Ok(Some(key)),
-            Slot::Destroyed | Slot::Damaged => Ok(None),
-        }
+        let run = self.run_of(engine, chain, index)?;
+        let key = key_of(&mut self.keys.reader(), &run)?;
+        Ok((run, key))
     }
 
     /// The run that has a transaction, with another record in the place of that one. When it is committed, nothing can read

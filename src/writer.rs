@@ -33,6 +33,7 @@ use crate::{
         quant::Quant,
         rules::{ChainName, Rules},
         transaction::{Erased, Id, Kind, Record, Timestamp, Transaction},
+        verify,
         witness::{Cosigned, Evidence, Witnessed},
     },
     limits,
@@ -194,6 +195,15 @@ pub enum Refused {
         "transaction {0} is a record of the node itself (a bang, or an erasure): only what clients injected can be erased"
     )]
     NotErasable(u64),
+    /// It came without its data, and without the record of that.
+    #[error("transaction {0} is erased already; the record of that is on the chain that this one was copied from")]
+    ErasedElsewhere(u64),
+    /// Not all that is stored of an import was verified.
+    #[error(
+        "an unfinished import of this chain has stored more than this export has: send the longer one, or give that import \
+         up with DELETE /import, and send this one then"
+    )]
+    ImportIsLonger,
     /// What is stored of the chain does not hold.
     #[error("the chain is damaged, and takes no writes: {0}")]
     Damaged(String),
@@ -321,10 +331,13 @@ impl ChainHandle {
 
     /// Whether it is the default chain as a new node makes it, which nobody has used: an imported one may take its place.
     pub fn is_untouched_default(&self) -> bool {
-        self.name.as_str() == ChainName::DEFAULT && self.parent.is_none() && self.head().size() == 1
+        let head = self.head();
+        self.number() == ChainNumber::FIRST
+            && self.name.as_str() == ChainName::DEFAULT
+            && (head.size(), head.newest.index()) == (1, 0)
     }
 
-    /// What does not hold in what is stored of it, or of an ancestor's part that it shares.
+    /// What does not hold in what is stored of it, or of an ancestor.
     pub fn damage(&self) -> Option<&str> {
         let own = self.damage.get().map(String::as_str);
         own.or_else(|| self.parent.as_ref().and_then(|parent| parent.damage()))
@@ -614,9 +627,12 @@ impl Writer {
                 envelopes.push(envelope);
             }
             // An erasure stores a run anew, so that run must be in the store. The end of an import may replace a chain, which
-            // nothing may have changed meanwhile.
+            // nothing may have changed meanwhile, and what is removed must be gone before anything is put in its place.
             let is_alone = |envelope: &Envelope| {
-                matches!(envelope.command, Command::Erase { .. } | Command::Import(_, Step::Finish { .. }))
+                matches!(
+                    envelope.command,
+                    Command::Erase { .. } | Command::Import(_, Step::Finish { .. } | Step::GiveUp)
+                )
             };
             let mut together = Vec::with_capacity(envelopes.len());
             for envelope in envelopes {
@@ -924,7 +940,12 @@ impl Writer {
         let handle = self.entry(number).handle.clone();
         let record = checked_record(&self.store, &handle.lineage, index)?;
         if let Some(Erased { by, .. }) = record.erased {
-            return Ok(Outcome::Erased(Placed { index: by, replayed: true }));
+            let is_here = by < self.entry(number).chain.head.size()
+                && verify::erasure_of(&checked_record(&self.store, &handle.lineage, by)?) == Some(index);
+            return match is_here {
+                true => Ok(Outcome::Erased(Placed { index: by, replayed: true })),
+                false => Err(Refused::ErasedElsewhere(index)),
+            };
         }
         if record.kind.is_some() {
             return Err(Refused::NotErasable(index));

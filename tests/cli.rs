@@ -305,7 +305,7 @@ fn a_live_chain_is_verified() {
     assert!(qbc(&["verify", &node.url, "--chain", "trial"]).ok().starts_with(trial));
     let newest = node.run(&["chain", "--from", "2", "--no-transactions"]).ok_json()[0]["hash"].clone();
     let said = node.run(&["verify", "--json"]).ok_json();
-    let figures = json!({"chain": "qbc", "id": said["id"], "quants": 3, "transactions": 303, "pooled": 1, "erased": 0, "hash": newest, "checkpoint": {"signed_by": null}});
+    let figures = json!({"chain": "qbc", "id": said["id"], "quants": 3, "transactions": 303, "pooled": 1, "erased": 0, "unrecorded": 0, "hash": newest, "checkpoint": {"signed_by": null}});
     assert_eq!(said, figures);
     assert!(qbc(&["verify", &(node.url.clone() + "/chains/none")]).fails(1).contains("404"));
     assert!(qbc(&["verify", &(node.url.clone() + "/transactions")]).fails(2).contains("names no chain"));

@@ -179,7 +179,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         tokio::spawn(scrub::run(node.clone(), pace, stopping.clone()));
     }
 
-    if !args.witness.is_empty() {
+    if args.witness.is_empty() {
+        // Otherwise each new quant would wait there for ever.
+        drop(sealed);
+    } else {
         tokio::spawn(witness::run(node.clone(), args.witness, sealed, stopping.clone()));
     }
 

@@ -56,6 +56,8 @@ pub struct Verified {
     pooled: u64,
     /// Without their data.
     erased: u64,
+    /// Those whose erasure is recorded elsewhere, or not at all.
+    unrecorded: u64,
     hash: Hash,
     /// Of what was read as an export or from a node; null in JSON where that has none.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_voucher")]
@@ -87,6 +89,7 @@ impl Verified {
             transactions: newest.size(),
             pooled: verifier.size() - newest.size(),
             erased: verifier.erased(),
+            unrecorded: verifier.unrecorded(),
             hash: newest.hash(),
             checkpoint: None,
         })
@@ -105,13 +108,16 @@ impl Verified {
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Verified { chain, id, quants, transactions, pooled, erased, hash, checkpoint } = self;
+        let Verified { chain, id, quants, transactions, pooled, erased, unrecorded, hash, checkpoint } = self;
         write!(f, "chain {chain} holds: {quants} quants, {transactions} transactions")?;
         if *pooled > 0 {
             write!(f, " and {pooled} pooled")?;
         }
         if *erased > 0 {
             write!(f, ", {erased} of them erased")?;
+            if *unrecorded > 0 {
+                write!(f, " ({unrecorded} without the record of it)")?;
+            }
         }
         write!(f, ", id {id}, newest quant {hash}")?;
         match checkpoint {

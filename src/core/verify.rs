@@ -1,7 +1,7 @@
 //! A whole chain or a receipt, recomputed from nothing but what is served; the first fault is named with its place.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -52,8 +52,10 @@ pub struct Verifier {
     ids: Option<HashSet<Id>>,
     /// Transactions seen without their data.
     erased: u64,
-    /// By the index of the transaction that must record it: which one was erased.
-    erasures: BTreeMap<u64, u64>,
+    /// Those whose erasure was seen to be recorded.
+    recorded: u64,
+    /// The index of the transaction that is to record it, and that of the erased one.
+    erasures: BTreeSet<(u64, u64)>,
 }
 
 /// The chain that a transaction belongs to, as far as it is checked against it.
@@ -99,7 +101,8 @@ impl Verifier {
             bang: None,
             ids: Some(HashSet::new()),
             erased: 0,
-            erasures: BTreeMap::new(),
+            recorded: 0,
+            erasures: BTreeSet::new(),
         }
     }
 
@@ -109,10 +112,15 @@ impl Verifier {
         Verifier { ids: None, ..Verifier::new() }
     }
 
-    /// Transactions that were seen without their data. The record of an erasure may be behind what was seen, or, where a
-    /// fork shares the transaction, on the chain that it was forked from.
+    /// Transactions that were seen without their data.
     pub fn erased(&self) -> u64 {
         self.erased
+    }
+
+    /// Those of them whose erasure was not seen to be recorded: its record may be behind what was seen, or on the chain that
+    /// this one was forked or copied from.
+    pub fn unrecorded(&self) -> u64 {
+        self.erased - self.recorded
     }
 
     /// Transactions seen.
@@ -181,32 +189,28 @@ impl Verifier {
         {
             return fault(format!("its id {:?} stands in the chain already", id.as_str()));
         }
-        self.check_erased(record)?;
+        self.count_erased(record);
         self.edge.push(record.hash, tiles);
         Ok(())
     }
 
-    /// An erased transaction says which one records that. When that one comes, it must say the same.
-    fn check_erased(&mut self, record: &Record) -> Result<(), Fault> {
+    /// An erased transaction says which one records that. It may be wrong without anybody's fault: the record of it may be on
+    /// the chain that this one was forked or copied from. So it is counted whose record was seen.
+    fn count_erased(&mut self, record: &Record) {
         let index = record.index;
-        if record.kind == Some(Kind::Bang) {
-            // What is recorded from here on in the chain that was forked is not seen here.
-            self.erasures.clear();
-        }
-        if let Some(erased) = self.erasures.remove(&index)
-            && erasure_of(record) != Some(erased)
+        if let Some(erased) = erasure_of(record)
+            && self.erasures.remove(&(index, erased))
         {
-            let detail = format!("it is erased by transaction {index}, which is no record of that");
-            return Err(Fault::of_transaction(erased, detail));
+            self.recorded += 1;
+        }
+        // Nothing that comes later can record these.
+        while self.erasures.first().is_some_and(|&(by, _)| by <= index) {
+            self.erasures.pop_first();
         }
         if let Some(Erased { by, .. }) = record.erased {
             self.erased += 1;
-            if by <= index || self.erasures.insert(by, index).is_some() {
-                let detail = format!("it is erased by transaction {by}, which cannot record that");
-                return Err(Fault::of_transaction(index, detail));
-            }
+            self.erasures.insert((by, index));
         }
-        Ok(())
     }
 
     fn check_bang(&self, record: &Record) -> Result<Rules, Fault> {
@@ -258,7 +262,7 @@ impl Verifier {
 }
 
 /// The transaction that an erasure records.
-fn erasure_of(record: &Record) -> Option<u64> {
+pub fn erasure_of(record: &Record) -> Option<u64> {
     let data = record.data.as_ref().filter(|_| record.kind == Some(Kind::Erasure))?;
     json::parse(data).ok()?.get("index")?.as_u64()
 }

@@ -424,10 +424,8 @@ async fn transaction_at(
         Ok((store.record(&lineage, index)?, quant))
     };
     let (mut record, quant) = app.0.node.read(read).await?;
-    let hash = crate::core::transaction::record_hash(&record);
-    let hash = hash.ok_or_else(|| StoreError::Damaged(format!("transaction {index} is malformed")))?;
     let state = if sealed { "sealed" } else { "pooled" };
-    let tag = format!("\"{hash}-{state}-{}\"", chain.erasures());
+    let tag = format!("\"{}-{state}\"", crate::core::hash::leaf(&record));
     if let Some(unchanged) = unchanged(headers, &tag, Cache::Revalidate) {
         return Ok(unchanged);
     }
@@ -543,7 +541,7 @@ pub async fn consistency(
         return Err(Problem::not_found(format!("the chain has {} transactions, it never had {to}", head.size())));
     }
     let cache = if query.to.is_some() { Cache::Immutable } else { Cache::Revalidate };
-    let tag = format!("\"{from}-{to}\"");
+    let tag = format!("\"{}-{from}-{to}\"", target.chain.id);
     if let Some(unchanged) = unchanged(&headers, &tag, cache) {
         return Ok(unchanged);
     }

@@ -56,8 +56,8 @@ pub struct Erasure {
 
 /// Erases data and salt of a transaction for ever, and records it as a transaction of its own.
 ///
-/// Its leaf stays, and with it every root, receipt and checkpoint. Forks that share it lose the data too. When the answer
-/// comes, no file of the node can give the data back. What is erased already answers with the first erasure.
+/// Its leaf stays, and with it every root, receipt and checkpoint. Forks that share it lose the data too; one that was imported
+/// has a copy of its own. When the answer comes, no file of the node can give the data of this chain back. What is erased already answers with the first erasure.
 #[utoipa::path(
     post,
     path = "/transactions/{index}/erase",

@@ -162,6 +162,8 @@ impl From<Refused> for Problem {
             | Refused::IdTaken { .. }
             | Refused::IdTwice(_)
             | Refused::NotErasable(_)
+            | Refused::ErasedElsewhere(_)
+            | Refused::ImportIsLonger
             | Refused::Overtaken
             | Refused::Stale(_)
             | Refused::GivenUp => StatusCode::CONFLICT,

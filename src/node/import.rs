@@ -225,7 +225,8 @@ impl Import {
         let (chain, was_here) = match &self.target {
             Target::Here(chain) => (chain.clone(), true),
             Target::Stored(_) => {
-                let finish = Step::Finish { name: rules.name().clone(), bang, erasures: verifier.erased() };
+                let (name, erasures) = (rules.name().clone(), verifier.erased());
+                let finish = Step::Finish { name, bang, size: transactions, quants, erasures };
                 match self.node.step(id, finish).await? {
                     Outcome::Banged(chain) => (chain, false),
                     _ => unreachable!("the outcome of a finished import is Banged"),
@@ -235,12 +236,18 @@ impl Import {
         Ok(Imported { chain, quants, transactions, was_here, voucher })
     }
 
-    /// Removes what is stored, because a line was at fault.
+    /// Removes what is stored, because a line was at fault. Where all that this import saw was stored by an earlier one, it
+    /// stays: that one may have been right.
     ///
     /// # Errors
     /// The node takes no writes. What is left is removed before the same chain is imported again.
     pub async fn give_up(self) -> Result<(), ImportError> {
-        self.node.give_up(self.id).await
+        let found = match &self.target {
+            Target::Stored(storing) => storing.found,
+            Target::Here(_) => return Ok(()),
+        };
+        let is_behind = self.export.verifier().size() <= found.size && found.size > 0;
+        if is_behind { Ok(()) } else { self.node.give_up(self.id).await }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Imports that are under way: chains that are stored in part, and that nobody sees before they are whole.
 
+use std::ops::Bound;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,6 +14,15 @@ const IMPORT: &[u8] = b"import ";
 
 /// The keyspaces that hold parts of a chain, each under a key that begins with its number.
 const PARTS: [Space; 6] = [Space::Runs, Space::Quants, Space::Sizes, Space::Hashes, Space::Ids, Space::Tiles];
+
+/// How far the parts of a chain are removed: walking over all that is gone already would take longer with each step.
+#[derive(Default)]
+pub struct Removed {
+    /// Keyspaces that are done.
+    spaces: usize,
+    /// The last key of the next one that is removed.
+    key: Option<Vec<u8>>,
+}
 
 /// A chain that is imported.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -55,22 +66,34 @@ impl Store {
             .collect()
     }
 
-    /// Removes at most `limit` entries of a chain that no record names any more, and says whether none is left. The keys of its
-    /// runs go with them.
-    pub fn remove_parts(&self, chain: ChainNumber, limit: usize, batch: &mut Batch) -> Result<bool, StoreError> {
+    /// Removes at most `limit` more entries of a chain that no record names any more, and says whether none is left. The keys of
+    /// its runs go with them.
+    pub fn remove_parts(
+        &self,
+        chain: ChainNumber,
+        limit: usize,
+        removed: &mut Removed,
+        batch: &mut Batch,
+    ) -> Result<bool, StoreError> {
         let engine = self.engine()?;
-        let before = batch.removed.len();
-        for space in PARTS {
-            let room = limit - (batch.removed.len() - before);
-            for entry in engine.space(space).range(key([chain.0])..key([chain.0 + 1])).take(room) {
+        let mut room = limit;
+        while let Some(&space) = PARTS.get(removed.spaces) {
+            let start = removed.key.clone().map_or(Bound::Included(key([chain.0])), Bound::Excluded);
+            for entry in engine.space(space).range((start, Bound::Excluded(key([chain.0 + 1])))).take(room) {
                 let (key, value) = entry.into_inner().map_err(unreadable)?;
                 if let Space::Runs = space {
                     // Of one that is damaged nobody knows the key.
                     batch.doomed.extend(StoredRun::decode(&key, value).map(|run| run.slot()));
                 }
+                removed.key = Some(key.to_vec());
                 batch.removed.push((space, key.to_vec()));
+                room -= 1;
             }
+            if room == 0 {
+                return Ok(false);
+            }
+            (removed.spaces, removed.key) = (removed.spaces + 1, None);
         }
-        Ok(batch.removed.len() - before < limit)
+        Ok(true)
     }
 }

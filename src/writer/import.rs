@@ -16,7 +16,7 @@ use crate::{
         transaction::{Id, Record},
     },
     limits,
-    store::{BangPlace, ChainNumber, ChainRecord, ImportRecord, Run, Store, StoreError},
+    store::{BangPlace, ChainNumber, ChainRecord, ImportRecord, Removed, Run, Store, StoreError},
 };
 
 /// A step of an import.
@@ -31,6 +31,10 @@ pub enum Step {
         name: ChainName,
         /// Where its own bang stands.
         bang: BangPlace,
+        /// Transactions and quants that were verified, which must be all that is stored.
+        size: u64,
+        /// See `size`.
+        quants: u64,
         /// Transactions that came without their data.
         erasures: u64,
     },
@@ -109,6 +113,8 @@ pub struct Progress {
 pub(super) struct Importing {
     progress: Progress,
     given_up: bool,
+    /// How far it is removed.
+    removed: Removed,
 }
 
 impl Importing {
@@ -132,7 +138,7 @@ impl Importing {
             }
             Err(other) => return Err(other),
         };
-        Ok(Importing { progress, given_up })
+        Ok(Importing { progress, given_up, removed: Removed::default() })
     }
 
     pub(super) fn number(&self) -> ChainNumber {
@@ -145,7 +151,13 @@ impl Writer {
         match step {
             Step::Begin => self.begin_import(id, pending),
             Step::Add(part) => self.add_part(id, part, pending),
-            Step::Finish { name, bang, erasures } => self.finish_import(id, &name, bang, erasures, pending),
+            Step::Finish { name, bang, size, quants, erasures } => {
+                let stored = self.imports.get(&id).map(|found| found.progress);
+                if stored.is_some_and(|stored| stored.size != size || stored.quants != quants) {
+                    return Err(Refused::ImportIsLonger);
+                }
+                self.finish_import(id, &name, bang, erasures, pending)
+            }
             Step::GiveUp => self.give_up_import(id, pending),
         }
     }
@@ -159,7 +171,7 @@ impl Writer {
         self.next_number = ChainNumber(number.0 + 1);
         pending.batch.import(&ImportRecord { id, number, given_up: false });
         let progress = Progress { number, size: 0, bytes: 0, quants: 0 };
-        self.imports.insert(id, Importing { progress, given_up: false });
+        self.imports.insert(id, Importing { progress, given_up: false, removed: Removed::default() });
         Ok(Outcome::Importing(progress))
     }
 
@@ -193,11 +205,15 @@ impl Writer {
         let found = self.imports.get(&id).filter(|found| !found.given_up).ok_or(Refused::GivenUp)?;
         let number = found.number();
         if self.names.contains(name) {
+            let of_first =
+                |record: &ChainRecord| record.parent.is_some_and(|parent| parent.number == ChainNumber::FIRST);
+            let is_forked = self.store.chains()?.iter().any(of_first);
             let other = self.published.chain(name.as_str());
-            let other = other.filter(|other| other.is_untouched_default() && !self.is_forked(other.number()));
+            let other = other.filter(|other| other.is_untouched_default()).filter(|_| !is_forked);
             pending.replaced = Some(other.ok_or_else(|| Refused::NameTaken(name.clone()))?);
         }
-        let (name, leap) = (name.to_string(), LeapPolicy::default());
+        let leap = pending.replaced.as_ref().map_or(LeapPolicy::default(), |replaced| replaced.leap_policy());
+        let name = name.to_string();
         let bang = Some(bang).filter(|bang| bang.quant > 0);
         let record = ChainRecord { name, number, parent: None, leap, erasures, bang };
         // It is read as it will be at the next start, so that nothing becomes visible that could not be opened then.
@@ -215,10 +231,6 @@ impl Writer {
         Ok(Outcome::Banged(handle))
     }
 
-    fn is_forked(&self, chain: ChainNumber) -> bool {
-        self.chains.values().any(|entry| entry.handle.lineage.parent().is_some_and(|parent| parent.number == chain))
-    }
-
     fn give_up_import(&mut self, id: Hash, pending: &mut Pending) -> Result<Outcome, Refused> {
         let Some(found) = self.imports.get_mut(&id) else { return Ok(Outcome::Done) };
         let number = found.number();
@@ -227,7 +239,7 @@ impl Writer {
             pending.batch.import(&ImportRecord { id, number, given_up: true });
             return Ok(Outcome::Removing);
         }
-        if self.store.remove_parts(number, limits::REMOVE_ENTRIES, &mut pending.batch)? {
+        if self.store.remove_parts(number, limits::REMOVE_ENTRIES, &mut found.removed, &mut pending.batch)? {
             pending.batch.end_import(id);
             self.imports.remove(&id);
             return Ok(Outcome::Done);

@@ -443,3 +443,51 @@ fn a_default_chain_is_imported_where_nobody_used_the_one_that_is_there() {
     problem(import(&forked, &export), 409);
     forked.audit("");
 }
+
+/// What an interrupted import left is not covered by the checkpoint of a shorter export.
+#[test]
+fn a_shorter_export_does_not_make_the_rest_of_a_longer_one_visible() {
+    let source = TestNode::start(&[]);
+    source.bang(json!({ "name": "c" }));
+    // A part is stored when two mebibytes have come.
+    let grow = || {
+        for number in 0..30 {
+            source.inject("/chains/c", json!(format!("{number}{}", "x".repeat(100_000))));
+        }
+        source.leap("/chains/c");
+        export(&source, "c")
+    };
+    let (short, long) = (grow(), grow());
+    let node = TestNode::start(&[]);
+    send_part(&node, &long, long.len() - 100);
+    let (status, told) = import_then(&node, &short);
+    assert!(status == 409 && told.contains("more than this export has"), "{told}");
+    problem(node.get("/chains/c").send().unwrap(), 404);
+    // A faulty body does not take away what an earlier import has stored.
+    problem(import_as(&node, &id_of(&long), "nonsense\n"), 422);
+    problem(import(&node, &short), 409);
+    imported(&node, &long);
+    node.audit("/chains/c");
+}
+
+/// The record of an erasure may lie behind the export's end: the chain stays valid, whatever comes there.
+#[test]
+fn a_chain_whose_erasure_is_recorded_elsewhere_goes_on() {
+    let source = TestNode::start(&[]);
+    source.bang(json!({ "name": "c" }));
+    source.inject("/chains/c", json!("secret"));
+    source.leap("/chains/c");
+    let erase =
+        |node: &TestNode| node.post("/chains/c/transactions/1/erase").json(&json!({ "reason": "r" })).send().unwrap();
+    assert_eq!(erase(&source).status(), 201);
+    let node = TestNode::start(&[]);
+    imported(&node, &export(&source, "c"));
+    problem(erase(&node), 409);
+    node.inject("/chains/c", json!("where the record would be"));
+    node.leap("/chains/c");
+    problem(erase(&node), 409);
+    node.audit("/chains/c");
+    export(&node, "c");
+    let (data, _folder) = node.kill();
+    verifies(&data);
+}

@@ -32,6 +32,7 @@ mod files;
 mod imports;
 pub mod key;
 mod run_keys;
+mod runs;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -51,6 +52,8 @@ use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode
 pub use imports::{ImportRecord, Removed};
 use key::KeyFile;
 use run_keys::{Key, Keys, Slot};
+pub use runs::Run;
+use runs::StoredRun;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -73,6 +76,9 @@ pub const QUIET: &str = "fjall=warn,lsm_tree=warn";
 const FOLDER_FORMAT: &str = "qbc-data 2\n";
 /// The file of the keys of runs.
 const KEYS: &str = "run.keys";
+/// A value as it was read.
+type Value = fjall::Slice;
+
 /// The version byte that each stored value starts with.
 const VALUE_FORMAT: u8 = 1;
 
@@ -298,158 +304,6 @@ fn tile_key(chain: ChainNumber, level: u8, number: u64) -> Vec<u8> {
     [&chain.0.to_be_bytes()[..], &[level], &number.to_be_bytes()].concat()
 }
 
-/// Consecutive transactions of one chain that were committed together.
-#[derive(Default)]
-pub struct Run {
-    first: u64,
-    bytes_before: u64,
-    ends: Vec<u32>,
-    records: Vec<u8>,
-    replaces: Option<Replaced>,
-}
-
-/// What a run that is stored anew was before.
-struct Replaced {
-    /// The slot of its key.
-    slot: u64,
-    /// The sizes of its records as they were accepted.
-    accepted: Vec<u32>,
-}
-
-impl Run {
-    /// Version, form, slot of the key, bytes before, number of records.
-    const HEAD: usize = 1 + 1 + 8 + 8 + 4;
-    /// The form of a run as it was accepted.
-    const ACCEPTED: u8 = 0;
-    /// The form of a run of which something was erased: behind the ends of the records stand their sizes as accepted.
-    const ERASED: u8 = 1;
-
-    /// An empty run behind `bytes_before` bytes of the chain's earlier records.
-    pub fn new(first: u64, bytes_before: u64) -> Self {
-        Run { first, bytes_before, ..Run::default() }
-    }
-
-    /// Whether it should be put before `bytes` more are added.
-    pub fn is_full_for(&self, bytes: usize) -> bool {
-        !self.ends.is_empty()
-            && (self.ends.len() >= limits::RUN_TRANSACTIONS || self.records.len() + bytes > limits::RUN_BYTES)
-    }
-
-    /// Adds the next record, and gives its size in bytes.
-    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> u64 {
-        if !self.ends.is_empty() {
-            self.records.push(b',');
-        }
-        let start = self.records.len();
-        write(&mut self.records);
-        self.ends.push(u32::try_from(self.records.len()).expect("a run is bounded far below 4 GiB"));
-        (self.records.len() - start) as u64
-    }
-
-    /// Bytes of its records.
-    pub fn bytes(&self) -> usize {
-        self.records.len()
-    }
-
-    /// Its stored form: the records are encrypted with the key of this slot.
-    fn encode(&self, slot: u64, key: &Key) -> Vec<u8> {
-        let accepted: &[u32] = self.replaces.as_ref().map_or(&[], |replaced| &replaced.accepted);
-        let mut value = Vec::with_capacity(Self::HEAD + 4 * (self.ends.len() + accepted.len()) + self.records.len());
-        value.push(VALUE_FORMAT);
-        value.push(if self.replaces.is_some() { Self::ERASED } else { Self::ACCEPTED });
-        value.extend_from_slice(&slot.to_be_bytes());
-        value.extend_from_slice(&self.bytes_before.to_be_bytes());
-        value.extend_from_slice(&(self.ends.len() as u32).to_be_bytes());
-        for number in self.ends.iter().chain(accepted) {
-            value.extend_from_slice(&number.to_be_bytes());
-        }
-        let start = value.len();
-        value.extend_from_slice(&self.records);
-        key.apply(0, &mut value[start..]);
-        value
-    }
-}
-
-/// A run as it was read.
-struct StoredRun {
-    first: u64,
-    value: fjall::Slice,
-    count: usize,
-}
-
-impl StoredRun {
-    fn decode(key: &[u8], value: fjall::Slice) -> Result<Self, StoreError> {
-        let damaged = || StoreError::Damaged("a run of transactions is malformed".into());
-        let first = u64::from_be_bytes(key.get(8..16).and_then(|bytes| bytes.try_into().ok()).ok_or_else(damaged)?);
-        let head = value.get(..Run::HEAD).ok_or_else(damaged)?;
-        let count = u32::from_be_bytes(head[18..].try_into().expect("four bytes were taken")) as usize;
-        let run = StoredRun { first, count, value };
-        let is_whole = run.value[0] == VALUE_FORMAT
-            && matches!(run.value[1], Run::ACCEPTED | Run::ERASED)
-            && count > 0
-            && run.value.len() >= run.start()
-            && run.end_of(count - 1) == run.value.len();
-        if is_whole { Ok(run) } else { Err(damaged()) }
-    }
-
-    fn number(&self, place: usize) -> u32 {
-        u32::from_be_bytes(self.value[place..place + 4].try_into().expect("four bytes were taken"))
-    }
-
-    fn slot(&self) -> u64 {
-        u64::from_be_bytes(self.value[2..10].try_into().expect("eight bytes were taken"))
-    }
-
-    /// Where the records start.
-    fn start(&self) -> usize {
-        let numbers = if self.value[1] == Run::ERASED { 2 * self.count } else { self.count };
-        Run::HEAD + 4 * numbers
-    }
-
-    fn end_of(&self, at: usize) -> usize {
-        self.start() + self.number(Run::HEAD + 4 * at) as usize
-    }
-
-    fn begin_of(&self, at: usize) -> usize {
-        if at == 0 { self.start() } else { self.end_of(at - 1) + 1 }
-    }
-
-    /// The size of a record as it was accepted.
-    fn accepted(&self, at: usize) -> u32 {
-        match self.value[1] {
-            Run::ERASED => self.number(Run::HEAD + 4 * (self.count + at)),
-            _ => (self.end_of(at) - self.begin_of(at)) as u32,
-        }
-    }
-
-    /// Appends the records of a part of the run, with `separator` between them.
-    fn decrypt(&self, key: &Key, part: Range<usize>, separator: u8, out: &mut Vec<u8>) -> Result<(), StoreError> {
-        let (begin, end) = (self.begin_of(part.start), self.end_of(part.end - 1));
-        let bytes = self.value.get(begin..end);
-        let bytes = bytes.ok_or_else(|| StoreError::Damaged("a run of transactions is malformed".into()))?;
-        let from = out.len();
-        out.extend_from_slice(bytes);
-        key.apply(begin - self.start(), &mut out[from..]);
-        if separator != b',' {
-            for at in part.start..part.end - 1 {
-                let comma = out.get_mut(from + self.end_of(at) - begin);
-                *comma.ok_or_else(|| StoreError::Damaged("a run of transactions is malformed".into()))? = separator;
-            }
-        }
-        Ok(())
-    }
-
-    fn end(&self) -> u64 {
-        self.first + self.count as u64
-    }
-
-    /// Bytes of the chain's records, as they were accepted, before the one at this place of the run.
-    fn bytes_before(&self, at: usize) -> u64 {
-        let before_run = u64::from_be_bytes(self.value[10..18].try_into().expect("eight bytes were taken"));
-        before_run + (0..at).map(|at| u64::from(self.accepted(at))).sum::<u64>()
-    }
-}
-
 /// Changes that become durable together or not at all.
 #[derive(Default)]
 pub struct Batch {
@@ -524,8 +378,8 @@ impl Batch {
         let mut doomed = std::mem::take(&mut self.doomed);
         for (chain, run) in std::mem::take(&mut self.runs) {
             let (slot, key_of_run) = keys.take()?;
-            self.put(Space::Runs, key([chain.0, run.first]), run.encode(slot, &key_of_run));
-            doomed.extend(run.replaces.map(|replaced| replaced.slot));
+            self.put(Space::Runs, key([chain.0, run.first()]), run.encode(slot, &key_of_run));
+            doomed.extend(run.replaced_slot());
         }
         for slot in &doomed {
             self.put(Space::Meta, doomed_key(*slot), vec![VALUE_FORMAT]);
@@ -967,18 +821,8 @@ impl Store {
     /// The run is missing or damaged.
     pub fn run_with(&self, chain: ChainNumber, index: u64, record: &[u8]) -> Result<Run, StoreError> {
         let engine = self.engine()?;
-        let (old, key) = self.readable_run(&engine, chain, index)?;
-        let accepted = (0..old.count).map(|at| old.accepted(at)).collect();
-        let mut run = Run::new(old.first, old.bytes_before(0));
-        run.replaces = Some(Replaced { slot: old.slot(), accepted });
-        let mut kept = Vec::new();
-        for at in 0..old.count {
-            kept.clear();
-            old.decrypt(&key, at..at + 1, b',', &mut kept)?;
-            let is_it = old.first + at as u64 == index;
-            run.push(|out| out.extend_from_slice(if is_it { record } else { &kept }));
-        }
-        Ok(run)
+        let (run, key) = self.readable_run(&engine, chain, index)?;
+        run.with(&key, index, record)
     }
 
     /// One transaction's record.

@@ -107,19 +107,25 @@ pub async fn import(
 /// Imports the body in pieces of whole lines. The inner error is the import's, the outer one that of a body that broke off.
 async fn run(body: &mut Body, import: &mut Import) -> Result<Result<Imported, ImportError>, Problem> {
     let mut lines = Vec::new();
+    // Where the last whole line ends. Only what is new is looked through: else bytes that drip in would be costly.
+    let mut whole = 0;
     while let Some(data) = next_data(body).await? {
+        if let Some(end) = data.iter().rposition(|&byte| byte == b'\n') {
+            whole = lines.len() + end + 1;
+        }
         lines.extend_from_slice(&data);
         if lines.len() < limits::IMPORT_BYTES {
             continue;
         }
-        let Some(end) = lines.iter().rposition(|&byte| byte == b'\n') else {
+        if whole == 0 {
             if lines.len() > limits::IMPORT_BYTES + limits::BODY_BYTES {
                 let detail = format!("a line has at most {} bytes", limits::BODY_BYTES);
                 return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
             }
             continue;
-        };
-        let rest = lines.split_off(end + 1);
+        }
+        let rest = lines.split_off(whole);
+        whole = 0;
         if let Err(error) = import.lines(&lines).await {
             return Ok(Err(error));
         }

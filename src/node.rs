@@ -272,13 +272,14 @@ impl Node {
         &self,
         chain: &Arc<ChainHandle>,
         index: u64,
+        expected: Option<u64>,
         submission: Submission,
     ) -> Result<(Arc<ChainHandle>, Accepted), Refused> {
         assert!(index < chain.head().size(), "only what is in the chain can be erased");
         let writer = chain.writer_of(index);
         let transaction = Transaction::new(submission, Some(Kind::Erasure), now(), rand::random());
         let mut accepted = describe(&transaction);
-        let command = Command::Erase { chain: writer.number(), index, transaction };
+        let command = Command::Erase { chain: writer.number(), index, expected, transaction };
         let Outcome::Erased(Placed { index, replayed }) = self.submit(command, None).await? else {
             unreachable!("the outcome of an erasure is Erased")
         };

@@ -83,6 +83,8 @@ pub enum Command {
         chain: ChainNumber,
         /// Which one.
         index: u64,
+        /// Only if the chain has this size.
+        expected: Option<u64>,
         /// The transaction that records it.
         transaction: Transaction,
     },
@@ -797,7 +799,13 @@ impl Writer {
                 pending.touched.insert(chain);
                 Ok(Outcome::Done)
             }
-            Command::Erase { chain, index, transaction } => self.erase(chain, index, &transaction, pending),
+            Command::Erase { chain, index, expected, transaction } => {
+                let size = self.entry(chain).chain.head.size();
+                match expected.filter(|&expected| expected != size) {
+                    Some(expected) => Err(Refused::Moved { expected, size }),
+                    None => self.erase(chain, index, &transaction, pending),
+                }
+            }
             Command::SetLeap { chain, leap } => {
                 let handle = self.entry(chain).handle.clone();
                 pending.batch.chain(&ChainRecord { leap, ..chain_record(&handle) });

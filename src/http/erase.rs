@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     App,
-    extract::{ChainOf, Place, read_object},
+    extract::{ChainOf, Place, expected_size, read_object},
     inject::text_header,
     problem::{Problem, ProblemDocument},
 };
@@ -62,7 +62,10 @@ pub struct Erasure {
     post,
     path = "/transactions/{index}/erase",
     tag = "chain",
-    params(("index" = u64, Path, description = "Its index")),
+    params(
+        ("index" = u64, Path, description = "Its index"),
+        ("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between"),
+    ),
     request_body(content((Erase = "application/json"), (Erase = "application/x-www-form-urlencoded"))),
     responses(
         (status = 201, description = "It is erased", body = Erasure,
@@ -80,6 +83,7 @@ pub async fn erase(
     request: Request<Body>,
 ) -> Result<Response, Problem> {
     let erased = place.transaction(target.chain.head().size())?;
+    let expected = expected_size(request.headers())?;
     let mut fields = read_object(&app, request).await?;
     let reason = fields.remove("reason").ok_or_else(|| vec![Fault::of("reason", "is missing")])?;
     let reason = reason.as_str().filter(|reason| (1..=limits::REASON_BYTES).contains(&reason.len()));
@@ -94,7 +98,7 @@ pub async fn erase(
     let Submission { data, id, signed } = &submission;
     writer.rules.check_signature(writer.id, data, id.as_ref(), signed.as_ref())?;
 
-    let (chain, accepted) = app.0.node.erase(&target.chain, erased, submission).await?;
+    let (chain, accepted) = app.0.node.erase(&target.chain, erased, expected, submission).await?;
     let erasure = Erasure {
         message: "Transaction erased",
         chain: chain.name.to_string(),

@@ -165,6 +165,8 @@ fn what_cannot_be_erased_says_why_and_changes_nothing() {
         assert!(problem["errors"].is_array(), "{body}");
     }
     problem(node.post_text(&path, "application/json", "{"), 400);
+    let guarded = node.post(&path).header("if-match", "\"1\"").json(&json!({ "reason": "r" }));
+    problem(guarded.send().unwrap(), 412);
     assert_eq!(node.size(""), size);
     assert_eq!(node.json(&format!("/transactions/{index}"))["data"], "x");
 

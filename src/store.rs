@@ -38,7 +38,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     ops::Range,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, RwLock, RwLockReadGuard,
@@ -1014,6 +1014,21 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_folder)
 }
 
+/// Writes a new file of a folder, readable as `mode` says. After a crash it is there as a whole, or not at all.
+fn write_whole(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let part = folder.join(format!("{name}.part"));
+    // What an interrupted write left may be readable otherwise.
+    match fs::remove_file(&part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&part, folder.join(name))?;
+    sync_folder(folder)
+}
+
 /// Makes the names in a folder durable.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
@@ -1050,13 +1065,7 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
                     "{folder} is no data folder of QBC, and not empty: choose another with --data"
                 )));
             }
-            // After a crash it is there as a whole, or not at all.
-            let write = File::create(&part).and_then(|mut file| {
-                file.write_all(FOLDER_FORMAT.as_bytes())?;
-                file.sync_all()?;
-                fs::rename(&part, &path)?;
-                sync_folder(folder)
-            });
+            let write = write_whole(folder, "format", 0o666, FOLDER_FORMAT.as_bytes());
             write.map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))
         }
         Err(error) => Err(StoreError::Folder(format!("cannot read {}: {error}", path.display()))),

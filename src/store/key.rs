@@ -1,16 +1,10 @@
 //! The node's secret keys: a file each, which only its owner can read.
 
-use std::{
-    fmt,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::Path,
-};
+use std::{fmt, fs, io, os::unix::fs::PermissionsExt, path::Path};
 
 use ed25519_dalek::SigningKey;
 
-use super::{Store, StoreError, check_format, lock, make_folder};
+use super::{Store, StoreError, check_format, lock, make_folder, write_whole};
 use crate::core::transaction::take_hex;
 
 /// A key file in the data folder, by what its key is for. One key for both would let a signature of one kind be looked for
@@ -80,17 +74,9 @@ pub fn is_exposed(metadata: &fs::Metadata) -> bool {
 /// # Errors
 /// It cannot be written.
 pub fn write(folder: &Path, file: KeyFile, key: &SigningKey) -> Result<(), StoreError> {
-    let (path, part) = (folder.join(file.to_string()), folder.join(format!("{file}.part")));
-    let write = || {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        writeln!(file, "{}", hex::encode(key.to_bytes()))?;
-        file.sync_all()?;
-        fs::rename(&part, &path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))
+    let name = file.to_string();
+    write_whole(folder, &name, 0o600, format!("{}\n", hex::encode(key.to_bytes())).as_bytes())
+        .map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", folder.join(name).display())))
 }
 
 impl Store {

@@ -13,9 +13,8 @@
 //! | XXH3-64 of the slot's number (8, big-endian) and of the random bytes | 8 |
 //!
 //! The key, of AES-256 in counter mode (NIST SP 800-38A section 6.5, first counter block 0), is the random bytes and the slot's
-//! number. A slot of zeros is
-//! destroyed, or was never filled. Slots are filled and synced in groups, before one of them is used; no slot is used twice,
-//! so a start begins a new group. A slot lies within one disk sector: it is never half destroyed.
+//! number. A slot of zeros is destroyed, or was never filled. Slots are filled and synced in groups, before one of them is
+//! used; no slot is used twice, so a start begins a new group. A slot lies within one disk sector: it is never half destroyed.
 
 use std::{
     fs::{File, OpenOptions},
@@ -150,7 +149,7 @@ impl Keys {
         for slot in slots {
             self.file.write_all_at(&[0; SLOT], slot * SLOT as u64)?;
         }
-        if slots.is_empty() { Ok(()) } else { self.file.sync_data() }
+        self.file.sync_data()
     }
 }
 

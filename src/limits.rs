@@ -131,6 +131,9 @@ pub const KEY_BYTES: u64 = 64 << 10;
 /// all of a million transactions, in 32 MiB.
 pub const TILES_CACHED: usize = 4_096;
 
+/// Signed checkpoints of quants that are kept in memory for receipts, about 600 bytes each.
+pub const NOTES_CACHED: usize = 4_096;
+
 /// Bytes of one piece of an event stream; a larger event is a piece by itself. Each listener that reads slowly holds one, so
 /// that 10,000 of them hold 320 MiB.
 pub const EVENTS_PIECE: usize = 32 << 10;
@@ -156,6 +159,16 @@ pub const EVENTS_HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Bytes of lines of an import that are verified and stored together: one sync each.
 pub const IMPORT_BYTES: usize = 2 << 20;
+
+/// Imports that are under way at one time, and chains that unfinished ones have stored in part. More are answered `429`.
+pub const IMPORTS: usize = 64;
+
+/// A pause within an import after which the lines that have come are verified and stored, so that it takes up no memory for
+/// them while it is idle.
+pub const IMPORT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time from one look for unfinished imports that are to be given up to the next.
+pub const IMPORTS_EVERY: Duration = Duration::from_secs(60);
 
 /// Entries of an import that was given up which are removed in one step of the writer, so that others do not wait long.
 pub const REMOVE_ENTRIES: usize = 4_096;

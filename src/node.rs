@@ -74,6 +74,9 @@ struct Inner {
     key: ed25519_dalek::SigningKey,
     /// Complete tiles that were served lately, by chain, level and number. They never change.
     tiles: quick_cache::sync::Cache<(u64, u8, u64), Bytes>,
+    /// Checkpoints of quants that were signed lately, by chain and quant, without cosignatures. A signature takes longer than
+    /// the rest of a receipt.
+    notes: quick_cache::sync::Cache<(u64, u64), Arc<Note>>,
     /// Ids of the chains that are being imported.
     importing: Mutex<HashSet<Hash>>,
     witness: Option<Witness>,
@@ -129,6 +132,8 @@ pub struct Receipt {
     pub quant: Quant,
     /// Its inclusion proof in the quant's tree.
     pub path: Vec<Hash>,
+    /// The checkpoint of the quant.
+    pub checkpoint: Note,
 }
 
 impl Node {
@@ -407,7 +412,8 @@ impl Node {
             let quant = store.quant(lineage, store.quant_of(lineage, index)?)?;
             let tiles = head.edge.source(|level, number| node.complete_tile(store, lineage, level, number).map(split));
             let path = merkle::prove_inclusion(index, quant.size(), tiles)?;
-            Ok(Receipt { record, quant, path })
+            let checkpoint = node.checkpoint_of(&chain, &quant);
+            Ok(Receipt { record, quant, path, checkpoint })
         })
         .await
     }
@@ -441,8 +447,18 @@ impl Node {
 
     /// The newest quant of a chain as a checkpoint, with the cosignatures that it has by now.
     pub fn checkpoint(&self, chain: &ChainHandle) -> Note {
-        let note = self.sign(chain, &chain.head().newest);
-        chain.cosigned(|cosigned| cosigned.of(note.text()).cloned()).unwrap_or(note)
+        self.checkpoint_of(chain, &chain.head().newest)
+    }
+
+    /// A quant of a chain as a checkpoint, with the cosignatures that the node has of it.
+    pub fn checkpoint_of(&self, chain: &ChainHandle, quant: &Quant) -> Note {
+        let key = (chain.number().0, quant.index());
+        let note = self.0.notes.get(&key).unwrap_or_else(|| {
+            let note = Arc::new(self.sign(chain, quant));
+            self.0.notes.insert(key, note.clone());
+            note
+        });
+        chain.cosigned(|cosigned| cosigned.of(note.text()).cloned()).unwrap_or_else(|| Note::clone(&note))
     }
 
     /// The newest checkpoint of a chain that this many witnesses have cosigned since the node's start.
@@ -606,8 +622,9 @@ impl Inner {
         let miner = Miner::new(config.mining_threads).map_err(failed)?;
         let writer = std::thread::Builder::new().name("writer".into()).spawn(|| writer.run()).map_err(failed)?;
         let tiles = quick_cache::sync::Cache::new(limits::TILES_CACHED);
+        let notes = quick_cache::sync::Cache::new(limits::NOTES_CACHED);
         let importing = Mutex::default();
-        let inner = Inner { store, published, commands, miner, key, witness, tiles, importing };
+        let inner = Inner { store, published, commands, miner, key, witness, tiles, notes, importing };
         Ok((inner, Background { touched, sealed, writer }))
     }
 }

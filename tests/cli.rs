@@ -273,14 +273,77 @@ fn a_receipt_is_kept_and_checked_offline() {
     assert_eq!(node.run(&["receipt", "2"]).ok(), fs::read_to_string(&path).unwrap());
     assert!(node.run(&["receipt", "303"]).fails(1).contains("409"));
     assert!(node.run(&["receipt", "999"]).fails(1).contains("404"));
+    let printed = |args: &[&str]| node.run(args).ok().lines().next().expect("it prints the key").to_owned();
+    let (key, of_chain) = (printed(&["key"]), printed(&["key", "--chain", "qbc"]));
+    let other = Node::ephemeral().run(&["key"]).ok().lines().next().unwrap().to_owned();
+    node.run(&["receipt", "2", "--key", &key]).ok();
+    assert!(node.run(&["receipt", "2", "--key", &other]).fails(1).contains("has not signed it"));
+    let proof = reqwest::blocking::Client::new().get(format!("{}/transactions/2/receipt", node.url));
+    let tlog_proof = proof.header("accept", "text/plain").send().unwrap().text().unwrap();
     node.stop();
 
     let receipt: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let (id, hash) = (receipt["chain"].as_str().unwrap(), receipt["quant"]["hash"].as_str().unwrap());
     let said = qbc(&["verify", text(&path)]).ok();
-    assert_eq!(said, format!("the receipt holds: transaction 2 is in quant 1, hash {hash}, chain id {id}\n"));
+    let holds = format!("the receipt holds: transaction 2 is in quant 1, hash {hash}, chain id {id}");
+    assert_eq!(
+        said,
+        format!("{holds}; NOT proven: whose chain it is: name the key of its node or of a witness with --key\n")
+    );
     let said = qbc(&["verify", text(&path), "--json"]).ok_json();
-    assert_eq!(said, json!({"chain": id, "transaction": 2, "quant": 1, "hash": hash}));
+    let (checkpoint, open) = (json!({"signed_by": null}), said["not_proven"].clone());
+    let expected = json!({"chain": id, "transaction": 2, "quant": 1, "hash": hash, "erased": false, "checkpoint": checkpoint, "not_proven": open});
+    assert_eq!(said, expected);
+    assert!(open[0].as_str().unwrap().starts_with("whose chain it is"), "{said}");
+
+    // A key proves whose chain it is: the symptom was that a receipt held for any chain id that somebody wrote into it.
+    let verify = |path: &Path, key: &str| qbc(&["verify", text(path), "--key", key]);
+    let said = verify(&path, &key).ok();
+    assert!(said.starts_with(&holds) && said.contains("; signed by qbc/node/") && !said.contains("NOT"), "{said}");
+    let said = qbc(&["verify", text(&path), "--key", &other, "--key", &of_chain, "--json"]).ok_json();
+    assert_eq!((&said["checkpoint"]["signed_by"], &said["not_proven"]), (&json!(format!("qbc/{id}")), &json!([])));
+    let told = verify(&path, &other).fails(1);
+    assert!(told.contains("the receipt's checkpoint: the key that was named has not signed it"), "{told}");
+    let changed = folder.path().join("changed.json");
+    let write = |change: &dyn Fn(&mut Value)| {
+        let mut value = receipt.clone();
+        change(&mut value);
+        fs::write(&changed, value.to_string()).unwrap();
+    };
+    let in_note = |from: &str, to: &str| {
+        let note = receipt["checkpoint"].as_str().unwrap().replacen(from, to, 1);
+        write(&|value| value["checkpoint"] = json!(note));
+    };
+    // What contradicts the rest of the receipt is a fault without a key too.
+    write(&|value| value["chain"] = json!("00".repeat(32)));
+    assert!(qbc(&["verify", text(&changed)]).fails(1).contains("the receipt's checkpoint: it is of qbc/"));
+    for (from, to) in [("\n3\n", "\n4\n"), (hash, id), ("quant 1 ", "quant 2 "), ("quant 1", "quanta 1")] {
+        in_note(from, to);
+        let told = qbc(&["verify", text(&changed)]).fails(1);
+        assert!(told.contains("the receipt's checkpoint: it says "), "{from}: {told}");
+    }
+    in_note("\u{2014} qbc/node/", "\u{2014} qbc/none/");
+    qbc(&["verify", text(&changed)]).ok();
+    verify(&changed, &key).fails(1);
+    write(&|value| value["chekpoint"] = json!("a typing error"));
+    assert!(qbc(&["verify", text(&changed)]).fails(1).contains("\"chekpoint\" is no field of a receipt"));
+    // Receipts of older nodes have no checkpoint.
+    write(&|value| drop(value.as_object_mut().unwrap().remove("checkpoint")));
+    let said = qbc(&["verify", text(&changed)]).ok();
+    assert!(said.contains("NOT proven: whose chain it is: the receipt has no checkpoint"), "{said}");
+    assert_eq!(qbc(&["verify", text(&changed), "--json"]).ok_json()["checkpoint"], Value::Null);
+    assert!(verify(&changed, &key).fails(1).contains("the receipt's checkpoint: it is missing"));
+
+    let proof = folder.path().join("proof.txt");
+    fs::write(&proof, tlog_proof).unwrap();
+    let said = qbc(&["verify", text(&proof)]).ok();
+    assert!(said.starts_with(&format!("the proof holds: leaf 2 of the 3 of qbc/{id}, root ")), "{said}");
+    assert!(said.contains("\\\"id\\\":\\\"order-1\\\"") && said.contains("; NOT proven: whose chain it is"), "{said}");
+    assert!(verify(&proof, &key).ok().contains("; signed by qbc/node/"));
+    assert!(
+        verify(&proof, &other).fails(1).contains("the proof's checkpoint: the key that was named has not signed it")
+    );
+    assert!(qbc(&["verify", text(&flip(&proof, "index 2", 6))]).fails(1).contains("proof"));
     for (part, place) in [
         ("\"data\":\"", "line 1: the receipt's transaction: \"hash\" is "),
         // Of a proof like 1023 the flip makes 0023, which is no JSON.
@@ -415,6 +478,19 @@ fn an_export_is_verified_on_the_way_and_again() {
     assert!(told.contains("export.flipped: line 156: transaction 153: \"hash\" is "), "{told}");
     fs::write(&path, &export[..export.len() / 2]).unwrap();
     qbc(&["verify", text(&path)]).fails(1);
+
+    // What is pooled is left out, and that was not told: a backup of fifty transactions had one.
+    let run = node.run(&["export"]);
+    assert!(run.err.starts_with("1 pooled transactions are not in the export"), "{}", run.err);
+    let run = node.run(&["export", "--out", text(&path)]);
+    assert!(run.err.contains("qbc export --leap") && !run.out.contains("pooled"), "{}{}", run.out, run.err);
+    assert_eq!(node.run(&["export", "--out", text(&path), "--json"]).ok_json()["pooled"], 1);
+    let run = node.run(&["export", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&run.err).unwrap()["pooled"], 1, "{}", run.err);
+    let said = node.run(&["export", "--leap", "--out", text(&path), "--json"]).ok_json();
+    assert_eq!((&said["pooled"], &said["transactions"], &said["quants"]), (&json!(0), &json!(304), &json!(4)));
+    let run = node.run(&["export", "--leap"]);
+    assert_eq!((run.err.as_str(), run.out.lines().count()), ("", 309), "an empty pool is no reason to leap");
 
     let nowhere = folder.path().join("no/such/folder");
     assert!(node.run(&["export", "--out", text(&nowhere)]).fails(1).contains("cannot write"));

@@ -17,7 +17,7 @@ use super::{
     print, print_line,
     serve::parse_duration,
 };
-use crate::core::{hash::Hash, json, rules::ChainName, verify};
+use crate::core::{hash::Hash, json, note::VerifierKey, rules::ChainName, verify};
 
 /// Bytes of standard input that are sent at a time.
 const STREAM_BYTES: usize = 64 << 10;
@@ -347,7 +347,7 @@ async fn make(node: &Connection, request: RequestBuilder) -> anyhow::Result<()> 
 #[command(after_help = "\
 Examples:
   qbc receipt 5 --out order-5.json         keep the proof of transaction 5
-  qbc verify order-5.json                  check it offline, years later
+  qbc verify order-5.json --key \"$(cat their.key)\"   check it offline, years later
   qbc receipt 5 | jq .quant.hash
 
 It is checked before it is printed.")]
@@ -357,6 +357,9 @@ pub struct ReceiptArgs {
     /// Write it to a file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// The key of the node or of a witness that must have signed its checkpoint; one of those named is enough
+    #[arg(long, value_name = "VKEY")]
+    key: Vec<VerifierKey>,
 }
 
 /// Gets the receipt of a sealed transaction and checks it.
@@ -366,6 +369,9 @@ pub async fn receipt(node: &Connection, args: ReceiptArgs) -> anyhow::Result<()>
     let receipt = checked_receipt(&body)?;
     if receipt.record.index != args.index {
         bail!("the node sent the receipt of transaction {}", receipt.record.index);
+    }
+    if !args.key.is_empty() {
+        receipt.check_signature(&args.key)?;
     }
     let Some(path) = args.out else {
         return print(&with_newline(&body));

@@ -10,12 +10,13 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
+use serde::Deserialize;
 use tokio::runtime::Handle;
 
 use super::{
     connection::Connection,
     print_line,
-    remote::{self, Part},
+    remote::{self, Part, Read},
     verify::Verified,
 };
 use crate::core::note::VerifierKey;
@@ -25,17 +26,21 @@ use crate::core::note::VerifierKey;
 #[command(after_help = "\
 Examples:
   qbc export --out chain.ndjson            the file appears when all of it holds
+  qbc export --leap --out chain.ndjson     seal what is pooled first, so that it is in it
   qbc --chain orders export | zstd > orders.zst
   qbc export | jq -c 'select(.data).data'  only what was injected
   qbc verify chain.ndjson                  recompute it offline
 
 Each line is a transaction or, behind those that it seals, a quant (it has a \"root\"). The last line is the signed
 checkpoint of the newest quant: keep the node's public key elsewhere, and `qbc verify FILE --key` finds what was cut off.
-Pooled transactions are left out: no quant speaks for them yet.")]
+Pooled transactions are left out, since no quant speaks for them yet, and how many is told on standard error.")]
 pub struct ExportArgs {
     /// Write to a file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Leap first where anything is pooled
+    #[arg(long)]
+    leap: bool,
     /// The key that must have signed the checkpoint, as `qbc key` prints it
     #[arg(long, value_name = "VKEY")]
     key: Vec<VerifierKey>,
@@ -46,17 +51,64 @@ pub struct ExportArgs {
 /// # Errors
 /// The first fault of the chain: what stands before it was written. Or why the chain cannot be read or written.
 pub async fn run(args: ExportArgs, node: Connection) -> anyhow::Result<()> {
+    if args.leap {
+        leap(&node).await?;
+    }
     let runtime = Handle::current();
     tokio::task::spawn_blocking(move || match &args.out {
         Some(path) => to_file(&node, &runtime, path, &args.key),
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
-            remote::read(&node, &runtime, Part::Export(&mut out), &args.key)?;
-            Ok(out.flush()?)
+            let read = remote::read(&node, &runtime, Part::Export(&mut out), &args.key)?;
+            out.flush()?;
+            // Standard output has the export itself.
+            if node.json {
+                eprintln!("{}", serde_json::to_string(&exported(&read)?)?);
+            } else {
+                warn(&read);
+            }
+            Ok(())
         }
     })
     .await
     .context("the export was interrupted")?
+}
+
+/// Seals what is pooled, if anything is.
+async fn leap(node: &Connection) -> anyhow::Result<()> {
+    #[derive(Deserialize)]
+    struct Stats {
+        pooled: u64,
+    }
+    let response = node.send(node.get(node.chain_url(&["stats"]))).await?;
+    let Stats { pooled } = response.json().await.context("the answer is not that of a QBC node")?;
+    if pooled > 0 {
+        node.send(node.post(node.chain_url(&["leap"]))).await?;
+    }
+    Ok(())
+}
+
+/// What is told of an export. `pooled` is what it leaves out.
+fn exported(read: &Read) -> anyhow::Result<Verified> {
+    Ok(Verified::of(&read.verifier)?.with(read.voucher.clone()).pooled(read.left_out))
+}
+
+/// Says what an export lacks.
+fn warn(read: &Read) {
+    if read.left_out > 0 {
+        eprintln!(
+            "{} pooled transactions are not in the export: no quant seals them yet (qbc export --leap does so first)",
+            read.left_out
+        );
+    }
+    if read.verifier.unrecorded() > 0 {
+        eprintln!(
+            "{} erased transactions are in the export without the record of their erasure: it is still pooled (qbc export \
+             --leap), or on a chain that this one was forked or copied from; verify and import need \
+             --allow-unproven-erasures",
+            read.verifier.unrecorded()
+        );
+    }
 }
 
 /// A half or faulty export never has the name that was asked for.
@@ -64,16 +116,20 @@ fn to_file(node: &Connection, runtime: &Handle, path: &Path, keys: &[VerifierKey
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let write = || -> anyhow::Result<Verified> {
+    let write = || -> anyhow::Result<Read> {
         let mut out = BufWriter::new(File::create(&part).with_context(|| format!("cannot write {}", part.display()))?);
-        let (verifier, voucher) = remote::read(node, runtime, Part::Export(&mut out), keys)?;
+        let read = remote::read(node, runtime, Part::Export(&mut out), keys)?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Verified::of(&verifier)?.with(voucher))
+        Ok(read)
     };
-    let verified = write().inspect_err(|_| drop(fs::remove_file(&part)))?;
-    match node.json {
-        true => print_line(serde_json::to_string(&verified)?),
-        false => print_line(format_args!("{verified}, written to {}", path.display())),
+    let read = write().inspect_err(|_| drop(fs::remove_file(&part)))?;
+    let verified = exported(&read)?;
+    if node.json {
+        return print_line(serde_json::to_string(&verified)?);
     }
+    // What is pooled is no part of what was written.
+    print_line(format_args!("{}, written to {}", verified.pooled(0), path.display()))?;
+    warn(&read);
+    Ok(())
 }

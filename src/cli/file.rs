@@ -19,6 +19,7 @@ use crate::{
         export::{Export, Line, Voucher},
         json,
         note::VerifierKey,
+        proof::{FIRST_LINE, TlogProof},
         transaction::Record,
         verify::{self, Checked, Receipt, Verifier},
     },
@@ -31,6 +32,8 @@ pub enum Content {
     Chain(Box<Verifier>, Voucher),
     /// A receipt.
     Receipt(Box<Receipt>),
+    /// A tlog-proof, which was only read.
+    Proof(Box<TlogProof>),
 }
 
 /// Recomputes a file in constant memory, but for the ids of the chain's transactions. A key must have signed the checkpoint in
@@ -41,6 +44,10 @@ pub enum Content {
 pub fn check(mut input: impl BufRead, keys: &[VerifierKey]) -> anyhow::Result<Content> {
     let mut first = Vec::new();
     (&mut input).take(limits::BODY_BYTES as u64).read_until(b'\n', &mut first)?;
+    if first.strip_suffix(b"\n") == Some(FIRST_LINE.as_bytes()) {
+        input.take(limits::BODY_BYTES as u64).read_to_end(&mut first)?;
+        return Ok(Content::Proof(Box::new(TlogProof::parse(&first)?)));
+    }
     let is_export = first.ends_with(b"\n") && matches!(Line::parse(&first, None), Line::Transaction(Ok(_)));
     let input = Cursor::new(first).chain(input);
     let export = Export::new(Verifier::new(), keys.to_vec());

@@ -22,7 +22,7 @@ use crate::{
         merkle::Tile,
         quant::Quant,
         transaction::{Id, Record},
-        verify::{Checked, Fault, InForce, Verifier},
+        verify::{Checked, Fault, InForce, Verifier, erasure_of},
     },
     limits,
     store::{ChainNumber, ChainRecord, Lineage, Store, StoreError, key::KeyFile},
@@ -52,7 +52,7 @@ impl fmt::Display for VerifiedFolder {
 ///
 /// # Errors
 /// The first fault with the chain and the place in it, or why the folder cannot be used.
-pub fn verify(path: &Path, json: bool) -> anyhow::Result<()> {
+pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow::Result<()> {
     ensure!(
         path.join("format").is_file(),
         "{} is no data folder of a node: that is qbc-data/PORT, or what --data named",
@@ -82,7 +82,9 @@ pub fn verify(path: &Path, json: bool) -> anyhow::Result<()> {
     let mut forks = Forks::of(&records);
     for record in &records {
         let verified = add_lineage(&mut lineages, record)
-            .and_then(|lineage| OneChain::new(&store, &lineage, &bar, &mut forks)?.verify(record))
+            .and_then(|lineage| {
+                OneChain::new(&store, &lineage, &bar, &mut forks)?.verify(record, allow_unproven_erasures)
+            })
             .with_context(|| format!("chain {}", record.name))?;
         if !json {
             bar.suspend(|| print_line(&verified))?;
@@ -174,7 +176,7 @@ impl<'a> OneChain<'a> {
         Ok(OneChain { store, lineage, bar, forks, verifier, bytes, next: None })
     }
 
-    fn verify(mut self, record: &ChainRecord) -> anyhow::Result<Verified> {
+    fn verify(mut self, record: &ChainRecord, allow_unproven_erasures: bool) -> anyhow::Result<Verified> {
         let number = self.lineage.number();
         let newest = self.store.newest_quant(number)?.context("it has no quant")?.index();
         let (size, bytes) = self.store.size_and_bytes(number)?.context("its bang is missing")?;
@@ -190,6 +192,11 @@ impl<'a> OneChain<'a> {
         );
         let name = self.verifier.rules().context("it has no bang")?.name();
         ensure!(name.as_str() == record.name, "its rules name it {name}");
+        let (store, lineage) = (self.store, self.lineage);
+        self.verifier.look_for_erasures(|_, by, index| records_erasure(store, lineage, by, index))?;
+        if !allow_unproven_erasures {
+            self.verifier.check_erasures()?;
+        }
         Verified::of(&self.verifier)
     }
 
@@ -301,6 +308,19 @@ impl Item {
         let checked = record.map(|record| Checked::new(record, in_force));
         Ok(Item { checked, bytes, misplaced })
     }
+}
+
+/// Whether a transaction of the chain that wrote `index` records its erasure.
+fn records_erasure(store: &Store, lineage: &Lineage, by: u64, index: u64) -> Result<bool, StoreError> {
+    let mut writer = lineage;
+    while let Some((_, parent)) = writer.up().filter(|_| index < writer.own_from()) {
+        writer = parent;
+    }
+    if store.size_and_bytes(writer.number())?.is_none_or(|(size, _)| by >= size) {
+        return Ok(false);
+    }
+    let record = Record::parse(&store.record(writer, by)?);
+    Ok(record.is_ok_and(|record| record.index == by && erasure_of(&record) == Some(index)))
 }
 
 /// Each id leads to its one transaction. The index of a fork is asked before that of its parent, so the parent is asked too.

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
-use reqwest::{Url, header};
+use reqwest::{StatusCode, Url, header};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{
     core::{
-        export::{Voucher, check_checkpoint, checkpoint_line},
+        chain::LeapPolicy,
+        export::{Voucher, check_checkpoint, last_line},
         hash::Hash,
         json,
         note::{Checkpoint, Note, VerifierKey},
@@ -57,17 +58,33 @@ struct Stats {
     hash: Hash,
 }
 
+/// What a node says of a chain beside its figures.
+#[derive(Deserialize)]
+struct About {
+    leap: LeapPolicy,
+}
+
+/// A chain that was read and holds.
+pub struct Read {
+    /// What was seen of it.
+    pub verifier: Verifier,
+    /// What speaks for its end.
+    pub voucher: Voucher,
+    /// Transactions that were pooled, and are left out of an export.
+    pub left_out: u64,
+}
+
 /// Reads a chain and recomputes it. A key must have signed its checkpoint, if any is named. Must run on a thread that may
 /// block.
 ///
 /// # Errors
-/// The first fault, or why the chain cannot be read.
+/// The first fault, or why the chain cannot be read. Erasures without a record are for the caller to judge.
 pub fn read<'a>(
     node: &'a Connection,
     runtime: &'a Handle,
     part: Part<'a>,
     keys: &'a [VerifierKey],
-) -> anyhow::Result<(Verifier, Voucher)> {
+) -> anyhow::Result<Read> {
     let source = Source { node, runtime };
     let promise = source.promise(keys)?;
     let stats: Stats = serde_json::from_reader(BufReader::new(source.get(node.chain_url(&["stats"]))?))
@@ -83,6 +100,7 @@ pub fn read<'a>(
         Part::Whole => (stats.size, stats.length, None),
         Part::Export(out) => (promise.size, promise.quant + 1, Some(out)),
     };
+    let left_out = stats.size.saturating_sub(end);
     let is_whole = out.is_none();
     let bar = progress(node.json, Unit::Transactions, end);
     let quants = Quants { source, length, next: 0, page: Vec::new().into_iter() };
@@ -104,16 +122,18 @@ pub fn read<'a>(
             Ok(())
         },
     )?;
-    let (verifier, voucher) = walk.finish()?;
+    let (mut verifier, voucher) = walk.finish()?;
     bar.finish_and_clear();
     if is_whole {
+        // A fork shares transactions with chains on which alone the record of their erasure may be.
+        verifier.look_for_erasures(|writer, by, index| source.records_erasure(writer, by, index))?;
         let newest = verifier.newest().context("the chain has no quant")?.hash();
         ensure!(newest == stats.hash, "the node says that the newest quant is {}, but it is {newest}", stats.hash);
     }
     ensure!(verifier.id() == Some(stats.id), "the node says that the chain's id is {}, but it is not", stats.id);
     let name = verifier.rules().map(|rules| rules.name().to_string()).unwrap_or_default();
     ensure!(name == stats.chain, "the node says that the chain is {:?}, but its rules name it {name:?}", stats.chain);
-    Ok((verifier, voucher))
+    Ok(Read { verifier, voucher, left_out })
 }
 
 #[derive(Clone, Copy)]
@@ -144,6 +164,31 @@ impl<'a> Source<'a> {
         let checkpoint = Checkpoint::parse(note.text()).with_context(malformed)?;
         let (quant, _) = checkpoint.quant().with_context(malformed)?;
         Ok(Promise { note, text, quant, size: checkpoint.size(), keys })
+    }
+
+    /// When a chain leaps by itself.
+    fn leap(self, chain: Hash) -> anyhow::Result<LeapPolicy> {
+        let body = self.get(self.node.node_url(&["chains", &chain.to_string()]))?;
+        let About { leap } =
+            serde_json::from_reader(BufReader::new(body)).context("the answer is not that of a QBC node")?;
+        Ok(leap)
+    }
+
+    /// Whether a transaction of another chain of the node records the erasure of this one.
+    fn records_erasure(self, chain: Hash, by: u64, index: u64) -> anyhow::Result<bool> {
+        let url = self.node.node_url(&["chains", &chain.to_string(), "transactions", &by.to_string()]);
+        let response = self.runtime.block_on(self.node.send_any(self.node.get(url)))?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        let mut text = Vec::new();
+        let body = Body::new(response, self.runtime.clone());
+        io::Read::read_to_end(&mut io::Read::take(body, limits::BODY_BYTES as u64), &mut text)?;
+        let Ok(Value::Object(mut fields)) = json::parse(&text) else { return Ok(false) };
+        // Where it stands is no part of the record.
+        ["state", "quant"].iter().for_each(|name| drop(fields.remove(*name)));
+        let record = Record::from_value(Value::Object(fields));
+        Ok(record.is_ok_and(|record| record.index == by && verify::erasure_of(&record) == Some(index)))
     }
 
     fn transactions(self, from: u64, end: u64) -> anyhow::Result<Body> {
@@ -319,7 +364,8 @@ impl Walk<'_> {
             format!("the node's checkpoint is of quant {}, which the chain does not have", self.promise.quant)
         })?;
         if let Some(out) = &mut self.out {
-            let mut line = checkpoint_line(&self.promise.text);
+            let leap = self.quants.source.leap(self.verifier.id().context("the chain has no bang")?)?;
+            let mut line = last_line(&self.promise.text, leap);
             line.push(b'\n');
             out.write_all(&line)?;
         }

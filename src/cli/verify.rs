@@ -14,10 +14,17 @@ use super::{
     connection::Connection,
     file::{self, Content},
     folder, parse_node, print_line, progress,
-    remote::{self, Part},
+    remote::{self, Part, Read},
 };
 use crate::{
-    core::{export::Voucher, hash::Hash, note::VerifierKey, rules::ChainName, verify::Verifier},
+    core::{
+        export::Voucher,
+        hash::Hash,
+        note::VerifierKey,
+        proof::TlogProof,
+        rules::ChainName,
+        verify::{Fault, Receipt, Verifier, check_signature},
+    },
     limits,
 };
 
@@ -27,7 +34,8 @@ use crate::{
 Examples:
   qbc verify http://localhost:5000         the default chain of a running node
   qbc verify http://localhost:5000/chains/orders
-  qbc verify receipt.json                  what qbc receipt has written
+  qbc verify receipt.json --key \"$(cat their.key)\"   what qbc receipt has written: whose chain it is, too
+  qbc verify proof.txt                     a C2SP tlog-proof
   qbc verify chain.ndjson                  what qbc export has written
   curl -s localhost:5000/chain | qbc verify -
   qbc verify qbc-data/5000                 all chains of a stopped node
@@ -38,11 +46,29 @@ pub struct VerifyArgs {
     /// URL, FILE, DIR or `-` for standard input [default: the chain of --node]
     #[arg(value_name = "URL|FILE|DIR")]
     target: Option<String>,
-    /// The key that must have signed the checkpoint of the chain or export, as `qbc key` prints it
+    /// The key that must have signed the checkpoint of the chain, export or receipt, as `qbc key` prints it
     ///
-    /// More than one may be named: one of them is enough.
+    /// It is a node's or a witness's. More than one may be named: one of them is enough.
     #[arg(long, value_name = "VKEY")]
     key: Vec<VerifierKey>,
+    /// Accept transactions without their data whose erasure is not recorded in what is verified
+    ///
+    /// The record may be on the chain that this one was forked or copied from, or behind the end of an export.
+    #[arg(long)]
+    allow_unproven_erasures: bool,
+}
+
+/// What is asked of all that is verified.
+struct Demands {
+    keys: Vec<VerifierKey>,
+    allow_unproven_erasures: bool,
+    json: bool,
+}
+
+impl Demands {
+    fn check_erasures(&self, verifier: &Verifier) -> anyhow::Result<()> {
+        if self.allow_unproven_erasures { Ok(()) } else { Ok(verifier.check_erasures()?) }
+    }
 }
 
 /// A chain that holds.
@@ -100,6 +126,11 @@ impl Verified {
         Verified { checkpoint: Some(voucher), ..self }
     }
 
+    /// The same with another number of pooled transactions.
+    pub fn pooled(self, pooled: u64) -> Verified {
+        Verified { pooled, ..self }
+    }
+
     /// Quants, sealed and pooled transactions.
     pub fn counts(&self) -> [u64; 3] {
         [self.quants, self.transactions, self.pooled]
@@ -133,13 +164,13 @@ impl fmt::Display for Verified {
 /// The first fault, or why the target cannot be read.
 pub async fn run(args: VerifyArgs, node: Connection) -> anyhow::Result<()> {
     let runtime = Handle::current();
-    let target = args.target;
-    let keys = args.key;
+    let VerifyArgs { target, key: keys, allow_unproven_erasures } = args;
+    let demands = Demands { keys, allow_unproven_erasures, json: node.json };
     let verify = move || match target.as_deref() {
-        None => of_node(&node, &runtime, &keys),
-        Some("-") => of_file(io::stdin().lock(), 0, "standard input", &keys, node.json),
-        Some(url) if url.contains("://") => of_node(&at_url(url, &node)?, &runtime, &keys),
-        Some(path) => of_path(Path::new(path), &keys, node.json),
+        None => of_node(&node, &runtime, &demands),
+        Some("-") => of_file(io::stdin().lock(), 0, "standard input", &demands),
+        Some(url) if url.contains("://") => of_node(&at_url(url, &node)?, &runtime, &demands),
+        Some(path) => of_path(Path::new(path), &demands),
     };
     tokio::task::spawn_blocking(verify).await.context("the verification was interrupted")?
 }
@@ -163,44 +194,42 @@ fn chain_of(url: &Url) -> Option<Option<ChainName>> {
     }
 }
 
-fn of_node(node: &Connection, runtime: &Handle, keys: &[VerifierKey]) -> anyhow::Result<()> {
-    let (verifier, voucher) = remote::read(node, runtime, Part::Whole, keys)?;
-    tell(node.json, &Verified::of(&verifier)?.with(voucher))
+fn of_node(node: &Connection, runtime: &Handle, demands: &Demands) -> anyhow::Result<()> {
+    let Read { verifier, voucher, .. } = remote::read(node, runtime, Part::Whole, &demands.keys)?;
+    demands.check_erasures(&verifier)?;
+    tell(demands.json, &Verified::of(&verifier)?.with(voucher))
 }
 
-fn of_path(path: &Path, keys: &[VerifierKey], json: bool) -> anyhow::Result<()> {
+fn of_path(path: &Path, demands: &Demands) -> anyhow::Result<()> {
     if path.is_dir() {
-        if !keys.is_empty() {
+        if !demands.keys.is_empty() {
             return Err(Usage("a data folder has no checkpoint that --key could check".into()).into());
         }
-        return folder::verify(path, json);
+        return folder::verify(path, demands.json, demands.allow_unproven_erasures);
     }
     let file = File::open(path).with_context(|| {
         format!("cannot read {} (a node's chain is named by its URL, like http://localhost:5000)", path.display())
     })?;
     let bytes = file.metadata().map_or(0, |metadata| metadata.len());
-    of_file(file, bytes, &path.display().to_string(), keys, json)
+    of_file(file, bytes, &path.display().to_string(), demands)
 }
 
-fn of_file(input: impl io::Read, bytes: u64, name: &str, keys: &[VerifierKey], json: bool) -> anyhow::Result<()> {
+fn of_file(input: impl io::Read, bytes: u64, name: &str, demands: &Demands) -> anyhow::Result<()> {
+    let Demands { keys, json, .. } = demands;
+    let json = *json;
     let bar = progress(json || bytes == 0, Unit::Bytes, bytes);
     let checked = file::check(io::BufReader::with_capacity(limits::CHUNK_BYTES, bar.wrap_read(input)), keys)
         .with_context(|| name.to_string())?;
     bar.finish_and_clear();
     match checked {
-        Content::Chain(verifier, voucher) => tell(json, &Verified::of(&verifier)?.with(voucher)),
-        Content::Receipt(_) if !keys.is_empty() => {
-            Err(Usage(format!("{name} is a receipt, which has no checkpoint that --key could check")).into())
+        Content::Chain(verifier, voucher) => {
+            demands.check_erasures(&verifier).with_context(|| name.to_string())?;
+            tell(json, &Verified::of(&verifier)?.with(voucher))
         }
-        Content::Receipt(receipt) => tell(
-            json,
-            &VerifiedReceipt {
-                chain: receipt.chain,
-                transaction: receipt.record.index,
-                quant: receipt.quant.index(),
-                hash: receipt.quant.hash(),
-            },
-        ),
+        Content::Receipt(receipt) => {
+            tell(json, &VerifiedReceipt::of(&receipt, keys).with_context(|| name.to_string())?)
+        }
+        Content::Proof(proof) => tell(json, &VerifiedProof::of(&proof, keys).with_context(|| name.to_string())?),
     }
 }
 
@@ -211,12 +240,103 @@ struct VerifiedReceipt {
     transaction: u64,
     quant: u64,
     hash: Hash,
+    /// Whether its data is not there.
+    erased: bool,
+    #[serde(serialize_with = "write_voucher")]
+    checkpoint: Option<Voucher>,
+    not_proven: Vec<&'static str>,
+}
+
+impl VerifiedReceipt {
+    fn of(receipt: &Receipt, keys: &[VerifierKey]) -> Result<VerifiedReceipt, Fault> {
+        let voucher = match &receipt.checkpoint {
+            None if keys.is_empty() => Voucher::Nobody,
+            Some(_) if keys.is_empty() => Voucher::Unchecked,
+            _ => Voucher::Key(receipt.check_signature(keys)?.clone()),
+        };
+        let erased = receipt.record.data.is_none();
+        let whose = unproven(&voucher).into_iter();
+        Ok(VerifiedReceipt {
+            chain: receipt.chain,
+            transaction: receipt.record.index,
+            quant: receipt.quant.index(),
+            hash: receipt.quant.hash(),
+            erased,
+            not_proven: whose.chain(erased.then_some("that its data was erased by a record of that")).collect(),
+            checkpoint: Some(voucher),
+        })
+    }
 }
 
 impl fmt::Display for VerifiedReceipt {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let VerifiedReceipt { chain, transaction, quant, hash } = self;
-        write!(f, "the receipt holds: transaction {transaction} is in quant {quant}, hash {hash}, chain id {chain}")
+        let VerifiedReceipt { chain, transaction, quant, hash, erased, checkpoint, not_proven } = self;
+        write!(f, "the receipt holds: transaction {transaction} is in quant {quant}, hash {hash}, chain id {chain}")?;
+        if *erased {
+            f.write_str(", without its data")?;
+        }
+        write_proof_end(f, checkpoint.as_ref(), not_proven)
+    }
+}
+
+/// What a proof of a transaction leaves open without a signature.
+fn unproven(voucher: &Voucher) -> Option<&'static str> {
+    match voucher {
+        Voucher::Key(_) => None,
+        Voucher::Unchecked => Some("whose chain it is: name the key of its node or of a witness with --key"),
+        Voucher::Nobody => Some("whose chain it is: the receipt has no checkpoint that a key could have signed"),
+    }
+}
+
+fn write_proof_end(f: &mut fmt::Formatter, checkpoint: Option<&Voucher>, not_proven: &[&str]) -> fmt::Result {
+    if let Some(Voucher::Key(name)) = checkpoint {
+        write!(f, "; signed by {name}")?;
+    }
+    not_proven.iter().try_for_each(|open| write!(f, "; NOT proven: {open}"))
+}
+
+#[derive(Serialize)]
+struct VerifiedProof {
+    /// The name of the log, which is `qbc/` and the id of a chain of QBC.
+    log: String,
+    index: u64,
+    size: u64,
+    root: Hash,
+    /// The leaf, as text where it is that.
+    leaf: String,
+    #[serde(serialize_with = "write_voucher")]
+    checkpoint: Option<Voucher>,
+    not_proven: Vec<&'static str>,
+}
+
+impl VerifiedProof {
+    fn of(proof: &TlogProof, keys: &[VerifierKey]) -> Result<VerifiedProof, Fault> {
+        let checkpoint = proof.check()?;
+        let voucher = match keys.is_empty() {
+            true => Voucher::Unchecked,
+            false => {
+                let name = check_signature(&proof.checkpoint, keys);
+                let name = name.map_err(|detail| Fault { place: "the proof's checkpoint".into(), detail })?;
+                Voucher::Key(name.clone())
+            }
+        };
+        Ok(VerifiedProof {
+            log: checkpoint.origin().into(),
+            index: proof.index,
+            size: checkpoint.size(),
+            root: checkpoint.root(),
+            leaf: String::from_utf8_lossy(proof.leaf.as_deref().unwrap_or_default()).into_owned(),
+            not_proven: unproven(&voucher).into_iter().collect(),
+            checkpoint: Some(voucher),
+        })
+    }
+}
+
+impl fmt::Display for VerifiedProof {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let VerifiedProof { log, index, size, root, leaf, checkpoint, not_proven } = self;
+        write!(f, "the proof holds: leaf {index} of the {size} of {log}, root {root}, is {leaf:?}")?;
+        write_proof_end(f, checkpoint.as_ref(), not_proven)
     }
 }
 

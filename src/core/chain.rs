@@ -12,9 +12,10 @@ use super::{
     json,
     merkle::{Edge, Tile},
     quant::{Header, Quant, QuantError},
-    rules::Rules,
+    rules::{Fault, Rules},
     transaction::{Kind, Submission, Timestamp, Transaction},
 };
+use crate::limits;
 
 /// Where a chain stands: all that is needed to go on from there.
 #[derive(Clone)]
@@ -152,6 +153,25 @@ pub struct LeapPolicy {
     /// A leap as soon as so many transactions are pooled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transactions: Option<u64>,
+}
+
+impl LeapPolicy {
+    /// Checks its bounds.
+    ///
+    /// # Errors
+    /// What is out of bounds, with pointers from the object in which `leap` stands.
+    pub fn check(&self) -> Result<(), Vec<Fault>> {
+        let (least, most) = (limits::LEAP_EVERY_MIN.as_millis() as u64, limits::LEAP_EVERY_MAX.as_millis() as u64);
+        let mut faults = Vec::new();
+        if self.every_ms.is_some_and(|every| !(least..=most).contains(&every)) {
+            let detail = format!("must be {least} to {most} milliseconds");
+            faults.push(Fault { pointer: "/leap/every_ms".into(), detail });
+        }
+        if self.transactions == Some(0) {
+            faults.push(Fault { pointer: "/leap/transactions".into(), detail: "must be at least 1".into() });
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
 }
 
 #[cfg(test)]

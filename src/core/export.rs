@@ -4,15 +4,19 @@
 //! quant. The last line is `{"checkpoint": TEXT}`, the signed note that speaks for exactly that quant: without it nobody can see
 //! that quants were cut off at the end. Each line is canonical (RFC 8785), so that exports of one chain differ in nothing but
 //! the signatures.
+//!
+//! Beside the checkpoint stands, where the chain leaps by itself, `"leap"`: when. Nobody signs that, so it is a hint to whoever
+//! imports the chain, and nothing else.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
 use super::{
+    chain::LeapPolicy,
     json,
     merkle::Tile,
-    note::{Checkpoint, KeyName, Note, NoteError, VerifierKey},
+    note::{KeyName, Note, VerifierKey},
     quant::Quant,
     transaction::{Record, take_text},
     verify::{self, Checked, Fault, InForce, Verifier},
@@ -25,9 +29,17 @@ pub enum Line {
     /// A quant behind the transactions that it seals.
     Quant(Result<Quant, String>),
     /// The checkpoint behind all.
-    Checkpoint(Result<Note, String>),
+    Checkpoint(Result<Ending, String>),
     /// No JSON.
     Unreadable(String),
+}
+
+/// The last line.
+pub struct Ending {
+    /// The signed checkpoint.
+    pub note: Note,
+    /// When the chain leaped by itself where it was exported. Nobody has signed that.
+    pub leap: Option<LeapPolicy>,
 }
 
 impl Line {
@@ -49,25 +61,37 @@ impl Line {
         if verify::is_quant(&fields) {
             Line::Quant(verify::quant(Value::Object(fields)))
         } else if fields.contains_key("checkpoint") {
-            Line::Checkpoint(take_note(&mut fields))
+            Line::Checkpoint(take_ending(&mut fields))
         } else {
             Line::Transaction(Record::from_value(Value::Object(fields)).map(|record| Checked::new(record, in_force)))
         }
     }
 }
 
-fn take_note(fields: &mut Map<String, Value>) -> Result<Note, String> {
+fn take_ending(fields: &mut Map<String, Value>) -> Result<Ending, String> {
     let text = take_text(fields, "checkpoint")?.unwrap_or_default();
+    // A hint that no node could follow is passed over: nothing of what the checkpoint speaks for depends on it.
+    let leap = fields.remove("leap").and_then(|leap| serde_json::from_value::<LeapPolicy>(leap).ok());
+    let leap = leap.filter(|leap| leap.check().is_ok());
     match fields.keys().next() {
         Some(name) => Err(format!("{name:?} is no field of the last line")),
-        None => Note::parse(text.as_bytes()).map_err(|error| error.to_string()),
+        None => Note::parse(text.as_bytes()).map(|note| Ending { note, leap }).map_err(|error| error.to_string()),
     }
 }
 
-/// The last line of an export.
+/// The last line of an export of a chain that does not leap by itself.
 pub fn checkpoint_line(note: &str) -> Vec<u8> {
+    last_line(note, LeapPolicy::default())
+}
+
+/// The last line of an export of a chain that leaps by this policy.
+pub fn last_line(note: &str, leap: LeapPolicy) -> Vec<u8> {
     let mut line = b"{\"checkpoint\":".to_vec();
     json::write_string(note, &mut line);
+    if leap != LeapPolicy::default() {
+        line.extend_from_slice(b",\"leap\":");
+        line.extend(json::canonical(&serde_json::to_value(leap).expect("a policy is JSON")));
+    }
     line.push(b'}');
     line
 }
@@ -101,35 +125,14 @@ impl fmt::Display for Voucher {
 /// It is another chain's or quant's, or none of the keys has signed it.
 pub fn check_checkpoint(note: &Note, keys: &[VerifierKey], verifier: &Verifier) -> Result<Voucher, Fault> {
     let fault = |detail: String| Fault { place: "checkpoint".into(), detail };
-    let claimed = Checkpoint::parse(note.text()).map_err(|error| fault(error.to_string()))?;
     let (Some(id), Some(newest)) = (verifier.id(), verifier.newest()) else {
         return Err(fault("there is no quant before it".into()));
     };
-    let expected = Checkpoint::new(id, newest);
-    if claimed.origin() != expected.origin() {
-        return Err(fault(format!("it is of {}, but the chain is {}", claimed.origin(), expected.origin())));
-    }
-    if claimed != expected {
-        let (claimed, expected) = (claimed.to_string(), expected.to_string());
-        return Err(fault(format!(
-            "it says {:?}, but the chain up to here has {:?}",
-            lines(&claimed),
-            lines(&expected)
-        )));
-    }
+    verify::check_checkpoint(note, id, newest).map_err(fault)?;
     if keys.is_empty() {
         return Ok(Voucher::Unchecked);
     }
-    match note.verify(keys) {
-        Ok(signed) => Ok(Voucher::Key(signed[0].key.name().clone())),
-        Err(NoteError::Unsigned) => Err(fault("the key that was named has not signed it".into())),
-        Err(error) => Err(fault(error.to_string())),
-    }
-}
-
-/// Size, root and quant of a checkpoint's text.
-fn lines(text: &str) -> Vec<&str> {
-    text.lines().skip(1).collect()
+    verify::check_signature(note, keys).map(|name| Voucher::Key(name.clone())).map_err(fault)
 }
 
 /// An export on its way through the verifier.
@@ -139,17 +142,23 @@ pub struct Export {
     /// Transactions that no quant has sealed yet.
     loose: u64,
     voucher: Voucher,
+    leap: Option<LeapPolicy>,
 }
 
 impl Export {
     /// Starts before the first line. One of the keys must have signed the checkpoint, if there are any.
     pub fn new(verifier: Verifier, keys: Vec<VerifierKey>) -> Export {
-        Export { verifier, keys, loose: 0, voucher: Voucher::Nobody }
+        Export { verifier, keys, loose: 0, voucher: Voucher::Nobody, leap: None }
     }
 
     /// What was seen of the chain.
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
+    }
+
+    /// When the chain leaped by itself where it was exported, if the last line says so.
+    pub fn leap(&self) -> Option<LeapPolicy> {
+        self.leap
     }
 
     /// Takes the next line, and gives the tiles of the Merkle tree that it completes.
@@ -173,13 +182,14 @@ impl Export {
                 self.verifier.quant(quant.clone())?;
                 self.loose = 0;
             }
-            Line::Checkpoint(note) => {
+            Line::Checkpoint(ending) => {
                 let fault = |detail: String| Fault { place: "checkpoint".into(), detail };
                 if self.loose > 0 {
                     return Err(fault("no quant seals the transactions before it".into()));
                 }
-                let note = note.as_ref().map_err(|detail| fault(detail.clone()))?;
+                let Ending { note, leap } = ending.as_ref().map_err(|detail| fault(detail.clone()))?;
                 self.voucher = check_checkpoint(note, &self.keys, &self.verifier)?;
+                self.leap = *leap;
             }
             Line::Unreadable(detail) => {
                 return Err(Fault::of_transaction(self.verifier.size(), detail));
@@ -193,7 +203,7 @@ impl Export {
     /// # Errors
     /// The end is missing: the quant that seals the last transactions, or the checkpoint where a key was named for it.
     pub fn finish(self) -> Result<(Verifier, Voucher), Fault> {
-        let Export { verifier, keys, loose, voucher } = self;
+        let Export { verifier, keys, loose, voucher, .. } = self;
         if loose > 0 {
             let detail = format!("no quant seals it and the {} behind it: the end is missing", loose - 1);
             return Err(Fault::of_transaction(verifier.size() - loose, detail));

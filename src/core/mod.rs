@@ -5,6 +5,7 @@ pub mod hash;
 pub mod json;
 pub mod merkle;
 pub mod note;
+pub mod proof;
 pub mod quant;
 pub mod rules;
 mod schema;

@@ -11,9 +11,10 @@ use super::{
     hash::Hash,
     json,
     merkle::{self, Edge, Tile},
+    note::{Checkpoint, KeyName, Note, NoteError, VerifierKey},
     quant::{Quant, QuantFields},
     rules::{Refusal, Rules},
-    transaction::{Erased, Id, Kind, Record},
+    transaction::{Erased, Id, Kind, Record, take_text},
 };
 
 /// The first fault that was found.
@@ -50,12 +51,13 @@ pub struct Verifier {
     bang: Option<Rules>,
     /// None where the caller has an index of them.
     ids: Option<HashSet<Id>>,
+    /// The chain itself and those that it was forked from, each with the index of its bang.
+    makers: Vec<(u64, Hash)>,
     /// Transactions seen without their data.
     erased: u64,
-    /// Those whose erasure was seen to be recorded.
-    recorded: u64,
-    /// The index of the transaction that is to record it, and that of the erased one.
-    erasures: BTreeSet<(u64, u64)>,
+    /// Those whose erasure was not seen to be recorded: the index of the transaction that is said to record it, and that of the
+    /// erased one.
+    unproven: BTreeSet<(u64, u64)>,
 }
 
 /// The chain that a transaction belongs to, as far as it is checked against it.
@@ -100,9 +102,9 @@ impl Verifier {
             current: None,
             bang: None,
             ids: Some(HashSet::new()),
+            makers: Vec::new(),
             erased: 0,
-            recorded: 0,
-            erasures: BTreeSet::new(),
+            unproven: BTreeSet::new(),
         }
     }
 
@@ -120,7 +122,50 @@ impl Verifier {
     /// Those of them whose erasure was not seen to be recorded: its record may be behind what was seen, or on the chain that
     /// this one was forked or copied from.
     pub fn unrecorded(&self) -> u64 {
-        self.erased - self.recorded
+        self.unproven.len() as u64
+    }
+
+    /// Looks for the records of erasures that were not seen on the chains that this one was forked from: the record is on the
+    /// chain that wrote the erased transaction. `is_recorded` gets the id of that chain, the index of the transaction that is
+    /// said to record it, and that of the erased one.
+    ///
+    /// # Errors
+    /// Those of `is_recorded`.
+    pub fn look_for_erasures<E>(
+        &mut self,
+        mut is_recorded: impl FnMut(Hash, u64, u64) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let own = self.id();
+        for (by, index) in self.unproven.clone() {
+            let maker = self.makers.iter().rev().find(|&&(bang, _)| bang <= index).map(|&(_, id)| id);
+            if let Some(writer) = maker.filter(|maker| Some(*maker) != own)
+                && is_recorded(writer, by, index)?
+            {
+                self.unproven.remove(&(by, index));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that each transaction without its data was seen to be erased by a record of that: otherwise anybody could take
+    /// data away and call it erased.
+    ///
+    /// # Errors
+    /// The first transaction of which that was not seen.
+    pub fn check_erasures(&self) -> Result<(), Fault> {
+        let first = self.unproven.iter().map(|&(by, index)| (index, by)).min();
+        let Some((index, by)) = first else { return Ok(()) };
+        let size = self.size();
+        let lacks = match by < size {
+            true => format!("transaction {by} does not record that"),
+            false => format!("what is here ends before that, at {size} transactions"),
+        };
+        let detail = format!(
+            "it comes without its data, as erased by transaction {by}, but {lacks}: perhaps the data was taken away. Where the \
+             record is still pooled, leap and export again (qbc export --leap); where it is on a chain that this one was forked \
+             or copied from, allow that with --allow-unproven-erasures"
+        );
+        Err(Fault::of_transaction(index, detail))
     }
 
     /// Transactions seen.
@@ -195,21 +240,14 @@ impl Verifier {
     }
 
     /// An erased transaction says which one records that. It may be wrong without anybody's fault: the record of it may be on
-    /// the chain that this one was forked or copied from. So it is counted whose record was seen.
+    /// the chain that this one was forked or copied from. So [`Verifier::check_erasures`] is for the caller to ask.
     fn count_erased(&mut self, record: &Record) {
-        let index = record.index;
-        if let Some(erased) = erasure_of(record)
-            && self.erasures.remove(&(index, erased))
-        {
-            self.recorded += 1;
-        }
-        // Nothing that comes later can record these.
-        while self.erasures.first().is_some_and(|&(by, _)| by <= index) {
-            self.erasures.pop_first();
+        if let Some(erased) = erasure_of(record) {
+            self.unproven.remove(&(record.index, erased));
         }
         if let Some(Erased { by, .. }) = record.erased {
             self.erased += 1;
-            self.erasures.insert((by, index));
+            self.unproven.insert((by, record.index));
         }
     }
 
@@ -247,6 +285,7 @@ impl Verifier {
         }
         if let Some(rules) = self.bang.take() {
             self.current = Some(Arc::new(InForce { id: quant.hash(), rules }));
+            self.makers.push((quant.size() - 1, quant.hash()));
         }
         let Some(InForce { rules, .. }) = self.current.as_deref() else {
             return fault("a chain starts with its bang".into());
@@ -303,15 +342,33 @@ fn told(refusal: Refusal) -> String {
 /// A receipt that holds: this transaction is in the tree of this quant.
 #[derive(Debug)]
 pub struct Receipt {
-    /// The chain that it names. A receipt cannot prove by itself that the quant belongs to this chain.
+    /// The chain that it names. That the quant belongs to this chain is proven by a signature alone: see
+    /// [`Receipt::check_signature`].
     pub chain: Hash,
     /// The transaction.
     pub record: Record,
     /// The quant.
     pub quant: Quant,
+    /// The checkpoint of exactly that quant. Its signatures are not checked yet. Older receipts have none.
+    pub checkpoint: Option<Note>,
 }
 
-/// Checks a receipt offline: hashes, proof of work, and the inclusion proof (RFC 9162 section 2.1.3.2).
+impl Receipt {
+    /// Checks that one of these keys, of the node or of witnesses, has signed the receipt's checkpoint, and gives its name. This
+    /// proves that the quant is one of the chain that the receipt names, as far as one trusts the holder of the key.
+    ///
+    /// # Errors
+    /// There is no checkpoint, or none of the keys has signed it.
+    pub fn check_signature<'a>(&'a self, keys: &'a [VerifierKey]) -> Result<&'a KeyName, Fault> {
+        let fault = |detail: String| Fault { place: "the receipt's checkpoint".into(), detail };
+        let missing = "it is missing, so no key can prove whose chain the receipt is of: get the receipt again";
+        let note = self.checkpoint.as_ref().ok_or_else(|| fault(missing.into()))?;
+        check_signature(note, keys).map_err(fault)
+    }
+}
+
+/// Checks a receipt offline: hashes, proof of work, the inclusion proof (RFC 9162 section 2.1.3.2), and that its checkpoint says
+/// the same. Whose chain it is of is proven by [`Receipt::check_signature`] alone.
 ///
 /// # Errors
 /// The first part that is missing, malformed or does not hold.
@@ -328,7 +385,51 @@ pub fn receipt(value: Value) -> Result<Receipt, Fault> {
     let path: Vec<Hash> = parse("path", take("path")?)?;
     merkle::check_inclusion(record.hash, record.index, quant.size(), &path, quant.header().root)
         .map_err(|error| Fault { place: "the receipt's path".into(), detail: error.to_string() })?;
-    Ok(Receipt { chain, record, quant })
+    let unsound = |detail: String| Fault { place: "the receipt's checkpoint".into(), detail };
+    let checkpoint = take_text(&mut fields, "checkpoint").map_err(fault)?;
+    let checkpoint = checkpoint.map(|text| Note::parse(text.as_bytes())).transpose();
+    let checkpoint = checkpoint.map_err(|error| unsound(error.to_string()))?;
+    if let Some(note) = &checkpoint {
+        check_checkpoint(note, chain, &quant).map_err(unsound)?;
+    }
+    match fields.keys().next() {
+        Some(name) => Err(fault(format!("{name:?} is no field of a receipt"))),
+        None => Ok(Receipt { chain, record, quant, checkpoint }),
+    }
+}
+
+/// Checks that a checkpoint speaks for a chain as it stands at one of its quants. Its signatures are not checked.
+///
+/// # Errors
+/// What it says instead.
+pub fn check_checkpoint(note: &Note, chain: Hash, quant: &Quant) -> Result<(), String> {
+    let claimed = Checkpoint::parse(note.text()).map_err(|error| error.to_string())?;
+    let expected = Checkpoint::new(chain, quant);
+    if claimed.origin() != expected.origin() {
+        return Err(format!("it is of {}, but the chain is {}", claimed.origin(), expected.origin()));
+    }
+    if claimed != expected {
+        let (claimed, expected) = (claimed.to_string(), expected.to_string());
+        return Err(format!("it says {:?}, but the chain up to here has {:?}", lines(&claimed), lines(&expected)));
+    }
+    Ok(())
+}
+
+/// Size, root and quant of a checkpoint's text.
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().skip(1).collect()
+}
+
+/// The name of the first of these keys that is found to have signed a note.
+///
+/// # Errors
+/// None has, or a signature in the name of one of them is not its own.
+pub fn check_signature<'a>(note: &'a Note, keys: &'a [VerifierKey]) -> Result<&'a KeyName, String> {
+    match note.verify(keys) {
+        Ok(signed) => Ok(signed[0].key.name()),
+        Err(NoteError::Unsigned) => Err("the key that was named has not signed it".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A quant as it is served, without its transactions; hash and proof of work are recomputed.

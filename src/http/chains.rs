@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     App,
-    extract::{ChainOf, Place, Query, expected_size, parse_index, read_object},
+    extract::{ChainOf, Place, Query, expected_size, parse_index, preferred, read_object},
     inject::text_header,
     nodes::{ChainView, take_leap, take_name},
     problem::{Problem, ProblemDocument},
@@ -22,9 +22,11 @@ use super::{
 use crate::{
     core::{
         hash::Hash,
+        json,
+        proof::TlogProof,
         quant::{Quant, QuantFields},
         rules::{Fault, ForkOf},
-        transaction::Id,
+        transaction::{Id, record_leaf},
     },
     limits,
     node::{Node, Receipt},
@@ -447,16 +449,21 @@ pub struct ReceiptView {
     quant: QuantFields,
     /// The inclusion proof (RFC 9162 section 2.1.3) of its hash at its index in the tree of `quant.size` and `quant.root`.
     path: Vec<String>,
+    /// The checkpoint of exactly that quant: a signed note, with the cosignatures that the node has of it.
+    checkpoint: String,
 }
 
 /// The receipt of a sealed transaction.
+///
+/// `Accept: text/plain` gives it as a C2SP tlog-proof, whose `extra` is the leaf.
 #[utoipa::path(
     get,
     path = "/transactions/{index}/receipt",
     tag = "chain",
     params(("index" = u64, Path, description = "Its index")),
     responses(
-        (status = 200, description = "The receipt", body = ReceiptView),
+        (status = 200, description = "The receipt", content((ReceiptView = "application/json"), (String = "text/plain; charset=utf-8")),
+            headers(("Vary", description = "`Accept`"))),
         (status = 404, description = "There is no such transaction", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "It is pooled still", body = ProblemDocument, content_type = "application/problem+json"),
     )
@@ -473,23 +480,39 @@ pub async fn receipt(
         let detail = format!("transaction {index} is still pooled: it has a receipt after the next leap");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    let body = receipt_json(&app, target.chain, index).await?;
-    // The quant's hash is a part of the receipt, and the receipt depends on nothing else that could change.
+    let media = preferred(&headers, &["application/json", "text/plain"]);
+    let (media, body) = match media {
+        "text/plain" => ("text/plain; charset=utf-8", tlog_proof(&app, target.chain, index).await?.into_bytes()),
+        media => (media, receipt_json(&app, target.chain, index).await?),
+    };
     let tag = format!("\"{}\"", crate::core::hash::leaf(&body));
-    if let Some(unchanged) = unchanged(&headers, &tag, Cache::Revalidate) {
-        return Ok(unchanged);
-    }
-    Ok((cache_headers(&tag, Cache::Revalidate), [(header::CONTENT_TYPE, "application/json")], body).into_response())
+    let mut response = unchanged(&headers, &tag, Cache::Revalidate).unwrap_or_else(|| {
+        (cache_headers(&tag, Cache::Revalidate), [(header::CONTENT_TYPE, media)], body).into_response()
+    });
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+/// The receipt of a sealed transaction as a C2SP tlog-proof.
+async fn tlog_proof(app: &App, chain: Arc<ChainHandle>, index: u64) -> Result<String, Problem> {
+    let Receipt { record, path, checkpoint, .. } = app.0.node.receipt(chain, index).await?;
+    let leaf = record_leaf(&record);
+    let leaf = leaf.ok_or_else(|| StoreError::Damaged(format!("transaction {index} is malformed")))?;
+    Ok(TlogProof { leaf: Some(leaf), index, path, checkpoint }.to_string())
 }
 
 /// The receipt of a sealed transaction as JSON.
 pub(super) async fn receipt_json(app: &App, chain: Arc<ChainHandle>, index: u64) -> Result<Vec<u8>, Problem> {
     let id = chain.id;
-    let Receipt { record, quant, path } = app.0.node.receipt(chain, index).await?;
+    let Receipt { record, quant, path, checkpoint } = app.0.node.receipt(chain, index).await?;
     let quant = serde_json::to_vec(&quant).expect("a quant is JSON");
     let path = serde_json::to_vec(&path).expect("hashes are JSON");
     let start = format!("{{\"chain\":\"{id}\",\"transaction\":");
-    Ok([start.as_bytes(), &record, b",\"quant\":", &quant, b",\"path\":", &path, b"}"].concat())
+    let mut receipt = [start.as_bytes(), &record, b",\"quant\":", &quant, b",\"path\":", &path].concat();
+    receipt.extend_from_slice(b",\"checkpoint\":");
+    json::write_string(&checkpoint.to_string(), &mut receipt);
+    receipt.push(b'}');
+    Ok(receipt)
 }
 
 /// Query parameters of `GET /consistency`.

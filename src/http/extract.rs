@@ -181,6 +181,32 @@ pub async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     }
 }
 
+/// The media type that the client likes best of those that are offered (`Accept`, RFC 9110 section 12.5.1). Of equal ones it is
+/// the first, and so it is where the client would take none: an answer that it did not ask for is better than none.
+pub fn preferred(headers: &HeaderMap, offered: &[&'static str]) -> &'static str {
+    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    let ranges: Vec<(String, f32)> = lines.flat_map(|line| line.split(',')).map(media_range).collect();
+    let quality = |offer: &str| {
+        let (kind, _) = offer.split_once('/').expect("a media type has a slash");
+        // The most specific range decides.
+        let ranges_for = [offer, &format!("{kind}/*"), "*/*"].map(str::to_owned);
+        let found = ranges_for.iter().find_map(|wanted| ranges.iter().find(|(range, _)| range == wanted));
+        found.map_or(0.0, |(_, quality)| *quality)
+    };
+    // The last of the largest is found, so they are looked through from behind.
+    let best = offered.iter().rev().max_by(|one, other| quality(one).total_cmp(&quality(other)));
+    best.expect("something is offered")
+}
+
+/// A media range without its parameters, and its weight.
+fn media_range(text: &str) -> (String, f32) {
+    let mut parts = text.split(';').map(str::trim);
+    let range = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    let weight = weight.and_then(|weight| weight.parse::<f32>().ok()).filter(|weight| (0.0..=1.0).contains(weight));
+    (range, weight.unwrap_or(1.0))
+}
+
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

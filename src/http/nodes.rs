@@ -113,16 +113,8 @@ pub fn take_leap(fields: &mut Map<String, Value>) -> Result<Option<LeapPolicy>, 
         Some(Value::Null) => LeapPolicy::default(),
         Some(value) => serde_json::from_value(value).map_err(|error| vec![Fault::of("leap", error.to_string())])?,
     };
-    let (least, most) = (limits::LEAP_EVERY_MIN.as_millis() as u64, limits::LEAP_EVERY_MAX.as_millis() as u64);
-    let mut faults = Vec::new();
-    if policy.every_ms.is_some_and(|every| !(least..=most).contains(&every)) {
-        let detail = format!("must be {least} to {most} milliseconds");
-        faults.push(Fault { pointer: "/leap/every_ms".into(), detail });
-    }
-    if policy.transactions == Some(0) {
-        faults.push(Fault { pointer: "/leap/transactions".into(), detail: "must be at least 1".into() });
-    }
-    if faults.is_empty() { Ok(Some(policy)) } else { Err(faults.into()) }
+    policy.check()?;
+    Ok(Some(policy))
 }
 
 fn take_replicas(fields: &mut Map<String, Value>) -> Result<(), Problem> {

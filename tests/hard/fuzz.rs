@@ -124,7 +124,7 @@ fn chain(bytes: &[u8]) -> bool {
             assert!(known.contains(&sealed(&verifier)), "a forged chain: {:?}", sealed(&verifier));
             true
         }
-        Ok(Content::Receipt(_)) => false,
+        Ok(Content::Receipt(_) | Content::Proof(_)) => false,
         Err(error) => {
             assert!(!error.to_string().is_empty());
             false

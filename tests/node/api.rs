@@ -201,7 +201,7 @@ fn a_receipt_holds_offline_and_comes_only_with_a_quant() {
     let id = node.json("/chains/a/stats")["id"].clone();
     for index in 0..4 {
         let receipt = node.json(&format!("/chains/a/transactions/{index}/receipt"));
-        assert_eq!((&receipt["chain"], receipt.as_object().unwrap().len()), (&id, 4));
+        assert_eq!((&receipt["chain"], receipt.as_object().unwrap().len()), (&id, 5));
         let text = receipt.to_string();
         let checked = verify::receipt(json::parse(text.as_bytes()).unwrap()).unwrap();
         assert_eq!((checked.record.index, checked.quant.index()), (index, u64::from(index > 0)));

@@ -11,9 +11,11 @@ use std::{
 
 use qbc::core::{
     hash::{self, Hash},
+    json as gate,
     merkle::{self, TILE_WIDTH},
     note::{Checkpoint, Note, VerifierKey, hash_to_base64},
     tile::TilePath,
+    verify,
 };
 use reqwest::blocking::Response;
 use serde_json::{Value, json};
@@ -490,4 +492,146 @@ fn a_key_that_others_can_read_is_told() {
         let text = fs::read_to_string(&log).unwrap();
         assert_eq!(text.contains("chmod 600") && text.contains("node.key"), told, "{mode:o}: {text}");
     }
+}
+
+/// A receipt held for whatever chain somebody had written into it. The signed note of its quant tells whose chain it is.
+#[test]
+fn a_receipt_carries_the_signed_checkpoint_of_its_quant() {
+    let node = TestNode::start(&[]);
+    grow(&node, "", 5);
+    node.leap("");
+    let made = node.post("/fork").json(&json!({"name": "branch"})).send().unwrap();
+    assert_eq!(made.status(), 201);
+    grow(&node, "", 9);
+    node.leap("");
+    grow(&node, "/chains/branch", 12);
+    node.leap("/chains/branch");
+    let (known, other) = ([key(&node).parse().unwrap()], [key(&TestNode::start(&[])).parse().unwrap()]);
+    for (chain, indexes) in [("", 0..9), ("/chains/branch", 0..12)] {
+        let stats = node.json(&format!("{chain}/stats"));
+        for index in indexes {
+            let text = node.json(&format!("{chain}/transactions/{index}/receipt"));
+            let receipt = verify::receipt(gate::parse(text.to_string().as_bytes()).unwrap()).unwrap();
+            let checkpoint = Checkpoint::parse(receipt.checkpoint.as_ref().unwrap().text()).unwrap();
+            assert_eq!(checkpoint.origin(), format!("qbc/{}", stats["id"].as_str().unwrap()));
+            assert_eq!(
+                checkpoint.quant(),
+                Some((receipt.quant.index(), receipt.quant.hash())),
+                "of exactly that quant"
+            );
+            assert_eq!((checkpoint.size(), checkpoint.root()), (receipt.quant.size(), receipt.quant.header().root));
+            receipt.check_signature(&known).unwrap();
+            receipt.check_signature(&other).unwrap_err();
+            assert_eq!(node.json(&format!("{chain}/transactions/{index}/receipt")), text, "signatures stay the same");
+        }
+    }
+}
+
+/// A reader of C2SP tlog-proof, signed-note and tlog-checkpoint that is written from their specifications, with RFC 6962 below
+/// it and nothing of the program: the leaf, if the proof is that of this key, name and tree.
+fn read_tlog_proof(proof: &str, key: &str) -> Option<(u64, Vec<u8>)> {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    use sha2::{Digest, Sha256};
+    let sha = |parts: &[&[u8]]| -> Vec<u8> { Sha256::digest(parts.concat()).to_vec() };
+    let decode = |text: &str| BASE64_STANDARD.decode(text).ok();
+
+    let (head, note) = proof.split_once("\n\n")?;
+    let mut lines = head.lines();
+    (lines.next()? == "c2sp.org/tlog-proof@v1").then_some(())?;
+    let leaf = decode(lines.next()?.strip_prefix("extra ")?)?;
+    let index: u64 = lines.next()?.strip_prefix("index ")?.parse().ok()?;
+    let path: Vec<Vec<u8>> = lines.map(decode).collect::<Option<_>>()?;
+
+    // signed-note: the key hash is SHA-256(name, newline, type, key), its first four bytes.
+    let (name, rest) = key.split_once('+')?;
+    let content = decode(rest.split_once('+')?.1)?;
+    let key_hash = sha(&[name.as_bytes(), b"\n", &content]);
+    let (text, signatures) = note.rsplit_once("\n\n")?;
+    let text = format!("{text}\n");
+    let line = signatures.lines().find_map(|line| line.strip_prefix(&format!("\u{2014} {name} ")))?;
+    let signature = decode(line)?;
+    (signature[..4] == key_hash[..4] && content[0] == 1).then_some(())?;
+    let public = ed25519_dalek::VerifyingKey::from_bytes(content[1..].try_into().ok()?).ok()?;
+    let signature = ed25519_dalek::Signature::from_slice(&signature[4..]).ok()?;
+    public.verify_strict(text.as_bytes(), &signature).ok()?;
+    let mut lines = text.lines().skip(1);
+    let (size, root): (u64, _) = (lines.next()?.parse().ok()?, decode(lines.next()?)?);
+
+    // RFC 6962 section 2.1.1, by its recursion: PATH(m, D[n]), from the leaf's sibling up.
+    fn climb(m: u64, n: u64, leaf: &[u8], path: &[Vec<u8>], sha: &dyn Fn(&[&[u8]]) -> Vec<u8>) -> Option<Vec<u8>> {
+        if n == 1 {
+            return path.is_empty().then(|| sha(&[b"\0", leaf]));
+        }
+        let k = n.next_power_of_two() / 2;
+        let (last, path) = path.split_last()?;
+        Some(match m < k {
+            true => sha(&[b"\x01", &climb(m, k, leaf, path, sha)?, last]),
+            false => sha(&[b"\x01", last, &climb(m - k, n - k, leaf, path, sha)?]),
+        })
+    }
+    (index < size && climb(index, size, &leaf, &path, &sha)? == root).then_some((index, leaf))
+}
+
+#[test]
+fn a_receipt_is_a_tlog_proof_for_whoever_asks_for_text() {
+    let node = TestNode::start(&[]);
+    let get = |path: &str, accept: &[&str]| {
+        let request = accept.iter().fold(node.get(path), |request, accept| request.header("accept", *accept));
+        request.send().unwrap()
+    };
+    let of_chain = printed(qbc(&["key", "--node", &node.url, "--chain", "qbc"], ""));
+    let (of_node, other) = (key(&node), key(&TestNode::start(&[])));
+    for size in [2, 3, 7, 8, 300] {
+        grow(&node, "", size);
+        node.leap("");
+        for index in [0, 1, size / 2, size - 1] {
+            let response = get(&format!("/transactions/{index}/receipt"), &["text/plain"]);
+            assert_eq!(header(&response, "content-type"), "text/plain; charset=utf-8");
+            let proof = response.text().unwrap();
+            let record = node.json(&format!("/transactions/{index}"));
+            for key in [&of_node, &of_chain] {
+                let (found, leaf) = read_tlog_proof(&proof, key).unwrap_or_else(|| panic!("{proof}"));
+                assert_eq!((found, json!(hash::leaf(&leaf))), (index, record["hash"].clone()));
+            }
+            // It must be able to fail.
+            let forged = proof.replace(&format!("\nindex {index}\n"), &format!("\nindex {}\n", index ^ 1));
+            assert_eq!(read_tlog_proof(&forged, &of_node), None);
+            assert_eq!(read_tlog_proof(&proof, &other), None);
+        }
+    }
+
+    // Negotiation, which never ends in an error.
+    let (text, json) = ("text/plain; charset=utf-8", "application/json");
+    for (accept, media) in [
+        (&[][..], json),
+        (&["*/*"], json),
+        (&["text/plain, */*"], json),
+        (&["text/plain, */*;q=0.1"], text),
+        (&["application/json;q=0.5, text/plain;q=0.6"], text),
+        (&["application/json;q=0.5", "text/plain;q=0.6"], text),
+        (&["application/json, text/plain;q=0.9"], json),
+        (&["TEXT/Plain"], text),
+        (&["text/*"], text),
+        (&["text/plain;q=0, */*"], json),
+        (&["text/plain;q=0"], json),
+        (&["application/json;q=0, text/*;q=0.2"], text),
+        (&["text/plain;charset=utf-8"], text),
+        (&["image/png"], json),
+        (&["text/html,application/xhtml+xml,*/*;q=0.8"], json),
+    ] {
+        let response = get("/transactions/1/receipt", accept);
+        assert_eq!((response.status().as_u16(), header(&response, "content-type")), (200, media.into()), "{accept:?}");
+        let vary = header(&response, "vary").to_ascii_lowercase();
+        assert!(vary.split(',').any(|name| name.trim() == "accept"), "{vary}");
+        let tag = header(&response, "etag");
+        let again =
+            node.get("/transactions/1/receipt").header("accept", accept.join(", ")).header("if-none-match", tag);
+        let again = again.send().unwrap();
+        assert_eq!(again.status(), 304, "{accept:?}");
+        assert!(header(&again, "vary").to_ascii_lowercase().contains("accept"));
+    }
+    let tags = [&["text/plain"][..], &[]].map(|accept| header(&get("/transactions/1/receipt", accept), "etag"));
+    assert_ne!(tags[0], tags[1]);
+    node.inject("", json!("pooled"));
+    problem(get("/transactions/300/receipt", &["text/plain"]), 409);
 }

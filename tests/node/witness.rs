@@ -14,8 +14,10 @@ use std::{
 use ed25519_dalek::SigningKey;
 use qbc::core::{
     hash::{self, Hash},
+    json,
     merkle::{self, Edge},
     note::{Algorithm, Checkpoint, KeyName, Note, VerifierKey, hash_to_base64},
+    verify,
     witness::{Evidence, Submission},
 };
 use serde_json::{Value, json};
@@ -123,6 +125,13 @@ fn a_leap_is_cosigned_and_a_restart_of_either_side_loses_nothing() {
         assert_eq!(checkpoint.quant().unwrap().0, alone["index"], "an empty quant has a checkpoint of its own");
         let both = note(&log, &format!("{chain}/checkpoint")).unwrap();
         assert_eq!(both.verify(std::slice::from_ref(&node)).unwrap().len(), 1);
+        // The receipts of that quant carry the same note, so whoever has a witness's key alone can check them too.
+        let receipt = log.json(&format!("{chain}/transactions/{}/receipt", checkpoint.size() - 1));
+        if receipt["quant"]["index"] == checkpoint.quant().unwrap().0 {
+            assert_eq!(receipt["checkpoint"], both.to_string());
+            let receipt = verify::receipt(json::parse(receipt.to_string().as_bytes()).unwrap()).unwrap();
+            receipt.check_signature(&keys[1..]).unwrap();
+        }
         let path = format!("{chain}/checkpoint");
         let same = log.get(&path).header("if-none-match", tag(&path)).send().unwrap();
         assert_eq!(same.status(), 304);

@@ -6,7 +6,7 @@
 mod import;
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     num::NonZero,
     ops::Range,
     path::PathBuf,
@@ -42,7 +42,7 @@ use crate::{
     },
 };
 
-pub use import::{Import, ImportError, Imported};
+pub use import::{Import, ImportError, Imported, State as ImportState, Unfinished};
 
 /// The signatures of the node itself below a checkpoint.
 const OWN_SIGNATURES: usize = 2;
@@ -77,8 +77,8 @@ struct Inner {
     /// Checkpoints of quants that were signed lately, by chain and quant, without cosignatures. A signature takes longer than
     /// the rest of a receipt.
     notes: quick_cache::sync::Cache<(u64, u64), Arc<Note>>,
-    /// Ids of the chains that are being imported.
-    importing: Mutex<HashSet<Hash>>,
+    /// The chains that are being imported, and since when.
+    importing: Mutex<HashMap<Hash, Timestamp>>,
     witness: Option<Witness>,
 }
 

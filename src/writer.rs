@@ -131,7 +131,7 @@ impl Command {
     fn bytes(&self) -> usize {
         match self {
             Command::Inject { transactions, .. } => transactions.iter().map(Transaction::record_bytes).sum(),
-            Command::Import(_, Step::Add(part)) => part.bytes(),
+            Command::Import(_, Step::Add { part, .. }) => part.bytes(),
             _ => 0,
         }
     }
@@ -147,8 +147,8 @@ pub enum Outcome {
     Erased(Placed),
     /// Whether the evidence was new.
     Accused(bool),
-    /// How far an import has come.
-    Importing(Progress),
+    /// How far an import has come, or nothing where nothing is stored of it.
+    Importing(Option<Progress>),
     /// Some of an import that was given up is still there.
     Removing,
     /// It is done.
@@ -221,6 +221,12 @@ pub enum Refused {
     /// What is stored of an import is being removed.
     #[error("an earlier import of this chain was given up and is being removed: send again later")]
     GivenUp,
+    /// So many chains are stored in part.
+    #[error(
+        "{0} imports are not finished, which is the limit: GET /import lists them; finish one, or give one up with \
+         DELETE /import?chain=ID, and send this one then"
+    )]
+    TooManyImports(usize),
     /// Too much waits already.
     #[error("the node has too much to write: send again later")]
     Busy,

@@ -45,6 +45,12 @@ pub struct ImportArgs {
     /// The key that must have signed the checkpoint, as `qbc key` prints it
     #[arg(long, value_name = "VKEY")]
     key: Option<VerifierKey>,
+    /// Accept transactions without their data whose erasure is not recorded in the export
+    ///
+    /// So it is where the record is on the chain that this one was forked from, and with an export that was made before the
+    /// record was sealed.
+    #[arg(long)]
+    allow_unproven_erasures: bool,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +74,9 @@ pub async fn run(args: ImportArgs, node: Connection) -> anyhow::Result<()> {
     url.query_pairs_mut().append_pair("chain", &id.to_string());
     if let Some(key) = &args.key {
         url.query_pairs_mut().append_pair("key", &key.to_string());
+    }
+    if args.allow_unproven_erasures {
+        url.query_pairs_mut().append_pair("allow_unproven_erasures", "true");
     }
     let bar = progress(node.json, Unit::Bytes, bytes);
     let sent = bar.clone();

@@ -66,6 +66,10 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_SCRUB_EVERY", value_name = "TIME", value_parser = parse_time, default_value = "1h")]
     pub scrub_every: Duration,
 
+    /// Time without progress after which an unfinished import is given up: 30m, 24h.
+    #[arg(long, env = "QBC_IMPORT_AGE", value_name = "TIME", value_parser = parse_time, default_value = "168h")]
+    pub import_age: Duration,
+
     /// Where other nodes reach this one [default: localhost:PORT, or the machine's name if it listens on all addresses].
     #[arg(long, env = "QBC_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
@@ -178,6 +182,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
         tokio::spawn(scrub::run(node.clone(), pace, stopping.clone()));
     }
+
+    tokio::spawn(node.clone().expire_imports(args.import_age, stopping.clone()));
 
     if args.witness.is_empty() {
         // Otherwise each new quant would wait there for ever.

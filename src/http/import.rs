@@ -1,5 +1,7 @@
 //! `POST /import`: a chain that was made elsewhere, from its export.
 
+use std::{mem, pin::pin};
+
 use axum::{
     body::Body,
     extract::State,
@@ -7,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
     App,
@@ -15,9 +18,9 @@ use super::{
     problem::{Problem, ProblemDocument},
 };
 use crate::{
-    core::{export::Voucher, hash::Hash, note::VerifierKey},
+    core::{chain::LeapPolicy, export::Voucher, hash::Hash, note::VerifierKey},
     limits,
-    node::{Import, ImportError, Imported},
+    node::{Import, ImportError, ImportState, Imported, Unfinished},
 };
 
 /// Query parameters of `POST /import`.
@@ -30,6 +33,11 @@ pub struct ImportQuery {
     chain: Hash,
     /// The verifier key that must have signed the checkpoint, as `qbc key` prints it (`+` is `%2B` in a URL).
     key: Option<String>,
+    /// Whether transactions may come without their data though the record of their erasure is not in the export, as it is where
+    /// it is on the chain that this one was forked from; false where it is not said.
+    #[serde(default, alias = "allow-unproven-erasures")]
+    #[param(required = false)]
+    allow_unproven_erasures: bool,
 }
 
 /// Query parameters of `DELETE /import`.
@@ -58,6 +66,29 @@ pub struct ImportedView {
     transactions: u64,
     /// The name of the key that has signed the checkpoint; null where no key was named, so that it was not checked.
     signed_by: Option<String>,
+    /// When the chain leaps by itself here. What the export says of that is taken over, though nobody has signed it.
+    leap: LeapPolicy,
+}
+
+/// An import that is not finished.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Import)]
+pub struct ImportView {
+    /// The id that the chain will have.
+    #[schema(value_type = String)]
+    id: Hash,
+    /// The chain's name, once it was read.
+    name: Option<String>,
+    /// Quants that are stored.
+    quants: u64,
+    /// Transactions that are stored.
+    size: u64,
+    /// Their bytes.
+    bytes: u64,
+    /// `running` while somebody sends it, `interrupted` where nobody does, `removing` when it was given up.
+    state: &'static str,
+    /// When something was stored of it last: RFC 3339, UTC, six digits.
+    last_activity: Option<String>,
 }
 
 /// Recreates a chain from its export, under its id and name, byte by byte.
@@ -75,6 +106,7 @@ pub struct ImportedView {
         (status = 200, description = "It was here already, with all that the export has", body = ImportedView),
         (status = 409, description = "Another chain has its name, it is here but without all that the export has, or an earlier import had other lines", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "A line does not hold, which is named; nothing is kept", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many imports are not finished", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub async fn import(
@@ -88,11 +120,13 @@ pub async fn import(
     }
     let key = query.key.map(|key| key.parse::<VerifierKey>()).transpose();
     let keys = key.map_err(|error| Problem::bad_request(format!("\"key\": {error}")))?;
-    let _room = take_room(&app, limits::IMPORT_BYTES + limits::BODY_BYTES)?;
     let mut body = request.into_body();
-    let outcome = match Import::begin(&app.0.node, query.chain, Vec::from_iter(keys)).await {
-        Ok(mut import) => match run(&mut body, &mut import).await? {
-            Err(error @ ImportError::Fault { .. }) => import.give_up().await.and(Err(error)),
+    let begun = Import::begin(&app.0.node, query.chain, Vec::from_iter(keys), query.allow_unproven_erasures).await;
+    let outcome = match begun {
+        Ok(mut import) => match run(&app, &mut body, &mut import).await? {
+            Err(error @ (ImportError::Fault { .. } | ImportError::UnprovenErasure(_))) => {
+                import.give_up().await.and(Err(error))
+            }
             outcome => outcome,
         },
         Err(error) => Err(error),
@@ -105,36 +139,76 @@ pub async fn import(
 }
 
 /// Imports the body in pieces of whole lines. The inner error is the import's, the outer one that of a body that broke off.
-async fn run(body: &mut Body, import: &mut Import) -> Result<Result<Imported, ImportError>, Problem> {
-    let mut lines = Vec::new();
-    // Where the last whole line ends. Only what is new is looked through: else bytes that drip in would be costly.
-    let mut whole = 0;
-    while let Some(data) = next_data(body).await? {
-        if let Some(end) = data.iter().rposition(|&byte| byte == b'\n') {
-            whole = lines.len() + end + 1;
-        }
-        lines.extend_from_slice(&data);
-        if lines.len() < limits::IMPORT_BYTES {
-            continue;
-        }
-        if whole == 0 {
-            if lines.len() > limits::IMPORT_BYTES + limits::BODY_BYTES {
-                let detail = format!("a line has at most {} bytes", limits::BODY_BYTES);
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+async fn run(app: &App, body: &mut Body, import: &mut Import) -> Result<Result<Imported, ImportError>, Problem> {
+    let mut lines = Lines::default();
+    loop {
+        let data = {
+            let mut next = pin!(next_data(body));
+            match timeout(limits::IMPORT_PAUSE, &mut next).await {
+                Ok(data) => data?,
+                // While nothing comes, no memory is kept from others for lines that can be stored.
+                Err(_) => {
+                    if let Err(error) = lines.import(import).await {
+                        return Ok(Err(error));
+                    }
+                    next.await?
+                }
             }
-            continue;
-        }
-        let rest = lines.split_off(whole);
-        whole = 0;
-        if let Err(error) = import.lines(&lines).await {
+        };
+        let Some(data) = data else { break };
+        lines.add(app, &data)?;
+        if lines.bytes.len() >= limits::IMPORT_BYTES
+            && let Err(error) = lines.import(import).await
+        {
             return Ok(Err(error));
         }
-        lines = rest;
     }
-    Ok(match import.lines(&lines).await {
+    Ok(match import.lines(&lines.bytes).await {
         Ok(()) => import.finish().await,
         Err(error) => Err(error),
     })
+}
+
+/// What has come of a body and is not imported yet, with the room that it takes up.
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    /// Where the last whole line ends.
+    whole: usize,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Lines {
+    /// Only what is new is looked through: else bytes that drip in would be costly.
+    fn add(&mut self, app: &App, data: &[u8]) -> Result<(), Problem> {
+        if let Some(end) = data.iter().rposition(|&byte| byte == b'\n') {
+            self.whole = self.bytes.len() + end + 1;
+        }
+        if self.whole == 0 && self.bytes.len() + data.len() > limits::BODY_BYTES {
+            let detail = format!("a line has at most {} bytes", limits::BODY_BYTES);
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+        }
+        let room = take_room(app, data.len())?;
+        match &mut self.room {
+            Some(all) => all.merge(room),
+            none => *none = Some(room),
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// Imports the whole lines. What they took up is free then.
+    async fn import(&mut self, import: &mut Import) -> Result<(), ImportError> {
+        let whole = mem::take(&mut self.whole);
+        if whole == 0 {
+            return Ok(());
+        }
+        let rest = self.bytes.split_off(whole);
+        let lines = mem::replace(&mut self.bytes, rest);
+        import.lines(&lines).await?;
+        drop(self.room.as_mut().and_then(|room| room.split(whole)));
+        Ok(())
+    }
 }
 
 fn answer(imported: Imported) -> Response {
@@ -150,9 +224,37 @@ fn answer(imported: Imported) -> Response {
             Voucher::Key(name) => Some(name.to_string()),
             Voucher::Nobody | Voucher::Unchecked => None,
         },
+        leap: chain.leap_policy(),
     };
     let status = if was_here { StatusCode::OK } else { StatusCode::CREATED };
     (status, [(header::LOCATION, location)], axum::Json(view)).into_response()
+}
+
+/// The imports that are not finished: those that somebody sends, and what interrupted ones have stored.
+///
+/// One of which nothing was stored for a time (`--import-age`) is given up.
+#[utoipa::path(
+    get,
+    path = "/import",
+    tag = "node",
+    responses((status = 200, description = "The imports, in the order of their ids", body = [ImportView]))
+)]
+pub async fn imports(State(app): State<App>) -> Result<Response, Problem> {
+    let view = |import: Unfinished| ImportView {
+        id: import.id,
+        name: import.name,
+        quants: import.quants,
+        size: import.size,
+        bytes: import.bytes,
+        state: match import.state {
+            ImportState::Running => "running",
+            ImportState::Interrupted => "interrupted",
+            ImportState::Removing => "removing",
+        },
+        last_activity: import.active.map(|active| active.to_string()),
+    };
+    let imports: Vec<ImportView> = app.0.node.imports().await?.into_iter().map(view).collect();
+    Ok(axum::Json(imports).into_response())
 }
 
 /// Removes what an interrupted import has stored.
@@ -174,7 +276,9 @@ pub async fn give_up(State(app): State<App>, Query(query): Query<GiveUpQuery>) -
 impl From<ImportError> for Problem {
     fn from(error: ImportError) -> Self {
         match error {
-            ImportError::Fault { .. } => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            ImportError::Fault { .. } | ImportError::UnprovenErasure(_) => {
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+            }
             ImportError::Conflict(detail) => Problem::new(StatusCode::CONFLICT, detail),
             ImportError::Refused(refused) => refused.into(),
         }

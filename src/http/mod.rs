@@ -100,7 +100,7 @@ fn node_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(nodes::index))
         .routes(routes!(nodes::bang))
-        .routes(routes!(import::import, import::give_up))
+        .routes(routes!(import::import, import::imports, import::give_up))
         .routes(routes!(nodes::chains))
         .routes(routes!(nodes::get_chain, nodes::patch_chain))
         .routes(routes!(nodes::discover, nodes::discovered))

@@ -168,7 +168,7 @@ impl From<Refused> for Problem {
             | Refused::Stale(_)
             | Refused::GivenUp => StatusCode::CONFLICT,
             Refused::Moved { .. } | Refused::Leaped(_) => StatusCode::PRECONDITION_FAILED,
-            Refused::PoolFull(_) => StatusCode::TOO_MANY_REQUESTS,
+            Refused::PoolFull(_) | Refused::TooManyImports(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Damaged(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,

@@ -8,9 +8,12 @@ use std::{
     collections::{HashSet, VecDeque},
     mem,
     sync::Arc,
+    time::Duration,
 };
 
-use super::Node;
+use tokio::sync::watch;
+
+use super::{Node, now};
 use crate::{
     core::{
         export::{Export, Line, Voucher},
@@ -19,11 +22,11 @@ use crate::{
         merkle::Tile,
         note::VerifierKey,
         quant::Quant,
-        transaction::{Id, Record},
+        transaction::{Id, Record, Timestamp},
         verify::{Fault, Verifier},
     },
     limits,
-    store::{BangPlace, Lineage, Store, StoreError},
+    store::{BangPlace, ChainNumber, ImportRecord, Lineage, Store, StoreError},
     writer::{ChainHandle, Command, Outcome, Part, Progress, Refused, Step},
 };
 
@@ -38,6 +41,9 @@ pub enum ImportError {
         /// What does not hold.
         fault: Fault,
     },
+    /// Data is missing without the record of its erasure. Nothing of it is kept.
+    #[error("{0} (in a request: allow_unproven_erasures=true)")]
+    UnprovenErasure(Fault),
     /// It cannot be stored beside what is there already, which stays as it was.
     #[error("{0}")]
     Conflict(String),
@@ -71,6 +77,8 @@ pub struct Import {
     node: Node,
     id: Hash,
     export: Export,
+    /// Whether data may be missing without the record of its erasure.
+    allow_unproven_erasures: bool,
     /// Lines seen.
     line: u64,
     target: Target,
@@ -89,13 +97,50 @@ enum Target {
 
 struct Storing {
     /// How far it had come when this import began.
-    found: Progress,
-    lineage: Lineage,
+    found: Found,
+    /// Under which its parts are stored, once any is.
+    lineage: Option<Lineage>,
     /// Stored records from there on where the reading stands, to be compared.
     stored: VecDeque<Vec<u8>>,
     part: Part,
     /// Ids in the part, which the store does not know yet.
     ids: HashSet<Id>,
+}
+
+/// What an earlier import has stored.
+#[derive(Clone, Copy)]
+struct Found {
+    size: u64,
+    quants: u64,
+}
+
+/// An import that is not finished.
+pub struct Unfinished {
+    /// The id that the chain will have.
+    pub id: Hash,
+    /// Its name, once that is known.
+    pub name: Option<String>,
+    /// Transactions that are stored.
+    pub size: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Quants that are stored.
+    pub quants: u64,
+    /// What becomes of it.
+    pub state: State,
+    /// When something was stored of it last, or, where nothing was, when it began.
+    pub active: Option<Timestamp>,
+}
+
+/// What becomes of an import that is not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Somebody sends it.
+    Running,
+    /// Nobody sends it. It may be gone on with.
+    Interrupted,
+    /// What is stored of it is being removed.
+    Removing,
 }
 
 /// Nobody else imports the same chain meanwhile.
@@ -109,28 +154,38 @@ impl Drop for Turn {
 
 impl Turn {
     fn take(node: &Node, id: Hash) -> Result<Turn, ImportError> {
-        match node.0.importing.lock().expect("no holder of this lock panics").insert(id) {
-            true => Ok(Turn(node.clone(), id)),
-            false => Err(ImportError::Conflict(format!("the chain {id} is being imported by somebody else"))),
+        let mut importing = node.0.importing.lock().expect("no holder of this lock panics");
+        if importing.contains_key(&id) {
+            return Err(ImportError::Conflict(format!("the chain {id} is being imported by somebody else")));
         }
+        if importing.len() >= limits::IMPORTS {
+            return Err(Refused::TooManyImports(importing.len()).into());
+        }
+        importing.insert(id, now());
+        Ok(Turn(node.clone(), id))
     }
 }
 
 impl Import {
     /// Begins the import of the chain with this id, or goes on with one that was interrupted. One of the keys must have signed
-    /// the export's checkpoint, if any is named.
+    /// the export's checkpoint, if any is named. Nothing is stored before some of it was verified.
     ///
     /// # Errors
-    /// Somebody else imports the same chain, or the node takes no writes.
-    pub async fn begin(node: &Node, id: Hash, keys: Vec<VerifierKey>) -> Result<Import, ImportError> {
+    /// Somebody else imports the same chain, too many imports are not finished, or the node takes no writes.
+    pub async fn begin(
+        node: &Node,
+        id: Hash,
+        keys: Vec<VerifierKey>,
+        allow_unproven_erasures: bool,
+    ) -> Result<Import, ImportError> {
         let turn = Turn::take(node, id)?;
         let target = match node.chain(&id.to_string()) {
             Some(chain) => Target::Here(chain),
-            None => Target::Stored(Box::new(Storing::behind(begin(node, id).await?))),
+            None => Target::Stored(Box::new(Storing::behind(find(node, id).await?))),
         };
         let export = Export::new(Verifier::without_ids(), keys);
         let bang = BangPlace { transaction: 0, quant: 0 };
-        Ok(Import { node: node.clone(), id, export, line: 0, target, bang, _turn: turn })
+        Ok(Import { node: node.clone(), id, export, allow_unproven_erasures, line: 0, target, bang, _turn: turn })
     }
 
     /// Takes the next lines. When it returns, what they hold is durable.
@@ -146,10 +201,17 @@ impl Import {
         if storing.part.is_empty() {
             return Ok(());
         }
+        if storing.lineage.is_none() {
+            let begun = progress(self.node.step(self.id, Step::Begin(now())).await?);
+            storing.lineage = begun.map(|begun| Lineage::new(begun.number, None));
+        }
         let next = storing.part.next();
         let part = mem::replace(&mut storing.part, next);
         storing.ids.clear();
-        self.node.step(self.id, Step::Add(part)).await.map(|_| ())
+        // Before its own bang, an export of a fork has the rules of its ancestors.
+        let verifier = self.export.verifier();
+        let name = verifier.rules().map(|rules| rules.name().clone()).filter(|_| verifier.id() == Some(self.id));
+        self.node.step(self.id, Step::Add { part, name, now: now() }).await.map(|_| ())
     }
 
     fn line(&mut self, text: &[u8]) -> Result<(), ImportError> {
@@ -212,6 +274,7 @@ impl Import {
             ImportError::Fault { line, fault }
         };
         let export = mem::replace(&mut self.export, Export::new(Verifier::without_ids(), Vec::new()));
+        let leap = export.leap().unwrap_or_default();
         let (verifier, voucher) = export.finish().map_err(|fault| ImportError::Fault { line, fault })?;
         if voucher == Voucher::Nobody {
             return Err(at_end("checkpoint", "it is missing, so nobody can say whether the end is there".into()));
@@ -222,11 +285,14 @@ impl Import {
             let found = verifier.id().map(|id| id.to_string()).unwrap_or_default();
             return Err(at_end("chain", format!("its id is {found}, but {id} was to be imported")));
         }
+        if !self.allow_unproven_erasures {
+            verifier.check_erasures().map_err(ImportError::UnprovenErasure)?;
+        }
         let (chain, was_here) = match &self.target {
             Target::Here(chain) => (chain.clone(), true),
             Target::Stored(_) => {
                 let (name, erasures) = (rules.name().clone(), verifier.erased());
-                let finish = Step::Finish { name, bang, size: transactions, quants, erasures };
+                let finish = Step::Finish { name, bang, size: transactions, quants, erasures, leap };
                 match self.node.step(id, finish).await? {
                     Outcome::Banged(chain) => (chain, false),
                     _ => unreachable!("the outcome of a finished import is Banged"),
@@ -243,8 +309,9 @@ impl Import {
     /// The node takes no writes. What is left is removed before the same chain is imported again.
     pub async fn give_up(self) -> Result<(), ImportError> {
         let found = match &self.target {
-            Target::Stored(storing) => storing.found,
-            Target::Here(_) => return Ok(()),
+            Target::Stored(storing) if storing.lineage.is_some() => storing.found,
+            // Nothing is stored.
+            _ => return Ok(()),
         };
         let is_behind = self.export.verifier().size() <= found.size && found.size > 0;
         if is_behind { Ok(()) } else { self.node.give_up(self.id).await }
@@ -262,18 +329,22 @@ fn check_depth(record: &Record) -> Result<(), Fault> {
     Err(Fault::of_transaction(record.index, detail))
 }
 
-async fn begin(node: &Node, id: Hash) -> Result<Progress, ImportError> {
-    let begun = match node.step(id, Step::Begin).await {
+async fn find(node: &Node, id: Hash) -> Result<Option<Progress>, ImportError> {
+    let found = match node.step(id, Step::Find).await {
         // An earlier one was given up, and the node was stopped before all of it was removed.
         Err(ImportError::Refused(Refused::GivenUp)) => {
             node.give_up(id).await?;
-            node.step(id, Step::Begin).await?
+            node.step(id, Step::Find).await?
         }
-        begun => begun?,
+        found => found?,
     };
-    match begun {
-        Outcome::Importing(progress) => Ok(progress),
-        _ => unreachable!("the outcome of a begun import is its progress"),
+    Ok(progress(found))
+}
+
+fn progress(outcome: Outcome) -> Option<Progress> {
+    match outcome {
+        Outcome::Importing(progress) => progress,
+        _ => unreachable!("the outcome of finding or beginning an import is its progress"),
     }
 }
 
@@ -291,6 +362,58 @@ impl Node {
         self.give_up(id).await
     }
 
+    /// The imports that are not finished, in the order of their ids.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    pub async fn imports(&self) -> Result<Vec<Unfinished>, StoreError> {
+        // First, so that one that ends meanwhile is not taken for one that nothing is stored of.
+        let mut running = self.0.importing.lock().expect("no holder of this lock panics").clone();
+        let stored = self.read(|store| store.imports()?.into_iter().map(|record| unfinished(store, record)).collect());
+        let mut imports: Vec<Unfinished> = stored.await?;
+        for import in &mut imports {
+            if running.remove(&import.id).is_some() && import.state == State::Interrupted {
+                import.state = State::Running;
+            }
+        }
+        imports.extend(running.into_iter().map(|(id, began)| {
+            let (state, active) = (State::Running, Some(began));
+            Unfinished { id, name: None, size: 0, bytes: 0, quants: 0, state, active }
+        }));
+        imports.sort_by_key(|import| *import.id.as_bytes());
+        Ok(imports)
+    }
+
+    /// Gives up unfinished imports of which nothing was stored for `age`, until `stopping` says that the node stops.
+    pub async fn expire_imports(self, age: Duration, mut stopping: watch::Receiver<bool>) {
+        loop {
+            if let Err(error) = self.give_up_old_imports(age).await {
+                tracing::warn!("an old import cannot be given up: {error}");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(age.clamp(limits::IMPORT_PAUSE, limits::IMPORTS_EVERY)) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+
+    async fn give_up_old_imports(&self, age: Duration) -> Result<(), ImportError> {
+        for Unfinished { id, state, active, .. } in self.imports().await? {
+            let since = active.map_or(0, Timestamp::seconds);
+            let is_old = now().seconds().saturating_sub(since) >= age.as_secs();
+            // One that was given up before the node stopped is removed now.
+            if state == State::Removing || state == State::Interrupted && is_old {
+                tracing::info!(chain = %id, "an unfinished import is given up");
+                match self.give_up_import(id).await {
+                    // Somebody has just gone on with it.
+                    Ok(()) | Err(ImportError::Conflict(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// For the one whose turn it is.
     async fn give_up(&self, id: Hash) -> Result<(), ImportError> {
         while !matches!(self.step(id, Step::GiveUp).await?, Outcome::Done) {}
@@ -298,17 +421,38 @@ impl Node {
     }
 }
 
+fn unfinished(store: &Store, record: ImportRecord) -> Result<Unfinished, StoreError> {
+    let ImportRecord { id, number, given_up, name, active } = record;
+    let (stored, is_damaged) = match Progress::load(store, number) {
+        Ok(stored) => (stored, false),
+        Err(StoreError::Damaged(_)) => (Progress::none(number), true),
+        Err(other) => return Err(other),
+    };
+    let state = if given_up || is_damaged { State::Removing } else { State::Interrupted };
+    let Progress { size, bytes, quants, .. } = stored;
+    Ok(Unfinished { id, name, size, bytes, quants, state, active })
+}
+
 impl Storing {
-    fn behind(found: Progress) -> Storing {
-        let part = Part::new(found.size, found.bytes);
-        let lineage = Lineage::new(found.number, None);
-        Storing { found, lineage, stored: VecDeque::new(), part, ids: HashSet::new() }
+    fn behind(stored: Option<Progress>) -> Storing {
+        let lineage = stored.map(|stored| Lineage::new(stored.number, None));
+        let Progress { size, bytes, quants, .. } = stored.unwrap_or(Progress::none(ChainNumber(0)));
+        let found = Found { size, quants };
+        Storing { found, lineage, stored: VecDeque::new(), part: Part::new(size, bytes), ids: HashSet::new() }
+    }
+
+    /// What is stored already.
+    fn lineage(&self) -> &Lineage {
+        self.lineage.as_ref().expect("what was found stored has a number")
     }
 
     fn transaction(&mut self, store: &Store, record: &Record, tiles: Vec<Tile>, line: u64) -> Result<(), ImportError> {
         let index = record.index;
         if let Some(id) = &record.id {
-            let earlier = store.transaction_with_id(&self.lineage, id)?.is_some_and(|other| other != index);
+            let earlier = match &self.lineage {
+                Some(lineage) => store.transaction_with_id(lineage, id)?.is_some_and(|other| other != index),
+                None => false,
+            };
             if earlier || !self.ids.insert(id.clone()) {
                 let detail = format!("its id {:?} stands in the chain already", id.as_str());
                 return Err(ImportError::Fault { line, fault: Fault::of_transaction(index, detail) });
@@ -322,7 +466,7 @@ impl Storing {
         }
         if self.stored.is_empty() {
             let mut records = Vec::new();
-            store.records(&self.lineage, index..self.found.size, b'\n', limits::CHUNK_BYTES, &mut records)?;
+            store.records(self.lineage(), index..self.found.size, b'\n', limits::CHUNK_BYTES, &mut records)?;
             self.stored.extend(records.split(|&byte| byte == b'\n').map(<[u8]>::to_vec));
         }
         if self.stored.pop_front().is_none_or(|stored| stored != bytes) { Err(differs(line)) } else { Ok(()) }
@@ -333,7 +477,7 @@ impl Storing {
             self.part.quant(quant, previous_size);
             return Ok(());
         }
-        let is_same = store.quant(&self.lineage, quant.index())? == quant;
+        let is_same = store.quant(self.lineage(), quant.index())? == quant;
         if is_same { Ok(()) } else { Err(differs(line)) }
     }
 }

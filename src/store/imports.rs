@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Batch, ChainNumber, Space, Store, StoreError, StoredRun, checked_version, from_json, key, unreadable, versioned,
 };
-use crate::core::hash::Hash;
+use crate::core::{hash::Hash, transaction::Timestamp};
 
 /// Marks, in `meta`, an import that is under way.
 const IMPORT: &[u8] = b"import ";
@@ -25,7 +25,7 @@ pub struct Removed {
 }
 
 /// A chain that is imported.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImportRecord {
     /// The id that the chain will have.
     pub id: Hash,
@@ -33,6 +33,12 @@ pub struct ImportRecord {
     pub number: ChainNumber,
     /// Whether what is stored of it is being removed.
     pub given_up: bool,
+    /// The name that the chain will have, once its bang was read.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// When something was stored of it last. Records of older versions do not say.
+    #[serde(default)]
+    pub active: Option<Timestamp>,
 }
 
 fn import_key(id: Hash) -> Vec<u8> {

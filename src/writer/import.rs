@@ -13,7 +13,7 @@ use crate::{
         merkle::Tile,
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Record},
+        transaction::{Id, Record, Timestamp},
     },
     limits,
     store::{BangPlace, ChainNumber, ChainRecord, ImportRecord, Removed, Run, Store, StoreError},
@@ -21,10 +21,19 @@ use crate::{
 
 /// A step of an import.
 pub enum Step {
-    /// Starts it, or goes on with one that was interrupted.
-    Begin,
+    /// Tells how far one that was interrupted has come.
+    Find,
+    /// Starts it, when its first part was verified.
+    Begin(Timestamp),
     /// Appends.
-    Add(Part),
+    Add {
+        /// What.
+        part: Part,
+        /// The name that the chain will have, once that is known.
+        name: Option<ChainName>,
+        /// This moment.
+        now: Timestamp,
+    },
     /// Makes the chain visible.
     Finish {
         /// As its rules say.
@@ -37,6 +46,8 @@ pub enum Step {
         quants: u64,
         /// Transactions that came without their data.
         erasures: u64,
+        /// When it is to leap by itself, where the chain whose place it takes does not say.
+        leap: LeapPolicy,
     },
     /// Removes some of what is stored.
     GiveUp,
@@ -109,10 +120,27 @@ pub struct Progress {
     pub quants: u64,
 }
 
+impl Progress {
+    /// As it stands in the store.
+    ///
+    /// # Errors
+    /// What is stored is damaged.
+    pub fn load(store: &Store, number: ChainNumber) -> Result<Progress, StoreError> {
+        let (size, bytes) = store.size_and_bytes(number)?.unwrap_or((0, 0));
+        let quants = store.newest_quant(number)?.map_or(0, |quant| quant.index() + 1);
+        Ok(Progress { number, size, bytes, quants })
+    }
+
+    /// Nothing is stored.
+    pub fn none(number: ChainNumber) -> Progress {
+        Progress { number, size: 0, bytes: 0, quants: 0 }
+    }
+}
+
 /// An import in the writer's own, newest state.
 pub(super) struct Importing {
+    record: ImportRecord,
     progress: Progress,
-    given_up: bool,
     /// How far it is removed.
     removed: Removed,
 }
@@ -120,25 +148,17 @@ pub(super) struct Importing {
 impl Importing {
     /// As it stands in the store. One that is damaged there is given up.
     pub(super) fn load(store: &Store, record: &ImportRecord) -> Result<Importing, StoreError> {
-        let number = record.number;
-        let mut progress = Progress { number, size: 0, bytes: 0, quants: 0 };
-        let read = || -> Result<_, StoreError> {
-            let (size, bytes) = store.size_and_bytes(number)?.unwrap_or((0, 0));
-            let quants = store.newest_quant(number)?.map_or(0, |quant| quant.index() + 1);
-            Ok(Progress { number, size, bytes, quants })
-        };
-        let given_up = match read() {
-            Ok(read) => {
-                progress = read;
-                record.given_up
-            }
+        let mut record = record.clone();
+        let progress = match Progress::load(store, record.number) {
+            Ok(progress) => progress,
             Err(StoreError::Damaged(detail)) => {
                 tracing::error!(chain = %record.id, "what is stored of an import is damaged: {detail}");
-                true
+                record.given_up = true;
+                Progress::none(record.number)
             }
             Err(other) => return Err(other),
         };
-        Ok(Importing { progress, given_up, removed: Removed::default() })
+        Ok(Importing { record, progress, removed: Removed::default() })
     }
 
     pub(super) fn number(&self) -> ChainNumber {
@@ -149,40 +169,64 @@ impl Importing {
 impl Writer {
     pub(super) fn import(&mut self, id: Hash, step: Step, pending: &mut Pending) -> Result<Outcome, Refused> {
         match step {
-            Step::Begin => self.begin_import(id, pending),
-            Step::Add(part) => self.add_part(id, part, pending),
-            Step::Finish { name, bang, size, quants, erasures } => {
+            Step::Find => self.find_import(id).map(Outcome::Importing),
+            Step::Begin(now) => self.begin_import(id, now, pending),
+            Step::Add { part, name, now } => self.add_part(id, part, name, now, pending),
+            Step::Finish { name, bang, size, quants, erasures, leap } => {
                 let stored = self.imports.get(&id).map(|found| found.progress);
                 if stored.is_some_and(|stored| stored.size != size || stored.quants != quants) {
                     return Err(Refused::ImportIsLonger);
                 }
-                self.finish_import(id, &name, bang, erasures, pending)
+                self.finish_import(id, &name, bang, (erasures, leap), pending)
             }
             Step::GiveUp => self.give_up_import(id, pending),
         }
     }
 
-    fn begin_import(&mut self, id: Hash, pending: &mut Pending) -> Result<Outcome, Refused> {
-        if let Some(found) = self.imports.get(&id) {
+    /// How far it has come, or nothing where nothing is stored of it and there is room for one more.
+    fn find_import(&self, id: Hash) -> Result<Option<Progress>, Refused> {
+        match self.imports.get(&id) {
             // What is being removed must be gone before anything is stored under the same id.
-            return if found.given_up { Err(Refused::GivenUp) } else { Ok(Outcome::Importing(found.progress)) };
+            Some(found) if found.record.given_up => Err(Refused::GivenUp),
+            Some(found) => Ok(Some(found.progress)),
+            None if self.imports.len() >= limits::IMPORTS => Err(Refused::TooManyImports(self.imports.len())),
+            None => Ok(None),
+        }
+    }
+
+    fn begin_import(&mut self, id: Hash, now: Timestamp, pending: &mut Pending) -> Result<Outcome, Refused> {
+        if let Some(progress) = self.find_import(id)? {
+            return Ok(Outcome::Importing(Some(progress)));
         }
         let number = self.next_number;
         self.next_number = ChainNumber(number.0 + 1);
-        pending.batch.import(&ImportRecord { id, number, given_up: false });
-        let progress = Progress { number, size: 0, bytes: 0, quants: 0 };
-        self.imports.insert(id, Importing { progress, given_up: false, removed: Removed::default() });
-        Ok(Outcome::Importing(progress))
+        let record = ImportRecord { id, number, given_up: false, name: None, active: Some(now) };
+        pending.batch.import(&record);
+        let progress = Progress::none(number);
+        self.imports.insert(id, Importing { record, progress, removed: Removed::default() });
+        Ok(Outcome::Importing(Some(progress)))
     }
 
-    fn add_part(&mut self, id: Hash, part: Part, pending: &mut Pending) -> Result<Outcome, Refused> {
-        let found = self.imports.get_mut(&id).filter(|found| !found.given_up).ok_or(Refused::GivenUp)?;
+    fn add_part(
+        &mut self,
+        id: Hash,
+        part: Part,
+        name: Option<ChainName>,
+        now: Timestamp,
+        pending: &mut Pending,
+    ) -> Result<Outcome, Refused> {
+        let found = self.imports.get_mut(&id).filter(|found| !found.record.given_up).ok_or(Refused::GivenUp)?;
         let progress = &mut found.progress;
         let follows =
             part.from == progress.size && part.quants.first().is_none_or(|(quant, _)| quant.index() == progress.quants);
         if !follows {
             return Err(Refused::Stale("the import went on elsewhere".into()));
         }
+        found.record.active = Some(now);
+        if let Some(name) = name {
+            found.record.name = Some(name.to_string());
+        }
+        pending.batch.import(&found.record);
         let number = progress.number;
         progress.size = part.size;
         progress.bytes = part.bytes;
@@ -199,10 +243,10 @@ impl Writer {
         id: Hash,
         name: &ChainName,
         bang: BangPlace,
-        erasures: u64,
+        (erasures, leap): (u64, LeapPolicy),
         pending: &mut Pending,
     ) -> Result<Outcome, Refused> {
-        let found = self.imports.get(&id).filter(|found| !found.given_up).ok_or(Refused::GivenUp)?;
+        let found = self.imports.get(&id).filter(|found| !found.record.given_up).ok_or(Refused::GivenUp)?;
         let number = found.number();
         if self.names.contains(name) {
             let of_first =
@@ -212,7 +256,9 @@ impl Writer {
             let other = other.filter(|other| other.is_untouched_default()).filter(|_| !is_forked);
             pending.replaced = Some(other.ok_or_else(|| Refused::NameTaken(name.clone()))?);
         }
-        let leap = pending.replaced.as_ref().map_or(LeapPolicy::default(), |replaced| replaced.leap_policy());
+        // What this node's operator has said for its default chain counts more than what an export says.
+        let replaced = pending.replaced.as_ref().map(|replaced| replaced.leap_policy());
+        let leap = replaced.filter(|policy| *policy != LeapPolicy::default()).unwrap_or(leap);
         let name = name.to_string();
         let bang = Some(bang).filter(|bang| bang.quant > 0);
         let record = ChainRecord { name, number, parent: None, leap, erasures, bang };
@@ -234,9 +280,9 @@ impl Writer {
     fn give_up_import(&mut self, id: Hash, pending: &mut Pending) -> Result<Outcome, Refused> {
         let Some(found) = self.imports.get_mut(&id) else { return Ok(Outcome::Done) };
         let number = found.number();
-        if !std::mem::replace(&mut found.given_up, true) {
+        if !std::mem::replace(&mut found.record.given_up, true) {
             // First for sure: what is half removed must not be gone on with.
-            pending.batch.import(&ImportRecord { id, number, given_up: true });
+            pending.batch.import(&found.record);
             return Ok(Outcome::Removing);
         }
         if self.store.remove_parts(number, limits::REMOVE_ENTRIES, &mut found.removed, &mut pending.batch)? {

@@ -1,6 +1,11 @@
 //! Imports: the same chain on another node, byte by byte, whatever happens on the way; and nothing that does not hold.
 
-use std::{io::Write, process::Command, thread, time::Duration};
+use std::{
+    io::Write,
+    process::{Command, Output},
+    thread,
+    time::Duration,
+};
 
 use ed25519_dalek::{Signer, SigningKey};
 use qbc::{
@@ -12,7 +17,7 @@ use qbc::{
         rules::Rules,
         transaction::{Submission, Timestamp, Transaction},
     },
-    limits::DATA_DEPTH,
+    limits::{DATA_DEPTH, IMPORTS},
 };
 use reqwest::{Method, blocking::Response};
 use serde_json::{Value, json};
@@ -81,6 +86,14 @@ fn fork(node: &TestNode, chain: &str, body: Value) {
     assert_eq!(response.status(), 201, "{}", response.text().unwrap());
 }
 
+/// A receipt, but for the signatures of the node that serves it.
+fn receipt(node: &TestNode, path: &str) -> Value {
+    let mut receipt = node.json(path);
+    let note = receipt["checkpoint"].as_str().expect("it has a checkpoint").to_owned();
+    receipt["checkpoint"] = json!(note.split("\n\n").next());
+    receipt
+}
+
 /// All that a node serves of the sealed part of a chain.
 fn served(node: &TestNode, chain: &str) -> Vec<String> {
     let text = |path: &str| {
@@ -98,8 +111,12 @@ fn served(node: &TestNode, chain: &str) -> Vec<String> {
         paths.push(format!("/transactions/{index}"));
         paths.push(format!("/consistency?from={index}&to={size}"));
     }
-    // When a node has read all again is its own affair.
-    let mut all: Vec<String> = paths.iter().filter(|path| *path != "/stats").map(|path| text(path)).collect();
+    // When a node has read all again is its own affair, and so is who signs a checkpoint.
+    let is_own = |path: &&String| *path != "/stats" && !path.ends_with("/receipt");
+    let mut all: Vec<String> = paths.iter().filter(is_own).map(|path| text(path)).collect();
+    for path in paths.iter().filter(|path| path.ends_with("/receipt")) {
+        all.push(receipt(node, &format!("/chains/{chain}{path}")).to_string());
+    }
     let stats = node.json(&format!("/chains/{chain}/stats"));
     all.push(json!([stats["id"], stats["size"], stats["hash"], stats["root"], stats["bytes"]]).to_string());
     all
@@ -169,10 +186,12 @@ fn erased_transactions_come_without_their_data() {
     assert!(!export.contains("secret"));
     let mut target = TestNode::start(&[]);
     imported(&target, &export);
-    for path in ["/chain", "/transactions", "/transactions/2/receipt", "/tile/entries/000.p/5"] {
+    for path in ["/chain", "/transactions", "/tile/entries/000.p/5"] {
         let text = |node: &TestNode| node.get(&format!("/chains/c{path}")).send().unwrap().text().unwrap();
         assert_eq!(text(&target), text(&source), "{path}");
     }
+    let path = "/chains/c/transactions/2/receipt";
+    assert_eq!(receipt(&target, path), receipt(&source, path));
     assert_eq!(target.stop(), Some(0));
     verifies(&target.data);
 }
@@ -419,9 +438,10 @@ fn a_default_chain_is_imported_where_nobody_used_the_one_that_is_there() {
     let own = node.json("/stats")["id"].as_str().unwrap().to_owned();
     assert_eq!(imported(&node, &export)["chain"], "qbc");
     let text = |node: &TestNode, path: &str| node.get(path).send().unwrap().text().unwrap();
-    for path in ["/chain", "/chains/qbc/chain", "/transactions/17/receipt"] {
+    for path in ["/chain", "/chains/qbc/chain"] {
         assert_eq!(text(&node, path), text(&source, path));
     }
+    assert_eq!(receipt(&node, "/transactions/17/receipt"), receipt(&source, "/transactions/17/receipt"));
     let id = id_of(&export);
     assert_eq!(text(&node, &format!("/chains/{id}/chain")), text(&source, "/chain"), "it is found by its id too");
     problem(node.get(&format!("/chains/{own}")).send().unwrap(), 404);
@@ -481,13 +501,224 @@ fn a_chain_whose_erasure_is_recorded_elsewhere_goes_on() {
         |node: &TestNode| node.post("/chains/c/transactions/1/erase").json(&json!({ "reason": "r" })).send().unwrap();
     assert_eq!(erase(&source).status(), 201);
     let node = TestNode::start(&[]);
-    imported(&node, &export(&source, "c"));
+    let export_of = export(&source, "c");
+    let said = problem(import(&node, &export_of), 422)["detail"].as_str().unwrap().to_owned();
+    assert!(
+        said.starts_with("transaction 1: it comes without its data, as erased by transaction 2, but what is here"),
+        "{said}"
+    );
+    assert!(said.contains("--leap") && said.contains("allow_unproven_erasures=true"), "{said}");
+    assert_eq!(node.json("/import"), json!([]), "nothing is kept");
+    let allowed = format!("/import?chain={}&allow_unproven_erasures=true", id_of(&export_of));
+    assert_eq!(node.post_text(&allowed, "application/x-ndjson", export_of).status(), 201);
     problem(erase(&node), 409);
     node.inject("/chains/c", json!("where the record would be"));
     node.leap("/chains/c");
     problem(erase(&node), 409);
     node.audit("/chains/c");
     export(&node, "c");
+    let url = format!("{}/chains/c", node.url);
+    let (told, allowed) = (qbc(&["verify", &url]), qbc(&["verify", &url, "--allow-unproven-erasures"]));
+    assert!(
+        !told.status.success() && String::from_utf8_lossy(&told.stderr).contains("transaction 2 does not record that")
+    );
+    assert!(allowed.status.success());
     let (data, _folder) = node.kill();
-    verifies(&data);
+    let folder = data.to_str().unwrap();
+    assert!(!qbc(&["verify", folder]).status.success());
+    assert!(qbc(&["verify", folder, "--allow-unproven-erasures"]).status.success());
+}
+
+fn qbc(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_qbc")).args(args).output().expect("the program runs")
+}
+
+/// Whoever has an export could take data away and call it erased: import and verification took that for what a node does. The
+/// record of the erasure, which the checkpoint covers, tells the two apart.
+#[test]
+fn data_that_was_taken_away_is_no_erasure() {
+    let source = TestNode::start(&[]);
+    source.bang(json!({ "name": "c" }));
+    for data in ["one", "two", "three"] {
+        source.inject("/chains/c", json!(data));
+    }
+    source.leap("/chains/c");
+    let reason = json!({ "reason": "r" });
+    assert_eq!(source.post("/chains/c/transactions/2/erase").json(&reason).send().unwrap().status(), 201);
+    source.leap("/chains/c");
+    let whole = export(&source, "c");
+    imported(&TestNode::start(&[]), &whole);
+
+    // By the record of another erasure, by no record, by one behind the end, and by one before it.
+    let node = TestNode::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tampered.ndjson");
+    for by in [4, 1, 0, 3, 5, 1_u64 << 50] {
+        let tamper = |line: &str| {
+            let mut record: Value = serde_json::from_str(line).unwrap();
+            if record["data"] != json!("three") {
+                return format!("{line}\n");
+            }
+            let fields = record.as_object_mut().unwrap();
+            let salt = hex::decode(fields.remove("salt").unwrap().as_str().unwrap()).unwrap().try_into().unwrap();
+            let data = json::canonical(&fields.remove("data").unwrap());
+            fields.insert("commitment".into(), json!(qbc::core::hash::commitment(&salt, &data)));
+            fields.insert("erased".into(), json!({"by": by, "timestamp": fields["timestamp"]}));
+            format!("{record}\n")
+        };
+        let tampered: String = whole.lines().map(tamper).collect();
+        let said = problem(import(&node, &tampered), 422)["detail"].as_str().unwrap().to_owned();
+        assert!(said.starts_with("transaction 3: it comes without its data"), "{said}");
+        problem(node.get("/chains/c").send().unwrap(), 404);
+        std::fs::write(&path, &tampered).unwrap();
+        let told = qbc(&["verify", path.to_str().unwrap()]);
+        let text = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert!(told.status.code() == Some(1) && text.contains("transaction 3: it comes without its data"), "{text}");
+        assert!(qbc(&["verify", path.to_str().unwrap(), "--allow-unproven-erasures"]).status.success());
+    }
+}
+
+/// The record of an erasure stands on the chain that wrote what was erased. A fork's export has it not, but whoever has the
+/// parent beside the fork can look there.
+#[test]
+fn an_erasure_on_the_parent_is_found_from_the_fork() {
+    let mut source = TestNode::start(&[]);
+    source.bang(json!({ "name": "a", "difficulty": 0 }));
+    source.inject("/chains/a", json!("shared"));
+    source.inject("/chains/a", json!("shared too"));
+    source.leap("/chains/a");
+    fork(&source, "a", json!({ "name": "b" }));
+    fork(&source, "b", json!({ "name": "c" }));
+    for number in 0..4 {
+        source.inject("/chains/c", json!(number));
+    }
+    source.leap("/chains/c");
+    let erase = |chain: &str, index: u64| {
+        let path = format!("/chains/{chain}/transactions/{index}/erase");
+        assert_eq!(source.post(&path).json(&json!({ "reason": "r" })).send().unwrap().status(), 201);
+    };
+    erase("c", 1);
+    // It is pooled on the parent, and sealed.
+    for _ in 0..2 {
+        let told = qbc(&["verify", &format!("{}/chains/c", source.url)]);
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        source.leap("/chains/a");
+    }
+    let export_of = export(&source, "c");
+    let said = problem(import(&TestNode::start(&[]), &export_of), 422).to_string();
+    assert!(said.contains("transaction 1: ") && said.contains("forked"), "{said}");
+    source.stop();
+    verifies(&source.data);
+}
+
+/// An unfinished import left a record before any line was verified, which nothing showed, bounded or ended.
+#[test]
+fn unfinished_imports_are_listed_and_given_up_by_age() {
+    let (_source, export) = long_export();
+    let id = id_of(&export);
+    let node = TestNode::start(&[]);
+    assert_eq!(node.json("/import"), json!([]));
+    // Nothing is stored of what was not verified.
+    for number in 0..80 {
+        let body = if number % 2 == 0 { "" } else { "nonsense" };
+        problem(import_as(&node, &format!("{number:064x}"), body), 422);
+    }
+    assert_eq!(node.json("/import"), json!([]));
+    send_part(&node, &export, export.len() - 100);
+    let only = |node: &TestNode| node.json("/import")[0].clone();
+    eventually("it is interrupted", || only(&node)["state"] == "interrupted");
+    let import = only(&node);
+    assert_eq!((&import["id"], &import["name"]), (&json!(id), &json!("long")));
+    assert!(import["size"].as_u64().unwrap() > 8_000 && import["bytes"].as_u64().unwrap() > 1 << 20, "{import}");
+    assert!(import["quants"].as_u64().unwrap() >= 1 && import["last_activity"].is_string(), "{import}");
+
+    let (data, folder) = node.kill();
+    let node = TestNode::open(&data, &[]);
+    assert_eq!(only(&node), import, "a restart keeps it");
+    let (data, _) = node.kill();
+    thread::sleep(Duration::from_secs(1));
+    let node = TestNode::open(&data, &["--import-age", "1s"]).with(folder);
+    eventually("it is given up", || node.json("/import") == json!([]));
+    imported(&node, &export);
+    assert_eq!(node.json("/import"), json!([]));
+}
+
+/// Imports took the room of ten mebibytes each before a byte had come: twelve idle ones left nothing for anybody's bodies.
+#[test]
+fn idle_imports_take_no_room_and_are_bounded() {
+    let node = TestNode::start(&[]);
+    let open = |number: usize| {
+        let mut stream = node.connect();
+        let head = format!(
+            "POST /import?chain={number:064x} HTTP/1.1\r\nHost: node\r\nContent-Type: application/x-ndjson\r\n\
+             Content-Length: 1000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let idle: Vec<_> = (0..IMPORTS).map(open).collect();
+    eventually("all are under way", || node.json("/import").as_array().unwrap().len() == IMPORTS);
+    assert_eq!(node.json("/import")[0]["state"], "running");
+    let large = json!({ "data": "x".repeat(900_000) });
+    let many: Vec<_> = (0..8).map(|_| large.clone()).collect();
+    assert_eq!(node.post("/inject").json(&many).send().unwrap().status(), 202);
+
+    let refused = import_as(&node, &"f".repeat(64), "");
+    assert!(!header(&refused, "retry-after").is_empty());
+    let said = problem(refused, 429).to_string();
+    assert!(said.contains("GET /import"), "{said}");
+    drop(idle);
+    eventually("they are over", || node.json("/import") == json!([]));
+}
+
+/// Lines that have come wait for no more: what they took up is free for others while a client pauses.
+#[test]
+fn a_pausing_import_stores_what_has_come() {
+    let (_source, export) = long_export();
+    let node = TestNode::start(&[]);
+    let mut stream = node.connect();
+    let head = format!(
+        "POST /import?chain={} HTTP/1.1\r\nHost: node\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
+        id_of(&export),
+        export.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&export.as_bytes()[..100_000]).unwrap();
+    eventually("it is stored", || node.json("/import")[0]["size"].as_u64().is_some_and(|size| size > 100));
+    assert_eq!(node.json("/import")[0]["state"], "running");
+    drop(stream);
+    let (status, text) = import_then(&node, &export);
+    assert_eq!(status, 201, "{text}");
+    node.audit("/chains/long");
+}
+
+/// A chain that leaps by itself does so where it is imported, too. Nobody signs that, so what no node could follow is passed over.
+#[test]
+fn the_leap_policy_travels() {
+    let source = TestNode::start(&[]);
+    source.bang(json!({"name": "c", "difficulty": 0, "leap": {"every_ms": 50, "transactions": 7}}));
+    let export = export(&source, "c");
+    let policy = json!({"every_ms": 50, "transactions": 7});
+    let last: Value = serde_json::from_str(export.lines().last().unwrap()).unwrap();
+    assert_eq!(last["leap"], policy);
+    let node = TestNode::start(&[]);
+    assert_eq!(imported(&node, &export)["leap"], policy);
+    assert_eq!(node.json("/chains/c")["leap"], policy);
+    node.inject("/chains/c", json!(1));
+    eventually("it leaps", || node.json("/chains/c/stats")["pooled"] == 0);
+
+    for (hint, expected) in [
+        ("", json!({})),
+        (",\"leap\":{\"every_ms\":1}", json!({})),
+        (",\"leap\":{\"every\":1000}", json!({})),
+        (",\"leap\":17", json!({})),
+        (",\"leap\":{\"transactions\":3}", json!({"transactions": 3})),
+    ] {
+        let changed = export.replace(",\"leap\":{\"every_ms\":50,\"transactions\":7}", hint);
+        let node = TestNode::start(&[]);
+        assert_eq!(imported(&node, &changed)["leap"], expected, "{hint}");
+        assert_eq!(node.json("/chains/c")["leap"], expected, "{hint}");
+    }
+    let unknown = export.replace(",\"leap\":", ",\"laep\":");
+    problem(import(&TestNode::start(&[]), &unknown), 422);
 }

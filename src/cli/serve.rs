@@ -1,6 +1,7 @@
 //! `qbc serve`: one node.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     io::{IsTerminal, Write},
     net::{IpAddr, SocketAddr},
     num::NonZero,
@@ -11,9 +12,14 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use hyper::header::HeaderValue;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tracing_subscriber::EnvFilter;
 
+use super::log::{self, Log};
 use crate::{
     core::{chain::LeapPolicy, note::VerifierKey, witness::Trusted},
     http::{self, App},
@@ -26,6 +32,9 @@ use crate::{
 
 /// Files that the node itself keeps open: the store's and its own.
 const OWN_FILES: u64 = 1_200;
+
+/// SIGXFSZ, on Linux and macOS.
+const FILE_SIZE_SIGNAL: i32 = 25;
 
 /// Options of a node. Each is also an environment variable.
 #[derive(Clone, Debug, clap::Args)]
@@ -146,7 +155,8 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// It cannot start.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    start_log(&args)?;
+    // Its last lines are written when all else has ended.
+    let _log = start_log(&args)?;
     let (most, witnesses) = (limits::WITNESSES, args.witness.len());
     ensure!(witnesses <= most, "a node has at most {most} witnesses, so that every reader takes their signatures");
     let address = SocketAddr::new(args.host, args.port);
@@ -188,9 +198,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
     let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();
     let router = http::router(App::new(node.clone(), peers, origins, stopping.clone()));
-    tracing::info!(id = node.id(), chains = node.chain_count(), "the node is ready");
+    tracing::info!(id = node.id(), chains = node.chain_count(), %address, "the node is ready");
     let signals = signals()?;
-    announce(address)?;
+    // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
+    tokio::task::spawn_blocking(move || announce(address));
     tokio::spawn(async move {
         signals.await;
         tracing::info!("stopping");
@@ -210,19 +221,36 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
 }
 
-fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
+fn start_log(args: &ServeArgs) -> anyhow::Result<log::Flushed> {
     let filter = EnvFilter::try_new(format!("{},{}", store::QUIET, args.log))
         .with_context(|| format!("--log {:?} is no filter", args.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started =
-        if args.log_json { log.json().try_init() } else { log.with_ansi(std::io::stderr().is_terminal()).try_init() };
-    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+    // Caught once, it ends the process no more: a file that has reached its limit of size is a failed write as any other.
+    drop(signal(SignalKind::from_raw(FILE_SIZE_SIGNAL)).context("cannot catch signals")?);
+    let log = Log::start(std::io::stderr()).context("cannot start the log")?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).log_internal_errors(false);
+    let started = if args.log_json {
+        lines.json().try_init()
+    } else {
+        lines.with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))?;
+    // A panic is a line of the log, so that it neither breaks lines of JSON nor waits for standard error.
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = Backtrace::capture();
+        match trace.status() {
+            BacktraceStatus::Captured => tracing::error!("{panic}\n{trace}"),
+            _ => tracing::error!("{panic}"),
+        }
+    }));
+    Ok(log::Flushed(log))
 }
 
-/// The first line on stdout, for scripts.
-fn announce(address: SocketAddr) -> anyhow::Result<()> {
+/// The first line on stdout, for scripts. Without it the node serves all the same.
+fn announce(address: SocketAddr) {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush()).context("cannot write to stdout")
+    if let Err(error) = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush()) {
+        tracing::warn!("cannot write to stdout that the node listens on http://{address}: {error}");
+    }
 }
 
 async fn start_peers(
@@ -270,7 +298,6 @@ fn connections() -> usize {
 
 /// Waits for SIGTERM or Ctrl-C. They are caught from the call on, and not from the first poll.
 fn signals() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
     let catch = |kind| signal(kind).context("cannot catch signals");
     let (mut terminate, mut interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
     Ok(async move {

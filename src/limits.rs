@@ -180,6 +180,9 @@ pub const WITNESS_CALLS: usize = 8;
 /// The longest wait for a witness's answer.
 pub const WITNESS_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait at the start of a node for the first answers of its witnesses: they may know that its folder is an old copy.
+pub const WITNESS_START: Duration = Duration::from_secs(2);
+
 /// Wait before a witness that did not answer is called again: it doubles from the first to the last of these.
 pub const WITNESS_PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(60)];
 

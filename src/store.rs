@@ -12,7 +12,7 @@
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
 //! | `witnessed` | hash of a log's name | [`Witnessed`] as JSON: what this node has cosigned of another's log |
 //! | `meta` | `commits`, `nodes`, `node`, `witness`, `keys` | the stamp of the newest batch; known nodes; this node's public keys; how many slots `run.keys` has at least |
-//! | `meta` | `doomed` and a slot, `import` and an id | a key to destroy; an import under way |
+//! | `meta` | `doomed` and a slot, `import` and an id, `rollback` and a chain | a key to destroy; an import under way; a [`Rollback`] as JSON |
 //!
 //! Numbers in keys are big-endian, so that a chain is one range. A value starts with the version of its form. What a fork
 //! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
@@ -160,6 +160,26 @@ pub struct ChainRecord {
     /// Where its bang stands, if not at the start of what it wrote itself: an imported fork holds its ancestors' part too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bang: Option<BangPlace>,
+}
+
+/// That this node's key has signed a quant of a chain which the chain here does not have: the data folder is an older copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The index of the quant.
+    pub quant: u64,
+    /// Its hash.
+    pub hash: Hash,
+    /// The transactions that the chain had with it.
+    pub size: u64,
+    /// Whether the operator has accepted that it is lost: then the chain takes writes all the same.
+    pub accepted: bool,
+}
+
+impl std::fmt::Display for Rollback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Rollback { quant, hash, size, .. } = self;
+        write!(f, "this node's key has signed quant {quant} of it, {hash}, with {size} transactions, which is not here")
+    }
 }
 
 /// Where the bang of a chain stands.
@@ -368,6 +388,12 @@ impl Batch {
         self.put(Space::Meta, b"nodes".to_vec(), versioned(&value));
     }
 
+    /// That newer quants of a chain were signed.
+    pub fn rollback(&mut self, chain: ChainNumber, rollback: &Rollback) {
+        let value = serde_json::to_vec(rollback).expect("it is JSON");
+        self.put(Space::Meta, rollback_key(chain), versioned(&value));
+    }
+
     /// What this node has cosigned of a log.
     pub fn witnessed(&mut self, log: &Witnessed) {
         let value = serde_json::to_vec(log).expect("it is JSON");
@@ -401,6 +427,10 @@ const DOOMED: &[u8] = b"doomed ";
 
 fn doomed_key(slot: u64) -> Vec<u8> {
     [DOOMED, &slot.to_be_bytes()].concat()
+}
+
+fn rollback_key(chain: ChainNumber) -> Vec<u8> {
+    [b"rollback ", &chain.0.to_be_bytes()[..]].concat()
 }
 
 struct Engine {
@@ -912,6 +942,12 @@ impl Store {
     pub fn nodes(&self) -> Result<Vec<String>, StoreError> {
         let value = self.engine()?.get(Space::Meta, b"nodes")?;
         value.map_or(Ok(Vec::new()), |value| from_json(&value, "the list of nodes"))
+    }
+
+    /// The newest quant of a chain that was signed and is not here, as far as it is known.
+    pub fn rollback(&self, chain: ChainNumber) -> Result<Option<Rollback>, StoreError> {
+        let value = self.engine()?.get(Space::Meta, &rollback_key(chain))?;
+        value.map(|value| from_json(&value, "the record of a rollback")).transpose()
     }
 
     /// What this node has cosigned of all logs.

@@ -15,13 +15,13 @@ use hyper::header::HeaderValue;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 use tracing_subscriber::EnvFilter;
 
 use super::log::{self, Log};
 use crate::{
-    core::{chain::LeapPolicy, note::VerifierKey, witness::Trusted},
+    core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
     http::{self, App},
     leap, limits,
     node::{Background, Config, Node},
@@ -91,6 +91,11 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_WITNESS", value_name = "KEY@URL", value_delimiter = ',')]
     pub witness: Vec<Witness>,
 
+    /// Write on this chain though newer quants of it, signed by this node, are lost with a newer data folder; may be repeated,
+    /// `*` is all. It is recorded: one start with it is enough.
+    #[arg(long, env = "QBC_ACCEPT_ROLLBACK", value_name = "CHAIN", value_delimiter = ',', value_parser = parse_accepted)]
+    pub accept_rollback: Vec<String>,
+
     /// Sites whose pages may use this node from a browser, such as `https://ledger.example`; may be repeated.
     #[arg(long, env = "QBC_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<Origin>,
@@ -117,6 +122,14 @@ impl FromStr for Origin {
         let value = if is_origin { text.parse().ok() } else { None };
         value.map(Origin).ok_or_else(|| format!("{text:?} is no origin like https://ledger.example"))
     }
+}
+
+/// The name of a chain, or `*`.
+fn parse_accepted(text: &str) -> Result<String, &'static str> {
+    if text != "*" {
+        text.parse::<ChainName>()?;
+    }
+    Ok(text.into())
 }
 
 /// A time between automatic leaps.
@@ -176,6 +189,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         pool_limit: args.max_pool,
         mining_threads: args.mining_threads.or(NonZero::new(processors - 1)).unwrap_or(NonZero::<usize>::MIN),
         cosign: Trusted::new(args.cosign).map_err(anyhow::Error::msg).context("--cosign")?,
+        accept_rollback: args.accept_rollback,
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
     let (node, background) = Node::start(config).await?;
@@ -183,7 +197,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let peers = start_peers(&node, args.advertise, address, args.discover_allow, &stopping).await?;
     let Background { touched, sealed, writer } = background;
-    tokio::spawn(leap::run(node.clone(), touched, stopping.clone()));
     if args.scrub_rate > 0 {
         let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
         tokio::spawn(scrub::run(node.clone(), pace, stopping.clone()));
@@ -193,8 +206,12 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         // Otherwise each new quant would wait there for ever.
         drop(sealed);
     } else {
-        tokio::spawn(witness::run(node.clone(), args.witness, sealed, stopping.clone()));
+        let (asked, all_asked) = oneshot::channel();
+        tokio::spawn(witness::run(node.clone(), args.witness, sealed, asked, stopping.clone()));
+        // An older copy of the folder is to take no write before its witnesses have told; one that is away tells nothing.
+        let _ = tokio::time::timeout(limits::WITNESS_START, all_asked).await;
     }
+    tokio::spawn(leap::run(node.clone(), touched, stopping.clone()));
 
     let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();
     let router = http::router(App::new(node.clone(), peers, origins, stopping.clone()));

@@ -50,7 +50,7 @@ fn arm(node: &Node, chain: Arc<ChainHandle>, shutdown: &watch::Receiver<bool>) {
 }
 
 fn is_due(chain: &ChainHandle) -> bool {
-    chain.damage().is_none() && chain.leap_policy() != LeapPolicy::default() && chain.head().pooled() > 0
+    chain.check_writable().is_ok() && chain.leap_policy() != LeapPolicy::default() && chain.head().pooled() > 0
 }
 
 async fn leap_while_due(node: &Node, chain: &ChainHandle) {

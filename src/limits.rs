@@ -193,9 +193,19 @@ pub const WITNESS_CALLS: usize = 8;
 /// The longest wait for a witness's answer.
 pub const WITNESS_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait at the start of a node for the first answers of its witnesses: they may know that its folder is an old copy.
+pub const WITNESS_START: Duration = Duration::from_secs(2);
+
 /// Wait before a witness that did not answer is called again: it doubles from the first to the last of these.
 pub const WITNESS_PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(60)];
 
 /// Wait before a witness that refused a chain is asked for it again, where the chain does not leap before: its operator may
 /// have mended that meanwhile.
 pub const WITNESS_REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
+/// Bytes of log lines that wait to be written. A reader of the log that sleeps costs no more memory than twice this, and what
+/// does not fit is lost: no request waits for the log.
+pub const LOG_BYTES: usize = 1 << 20;
+
+/// The longest wait for the last lines of the log when the node ends.
+pub const LOG_FLUSH: Duration = Duration::from_secs(1);

@@ -35,7 +35,7 @@ use crate::{
     },
     limits,
     mine::Miner,
-    store::{Lineage, Store, StoreError, key::KeyFile},
+    store::{Lineage, Rollback, Store, StoreError, key::KeyFile},
     writer::{
         ChainHandle, Command, Ends, Envelope, Health, Outcome, Placed, Published, Refused, Writer, checked_record,
         edge_at,
@@ -60,6 +60,8 @@ pub struct Config {
     pub leap: Option<LeapPolicy>,
     /// The logs of others that the node cosigns.
     pub cosign: Trusted,
+    /// Chains that take writes though newer quants of them were signed; `*` is all.
+    pub accept_rollback: Vec<String>,
 }
 
 /// A running node. A clone is another handle to the same.
@@ -80,6 +82,7 @@ struct Inner {
     /// The chains that are being imported, and since when.
     importing: Mutex<HashMap<Hash, Timestamp>>,
     witness: Option<Witness>,
+    accept_rollback: Vec<String>,
 }
 
 /// A node's part as a witness of others.
@@ -145,6 +148,9 @@ impl Node {
     pub async fn start(config: Config) -> Result<(Node, Background), StoreError> {
         let (inner, background) = tokio::task::block_in_place(|| Inner::open(&config))?;
         let node = Node(Arc::new(inner));
+        for chain in node.chains(None, usize::MAX).into_iter().filter_map(|(_, chain)| chain.ok()) {
+            node.take_rollback(&chain, None).await;
+        }
         node.ensure_default(config.leap).await?;
         Ok((node, background))
     }
@@ -200,6 +206,13 @@ impl Node {
             Err(detail) => Some((name, detail)),
         };
         self.chains(None, usize::MAX).into_iter().filter_map(damage).collect()
+    }
+
+    /// The chains that take no writes because newer quants of them were signed, and what to do.
+    pub fn rollbacks(&self) -> Vec<(ChainName, String)> {
+        let rollback =
+            |(name, chain): (ChainName, Result<Arc<ChainHandle>, String>)| Some((name, chain.ok()?.rollback()?));
+        self.chains(None, usize::MAX).into_iter().filter_map(rollback).collect()
     }
 
     /// How many chains there are.
@@ -326,6 +339,7 @@ impl Node {
     pub async fn leap(&self, chain: &ChainHandle, expected: Option<u64>) -> Result<Quant, Refused> {
         let asked_at = chain.head().newest.index();
         let _turn = chain.leaping.lock().await;
+        chain.check_writable()?;
         loop {
             let head = chain.head();
             let size = head.size();
@@ -445,6 +459,46 @@ impl Node {
         note
     }
 
+    /// Compares a chain with a note of somebody else. If that is a checkpoint which this node's own key has signed, of a quant
+    /// that the chain does not have, then the data folder is an older copy: that is recorded, and the chain takes no more
+    /// writes until the operator accepts it.
+    ///
+    /// # Errors
+    /// It takes none, or its quant cannot be read.
+    pub async fn compare(&self, chain: &Arc<ChainHandle>, note: &Note) -> Result<(), Refused> {
+        let public = self.0.key.verifying_key();
+        let keys = [KeyName::of_chain(chain.id), KeyName::of_node(&public)]
+            .map(|name| VerifierKey::new(name, Algorithm::Ed25519, public));
+        let Ok(checkpoint) = Checkpoint::parse(note.text()) else { return Ok(()) };
+        let is_own = checkpoint.origin() == keys[0].name().as_str() && note.verify(&keys).is_ok();
+        let Some((quant, hash)) = checkpoint.quant().filter(|_| is_own) else { return Ok(()) };
+        let lineage = chain.lineage.clone();
+        if quant <= chain.head().newest.index()
+            && self.read(move |store| store.quant(&lineage, quant)).await?.hash() == hash
+        {
+            return Ok(());
+        }
+        let found = Rollback { quant, hash, size: checkpoint.size(), accepted: false };
+        self.take_rollback(chain, Some(found)).await;
+        chain.check_writable()
+    }
+
+    /// Takes up that a newer quant of a chain was signed, or that the operator accepts what is known of that.
+    async fn take_rollback(&self, chain: &ChainHandle, found: Option<Rollback>) {
+        let accepted = self.0.accept_rollback.iter().any(|name| name == "*" || name == chain.name.as_str());
+        // From now on it holds, even where it cannot be recorded: the next start may find it again.
+        let Some(rollback) = chain.add_rollback(found, accepted) else { return };
+        match rollback.accepted {
+            true => {
+                tracing::warn!(chain = %chain.name, "a rollback is accepted, and the chain takes writes: {rollback}")
+            }
+            false => tracing::error!(chain = %chain.name, "the chain takes no writes: {rollback}"),
+        }
+        if let Err(error) = self.submit(Command::SetRollback(chain.number(), rollback), None).await {
+            tracing::warn!(chain = %chain.name, "that newer quants were signed is not recorded: {error}");
+        }
+    }
+
     /// The newest quant of a chain as a checkpoint, with the cosignatures that it has by now.
     pub fn checkpoint(&self, chain: &ChainHandle) -> Note {
         self.checkpoint_of(chain, &chain.head().newest)
@@ -479,6 +533,10 @@ impl Node {
     /// Why it does not. What proves that the log has signed two histories is kept.
     pub async fn add_checkpoint(&self, body: &[u8]) -> Result<String, NotCosigned> {
         let submission = witness::Submission::parse(body)?;
+        // Whoever has kept a checkpoint of this node's own may know more than an old copy of its folder.
+        if let Some(chain) = submission.origin().strip_prefix("qbc/").and_then(|id| self.chain(id)) {
+            self.compare(&chain, submission.note()).await?;
+        }
         let unknown = || Refusal::UnknownLog(submission.origin().into());
         let Witness { key, trusted } = self.0.witness.as_ref().ok_or_else(unknown)?;
         loop {
@@ -624,7 +682,8 @@ impl Inner {
         let tiles = quick_cache::sync::Cache::new(limits::TILES_CACHED);
         let notes = quick_cache::sync::Cache::new(limits::NOTES_CACHED);
         let importing = Mutex::default();
-        let inner = Inner { store, published, commands, miner, key, witness, tiles, notes, importing };
+        let accept_rollback = config.accept_rollback.clone();
+        let inner = Inner { store, published, commands, miner, key, witness, tiles, notes, importing, accept_rollback };
         Ok((inner, Background { touched, sealed, writer }))
     }
 }

@@ -11,7 +11,8 @@
 //! | `ids` | chain, a client's id | index of its transaction |
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
 //! | `witnessed` | hash of a log's name | [`Witnessed`] as JSON: what this node has cosigned of another's log |
-//! | `meta` | `commits`, `nodes`, `node`, `witness`, `doomed` and a slot, `import` and an id | the stamp of the newest batch; known nodes; this node's public keys; a key to destroy; an import under way |
+//! | `meta` | `commits`, `nodes`, `node`, `witness`, `keys` | the stamp of the newest batch; known nodes; this node's public keys; how many slots `run.keys` has at least |
+//! | `meta` | `doomed` and a slot, `import` and an id, `rollback` and a chain | a key to destroy; an import under way; a [`Rollback`] as JSON |
 //!
 //! Numbers in keys are big-endian, so that a chain is one range. A value starts with the version of its form. What a fork
 //! shares stays under the key of the chain that wrote it: a [`Lineage`] says where.
@@ -159,6 +160,26 @@ pub struct ChainRecord {
     /// Where its bang stands, if not at the start of what it wrote itself: an imported fork holds its ancestors' part too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bang: Option<BangPlace>,
+}
+
+/// That this node's key has signed a quant of a chain which the chain here does not have: the data folder is an older copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The index of the quant.
+    pub quant: u64,
+    /// Its hash.
+    pub hash: Hash,
+    /// The transactions that the chain had with it.
+    pub size: u64,
+    /// Whether the operator has accepted that it is lost: then the chain takes writes all the same.
+    pub accepted: bool,
+}
+
+impl std::fmt::Display for Rollback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Rollback { quant, hash, size, .. } = self;
+        write!(f, "this node's key has signed quant {quant} of it, {hash}, with {size} transactions, which is not here")
+    }
 }
 
 /// Where the bang of a chain stands.
@@ -367,6 +388,12 @@ impl Batch {
         self.put(Space::Meta, b"nodes".to_vec(), versioned(&value));
     }
 
+    /// That newer quants of a chain were signed.
+    pub fn rollback(&mut self, chain: ChainNumber, rollback: &Rollback) {
+        let value = serde_json::to_vec(rollback).expect("it is JSON");
+        self.put(Space::Meta, rollback_key(chain), versioned(&value));
+    }
+
     /// What this node has cosigned of a log.
     pub fn witnessed(&mut self, log: &Witnessed) {
         let value = serde_json::to_vec(log).expect("it is JSON");
@@ -376,10 +403,14 @@ impl Batch {
     /// Encrypts the runs, each with a new key, and gives the slots of the keys that must go when this is durable.
     fn seal(&mut self, keys: &Keys) -> io::Result<Vec<u64>> {
         let mut doomed = std::mem::take(&mut self.doomed);
+        let has_runs = !self.runs.is_empty();
         for (chain, run) in std::mem::take(&mut self.runs) {
             let (slot, key_of_run) = keys.take()?;
             self.put(Space::Runs, key([chain.0, run.first()]), run.encode(slot, &key_of_run));
             doomed.extend(run.replaced_slot());
+        }
+        if has_runs {
+            self.put(Space::Meta, FILLED_KEYS.to_vec(), versioned(&keys.filled().to_be_bytes()));
         }
         for slot in &doomed {
             self.put(Space::Meta, doomed_key(*slot), vec![VALUE_FORMAT]);
@@ -388,11 +419,18 @@ impl Batch {
     }
 }
 
+/// Holds, in `meta`, how many slots the file of keys has at least.
+const FILLED_KEYS: &[u8] = b"keys";
+
 /// Marks, in `meta`, a key that is to be destroyed.
 const DOOMED: &[u8] = b"doomed ";
 
 fn doomed_key(slot: u64) -> Vec<u8> {
     [DOOMED, &slot.to_be_bytes()].concat()
+}
+
+fn rollback_key(chain: ChainNumber) -> Vec<u8> {
+    [b"rollback ", &chain.0.to_be_bytes()[..]].concat()
 }
 
 struct Engine {
@@ -510,6 +548,12 @@ fn key_of(keys: &mut run_keys::Reader, run: &StoredRun) -> Result<Key, StoreErro
     }
 }
 
+/// The file of keys is not what the rest of the folder needs.
+fn lost_keys(what: &str) -> StoreError {
+    let cure = "what they encrypt cannot be read without them: restore it from the copy that the rest is from";
+    StoreError::Damaged(format!("the file \"{KEYS}\" {what}, and {cure}"))
+}
+
 fn missing(transaction: u64) -> StoreError {
     StoreError::Damaged(format!("transaction {transaction} is missing"))
 }
@@ -576,11 +620,17 @@ impl Store {
                 .and_then(|()| acknowledged.sync_all())
                 .map_err(folder_error)?;
         }
-        if newest.is_some_and(|newest| newest.commits > 0) && !folder.join(KEYS).exists() {
-            let cure = "nothing can be read without it: restore it from the copy that the rest is from";
-            return Err(StoreError::Damaged(format!("the file \"{KEYS}\" is missing, and {cure}")));
+        let keys = folder.join(KEYS);
+        if newest.is_some_and(|newest| newest.commits > 0) && !keys.exists() {
+            return Err(lost_keys("is missing"));
         }
-        let keys = Keys::open(&folder.join(KEYS)).map_err(folder_error)?;
+        // With fewer keys than are in use, the next runs would get slots of others, and the file could never be put back.
+        let (found, filled) =
+            (run_keys::count(&keys).map_err(folder_error)?, engine.number(Space::Meta, FILLED_KEYS)?.unwrap_or(0));
+        if found < filled {
+            return Err(lost_keys(&format!("is cut short: it has {found} whole keys of {filled}")));
+        }
+        let keys = Keys::open(&keys).map_err(folder_error)?;
         // A file can be synced and yet have no name after a power cut: what was made must have its name before a commit. The
         // engine leaves that of a keyspace's folder to luck.
         let made = ["", "store", "store/keyspaces"].map(|name| folder.join(name));
@@ -892,6 +942,12 @@ impl Store {
     pub fn nodes(&self) -> Result<Vec<String>, StoreError> {
         let value = self.engine()?.get(Space::Meta, b"nodes")?;
         value.map_or(Ok(Vec::new()), |value| from_json(&value, "the list of nodes"))
+    }
+
+    /// The newest quant of a chain that was signed and is not here, as far as it is known.
+    pub fn rollback(&self, chain: ChainNumber) -> Result<Option<Rollback>, StoreError> {
+        let value = self.engine()?.get(Space::Meta, &rollback_key(chain))?;
+        value.map(|value| from_json(&value, "the record of a rollback")).transpose()
     }
 
     /// What this node has cosigned of all logs.

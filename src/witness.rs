@@ -5,6 +5,9 @@
 //! number of chains at once. One that does not answer is left alone for a while. What it answers is checked against its
 //! key, and what does not hold goes nowhere. Cosignatures are kept in memory alone: after a restart they are asked for again.
 //!
+//! A witness that has more of a chain than there is here, or another history, is asked for its checkpoint: if this node's own key
+//! has signed that, the data folder is an older copy, and the chain takes no more writes.
+//!
 //! An operator names the address of a witness, so it may be anywhere; redirects are not followed.
 
 use std::{
@@ -17,14 +20,15 @@ use std::{
 
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 
 use crate::{
     core::{
-        note::{Algorithm, Note, Signature, VerifierKey},
+        hash,
+        note::{Algorithm, KeyName, Note, Signature, VerifierKey},
         quant::Quant,
         witness::Submission,
     },
@@ -68,11 +72,13 @@ impl fmt::Display for Witness {
     }
 }
 
-/// Has all chains cosigned by these witnesses until `shutdown` says that the node stops. `sealed` tells of new quants.
+/// Has all chains cosigned by these witnesses until `shutdown` says that the node stops. `sealed` tells of new quants; `asked` is
+/// told when each witness has answered for all chains, or is away.
 pub async fn run(
     node: Node,
     witnesses: Vec<Witness>,
     mut sealed: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
+    asked: oneshot::Sender<()>,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let mut queues: Vec<Queue> = witnesses.into_iter().map(Queue::of).collect();
@@ -83,6 +89,7 @@ pub async fn run(
     }
     let client = client();
     let mut calls = JoinSet::new();
+    let mut asked = Some(asked);
     loop {
         let now = Instant::now();
         for (at, queue) in queues.iter_mut().enumerate() {
@@ -93,6 +100,12 @@ pub async fn run(
                     (at, chain, call.ask(size).await)
                 });
             }
+        }
+        if queues.iter().all(Queue::is_through)
+            && let Some(asked) = asked.take()
+        {
+            // Whoever waited for it may have gone on.
+            let _ = asked.send(());
         }
         let wake = queues.iter().filter_map(|queue| queue.wakes_at(now)).min();
         tokio::select! {
@@ -202,6 +215,11 @@ impl Queue {
         Some((chain, asked.size))
     }
 
+    /// Whether nothing is to be asked for now.
+    fn is_through(&self) -> bool {
+        self.under_way == 0 && (self.due.is_empty() || self.failures > 0)
+    }
+
     /// When something is due that is not yet.
     fn wakes_at(&self, now: Instant) -> Option<Instant> {
         let resumes = (!self.due.is_empty() && self.resumes > now).then_some(self.resumes);
@@ -283,14 +301,15 @@ impl Call {
                 StatusCode::CONFLICT => match body.strip_suffix('\n').and_then(|size| size.parse().ok()) {
                     Some(size) if size <= quant.size() => old = size,
                     Some(size) => {
-                        return Answer::Refused(format!(
-                            "it has cosigned {size} transactions, but quant {} has only {}: is this folder an old copy?",
-                            quant.index(),
-                            quant.size()
-                        ));
+                        let (index, here) = (quant.index(), quant.size());
+                        let reason = format!("it has cosigned {size} transactions, but quant {index} has only {here}");
+                        return self.contradicted(reason).await;
                     }
                     None => return Answer::Refused(format!("it answers 409 with {:?}", shortened(&body))),
                 },
+                status @ StatusCode::UNPROCESSABLE_ENTITY => {
+                    return self.contradicted(format!("{status}: {:?}", shortened(&body))).await;
+                }
                 status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
                     return Answer::Refused(format!("{status}: {:?}", shortened(&body)));
                 }
@@ -298,6 +317,29 @@ impl Call {
             }
         }
         Answer::Away("its size changes from call to call".into())
+    }
+
+    /// The witness has more than this node, or another history. Its word alone stops nothing: what this node itself has signed
+    /// does.
+    async fn contradicted(&self, reason: String) -> Answer {
+        let compared = match self.cosigned().await {
+            Ok(note) => self.node.compare(&self.chain, &note).await.map_err(|error| error.to_string()),
+            Err(error) => Err(format!("its own checkpoint cannot be had: {error}")),
+        };
+        Answer::Refused(compared.map_or_else(|detail| format!("{reason}; {detail}"), |()| reason.clone()))
+    }
+
+    /// The newest checkpoint of the chain that it has cosigned, as a QBC node serves it.
+    async fn cosigned(&self) -> Result<Note, String> {
+        let origin = KeyName::of_chain(self.chain.id);
+        let mut url = self.witness.url.clone();
+        let log = hash::origin(origin.as_str()).to_string();
+        url.path_segments_mut().expect("an http URL has a path").pop().extend(["witness", &log, "checkpoint"]);
+        let response = self.client.get(url).send().await.map_err(|error| chain_of(&error))?;
+        match response.status() {
+            StatusCode::OK => Note::parse(read(response).await?.as_bytes()).map_err(|error| error.to_string()),
+            status => Err(status.to_string()),
+        }
     }
 
     /// The status and body of its answer, or why there is none.

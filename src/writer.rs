@@ -37,7 +37,7 @@ use crate::{
         witness::{Cosigned, Evidence, Witnessed},
     },
     limits,
-    store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Run, Store, StoreError, stored_name},
+    store::{Batch, ChainNumber, ChainRecord, Lineage, Parent, Rollback, Run, Store, StoreError, stored_name},
 };
 
 pub use import::{Part, Progress, Step, in_force_at};
@@ -95,6 +95,8 @@ pub enum Command {
         /// The new policy.
         leap: LeapPolicy,
     },
+    /// Records that newer quants of the chain were signed.
+    SetRollback(ChainNumber, Rollback),
     /// Records the hosts of all known nodes.
     SetNodes(Vec<String>),
     /// Records a checkpoint of another's log before its cosignature is given away.
@@ -124,8 +126,17 @@ impl Command {
             | Command::Erase { chain, .. }
             | Command::SetLeap { chain, .. } => Some(*chain),
             Command::Bang { parent, .. } => parent.map(|(chain, _)| chain),
-            Command::SetNodes(_) | Command::Cosign { .. } | Command::Accuse { .. } | Command::Import(..) => None,
+            Command::SetRollback(..)
+            | Command::SetNodes(_)
+            | Command::Cosign { .. }
+            | Command::Accuse { .. }
+            | Command::Import(..) => None,
         }
+    }
+
+    /// Whether it makes the history of its chain longer, or takes something out of it.
+    fn changes_history(&self) -> bool {
+        matches!(self, Command::Inject { .. } | Command::Seal { .. } | Command::Erase { .. })
     }
 
     fn bytes(&self) -> usize {
@@ -209,6 +220,9 @@ pub enum Refused {
     /// What is stored of the chain does not hold.
     #[error("the chain is damaged, and takes no writes: {0}")]
     Damaged(String),
+    /// The chain is an older copy of what was signed.
+    #[error("the chain takes no writes: {0}")]
+    RolledBack(String),
     /// The chain's pool is full.
     #[error("the pool of the chain holds {0} transactions, which is its limit: leap, then send again")]
     PoolFull(u64),
@@ -256,6 +270,8 @@ pub struct ChainHandle {
     erasures: AtomicU64,
     /// What does not hold, once that is found.
     damage: OnceLock<String>,
+    /// The newest quant that was signed and is not here, once that is found.
+    rollback: RwLock<Option<Rollback>>,
     /// When it was read again last.
     scrubbed: RwLock<Option<Scrubbed>>,
     /// What witnesses have cosigned since the node's start.
@@ -293,6 +309,7 @@ impl ChainHandle {
             leap: RwLock::new(leap),
             erasures: erasures.into(),
             damage: OnceLock::new(),
+            rollback: RwLock::default(),
             scrubbed: RwLock::default(),
             cosigned: RwLock::default(),
             leaping: tokio::sync::Mutex::new(()),
@@ -355,6 +372,39 @@ impl ChainHandle {
     pub fn set_damage(&self, detail: String) {
         // The first damage that was found stays.
         let _ = self.damage.set(detail);
+    }
+
+    /// Why it takes no writes though it holds: a newer quant of it was signed, and its loss is not accepted.
+    pub fn rollback(&self) -> Option<String> {
+        let rollback = self.rollback.read().expect("no holder of this lock panics");
+        let rollback = rollback.as_ref().filter(|rollback| !rollback.accepted)?;
+        let cure = format!(
+            "put the newest copy back, or go on in a fork; to write on this one all the same, start the node once with \
+             --accept-rollback {}",
+            self.name
+        );
+        Some(format!("{rollback}: the data folder is an older copy, or another node signs with its key; {cure}"))
+    }
+
+    /// Takes up that a newer quant was signed, or that its loss is accepted, and gives what is to be recorded, if anything.
+    pub fn add_rollback(&self, found: Option<Rollback>, accepted: bool) -> Option<Rollback> {
+        let mut known = self.rollback.write().expect("no holder of this lock panics");
+        let is_known = |found: &Rollback| known.as_ref().is_some_and(|known| known.quant >= found.quant);
+        let newest = found.filter(|found| !is_known(found)).or_else(|| known.clone())?;
+        let newest = Rollback { accepted: accepted || newest.accepted, ..newest };
+        (*known != Some(newest.clone())).then(|| known.insert(newest).clone())
+    }
+
+    /// Whether its history may be changed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_writable(&self) -> Result<(), Refused> {
+        match (self.damage(), self.rollback()) {
+            (Some(damage), _) => Err(Refused::Damaged(damage.to_owned())),
+            (None, Some(rollback)) => Err(Refused::RolledBack(rollback)),
+            (None, None) => Ok(()),
+        }
     }
 
     /// When all of it was read again last, and held.
@@ -621,6 +671,7 @@ impl Writer {
             return Ok(Entry { chain: loaded, handle });
         }
         let handle = Arc::new(ChainHandle::new(&loaded, lineage, parent, record.leap, record.erasures));
+        handle.add_rollback(self.store.rollback(record.number)?, false);
         Ok(Entry { chain: loaded, handle })
     }
 
@@ -785,6 +836,9 @@ impl Writer {
             if let Some(damage) = damage {
                 return Err(Refused::Damaged(damage.to_owned()));
             }
+            if command.changes_history() {
+                self.entry(chain).handle.check_writable()?;
+            }
         }
         match command {
             Command::Bang { rules, parent, transaction, quant, leap } => {
@@ -817,6 +871,10 @@ impl Writer {
                 pending.batch.chain(&ChainRecord { leap, ..chain_record(&handle) });
                 pending.policies.push((handle, leap));
                 pending.touched.insert(chain);
+                Ok(Outcome::Done)
+            }
+            Command::SetRollback(chain, rollback) => {
+                pending.batch.rollback(chain, &rollback);
                 Ok(Outcome::Done)
             }
             Command::SetNodes(hosts) => {

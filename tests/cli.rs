@@ -611,6 +611,27 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
+/// Symptom: a program whose errors nobody could read ended with 101 instead of its own exit code. Cause: the macros that print
+/// panic where they cannot. Cure: what cannot be said is lost, and nothing else.
+#[test]
+fn an_error_that_cannot_be_written_leaves_the_exit_code_as_it_is() {
+    let node = Node::ephemeral();
+    let closed = || std::io::pipe().unwrap().1.into();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap().into();
+    let run = |args: &[&str], stderr: Stdio| node.command(args).stdout(Stdio::null()).stderr(stderr).status().unwrap();
+    for stderr in [closed, full] as [fn() -> Stdio; 2] {
+        assert_eq!(run(&["verify", "/no/such/file"], stderr()).code(), Some(1));
+        assert_eq!(run(&["man", "nonsense"], stderr()).code(), Some(2));
+        assert_eq!(run(&["--nonsense"], stderr()).code(), Some(2));
+        let mut command = node.command(&["inject", "-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"nonsense\n{\"data\":1}\n").unwrap();
+        let run = child.wait_with_output().unwrap();
+        assert!(String::from_utf8(run.stdout).unwrap().starts_with("1 transactions are accepted"));
+        assert_eq!(run.status.code(), Some(1));
+    }
+}
+
 #[test]
 fn bench_prints_rates() {
     let node = Node::ephemeral();

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use super::{
     Usage,
     connection::{Connection, problem},
-    print, print_line,
+    print, print_line, print_notice,
     serve::parse_duration,
 };
 use crate::core::{hash::Hash, json, note::VerifierKey, rules::ChainName, verify};
@@ -151,7 +151,7 @@ async fn inject_lines(node: &Connection) -> anyhow::Result<()> {
         print_line(format_args!("{accepted} transactions are accepted, index {first} to {last}"))?;
     }
     for LineError { line, detail } in &errors {
-        eprintln!("line {line}: {detail}");
+        print_notice(format_args!("line {line}: {detail}"));
     }
     match refused {
         0 => Ok(()),

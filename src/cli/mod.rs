@@ -21,6 +21,7 @@ pub mod folder;
 pub mod import;
 pub mod key;
 pub mod load;
+pub mod log;
 pub mod pieces;
 pub mod remote;
 pub mod serve;
@@ -237,6 +238,11 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
 /// A line on standard output.
 fn print_line(line: impl std::fmt::Display) -> anyhow::Result<()> {
     print(format!("{line}\n").as_bytes())
+}
+
+/// A line on standard error. One that cannot be written is lost, and what was to be done goes on.
+pub fn print_notice(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// What a progress bar counts.

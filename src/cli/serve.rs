@@ -1,6 +1,7 @@
 //! `qbc serve`: one node.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     io::{IsTerminal, Write},
     net::{IpAddr, SocketAddr},
     num::NonZero,
@@ -11,11 +12,16 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use hyper::header::HeaderValue;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{oneshot, watch},
+};
 use tracing_subscriber::EnvFilter;
 
+use super::log::{self, Log};
 use crate::{
-    core::{chain::LeapPolicy, note::VerifierKey, witness::Trusted},
+    core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
     http::{self, App},
     leap, limits,
     node::{Background, Config, Node},
@@ -26,6 +32,9 @@ use crate::{
 
 /// Files that the node itself keeps open: the store's and its own.
 const OWN_FILES: u64 = 1_200;
+
+/// SIGXFSZ, on Linux and macOS.
+const FILE_SIZE_SIGNAL: i32 = 25;
 
 /// Options of a node. Each is also an environment variable.
 #[derive(Clone, Debug, clap::Args)]
@@ -86,6 +95,11 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_WITNESS", value_name = "KEY@URL", value_delimiter = ',')]
     pub witness: Vec<Witness>,
 
+    /// Write on this chain though newer quants of it, signed by this node, are lost with a newer data folder; may be repeated,
+    /// `*` is all. It is recorded: one start with it is enough.
+    #[arg(long, env = "QBC_ACCEPT_ROLLBACK", value_name = "CHAIN", value_delimiter = ',', value_parser = parse_accepted)]
+    pub accept_rollback: Vec<String>,
+
     /// Sites whose pages may use this node from a browser, such as `https://ledger.example`; may be repeated.
     #[arg(long, env = "QBC_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<Origin>,
@@ -112,6 +126,14 @@ impl FromStr for Origin {
         let value = if is_origin { text.parse().ok() } else { None };
         value.map(Origin).ok_or_else(|| format!("{text:?} is no origin like https://ledger.example"))
     }
+}
+
+/// The name of a chain, or `*`.
+fn parse_accepted(text: &str) -> Result<String, &'static str> {
+    if text != "*" {
+        text.parse::<ChainName>()?;
+    }
+    Ok(text.into())
 }
 
 /// A time between automatic leaps.
@@ -150,7 +172,8 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// It cannot start.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    start_log(&args)?;
+    // Its last lines are written when all else has ended.
+    let _log = start_log(&args)?;
     let (most, witnesses) = (limits::WITNESSES, args.witness.len());
     ensure!(witnesses <= most, "a node has at most {most} witnesses, so that every reader takes their signatures");
     let address = SocketAddr::new(args.host, args.port);
@@ -170,6 +193,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         pool_limit: args.max_pool,
         mining_threads: args.mining_threads.or(NonZero::new(processors - 1)).unwrap_or(NonZero::<usize>::MIN),
         cosign: Trusted::new(args.cosign).map_err(anyhow::Error::msg).context("--cosign")?,
+        accept_rollback: args.accept_rollback,
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
     let (node, background) = Node::start(config).await?;
@@ -177,7 +201,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let peers = start_peers(&node, args.advertise, address, args.discover_allow, &stopping).await?;
     let Background { touched, sealed, writer } = background;
-    tokio::spawn(leap::run(node.clone(), touched, stopping.clone()));
     if args.scrub_rate > 0 {
         let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
         tokio::spawn(scrub::run(node.clone(), pace, stopping.clone()));
@@ -189,14 +212,19 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         // Otherwise each new quant would wait there for ever.
         drop(sealed);
     } else {
-        tokio::spawn(witness::run(node.clone(), args.witness, sealed, stopping.clone()));
+        let (asked, all_asked) = oneshot::channel();
+        tokio::spawn(witness::run(node.clone(), args.witness, sealed, asked, stopping.clone()));
+        // An older copy of the folder is to take no write before its witnesses have told; one that is away tells nothing.
+        let _ = tokio::time::timeout(limits::WITNESS_START, all_asked).await;
     }
+    tokio::spawn(leap::run(node.clone(), touched, stopping.clone()));
 
     let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();
     let router = http::router(App::new(node.clone(), peers, origins, stopping.clone()));
-    tracing::info!(id = node.id(), chains = node.chain_count(), "the node is ready");
+    tracing::info!(id = node.id(), chains = node.chain_count(), %address, "the node is ready");
     let signals = signals()?;
-    announce(address)?;
+    // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
+    tokio::task::spawn_blocking(move || announce(address));
     tokio::spawn(async move {
         signals.await;
         tracing::info!("stopping");
@@ -216,19 +244,36 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
 }
 
-fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
+fn start_log(args: &ServeArgs) -> anyhow::Result<log::Flushed> {
     let filter = EnvFilter::try_new(format!("{},{}", store::QUIET, args.log))
         .with_context(|| format!("--log {:?} is no filter", args.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started =
-        if args.log_json { log.json().try_init() } else { log.with_ansi(std::io::stderr().is_terminal()).try_init() };
-    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+    // Caught once, it ends the process no more: a file that has reached its limit of size is a failed write as any other.
+    drop(signal(SignalKind::from_raw(FILE_SIZE_SIGNAL)).context("cannot catch signals")?);
+    let log = Log::start(std::io::stderr()).context("cannot start the log")?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).log_internal_errors(false);
+    let started = if args.log_json {
+        lines.json().try_init()
+    } else {
+        lines.with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))?;
+    // A panic is a line of the log, so that it neither breaks lines of JSON nor waits for standard error.
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = Backtrace::capture();
+        match trace.status() {
+            BacktraceStatus::Captured => tracing::error!("{panic}\n{trace}"),
+            _ => tracing::error!("{panic}"),
+        }
+    }));
+    Ok(log::Flushed(log))
 }
 
-/// The first line on stdout, for scripts.
-fn announce(address: SocketAddr) -> anyhow::Result<()> {
+/// The first line on stdout, for scripts. Without it the node serves all the same.
+fn announce(address: SocketAddr) {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush()).context("cannot write to stdout")
+    if let Err(error) = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush()) {
+        tracing::warn!("cannot write to stdout that the node listens on http://{address}: {error}");
+    }
 }
 
 async fn start_peers(
@@ -276,7 +321,6 @@ fn connections() -> usize {
 
 /// Waits for SIGTERM or Ctrl-C. They are caught from the call on, and not from the first poll.
 fn signals() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
     let catch = |kind| signal(kind).context("cannot catch signals");
     let (mut terminate, mut interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
     Ok(async move {

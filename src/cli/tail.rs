@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     connection::{Connection, problem},
-    print,
+    print, print_notice,
 };
 use crate::limits;
 
@@ -71,9 +71,9 @@ async fn follow(node: &Connection, args: TailArgs) -> anyhow::Result<()> {
             "the answer is not that of a QBC node"
         );
         let lost = copy(response, &mut events).await?;
-        eprintln!("the connection is lost ({lost}): connecting again");
+        print_notice(format_args!("the connection is lost ({lost}): connecting again"));
         response = connect_again(node, &events.id).await?;
-        eprintln!("connected again");
+        print_notice("connected again");
     }
 }
 

@@ -166,6 +166,11 @@ impl Submission {
         self.checkpoint.origin()
     }
 
+    /// The signed checkpoint.
+    pub fn note(&self) -> &Note {
+        &self.note
+    }
+
     /// Decides about it, where `newest` is the newest checkpoint of its log that was cosigned. What is to be recorded before
     /// the cosignature is given away comes back with the note to cosign.
     ///

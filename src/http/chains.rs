@@ -598,6 +598,8 @@ pub struct Stats {
     scrubbed: Option<ScrubbedView>,
     /// What does not hold in what is stored of it: then it takes no writes.
     damage: Option<String>,
+    /// That newer quants of it were signed than it has, as of a restored older data folder: then it takes no writes.
+    rollback: Option<String>,
 }
 
 /// That all of a chain was read again and held.
@@ -627,6 +629,7 @@ impl Stats {
                 .scrubbed()
                 .map(|done| ScrubbedView { size: done.size, timestamp: done.timestamp.to_string() }),
             damage: chain.damage().map(str::to_owned),
+            rollback: chain.rollback(),
         }
     }
 }

@@ -615,6 +615,7 @@ mod tests {
                 mining_threads: NonZero::<usize>::MIN,
                 leap: None,
                 cosign: Default::default(),
+                accept_rollback: Vec::new(),
             };
             let (node, _) = Node::start(config).await.unwrap();
             let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };

@@ -333,19 +333,23 @@ pub async fn livez() -> axum::Json<Status> {
     tag = "node",
     responses(
         (status = 200, description = "It does", body = Status),
-        (status = 503, description = "It takes no writes, or a chain is damaged, which it names", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It takes no writes, or a chain does not, which it names", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Problem> {
     match app.0.node.health() {
-        Health::Ready => match app.0.node.damages().as_slice() {
-            [] => Ok(axum::Json(Status { status: "ok" })),
-            damages => {
-                let name = |(name, detail): &(ChainName, String)| format!("the chain \"{name}\" is damaged: {detail}");
-                let names: Vec<String> = damages.iter().map(name).collect();
-                Err(Problem::overloaded(format!("{}; the others go on", names.join("; "))))
+        Health::Ready => {
+            let name = |what: &'static str| {
+                move |(name, detail): (ChainName, String)| format!("the chain \"{name}\" {what}: {detail}")
+            };
+            let damaged = app.0.node.damages().into_iter().map(name("is damaged"));
+            let names: Vec<String> =
+                damaged.chain(app.0.node.rollbacks().into_iter().map(name("takes no writes"))).collect();
+            match names.as_slice() {
+                [] => Ok(axum::Json(Status { status: "ok" })),
+                names => Err(Problem::overloaded(format!("{}; the others go on", names.join("; ")))),
             }
-        },
+        }
         Health::Full => Err(Problem::overloaded("the disk is full: writes are refused until space is freed")),
         Health::Failed(detail) => {
             Err(Problem::overloaded(format!("{detail}: no more writes are taken until the node is started again")))

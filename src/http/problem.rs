@@ -170,7 +170,7 @@ impl From<Refused> for Problem {
             Refused::Moved { .. } | Refused::Leaped(_) => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) | Refused::TooManyImports(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-            Refused::Damaged(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Damaged(_) | Refused::RolledBack(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,
             Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };

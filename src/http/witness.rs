@@ -27,7 +27,8 @@ use crate::{
 /// Cosigns a checkpoint of a log that the operator has named (`--cosign`), if it continues what was cosigned before.
 ///
 /// The body, the answers and their statuses are those of C2SP tlog-witness. A checkpoint that contradicts the one before is
-/// kept as evidence against the log.
+/// kept as evidence against the log. One of a chain of this node itself, signed by its own key, which the chain does not have,
+/// shows that the node runs on an older copy of its data folder: then the chain takes no more writes (`503`).
 #[utoipa::path(
     post,
     path = "/add-checkpoint",
@@ -41,6 +42,7 @@ use crate::{
         (status = 403, description = "No known key of the log has signed it", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "This log is not cosigned", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Another size was cosigned last: this one", body = String, content_type = "text/x.tlog.size"),
+        (status = 503, description = "It is of a chain of this node, which has lost it", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "It is not shown to continue what was cosigned", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]

@@ -17,7 +17,7 @@
 //! used; no slot is used twice, so a start begins a new group. A slot lies within one disk sector: it is never half destroyed.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
@@ -136,6 +136,11 @@ impl Keys {
         Ok((slot, key))
     }
 
+    /// How many slots are filled, used or not.
+    pub fn filled(&self) -> u64 {
+        self.state.lock().expect("no holder of this lock panics").next.next_multiple_of(GROUP)
+    }
+
     /// A reader for several look-ups.
     pub fn reader(&self) -> Reader<'_> {
         Reader { file: &self.file, page: u64::MAX, bytes: Vec::new() }
@@ -150,6 +155,17 @@ impl Keys {
             self.file.write_all_at(&[0; SLOT], slot * SLOT as u64)?;
         }
         self.file.sync_data()
+    }
+}
+
+/// How many whole slots a file has. Where there is no file, none.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn count(path: &Path) -> io::Result<u64> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        metadata => Ok(metadata?.len() / SLOT as u64),
     }
 }
 
@@ -208,8 +224,6 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn found(keys: &Keys, slot: u64) -> Option<[u8; SLOT]> {

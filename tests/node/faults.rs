@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -623,11 +623,15 @@ fn refusal(data: &Path) -> String {
     command.args(["serve", "--port", "0", "--data"]).arg(data).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
     let mut line = String::new();
-    process.stdout.take().unwrap().read_to_string(&mut line).unwrap();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if !line.is_empty() {
+        process.kill().unwrap();
+        process.wait().unwrap();
+        panic!("it serves");
+    }
     let mut text = String::new();
     process.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(process.wait().unwrap().code(), Some(1), "{text}");
-    assert_eq!(line, "", "it serves");
     text
 }
 
@@ -661,6 +665,32 @@ fn a_node_does_not_start_on_what_opening_finds_damaged_and_changes_nothing() {
             assert!(fs::read(copied.path().join(file)).unwrap() == damaged, "{file} was changed");
             fault_of(copied.path());
         }
+    }
+}
+
+/// Symptom: a node started on an emptied `run.keys`, called all its chains damaged, and gave the slots of their keys to new runs,
+/// so that putting the right file back cured nothing. Cause: only a missing file was refused. Cure: the store says how many
+/// keys there are, and a start on fewer changes nothing.
+#[test]
+fn a_file_of_keys_that_was_cut_is_refused_as_a_missing_one_is() {
+    for is_killed in [false, true] {
+        let (_folder, data) = written_folder(is_killed, false);
+        let keys = data.join("run.keys");
+        let whole = fs::read(&keys).unwrap();
+        let length = whole.len() as u64;
+        for cut in [0, 31, 32, length / 2, length - 32, length - 1] {
+            OpenOptions::new().write(true).open(&keys).unwrap().set_len(cut).unwrap();
+            for text in [refusal(&data), refusal(&data), fault_of(&data)] {
+                assert!(text.contains("\"run.keys\" is cut short"), "{cut}: {text}");
+            }
+            assert_eq!(keys.metadata().unwrap().len(), cut, "it stays as it is");
+            fs::write(&keys, &whole).unwrap();
+        }
+        fs::remove_file(&keys).unwrap();
+        assert!(refusal(&data).contains("\"run.keys\" is missing"));
+        fs::write(&keys, &whole).unwrap();
+        verifies(&data);
+        TestNode::open(&data, &[]).audit("");
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader},
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
     sync::Mutex,
@@ -12,7 +14,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{TestNode, eventually, problem, recompute};
+use crate::{
+    scrub::damage,
+    support::{TestNode, eventually, problem, recompute},
+};
 
 fn serve(data: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
@@ -126,6 +131,97 @@ fn the_log_names_each_request_by_its_id() {
     for (id, path, status) in [("good-one", "/stats", 200), ("bad-one", "/nothing", 404)] {
         let line = lines.iter().find(|line| line["fields"]["request_id"] == id).expect("it is there");
         assert_eq!((&line["fields"]["path"], &line["fields"]["status"]), (&json!(path), &json!(status)));
+    }
+}
+
+/// Symptom: with a log on a full disk or a closed pipe, the start ended with 101, and answers of 422 and 503 were cut off.
+/// Cause: a line that could not be written was told of by a macro that panics where it cannot write either. Cure: the log
+/// takes every line, and loses what cannot be written.
+#[test]
+fn a_log_that_cannot_be_written_loses_lines_of_the_log_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let node = TestNode::open(&data, &[]);
+    node.bang(json!({"name": "bad", "difficulty": 0}));
+    node.kill();
+    damage(&data, 1);
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    let unread = || Stdio::from(io::pipe().unwrap().1);
+    let closed = &["sh", "-c", "exec \"$0\" \"$@\" 2>&-"];
+    for options in [&["--log", "debug"][..], &["--log", "debug", "--log-json"]] {
+        for (program, log) in [(&[][..], full()), (&[], unread()), (closed, Stdio::inherit())] {
+            let mut node = TestNode::attempt(program, &data, options, log).expect("it starts");
+            let size = node.size("");
+            problem(node.post("/discover").json(&json!({"host": "localhost:1"})).send().unwrap(), 422);
+            problem(node.get("/chains/bad/stats").send().unwrap(), 503);
+            assert_eq!(node.inject("", json!("it goes on")), size);
+            node.leap("");
+            node.audit("");
+            assert_eq!(node.stop(), Some(0));
+        }
+        // A start that fails says so by its exit code at least.
+        let second = TestNode::open(&data, &[]);
+        for log in [full(), unread()] {
+            let refused = TestNode::attempt(&[], &data, options, log).err().expect("another node has the folder");
+            assert_eq!(refused.code(), Some(1));
+        }
+        drop(second);
+    }
+}
+
+/// Symptom: requests waited for ever while the reader of the log slept. Cause: each wrote its line to the full pipe itself. Cure:
+/// lines wait in bounded memory, and what finds no room there is lost, and told later.
+#[test]
+fn a_reader_of_the_log_that_sleeps_holds_nobody_up() {
+    for is_awake_later in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        let log = ["--log", "debug", "--log-json"];
+        let mut node = TestNode::attempt(&[], &folder.path().join("data"), &log, writer.into()).expect("it starts");
+        let path = format!("/{}", "a".repeat(4_000));
+        // Several times what the pipe and the node keep.
+        for _ in 0..1_000 {
+            problem(node.get(&path).send().unwrap(), 404);
+        }
+        node.inject("", json!("nobody waits"));
+        if !is_awake_later {
+            assert_eq!(node.stop(), Some(0));
+            continue;
+        }
+        let lines = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        // The next lines come when there is room again, and behind them stands how many are missing.
+        thread::sleep(Duration::from_millis(300));
+        node.json("/livez");
+        assert_eq!(node.stop(), Some(0));
+        let lines = lines.join().unwrap();
+        let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("each is JSON")).collect();
+        let logged = lines.iter().filter(|line| line["fields"]["path"] == path.as_str()).count() as u64;
+        let lost = lines.iter().filter_map(|line| line["fields"]["lost"].as_u64()).max().expect("it says so");
+        assert!(logged > 0 && lost > 0 && logged + lost >= 1_000, "{logged} and {lost}");
+        assert_eq!(lines.last().unwrap()["fields"]["message"], "stopping", "the last line is there");
+    }
+}
+
+/// Symptom: a node whose stdout was closed ended at once, without an error. Cause: it took the line for scripts for its result.
+/// Cure: it serves without it.
+#[test]
+fn a_stdout_that_takes_nothing_keeps_no_node_from_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    for stdout in [full.into(), io::pipe().unwrap().1.into(), Stdio::null()] {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
+        command.args(["serve", "--log", "off", "--port", &port, "--data"]).arg(folder.path().join("data"));
+        let mut process = command.stdout(stdout).spawn().unwrap();
+        let client = reqwest::blocking::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://127.0.0.1:{port}/livez");
+        eventually("it serves", || client.get(&url).send().is_ok_and(|answer| answer.status() == 200));
+        assert!(Command::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap().success());
+        assert_eq!(process.wait().unwrap().code(), Some(0));
     }
 }
 

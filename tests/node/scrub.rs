@@ -8,7 +8,7 @@ use crate::support::{TestNode, eventually, problem, verifies};
 
 /// Flips a bit of the key of the run that was committed as number `run` since the node was made. Nothing that it encrypts
 /// can be read any more.
-fn damage(data: &Path, run: u64) {
+pub fn damage(data: &Path, run: u64) {
     let keys = File::options().read(true).write(true).open(data.join("run.keys")).unwrap();
     let mut byte = [0];
     keys.read_exact_at(&mut byte, 32 * run).unwrap();

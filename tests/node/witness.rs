@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -299,6 +299,7 @@ fn what_a_lying_witness_answers_goes_nowhere() {
     problem(log.get("/checkpoint?cosigned=2").send().unwrap(), 404);
     put(&log, "", 5);
     log.audit("");
+    assert_eq!(log.json("/readyz")["status"], "ok", "a lie is no proof that the folder is old");
 }
 
 /// A log of ours, so that a test can sign what it likes: its leaves are the numbers from 0 on, but from `turn` on others.
@@ -494,6 +495,120 @@ fn of_two_histories_at_one_time_one_is_cosigned() {
     }
 }
 
+/// A copy of the folder of a node that does not run.
+fn copied(data: &Path) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("data");
+    assert!(Command::new("cp").arg("-r").arg(data).arg(&copy).status().unwrap().success());
+    (folder, copy)
+}
+
+/// Asserts that a node on an older folder says so of its default chain alone, and leaves that chain as it is.
+fn is_rolled_back(node: &TestNode) {
+    let before = node.json("/stats");
+    let detail = problem(node.get("/readyz").send().unwrap(), 503)["detail"].to_string();
+    assert!(detail.contains("\\\"qbc\\\" takes no writes") && !detail.contains("second"), "{detail}");
+    let told = before["rollback"].as_str().expect("/stats says so");
+    assert!(detail.contains("--accept-rollback qbc") && told.contains("older copy"), "{told}");
+    for (path, body) in [
+        ("/inject", json!({ "data": 1 })),
+        ("/inject", json!([{ "data": 1 }, { "data": 2 }])),
+        ("/leap", json!({})),
+        ("/transactions/1/erase", json!({ "reason": "none" })),
+    ] {
+        let refused = problem(node.post(path).json(&body).send().unwrap(), 503);
+        assert!(
+            refused["detail"]
+                .as_str()
+                .unwrap()
+                .starts_with("the chain takes no writes: this node's key has signed quant")
+        );
+    }
+    problem(node.get("/leap").send().unwrap(), 503);
+    assert_eq!(node.post_text("/inject", "application/x-ndjson", "{\"data\":1}\n").status(), 503);
+    node.audit("");
+    assert_eq!(node.json("/stats"), before);
+    assert_eq!(node.json("/chains/second/stats")["rollback"], Value::Null);
+    node.inject("/chains/second", json!("the others go on"));
+}
+
+/// Symptom: a node on a restored older folder went on as if nothing were lost, and signed a second history. Cure: what its own key
+/// has signed, and witnesses or clients have kept, stops the writes of the chain until the operator says that it is meant.
+#[test]
+fn a_restored_older_folder_takes_no_writes_until_its_operator_accepts_that() {
+    let witness = TestNode::start(&["--cosign", &node_key(5).to_string()]);
+    let (name, key) = (named(&witness), witness_key(&witness));
+    let witnessed = ["--witness", &name, "--log", "off"];
+    let mut log = log_with_key(5, &witnessed);
+    log.bang(json!({ "name": "second", "difficulty": 0 }));
+    put(&log, "", 4);
+    // Something that an automatic leap would seal.
+    log.inject("", json!("pooled"));
+    assert_eq!(log.stop(), Some(0));
+    let (_kept, old) = copied(&log.data);
+    let log = TestNode::open(&log.data.clone(), &witnessed).with(log.kill().1);
+    put(&log, "", 2);
+    cosigned(&log, "", &[&key]);
+    let lost = note(&log, "/checkpoint").unwrap();
+    drop(log);
+
+    // Its witness tells before the first write. What was told once is kept, also without the witness.
+    let (_copy, data) = copied(&old);
+    for (fork, options) in [("a", &witnessed[..]), ("b", &["--leap-every", "20ms", "--log", "off"])] {
+        let node = TestNode::open(&data, options);
+        is_rolled_back(&node);
+        let (chain, fork) = (format!("/chains/{fork}"), json!({ "name": fork }));
+        assert_eq!(node.post("/fork").json(&fork).send().unwrap().status(), 201, "a fork is the cure");
+        node.inject(&chain, json!(1));
+        node.kill();
+    }
+
+    // Without a witness, whoever has kept a checkpoint shows it; nothing else proves anything.
+    let (_copy, data) = copied(&old);
+    let node = TestNode::open(&data, &["--log", "off"]);
+    let show = |note: &Note| add(&node, Submission::new(0, vec![], note.clone()).unwrap().to_string());
+    problem(show(&note(&node, "/checkpoint").unwrap()), 404);
+    let by = |secret: u8| {
+        let (mut forged, key) = (Note::new(lost.text()).unwrap(), SigningKey::from_bytes(&[secret; 32]));
+        forged.sign(KeyName::of_node(&key.verifying_key()), &key);
+        forged
+    };
+    problem(show(&by(6)), 404);
+    let of_second = note(&node, "/chains/second/checkpoint").unwrap();
+    problem(show(&of_second), 404);
+    assert_eq!(node.json("/readyz")["status"], "ok");
+    let refused = problem(show(&by(5)), 503);
+    assert!(refused["detail"].as_str().unwrap().contains("older copy"));
+    is_rolled_back(&node);
+    problem(show(&note(&node, "/checkpoint").unwrap()), 404);
+    node.kill();
+
+    // A start with the word of the operator is enough for all that follow.
+    let accepting = ["--accept-rollback", "second,qbc", "--witness", &name, "--log", "off"];
+    for options in [&accepting[..], &witnessed] {
+        let node = TestNode::open(&data, options);
+        assert_eq!(node.json("/readyz")["status"], "ok");
+        assert_eq!(node.json("/stats")["rollback"], Value::Null);
+        put(&node, "", 3);
+        node.audit("");
+        problem(add(&node, Submission::new(0, vec![], lost.clone()).unwrap().to_string()), 404);
+        node.kill();
+    }
+
+    // One that went on before anybody told has another history.
+    let (_copy, data) = copied(&old);
+    let node = TestNode::open(&data, &[]);
+    put(&node, "", 7);
+    put(&node, "", 7);
+    node.kill();
+    let node = TestNode::open(&data, &witnessed);
+    is_rolled_back(&node);
+    node.kill();
+    let node = TestNode::open(&data, &["--accept-rollback", "*", "--log", "off"]);
+    put(&node, "", 1);
+    verifies(&node.kill().0);
+}
+
 #[test]
 fn a_split_view_is_refused_and_its_evidence_is_kept() {
     let witness = TestNode::start(&["--cosign", &node_key(5).to_string(), "--log", "off"]);
@@ -502,9 +617,7 @@ fn a_split_view_is_refused_and_its_evidence_is_kept() {
     let mut log = log_with_key(5, &[]);
     put(&log, "", 4);
     assert_eq!(log.stop(), Some(0));
-    let copy = tempfile::tempdir().unwrap();
-    let data = copy.path().join("data");
-    assert!(Command::new("cp").arg("-r").arg(&log.data).arg(&data).status().unwrap().success());
+    let (copy, data) = copied(&log.data);
     let options = ["--witness", &name, "--log", "off"];
     let (data_of_log, folder) = log.kill();
     let honest = TestNode::open(&data_of_log, &options).with(folder);
@@ -512,7 +625,7 @@ fn a_split_view_is_refused_and_its_evidence_is_kept() {
     let checkpoint = cosigned(&honest, "", &[&key]);
     assert_eq!(checkpoint.size(), 7);
 
-    let liar = TestNode::open(&data, &options).with(Some(copy));
+    let liar = TestNode::open(&data, &["--witness", &name, "--log", "off", "--accept-rollback", "*"]).with(Some(copy));
     put(&liar, "", 2);
     liar.audit("");
     let shown = note(&liar, "/checkpoint").unwrap();

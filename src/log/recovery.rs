@@ -1,0 +1,408 @@
+//! Reads a log from its files, and tells a torn end from damage.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::RwLock,
+};
+
+use super::{
+    ALIGNMENT, Acknowledged, LogError, Mark, Payload, Place, Record, Shared,
+    batch::{self, Contents, Head},
+    erase,
+    segments::{self, LARGEST_BATCH, Segment},
+};
+
+/// Bytes that are read of a segment at a time.
+const WINDOW: usize = 1 << 20;
+
+/// A record that was found in the log.
+pub struct Found {
+    /// The batch that it is in.
+    pub batch: Mark,
+    /// Where it stands.
+    pub place: Place,
+    /// What it is.
+    pub record: Record,
+}
+
+/// A log that holds, before anything in its files is changed.
+pub(super) struct Judged {
+    shared: Shared,
+    newest: Mark,
+    /// Where a batch was torn off: it begins in this segment at this offset.
+    torn: Option<(u32, u64)>,
+    /// Payloads whose erasure was announced.
+    erasures: Vec<Place>,
+}
+
+impl Judged {
+    /// Removes the trace of a torn batch, and completes the erasures.
+    pub(super) fn settle(self) -> Result<(Shared, Mark), LogError> {
+        let Judged { shared, newest, torn, erasures } = self;
+        if let Some((number, offset)) = torn {
+            let segment = shared.segment(number).expect("a batch is torn in a segment that is there");
+            let length = (segment.capacity - offset).min((segments::HEAD + LARGEST_BATCH) as u64);
+            let cut = overwrite(&segment.file, offset, length).and_then(|()| segment.file.sync_data());
+            cut.map_err(|error| LogError::Failed(format!("the torn end of the log cannot be removed: {error}")))?;
+        }
+        let mut left = Vec::new();
+        for place in erasures {
+            if !is_zero(&shared, place)? {
+                left.push(place);
+            }
+        }
+        erase(&shared, &left)?;
+        Ok((shared, newest))
+    }
+}
+
+/// Overwrites what is not zero with zeros.
+fn overwrite(file: &File, mut offset: u64, length: u64) -> io::Result<()> {
+    let end = offset + length;
+    let mut bytes = vec![0; WINDOW.min(length as usize)];
+    while offset < end {
+        let part = bytes.len().min((end - offset) as usize);
+        file.read_exact_at(&mut bytes[..part], offset)?;
+        if bytes[..part].iter().any(|&byte| byte != 0) {
+            file.write_all_at(&vec![0; part], offset)?;
+        }
+        offset += part as u64;
+    }
+    Ok(())
+}
+
+fn is_zero(shared: &Shared, place: Place) -> Result<bool, LogError> {
+    let mut bytes = vec![0; place.length as usize];
+    shared.reading(place, |file| file.read_exact_at(&mut bytes, place.offset.into()))?;
+    Ok(bytes.iter().all(|&byte| byte == 0))
+}
+
+/// Reads the log behind `from`, or nothing where the folder has none yet. No file is changed.
+pub(super) fn judge<E: From<LogError>>(
+    folder: &Path,
+    from: Mark,
+    mut visit: impl FnMut(Found) -> Result<(), E>,
+) -> Result<Option<Judged>, E> {
+    let Some((shared, acknowledged)) = open(folder)? else {
+        return if from == Mark::START { Ok(None) } else { Err(LogError::NoSuchMark(from.number).into()) };
+    };
+    let mut scan = Scan::new(&shared, acknowledged, from)?;
+    let mut erasures = Vec::new();
+    while let Some((mark, contents)) = scan.next()? {
+        erasures.extend_from_slice(&contents.erasures);
+        contents.found(mark).try_for_each(&mut visit)?;
+    }
+    let (newest, torn) = (scan.newest, scan.torn);
+    Ok(Some(Judged { shared, newest, torn, erasures }))
+}
+
+/// The files of a log, and what was acknowledged of it.
+fn open(folder: &Path) -> Result<Option<(Shared, Acknowledged)>, LogError> {
+    let segments = if folder.is_dir() { segments::open_all(folder)? } else { Vec::new() };
+    let Some(first) = segments.first() else {
+        return match folder.join(super::ACKNOWLEDGED).exists() {
+            true => Err(LogError::damaged(0, 0, "its file is missing")),
+            false => Ok(None),
+        };
+    };
+    let seed = segments::seed_of(&first.file)?;
+    let acknowledged = Acknowledged::read(folder, seed)?;
+    let shared = Shared { folder: folder.into(), seed, segments: RwLock::new(segments) };
+    let acknowledged = match acknowledged {
+        Some(acknowledged) => acknowledged,
+        // It is made before the first batch.
+        None if !has_batches(&shared)? => Acknowledged { mark: Mark::START, is_closed: false },
+        None => {
+            let file = folder.join(super::ACKNOWLEDGED);
+            let cure = "restore it from the copy that the rest is from";
+            return Err(LogError::Failed(format!("the file {} is missing: {cure}", file.display())));
+        }
+    };
+    Ok(Some((shared, acknowledged)))
+}
+
+fn has_batches(shared: &Shared) -> Result<bool, LogError> {
+    let place = Place { segment: 0, offset: segments::HEAD as u32, length: batch::HEAD as u32 };
+    Ok(!is_zero(shared, place)?)
+}
+
+/// Recomputes every checksum of the log in a folder, and looks that nothing stands there that was not written. Nothing is
+/// changed.
+///
+/// # Errors
+/// The first place that is not as it was written. What `visit` returns.
+pub fn check<E: From<LogError>>(folder: &Path, mut visit: impl FnMut(Found) -> Result<(), E>) -> Result<(), E> {
+    let Some((shared, acknowledged)) = open(folder)? else { return Ok(()) };
+    let mut scan = Scan::new(&shared, acknowledged, Mark::START)?;
+    let (mut announced, mut erased) = (HashSet::new(), Vec::new());
+    let mut used: BTreeMap<u32, u64> = BTreeMap::from([(0, segments::HEAD as u64)]);
+    while let Some((mark, contents)) = scan.next()? {
+        used.insert(mark.segment, mark.end.into());
+        announced.extend(contents.erasures.iter().copied());
+        for found in contents.found(mark) {
+            erased.extend(erased_payloads(&found)?);
+            visit(found)?;
+        }
+    }
+    let unannounced = erased.into_iter().find(|place| !announced.contains(place));
+    if let Some(Place { segment, offset, .. }) = unannounced {
+        let detail = "a payload is zeros, but its erasure was not announced";
+        return Err(LogError::damaged(segment, offset.into(), detail).into());
+    }
+    used.entry(scan.newest.segment).or_insert(segments::HEAD as u64);
+    let torn = scan.torn.map(|(segment, _)| segment);
+    let segments = shared.segments.read().expect("no holder of this lock panics").clone();
+    for (number, segment) in (0..).zip(&segments) {
+        let end = used.get(&number).copied().unwrap_or(0);
+        if torn != Some(number) && !scan.window.is_zero(number, segment, end, segment.capacity)? {
+            let detail = "something stands in space that is not used yet";
+            return Err(LogError::damaged(number, end, detail).into());
+        }
+    }
+    Ok(())
+}
+
+/// The payloads of a record that are zeros.
+///
+/// # Errors
+/// One is damaged.
+fn erased_payloads(found: &Found) -> Result<Vec<Place>, LogError> {
+    let mut erased = Vec::new();
+    for (at, payload) in found.record.payloads().enumerate() {
+        let place = || found.record.payload_place(found.place, at).expect("the payload is there");
+        match payload {
+            Payload::Whole(_) => {}
+            Payload::Erased => erased.push(place()),
+            Payload::Damaged => {
+                let Place { segment, offset, .. } = place();
+                return Err(LogError::damaged(segment, offset.into(), "a payload is not as it was written"));
+            }
+        }
+    }
+    Ok(erased)
+}
+
+impl Contents {
+    /// The records of a batch in their order.
+    fn found(self, batch: Mark) -> impl Iterator<Item = Found> {
+        self.records.into_iter().map(move |(slot, record)| Found { batch, place: batch.place(slot), record })
+    }
+}
+
+/// A walk over the batches of a log.
+struct Scan<'a> {
+    shared: &'a Shared,
+    acknowledged: Acknowledged,
+    newest: Mark,
+    torn: Option<(u32, u64)>,
+    window: Window,
+}
+
+/// What stands behind a batch.
+enum Next {
+    Batch(Mark, Contents),
+    /// Nothing: it is the newest, and this is the newest segment that was begun.
+    End(u32),
+    /// Something that is no batch begins at this place.
+    Bad {
+        segment: u32,
+        start: u64,
+        fault: (u64, String),
+    },
+}
+
+impl<'a> Scan<'a> {
+    fn new(shared: &'a Shared, acknowledged: Acknowledged, from: Mark) -> Result<Scan<'a>, LogError> {
+        let mut scan = Scan { shared, acknowledged, newest: from, torn: None, window: Window::default() };
+        if from.number > 0 {
+            let found = scan.head(from.segment, from.start.into())?;
+            let is_it = |(head, checksum): &(Head, u64)| {
+                head.number == from.number && *checksum == from.checksum && from.start + head.length == from.end
+            };
+            if !found.as_ref().is_some_and(is_it) {
+                return Err(LogError::NoSuchMark(from.number));
+            }
+        }
+        Ok(scan)
+    }
+
+    /// The next batch, or nothing at the end of the log.
+    fn next(&mut self) -> Result<Option<(Mark, Contents)>, LogError> {
+        let found = self.acknowledged.mark.number <= self.newest.number;
+        let (segment, start, fault) = match self.find(self.newest)? {
+            Next::Batch(mark, contents) if self.is_whole(mark, &contents)? => {
+                self.newest = mark;
+                return Ok(Some((mark, contents)));
+            }
+            Next::Batch(mark, _) => (
+                mark.segment,
+                mark.start.into(),
+                (mark.start.into(), "the payloads of a batch are not whole".to_owned()),
+            ),
+            Next::End(segment) if found => {
+                self.go_on_in(segment);
+                return Ok(None);
+            }
+            Next::End(_) => {
+                let (acknowledged, found) = (self.acknowledged.mark.number, self.newest.number);
+                let lost = format!("{acknowledged} batches were acknowledged, but only {found} are found");
+                return Err(LogError::damaged(self.newest.segment, self.newest.end.into(), lost));
+            }
+            Next::Bad { segment, start, fault } => (segment, start, fault),
+        };
+        // A log that was closed in order has no torn end. A batch that another follows was synced.
+        if !found || self.acknowledged.is_closed || self.has_later(segment, start)? {
+            return Err(LogError::damaged(segment, fault.0, fault.1));
+        }
+        self.go_on_in(segment);
+        self.torn = Some((segment, start));
+        Ok(None)
+    }
+
+    /// A segment whose first batch was torn, or did not come, is begun anew.
+    fn go_on_in(&mut self, segment: u32) {
+        if segment > self.newest.segment {
+            (self.newest.segment, self.newest.start, self.newest.end) = (segment, 0, 0);
+        }
+    }
+
+    /// Whether all of a batch is on disk. Payloads of one that is not certain to have been synced may be missing; those of others are
+    /// erased or damaged.
+    fn is_whole(&mut self, mark: Mark, contents: &Contents) -> Result<bool, LogError> {
+        let is_whole = |record: &Record| record.payloads().all(|payload| matches!(payload, Payload::Whole(_)));
+        let is_certain =
+            mark.number <= self.acknowledged.mark.number || contents.records.iter().all(|(_, record)| is_whole(record));
+        Ok(is_certain || matches!(self.find(mark)?, Next::Batch(..)))
+    }
+
+    /// What stands behind a batch.
+    fn find(&mut self, after: Mark) -> Result<Next, LogError> {
+        let number = after.segment;
+        let before = number.saturating_sub(1);
+        let Some(segment) = self.shared.segment(number) else { return Ok(Next::End(before)) };
+        let bad = |start: u64, at: usize, detail: &str| {
+            Ok(Next::Bad { segment: number, start, fault: (start + at as u64, detail.to_owned()) })
+        };
+        let start = u64::from(after.end).max(segments::HEAD as u64);
+        if after.end == 0 {
+            let expected = segments::head(self.shared.seed, number, after);
+            if self.window.bytes(number, &segment, 0, segments::HEAD)? != Some(&expected) {
+                let is_unused = self.is_unused(number, &segment, 0)?;
+                return if is_unused {
+                    Ok(Next::End(before))
+                } else {
+                    bad(0, 0, "the head of the segment does not hold")
+                };
+            }
+        }
+        let Some((head, checksum)) = self.head(number, start)? else {
+            if self.is_unused(number, &segment, start)? {
+                // The next batch did not fit into the rest of this segment, or there is none.
+                return self.find(Mark { segment: number + 1, start: 0, end: 0, ..after });
+            }
+            return bad(start, 0, "the head of a batch does not hold");
+        };
+        if head.number != after.number + 1 || head.before != after.checksum {
+            return bad(start, 0, "a batch does not follow the one before it");
+        }
+        let Some(bytes) = self.window.bytes(number, &segment, start, head.length as usize)? else {
+            return bad(start, 0, "a batch is cut off");
+        };
+        match batch::parse(&head, bytes, self.shared.seed) {
+            Ok(contents) => {
+                let mark = Mark {
+                    number: head.number,
+                    segment: number,
+                    start: start as u32,
+                    end: start as u32 + head.length,
+                    checksum,
+                };
+                Ok(Next::Batch(mark, contents))
+            }
+            Err((at, detail)) => bad(start, at, &detail),
+        }
+    }
+
+    /// The head of a batch that stands here, if one does.
+    fn head(&mut self, number: u32, start: u64) -> Result<Option<(Head, u64)>, LogError> {
+        let Some(segment) = self.shared.segment(number) else { return Ok(None) };
+        let bytes = self.window.bytes(number, &segment, start, batch::HEAD)?;
+        let bytes = bytes.map(|bytes| bytes.try_into().expect("so many bytes were read"));
+        Ok(bytes.and_then(|bytes| Head::decode(bytes, self.shared.seed)))
+    }
+
+    /// Whether nothing stands behind this place, as far as one batch reaches.
+    fn is_unused(&mut self, number: u32, segment: &Segment, start: u64) -> Result<bool, LogError> {
+        let end = segment.capacity.min(start + (segments::HEAD + LARGEST_BATCH) as u64);
+        self.window.is_zero(number, segment, start, end)
+    }
+
+    /// Whether a batch stands behind this place that can only follow the one that does not hold there.
+    fn has_later(&mut self, number: u32, start: u64) -> Result<bool, LogError> {
+        let later = |scan: &mut Self, number: u32, at: u64| {
+            let head = scan.head(number, at)?;
+            Ok(head.is_some_and(|(head, _)| head.number > scan.newest.number + 1))
+        };
+        let Some(segment) = self.shared.segment(number) else { return Ok(false) };
+        let mut at = start + ALIGNMENT as u64;
+        while at + batch::HEAD as u64 <= segment.capacity {
+            if later(self, number, at)? {
+                return Ok(true);
+            }
+            at += ALIGNMENT as u64;
+        }
+        let behind = number + 1..self.shared.segments.read().expect("no holder of this lock panics").len() as u32;
+        for number in behind {
+            if later(self, number, segments::HEAD as u64)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A part of a segment in memory, so that a walk does not read each batch by itself.
+#[derive(Default)]
+struct Window {
+    segment: u32,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    /// Bytes of a segment, or nothing where it ends before.
+    fn bytes(&mut self, number: u32, segment: &Segment, from: u64, length: usize) -> Result<Option<&[u8]>, LogError> {
+        if from + length as u64 > segment.capacity {
+            return Ok(None);
+        }
+        let held = self.start..self.start + self.bytes.len() as u64;
+        if number != self.segment || from < held.start || from + length as u64 > held.end {
+            let read = (segment.capacity - from).min(length.max(WINDOW) as u64) as usize;
+            self.bytes.resize(read, 0);
+            (self.segment, self.start) = (number, from);
+            segment.file.read_exact_at(&mut self.bytes, from).map_err(|error| {
+                self.bytes.clear();
+                LogError::damaged(number, from, format!("it cannot be read: {error}"))
+            })?;
+        }
+        let at = (from - self.start) as usize;
+        Ok(Some(&self.bytes[at..at + length]))
+    }
+
+    /// Whether a part of a segment is zeros.
+    fn is_zero(&mut self, number: u32, segment: &Segment, mut from: u64, end: u64) -> Result<bool, LogError> {
+        while from < end {
+            let length = WINDOW.min((end - from) as usize);
+            let bytes = self.bytes(number, segment, from, length)?;
+            if bytes.is_none_or(|bytes| bytes.iter().any(|&byte| byte != 0)) {
+                return Ok(false);
+            }
+            from += length as u64;
+        }
+        Ok(true)
+    }
+}

@@ -59,6 +59,7 @@ mod recovery;
 mod segments;
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
@@ -246,6 +247,9 @@ impl Reader {
     /// # Errors
     /// It cannot be read, or its plain bytes are not what was written. Payloads are checked when they are taken.
     pub fn record(&self, place: Place) -> Result<Record, LogError> {
+        if place.length as usize > segments::LARGEST_BATCH {
+            return Err(LogError::damaged(place.segment, place.offset.into(), "no record is as long as this place"));
+        }
         let mut bytes = vec![0; place.length as usize];
         self.0.reading(place, |file| file.read_exact_at(&mut bytes, place.offset.into()))?;
         Record::parse(bytes, self.0.seed)
@@ -258,7 +262,9 @@ pub struct Log {
     shared: Arc<Shared>,
     /// The newest placed batch.
     newest: Mark,
-    /// Bytes that its segment has space for.
+    /// The segment of the next batch: that of the newest, or one that has no batch yet.
+    segment: u32,
+    /// Bytes that it has space for.
     capacity: u64,
     progress: Arc<Progress>,
     preparer: Preparer,
@@ -291,6 +297,9 @@ impl Log {
     /// Opens the log in a folder, or makes it where the folder is missing or empty, and calls `visit` for each record behind
     /// `from`, in their order. `seed` is for a new log, and must be random.
     ///
+    /// It completes the erasures that were announced behind `from`. So a caller that keeps a mark to go on from may only keep
+    /// one up to which [`Log::erase`] has done all that was announced.
+    ///
     /// # Errors
     /// The log is damaged (nothing is changed), does not have `from`, or the folder cannot be used. What `visit` returns.
     pub fn open<E: From<LogError>>(
@@ -301,7 +310,7 @@ impl Log {
     ) -> Result<(Log, Reader), E> {
         let in_folder = |error: io::Error| LogError::write(&format!("cannot use {}", folder.display()), &error);
         segments::make_folder(folder).map_err(in_folder)?;
-        let (shared, newest) = match recovery::judge(folder, from, visit)? {
+        let (shared, newest, segment) = match recovery::judge(folder, from, visit)? {
             Some(judged) => judged.settle()?,
             None => segments::create(folder, seed).map_err(in_folder)?,
         };
@@ -315,9 +324,10 @@ impl Log {
             .and_then(|()| segments::sync_folder(folder))
             .map_err(in_folder)?;
         let progress = Arc::new(Progress { file, written: Mutex::new(Some(newest)) });
-        let preparer = Preparer::start(&shared, newest.segment)?;
-        let capacity = shared.segment(newest.segment).expect("the newest batch is in a segment").capacity;
-        Ok((Log { shared: shared.clone(), newest, capacity, progress, preparer, finished: None }, Reader(shared)))
+        let preparer = Preparer::start(&shared, segment)?;
+        let capacity = shared.segment(segment).expect("the segment of the next batch is there").capacity;
+        let log = Log { shared: shared.clone(), newest, segment, capacity, progress, preparer, finished: None };
+        Ok((log, Reader(shared)))
     }
 
     /// The end of the newest placed batch.
@@ -337,22 +347,31 @@ impl Log {
     /// is as it was.
     pub fn reserve(&mut self, length: usize) -> Result<(), LogError> {
         assert!(length <= segments::LARGEST_BATCH, "batches are bounded");
-        let used = (self.newest.end as usize).max(segments::HEAD);
-        let needed = (used + length) as u64;
+        let needed = u64::from(self.end()) + length as u64;
         if needed <= self.capacity {
             return Ok(());
         }
-        let current = self.shared.segment(self.newest.segment).expect("the newest batch is in a segment");
-        if self.newest.end == 0 {
+        let current = self.shared.segment(self.segment).expect("the segment of the next batch is there");
+        if self.is_first() {
             // It is the first of its segment, which is too small for it.
             current.allocate(needed)?;
             self.capacity = needed;
             return Ok(());
         }
-        self.capacity = self.preparer.take(&self.shared, self.newest.segment + 1, length)?;
+        self.capacity = self.preparer.take(&self.shared, self.segment + 1, length)?;
         self.finished = Some((current, self.newest.end));
-        (self.newest.segment, self.newest.start, self.newest.end) = (self.newest.segment + 1, 0, 0);
+        self.segment += 1;
         Ok(())
+    }
+
+    /// Whether the next batch is the first of its segment.
+    fn is_first(&self) -> bool {
+        self.newest.number == 0 || self.newest.segment != self.segment
+    }
+
+    /// Where the next batch begins.
+    fn end(&self) -> u32 {
+        if self.is_first() { segments::HEAD as u32 } else { self.newest.end }
     }
 
     /// Gives a batch its place behind the newest. It must be [written](Placed::write) before those that are placed after it.
@@ -362,12 +381,12 @@ impl Log {
     pub fn place(&mut self, batch: Batch) -> Result<Placed, LogError> {
         self.reserve(batch.encoded_bytes())?;
         let before = self.newest;
-        let segment = self.shared.segment(before.segment).expect("the newest batch is in a segment");
-        let head = (before.end == 0).then(|| segments::head(self.shared.seed, before.segment, before));
+        let segment = self.shared.segment(self.segment).expect("the segment of the next batch is there");
+        let head = self.is_first().then(|| segments::head(self.shared.seed, self.segment, before));
         let (bytes, checksum) = batch.finish(before);
-        let start = before.end.max(segments::HEAD as u32);
+        let start = self.end();
         let end = start + bytes.len() as u32;
-        self.newest = Mark { number: before.number + 1, segment: before.segment, start, end, checksum };
+        self.newest = Mark { number: before.number + 1, segment: self.segment, start, end, checksum };
         let (shared, progress) = (self.shared.clone(), self.progress.clone());
         let finished = self.finished.take();
         Ok(Placed { shared, segment, head, bytes, mark: self.newest, progress, finished })
@@ -412,10 +431,10 @@ impl Placed {
     /// one is overwritten if that can be done, so that it does not come back.
     pub fn write(self) -> Result<Mark, LogError> {
         let mut newest = self.progress.written.lock().expect("no holder of this lock panics");
-        let Some(before) = newest.take() else {
-            return Err(LogError::Failed("an earlier write to the log failed".into()));
-        };
-        assert_eq!(before.number + 1, self.mark.number, "batches are written in the order of their places");
+        // What fails here, or is out of order, leaves nothing: all later writes fail too.
+        if newest.take().is_none_or(|before| before.number + 1 != self.mark.number) {
+            return Err(LogError::Failed("an earlier batch of the log was not written".into()));
+        }
         let acknowledged = Acknowledged { mark: self.mark, is_closed: false };
         let written = self.write_bytes(&self.bytes);
         if let Err(error) = written.and_then(|()| acknowledged.write(&self.progress.file, self.shared.seed)) {
@@ -446,25 +465,33 @@ impl Placed {
 }
 
 fn erase(shared: &Shared, payloads: &[Place]) -> Result<(), LogError> {
-    let failed = |error: io::Error| LogError::Failed(format!("an erasure in the log failed: {error}"));
-    let mut touched = Vec::new();
-    for &place in payloads {
-        let segments = shared.segments.write().expect("no holder of this lock panics");
-        let Some(segment) = segments.get(place.segment as usize) else {
-            return Err(LogError::damaged(place.segment, place.offset.into(), "the segment is missing"));
-        };
-        segment.file.write_all_at(&vec![0; place.length as usize], place.offset.into()).map_err(failed)?;
-        touched.push(segment.clone());
-    }
-    touched.sort_by_key(|segment| Arc::as_ptr(segment) as usize);
-    touched.dedup_by(|a, b| Arc::ptr_eq(a, b));
-    touched.iter().try_for_each(|segment| segment.file.sync_data()).map_err(failed)?;
-    for &place in payloads {
-        if let Some(segment) = shared.segment(place.segment) {
-            segment.give_back(place);
+    payloads.iter().try_for_each(|&payload| overwrite_payload(shared, payload))?;
+    settle_erasures(shared, payloads)
+}
+
+/// Overwrites a payload with zeros, which are not durable yet.
+fn overwrite_payload(shared: &Shared, Place { segment: number, offset, length }: Place) -> Result<(), LogError> {
+    let segments = shared.segments.write().expect("no holder of this lock panics");
+    let missing = || LogError::damaged(number, offset.into(), "the segment is missing");
+    let segment = segments.get(number as usize).ok_or_else(missing)?;
+    segment.file.write_all_at(&vec![0; length as usize], offset.into()).map_err(|error| not_erased(&error))
+}
+
+/// Makes it durable that payloads were overwritten, and gives their blocks back.
+fn settle_erasures(shared: &Shared, payloads: &[Place]) -> Result<(), LogError> {
+    let numbers: BTreeSet<u32> = payloads.iter().map(|payload| payload.segment).collect();
+    let mut touched = numbers.into_iter().filter_map(|number| shared.segment(number));
+    touched.try_for_each(|segment| segment.file.sync_data()).map_err(|error| not_erased(&error))?;
+    for &payload in payloads {
+        if let Some(segment) = shared.segment(payload.segment) {
+            segment.give_back(payload);
         }
     }
     Ok(())
+}
+
+fn not_erased(error: &io::Error) -> LogError {
+    LogError::Failed(format!("an erasure in the log failed: {error}"))
 }
 
 /// What the file `acknowledged` says.
@@ -486,7 +513,7 @@ impl Acknowledged {
         file.write_all_at(&bytes, 0)
     }
 
-    /// From the folder of a log, or nothing where the file is missing.
+    /// From the folder of a log, or nothing where the file is missing or was never written.
     fn read(folder: &Path, seed: u64) -> Result<Option<Acknowledged>, LogError> {
         let path = folder.join(ACKNOWLEDGED);
         let malformed = |detail: String| LogError::Failed(format!("the file {} {detail}", path.display()));
@@ -495,6 +522,10 @@ impl Acknowledged {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(malformed(format!("cannot be read: {error}"))),
         };
+        // A crash came while it was made: nothing of it is on disk but its name, and maybe its length.
+        if bytes.len() <= Mark::BYTES + 9 && bytes.iter().all(|&byte| byte == 0) {
+            return Ok(None);
+        }
         let bytes: [u8; Mark::BYTES + 9] = bytes.try_into().map_err(|_| malformed("has another length".into()))?;
         if number64(&bytes[Mark::BYTES + 1..]) != xxh3_64_with_seed(&bytes[..=Mark::BYTES], seed) {
             return Err(malformed("does not match its checksum".into()));

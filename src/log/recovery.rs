@@ -12,8 +12,9 @@ use std::{
 use super::{
     ALIGNMENT, Acknowledged, LogError, Mark, Payload, Place, Record, Shared,
     batch::{self, Contents, Head},
-    erase,
+    overwrite_payload,
     segments::{self, LARGEST_BATCH, Segment},
+    settle_erasures,
 };
 
 /// Bytes that are read of a segment at a time.
@@ -32,32 +33,52 @@ pub struct Found {
 /// A log that holds, before anything in its files is changed.
 pub(super) struct Judged {
     shared: Shared,
+    /// The number of the newest batch that is certain to have been synced.
+    acknowledged: u64,
     newest: Mark,
-    /// Where a batch was torn off: it begins in this segment at this offset.
-    torn: Option<(u32, u64)>,
+    /// The segment of the next batch.
+    segment: u32,
+    /// Where a batch was torn off in that segment.
+    torn: Option<u64>,
     /// Payloads whose erasure was announced.
     erasures: Vec<Place>,
 }
 
 impl Judged {
-    /// Removes the trace of a torn batch, and completes the erasures.
-    pub(super) fn settle(self) -> Result<(Shared, Mark), LogError> {
-        let Judged { shared, newest, torn, erasures } = self;
-        if let Some((number, offset)) = torn {
-            let segment = shared.segment(number).expect("a batch is torn in a segment that is there");
-            let length = (segment.capacity - offset).min((segments::HEAD + LARGEST_BATCH) as u64);
-            let cut = overwrite(&segment.file, offset, length).and_then(|()| segment.file.sync_data());
-            cut.map_err(|error| LogError::Failed(format!("the torn end of the log cannot be removed: {error}")))?;
+    /// Removes the trace of a torn batch, makes durable what stands, and completes the erasures. Returns the newest batch and the
+    /// segment of the next.
+    pub(super) fn settle(self) -> Result<(Shared, Mark, u32), LogError> {
+        let Judged { shared, acknowledged, newest, segment, torn, erasures } = self;
+        let next = shared.segment(segment).expect("the segment of the next batch is there");
+        let cut = torn.map_or(Ok(()), |offset| {
+            let length = (next.capacity - offset).min((segments::HEAD + LARGEST_BATCH) as u64);
+            overwrite(&next.file, offset, length)
+        });
+        cut.and_then(|()| next.file.sync_data())
+            .map_err(|error| LogError::Failed(format!("the torn end of the log cannot be removed: {error}")))?;
+        if newest.number > acknowledged {
+            let latest = shared.segment(newest.segment).expect("the newest batch is in a segment");
+            rewrite(&latest.file, newest)
+                .map_err(|error| LogError::Failed(format!("the newest batch of the log cannot be synced: {error}")))?;
         }
-        let mut left = Vec::new();
-        for place in erasures {
+        for &place in &erasures {
             if !is_zero(&shared, place)? {
-                left.push(place);
+                overwrite_payload(&shared, place)?;
             }
         }
-        erase(&shared, &left)?;
-        Ok((shared, newest))
+        // Zeros that are read need not be on disk: the process may have been killed before it synced them.
+        settle_erasures(&shared, &erasures)?;
+        Ok((shared, newest, segment))
     }
+}
+
+/// Makes a batch durable that was read, but maybe never synced: the process was killed before, or the sync failed, after which what
+/// is in memory is not written to the disk by another one.
+fn rewrite(file: &File, batch: Mark) -> io::Result<()> {
+    let mut bytes = vec![0; (batch.end - batch.start) as usize];
+    file.read_exact_at(&mut bytes, batch.start.into())?;
+    file.write_all_at(&bytes, batch.start.into())?;
+    file.sync_data()
 }
 
 /// Overwrites what is not zero with zeros.
@@ -91,13 +112,14 @@ pub(super) fn judge<E: From<LogError>>(
         return if from == Mark::START { Ok(None) } else { Err(LogError::NoSuchMark(from.number).into()) };
     };
     let mut scan = Scan::new(&shared, acknowledged, from)?;
+    let acknowledged = acknowledged.mark.number;
     let mut erasures = Vec::new();
     while let Some((mark, contents)) = scan.next()? {
         erasures.extend_from_slice(&contents.erasures);
         contents.found(mark).try_for_each(&mut visit)?;
     }
-    let (newest, torn) = (scan.newest, scan.torn);
-    Ok(Some(Judged { shared, newest, torn, erasures }))
+    let (newest, segment, torn) = (scan.newest, scan.segment, scan.torn);
+    Ok(Some(Judged { shared, acknowledged, newest, segment, torn, erasures }))
 }
 
 /// The files of a log, and what was acknowledged of it.
@@ -119,7 +141,7 @@ fn open(folder: &Path) -> Result<Option<(Shared, Acknowledged)>, LogError> {
         None => {
             let file = folder.join(super::ACKNOWLEDGED);
             let cure = "restore it from the copy that the rest is from";
-            return Err(LogError::Failed(format!("the file {} is missing: {cure}", file.display())));
+            return Err(LogError::Failed(format!("the file {} is missing or empty: {cure}", file.display())));
         }
     };
     Ok(Some((shared, acknowledged)))
@@ -153,8 +175,8 @@ pub fn check<E: From<LogError>>(folder: &Path, mut visit: impl FnMut(Found) -> R
         let detail = "a payload is zeros, but its erasure was not announced";
         return Err(LogError::damaged(segment, offset.into(), detail).into());
     }
-    used.entry(scan.newest.segment).or_insert(segments::HEAD as u64);
-    let torn = scan.torn.map(|(segment, _)| segment);
+    used.entry(scan.segment).or_insert(segments::HEAD as u64);
+    let torn = scan.torn.map(|_| scan.segment);
     let segments = shared.segments.read().expect("no holder of this lock panics").clone();
     for (number, segment) in (0..).zip(&segments) {
         let end = used.get(&number).copied().unwrap_or(0);
@@ -198,7 +220,10 @@ struct Scan<'a> {
     shared: &'a Shared,
     acknowledged: Acknowledged,
     newest: Mark,
-    torn: Option<(u32, u64)>,
+    /// The segment of the next batch, at the end of the walk: one whose first batch was torn, or did not come, is begun anew.
+    segment: u32,
+    /// Where a batch was torn off in that segment.
+    torn: Option<u64>,
     window: Window,
 }
 
@@ -217,11 +242,14 @@ enum Next {
 
 impl<'a> Scan<'a> {
     fn new(shared: &'a Shared, acknowledged: Acknowledged, from: Mark) -> Result<Scan<'a>, LogError> {
-        let mut scan = Scan { shared, acknowledged, newest: from, torn: None, window: Window::default() };
-        if from.number > 0 {
+        let segment = from.segment;
+        let mut scan = Scan { shared, acknowledged, newest: from, segment, torn: None, window: Window::default() };
+        if from != Mark::START {
             let found = scan.head(from.segment, from.start.into())?;
             let is_it = |(head, checksum): &(Head, u64)| {
-                head.number == from.number && *checksum == from.checksum && from.start + head.length == from.end
+                head.number == from.number
+                    && *checksum == from.checksum
+                    && from.end.checked_sub(from.start) == Some(head.length)
             };
             if !found.as_ref().is_some_and(is_it) {
                 return Err(LogError::NoSuchMark(from.number));
@@ -235,7 +263,7 @@ impl<'a> Scan<'a> {
         let found = self.acknowledged.mark.number <= self.newest.number;
         let (segment, start, fault) = match self.find(self.newest)? {
             Next::Batch(mark, contents) if self.is_whole(mark, &contents)? => {
-                self.newest = mark;
+                (self.newest, self.segment) = (mark, mark.segment);
                 return Ok(Some((mark, contents)));
             }
             Next::Batch(mark, _) => (
@@ -244,7 +272,7 @@ impl<'a> Scan<'a> {
                 (mark.start.into(), "the payloads of a batch are not whole".to_owned()),
             ),
             Next::End(segment) if found => {
-                self.go_on_in(segment);
+                self.segment = segment;
                 return Ok(None);
             }
             Next::End(_) => {
@@ -254,20 +282,12 @@ impl<'a> Scan<'a> {
             }
             Next::Bad { segment, start, fault } => (segment, start, fault),
         };
-        // A log that was closed in order has no torn end. A batch that another follows was synced.
-        if !found || self.acknowledged.is_closed || self.has_later(segment, start)? {
+        // A log that was closed in order has no torn end. A batch that anything follows was synced.
+        if !found || self.acknowledged.is_closed || self.is_followed(segment, start)? {
             return Err(LogError::damaged(segment, fault.0, fault.1));
         }
-        self.go_on_in(segment);
-        self.torn = Some((segment, start));
+        (self.segment, self.torn) = (segment, Some(start));
         Ok(None)
-    }
-
-    /// A segment whose first batch was torn, or did not come, is begun anew.
-    fn go_on_in(&mut self, segment: u32) {
-        if segment > self.newest.segment {
-            (self.newest.segment, self.newest.start, self.newest.end) = (segment, 0, 0);
-        }
     }
 
     /// Whether all of a batch is on disk. Payloads of one that is not certain to have been synced may be missing; those of others are
@@ -276,7 +296,8 @@ impl<'a> Scan<'a> {
         let is_whole = |record: &Record| record.payloads().all(|payload| matches!(payload, Payload::Whole(_)));
         let is_certain =
             mark.number <= self.acknowledged.mark.number || contents.records.iter().all(|(_, record)| is_whole(record));
-        Ok(is_certain || matches!(self.find(mark)?, Next::Batch(..)))
+        // Whatever stands behind it, be it a torn batch, was only written when this one was synced.
+        Ok(is_certain || !matches!(self.find(mark)?, Next::End(_)))
     }
 
     /// What stands behind a batch.
@@ -291,8 +312,7 @@ impl<'a> Scan<'a> {
         if after.end == 0 {
             let expected = segments::head(self.shared.seed, number, after);
             if self.window.bytes(number, &segment, 0, segments::HEAD)? != Some(&expected) {
-                let is_unused = self.is_unused(number, &segment, 0)?;
-                return if is_unused {
+                return if self.are_unused(number)? {
                     Ok(Next::End(before))
                 } else {
                     bad(0, 0, "the head of the segment does not hold")
@@ -341,23 +361,46 @@ impl<'a> Scan<'a> {
         self.window.is_zero(number, segment, start, end)
     }
 
-    /// Whether a batch stands behind this place that can only follow the one that does not hold there.
-    fn has_later(&mut self, number: u32, start: u64) -> Result<bool, LogError> {
-        let later = |scan: &mut Self, number: u32, at: u64| {
-            let head = scan.head(number, at)?;
-            Ok(head.is_some_and(|(head, _)| head.number > scan.newest.number + 1))
-        };
+    /// Whether nothing stands in this segment and in all behind it.
+    fn are_unused(&mut self, first: u32) -> Result<bool, LogError> {
+        let segments = self.shared.segments.read().expect("no holder of this lock panics").clone();
+        for (number, segment) in (first..).zip(segments.iter().skip(first as usize)) {
+            if !self.is_unused(number, segment, 0)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether something stands behind this place that can only follow the batch that does not hold there, so that it was synced.
+    fn is_followed(&mut self, number: u32, start: u64) -> Result<bool, LogError> {
+        let torn = self.newest.number + 1;
         let Some(segment) = self.shared.segment(number) else { return Ok(false) };
-        let mut at = start + ALIGNMENT as u64;
+        if let Some((head, _)) = self.head(number, start)?
+            && (head.number, head.before) == (torn, self.newest.checksum)
+        {
+            // Its head says where it ends. Space was there for all of it before it was written.
+            let end = start + u64::from(head.length);
+            let is_last = end <= segment.capacity && self.is_unused(number, &segment, end)?;
+            return Ok(!is_last || !self.are_unused(number + 1)?);
+        }
+        let mut at = start;
         while at + batch::HEAD as u64 <= segment.capacity {
-            if later(self, number, at)? {
+            if self.head(number, at)?.is_some_and(|(head, _)| head.number > torn) {
                 return Ok(true);
             }
             at += ALIGNMENT as u64;
         }
-        let behind = number + 1..self.shared.segments.read().expect("no holder of this lock panics").len() as u32;
-        for number in behind {
-            if later(self, number, segments::HEAD as u64)? {
+        let segments = self.shared.segments.read().expect("no holder of this lock panics").clone();
+        for (number, segment) in (number..).zip(segments.iter().skip(number as usize)) {
+            // The head of a segment is written when all in those before it is synced.
+            let head = self.window.bytes(number, segment, 0, segments::HEAD)?;
+            let head = head.map(|head| head.try_into().expect("so many bytes were read"));
+            if head
+                .and_then(|head| segments::first_batch(head, self.shared.seed, number))
+                .is_some_and(|first| first > torn)
+                || self.head(number, segments::HEAD as u64)?.is_some_and(|(head, _)| head.number > torn)
+            {
                 return Ok(true);
             }
         }

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{
     fs::{FallocateFlags, fallocate},
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -43,7 +43,7 @@ pub(super) struct Segment {
 impl Segment {
     /// Allocates space, which reads as zeros, up to this length of the file, and makes that durable.
     pub(super) fn allocate(&self, length: u64) -> Result<(), LogError> {
-        let allocated = match fallocate(&self.file, FallocateFlags::empty(), 0, length) {
+        let allocated = match retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), 0, length)) {
             // Some file systems cannot.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.file.set_len(length),
             done => done.map_err(io::Error::from),
@@ -87,6 +87,13 @@ pub(super) fn seed_of(file: &File) -> Result<u64, LogError> {
     if bytes == head(seed, 0, Mark::START) { Ok(seed) } else { Err(damaged("its head is not as it was written")) }
 }
 
+/// The number of the first batch of a segment, if its head is one of this log.
+pub(super) fn first_batch(head: &[u8; HEAD], seed: u64, segment: u32) -> Option<u64> {
+    let (checksum, first) = (number64(&head[24..]), number64(&head[32..]));
+    let before = Mark { checksum, number: first.checked_sub(1)?, ..Mark::START };
+    (*head == self::head(seed, segment, before)).then_some(first)
+}
+
 /// The path of a segment's file.
 pub(super) fn path(folder: &Path, number: u32) -> PathBuf {
     folder.join(format!("{number:08}.log"))
@@ -118,7 +125,7 @@ pub(super) fn open_all(folder: &Path) -> Result<Vec<Arc<Segment>>, LogError> {
 }
 
 /// Makes a log in an empty folder: one segment.
-pub(super) fn create(folder: &Path, seed: u64) -> io::Result<(Shared, Mark)> {
+pub(super) fn create(folder: &Path, seed: u64) -> io::Result<(Shared, Mark, u32)> {
     let part = folder.join("first.part");
     let mut file = new_file(&part)?;
     file.write_all(&head(seed, 0, Mark::START))?;
@@ -127,7 +134,7 @@ pub(super) fn create(folder: &Path, seed: u64) -> io::Result<(Shared, Mark)> {
     fs::rename(&part, path(folder, 0))?;
     sync_folder(folder)?;
     let segments = RwLock::new(vec![Arc::new(Segment { file, capacity: SIZES[0] })]);
-    Ok((Shared { folder: folder.into(), seed, segments }, Mark::START))
+    Ok((Shared { folder: folder.into(), seed, segments }, Mark::START, 0))
 }
 
 fn new_file(path: &Path) -> io::Result<File> {
@@ -171,15 +178,21 @@ impl Preparer {
     /// Starts the thread that prepares the segment behind `newest`, unless it is there already.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system gives no thread, or the folder cannot be changed.
     pub(super) fn start(log: &Shared, newest: u32) -> Result<Preparer, LogError> {
-        let ready = {
-            let mut segments = log.segments.write().expect("no holder of this lock panics");
-            // Those behind the newest are empty. It is taken again as a new one would be.
-            let ready = (segments.len() > newest as usize + 1).then(|| segments.remove(newest as usize + 1));
-            segments.truncate(newest as usize + 1);
-            ready.and_then(Arc::into_inner)
-        };
+        // Those behind the newest are empty. The first of them is taken again as a new one would be. Another is there where that
+        // one was taken, but not written to: it goes, or it would stand behind a gap if the one before it cannot be made again.
+        let mut empty = log.segments.write().expect("no holder of this lock panics").split_off(newest as usize + 1);
+        if empty.len() > 1 {
+            let surplus = (newest + 2..).take(empty.len() - 1).collect::<Vec<u32>>();
+            let mut latest_first = surplus.into_iter().rev();
+            let removed = latest_first.try_for_each(|number| fs::remove_file(path(&log.folder, number)));
+            removed
+                .and_then(|()| sync_folder(&log.folder))
+                .map_err(|error| LogError::write("a segment of the log that is not used cannot be removed", &error))?;
+            empty.truncate(1);
+        }
+        let ready = empty.pop().and_then(Arc::into_inner);
         let state = ready.map_or_else(|| State::Wanted(newest + 1, log.next_capacity()), State::Ready);
         let shared = Arc::new((Mutex::new(state), Condvar::new()));
         let (theirs, folder) = (shared.clone(), log.folder.clone());

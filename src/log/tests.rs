@@ -377,7 +377,7 @@ fn space_that_is_not_used_is_given_back() {
     for _ in 0..5 {
         tried.write(&[(Vec::new(), vec![vec![1; 600_000]])]);
     }
-    let length = |number: u32| fs::metadata(segments::path(&tried.folder.path(), number)).unwrap().len();
+    let length = |number: u32| fs::metadata(segments::path(tried.folder.path(), number)).unwrap().len();
     assert_eq!(length(0), u64::from(tried.marks[1].end));
     let blocks = |tried: &Tried| fs::metadata(segments::path(&tried.path(), 0)).unwrap().blocks();
     let before = blocks(&tried);
@@ -385,4 +385,176 @@ fn space_that_is_not_used_is_given_back() {
     tried.audit();
     // Not every file system can.
     assert!(blocks(&tried) <= before);
+}
+
+/// As after a cut of the power: the file `acknowledged` is as old as it can be.
+fn forget_acknowledged(folder: &Path) {
+    let file = OpenOptions::new().write(true).open(folder.join(ACKNOWLEDGED)).unwrap();
+    Acknowledged { mark: Mark::START, is_closed: false }.write(&file, SEED).unwrap();
+}
+
+/// A batch that was torn shows that the one before it was synced: damage to that is found, though nobody knows any more what was
+/// acknowledged.
+#[test]
+fn a_torn_batch_shows_that_the_one_before_was_acknowledged() {
+    let tried = sample();
+    let killed = copy(&tried.path());
+    forget_acknowledged(killed.path());
+    let segment = killed.path().join("00000000.log");
+    let [.., before, newest] = tried.marks[..] else { unreachable!() };
+    flip(&segment, u64::from(newest.start) + 20, 1);
+    flip(&segment, u64::from(before.start) + 50, 1);
+    let error = open(killed.path(), Mark::START).err().expect("the batch before the torn one is damaged");
+    assert!(matches!(error, LogError::Damaged { segment: 0, .. }), "{error}");
+}
+
+/// Of a batch whose payload was erased only the announcement is cut, where that is the newest and does not hold.
+#[test]
+fn an_announcement_that_does_not_hold_takes_nothing_with_it() {
+    let mut tried = Tried::new();
+    tried.write(&[(b"plain".to_vec(), vec![b"payload".to_vec()])]);
+    tried.erase(0, false);
+    let killed = copy(&tried.path());
+    forget_acknowledged(killed.path());
+    flip(&killed.path().join("00000000.log"), u64::from(tried.marks[2].start) + 20, 1);
+    let (log, _, found) = open(killed.path(), Mark::START).unwrap();
+    assert_eq!((log.newest(), found), (tried.marks[1], tried.kept));
+}
+
+/// A log with a batch in each of three segments, and a copy of it as after a cut of the power.
+fn three_segments() -> (Tried, tempfile::TempDir) {
+    let mut tried = Tried::new();
+    for _ in 0..3 {
+        tried.write(&[(b"first".to_vec(), vec![vec![1; 900_000]])]);
+        tried.write(&[(b"second".to_vec(), vec![vec![1; 100_000]])]);
+    }
+    assert_eq!(tried.marks.iter().map(|mark| mark.segment).collect::<Vec<_>>(), [0, 0, 0, 1, 1, 2, 2]);
+    let killed = copy(&tried.path());
+    forget_acknowledged(killed.path());
+    (tried, killed)
+}
+
+#[test]
+fn a_segment_that_is_lost_is_missed() {
+    let (_tried, killed) = three_segments();
+    let file = OpenOptions::new().write(true).open(segments::path(killed.path(), 1)).unwrap();
+    file.set_len(0).unwrap();
+    file.set_len(1 << 20).unwrap();
+    let error = open(killed.path(), Mark::START).err().expect("the segment is empty, but another follows it");
+    assert!(matches!(error, LogError::Damaged { segment: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_segment_that_was_begun_shows_what_was_acknowledged_before_it() {
+    let (tried, killed) = three_segments();
+    // The last batch of a segment is lost, and the first of the next was torn.
+    let cut = OpenOptions::new().write(true).open(segments::path(killed.path(), 1)).unwrap();
+    cut.set_len(tried.marks[4].start.into()).unwrap();
+    let torn = OpenOptions::new().write(true).open(segments::path(killed.path(), 2)).unwrap();
+    torn.set_len(segments::HEAD as u64).unwrap();
+    torn.set_len(1 << 20).unwrap();
+    let error = open(killed.path(), Mark::START).err().expect("a batch is lost");
+    assert!(matches!(error, LogError::Damaged { segment: 2, .. }), "{error}");
+}
+
+/// A process that is killed before its sync leaves a batch that can be read and is not durable. It is written again before it
+/// counts as acknowledged.
+#[test]
+fn what_is_found_is_made_durable() {
+    let tried = sample();
+    let killed = copy(&tried.path());
+    forget_acknowledged(killed.path());
+    let segment = File::options().write(true).open(killed.path().join("00000000.log")).unwrap();
+    segment.set_modified(std::time::UNIX_EPOCH).unwrap();
+    drop(open(killed.path(), Mark::START).unwrap());
+    assert_ne!(segment.metadata().unwrap().modified().unwrap(), std::time::UNIX_EPOCH);
+}
+
+/// The first start was interrupted when it had made the file, but not written it.
+#[test]
+fn an_acknowledged_that_was_never_written_is_written() {
+    for left in [Vec::new(), vec![0; Mark::BYTES + 9]] {
+        let mut tried = Tried::new();
+        tried.log = None;
+        fs::write(tried.path().join(ACKNOWLEDGED), &left).unwrap();
+        tried.log = Some(open(&tried.path(), Mark::START).map(|(log, reader, _)| (log, reader)).unwrap());
+        tried.write(&[(b"plain".to_vec(), Vec::new())]);
+        tried.log = None;
+        fs::write(tried.path().join(ACKNOWLEDGED), &left).unwrap();
+        assert!(matches!(open(&tried.path(), Mark::START), Err(LogError::Failed(_))), "there are batches");
+    }
+}
+
+/// A segment was taken and not written to, and the one behind it was prepared: that one must not be left behind a gap.
+#[test]
+fn of_empty_segments_one_is_kept() {
+    let mut tried = Tried::new();
+    tried.write(&[(b"plain".to_vec(), Vec::new())]);
+    tried.log().reserve(1 << 20).unwrap();
+    let second = segments::path(&tried.path(), 2);
+    while !second.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    tried.reopen(0);
+    assert!(segments::path(&tried.path(), 1).exists());
+    assert!(!second.exists());
+}
+
+/// The mark of the newest batch can be gone on from, also where the next batch has a new segment; no other mark is taken for one.
+#[test]
+fn only_marks_of_batches_are_gone_on_from() {
+    let mut tried = Tried::new();
+    tried.write(&[(b"plain".to_vec(), Vec::new())]);
+    tried.log().reserve(1 << 20).unwrap();
+    let newest = tried.log().newest();
+    assert_eq!(newest, tried.marks[1]);
+    let records = [(b"torn".to_vec(), vec![vec![1; 1 << 20]])];
+    tried.tear(&records, &[true, false], false);
+    assert_eq!(tried.log().newest(), newest);
+    tried.reopen(1);
+    tried.log = None;
+    for mark in [
+        Mark { end: 5_000, ..Mark::START },
+        Mark { segment: 7, ..Mark::START },
+        Mark { checksum: 1, ..Mark::START },
+        Mark { end: newest.end + 8, ..newest },
+        Mark { start: u32::MAX, end: 0, ..newest },
+        Mark { segment: u32::MAX, ..newest },
+    ] {
+        assert!(matches!(open(&tried.path(), mark), Err(LogError::NoSuchMark(_))), "{mark:?}");
+    }
+}
+
+/// A batch that was given a place and is dropped, or comes too late, fails those behind it, and what was written is there.
+#[test]
+fn nothing_is_written_behind_a_gap() {
+    let mut tried = Tried::new();
+    tried.write(&[(b"plain".to_vec(), Vec::new())]);
+    let records = [(b"other".to_vec(), Vec::new())];
+    let (early, _) = tried.place(&records);
+    let (late, _) = tried.place(&records);
+    late.write().expect_err("the one before it is not written");
+    early.write().expect_err("the log is closed");
+    tried.reopen(0);
+    tried.audit();
+}
+
+/// Whatever a place says, nothing is read there but a record, and memory is bounded.
+#[test]
+fn a_wrong_place_is_an_error() {
+    let tried = sample();
+    let (_, reader) = tried.log.as_ref().unwrap();
+    let place = tried.kept[0].place;
+    for wrong in [
+        Place { segment: 1_000, ..place },
+        Place { segment: u32::MAX, offset: u32::MAX, length: u32::MAX },
+        Place { offset: place.offset + 1, ..place },
+        Place { offset: u32::MAX, ..place },
+        Place { length: 0, ..place },
+        Place { length: place.length + 1, ..place },
+    ] {
+        assert!(matches!(reader.record(wrong), Err(LogError::Damaged { .. })), "{wrong:?}");
+    }
+    let error = reader.record(Place { length: u32::MAX, ..place }).unwrap_err();
+    assert!(error.to_string().contains("no record is as long"), "it is refused before memory is taken for it: {error}");
 }

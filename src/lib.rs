@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | [`core`] | the format: hashes, JSON, Merkle tree, transactions, rules, quants, chains, notes, verification. Pure | |
 //! | [`limits`] | every bound, with its reason | |
+//! | [`log`] | the durable log: segments, batches, recovery, erasure in place. Knows nothing of chains | |
 //! | [`store`] | the durable store; the only place that names the storage engine | `core` |
 //! | [`writer`] | the one writer: commands in one order, one commit with one sync for all that waits | `store` |
 //! | [`mine`] | proof of work, on threads of its own | `core` |
@@ -32,6 +33,7 @@ pub mod core;
 pub mod http;
 pub mod leap;
 pub mod limits;
+pub mod log;
 pub mod mine;
 pub mod node;
 pub mod peers;

@@ -479,12 +479,8 @@ impl Record {
                 out.extend_from_slice(data);
                 write!(out, ",\"salt\":\"{}\"", hex::encode(salt)).expect(wrote);
             }
-            (_, _, erased) => {
-                write!(out, ",\"commitment\":\"{commitment}\"").expect(wrote);
-                erased.iter().for_each(|Erased { timestamp, by }| {
-                    write!(out, ",\"erased\":{{\"timestamp\":\"{timestamp}\",\"by\":{by}}}").expect(wrote);
-                });
-            }
+            (_, _, Some(erased)) => write_erased(*commitment, *erased, out),
+            _ => unreachable!("what has no data and no salt was erased"),
         }
         write!(out, ",\"hash\":\"{hash}\"}}").expect(wrote);
     }
@@ -494,6 +490,13 @@ impl Record {
         let (id, signed) = (self.id.clone(), self.signed.clone());
         Record { id, signed, data: None, salt: None, erased: Some(erased), ..*self }.write(out);
     }
+}
+
+/// Appends what a served transaction has in the place of its data and salt when it was erased.
+pub fn write_erased(commitment: Hash, Erased { timestamp, by }: Erased, out: &mut Vec<u8>) {
+    use std::io::Write;
+    let erased = format_args!(",\"commitment\":\"{commitment}\",\"erased\":{{\"timestamp\":\"{timestamp}\",\"by\":{by}}}");
+    write!(out, "{erased}").expect("writing to memory does not fail");
 }
 
 impl Erased {

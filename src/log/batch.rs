@@ -254,6 +254,11 @@ impl Record {
         places.map(|(range, checksum)| self.judge(&self.bytes[range], checksum))
     }
 
+    /// The lengths of its payloads, which an erasure does not change.
+    pub fn payload_lengths(&self) -> impl Iterator<Item = usize> {
+        self.payload_ranges().map(|(range, _)| range.len())
+    }
+
     /// One of its payloads, if it has so many.
     pub fn payload(&self, at: usize) -> Option<Payload<'_>> {
         let (range, checksum) = self.payload_ranges().nth(at)?;

@@ -1,78 +1,85 @@
-//! Runs: consecutive transactions of one chain, as they stand in one encrypted value.
+//! Runs: consecutive transactions of one chain, as they stand in one record of the log.
+//!
+//! The plain bytes of the record are, numbers big-endian:
 //!
 //! | part | bytes |
 //! | --- | --- |
-//! | version, form | 1, 1 |
-//! | slot of the key | 8 |
-//! | bytes of the chain's records before it | 8 |
-//! | number of records | 4 |
-//! | where each record ends | 4 each |
-//! | size of each record as it was accepted, where something was erased | 4 each |
-//! | the records with commas between them, encrypted | |
+//! | `R` | 1 |
+//! | id of the chain | 32 |
+//! | index of the first transaction | 8 |
+//! | bytes of the chain's transactions before it | 8 |
+//! | number of transactions | 4 |
+//! | of each, length of its text | 4 |
+//! | the texts, one behind the other | |
 //!
-//! Numbers are big-endian.
+//! A text is the transaction as it is served, without its data and its salt: these are the payload, with the name of the
+//! salt between them. Served is the text with the payload in its place, or with what is left after an erasure. A
+//! transaction that came erased has an empty payload, and its text is all of it.
 
 use std::ops::Range;
 
-use super::{StoreError, VALUE_FORMAT, Value, run_keys::Key};
-use crate::limits;
+use super::StoreError;
+use crate::{
+    core::{hash::Hash, transaction},
+    limits,
+    log::{Batch, Payload, Place, Record, Slot},
+};
 
-/// Consecutive transactions of one chain that were committed together.
+/// Marks a run in the log.
+pub(super) const RUN: u8 = b'R';
+
+/// Bytes of the plain bytes before the lengths of the texts.
+const HEAD: usize = 1 + 32 + 8 + 8 + 4;
+
+/// What stands before the data in a text.
+const DATA: &[u8] = b",\"data\":";
+
+/// Bytes of a text behind the payload: the hash.
+const END: usize = ",\"hash\":\"\"}".len() + 64;
+
+/// Consecutive transactions of one chain that are committed together.
 #[derive(Default)]
 pub struct Run {
     first: u64,
     bytes_before: u64,
-    ends: Vec<u32>,
-    records: Vec<u8>,
-    replaces: Option<Replaced>,
-}
-
-/// What a run that is stored anew was before.
-struct Replaced {
-    /// The slot of its key.
-    slot: u64,
-    /// The sizes of its records as they were accepted.
-    accepted: Vec<u32>,
+    lengths: Vec<u32>,
+    texts: Vec<u8>,
+    payloads: Vec<u8>,
+    /// Where each payload ends.
+    ends: Vec<usize>,
 }
 
 impl Run {
-    /// Version, form, slot of the key, bytes before, number of records.
-    const HEAD: usize = 1 + 1 + 8 + 8 + 4;
-    /// The form of a run as it was accepted.
-    const ACCEPTED: u8 = 0;
-    /// The form of a run of which something was erased: behind the ends of the records stand their sizes as accepted.
-    const ERASED: u8 = 1;
-
-    /// An empty run behind `bytes_before` bytes of the chain's earlier records.
+    /// An empty run behind `bytes_before` bytes of the chain's earlier transactions.
     pub fn new(first: u64, bytes_before: u64) -> Self {
         Run { first, bytes_before, ..Run::default() }
     }
 
     /// Whether it should be put before `bytes` more are added.
     pub fn is_full_for(&self, bytes: usize) -> bool {
-        !self.ends.is_empty()
-            && (self.ends.len() >= limits::RUN_TRANSACTIONS || self.records.len() + bytes > limits::RUN_BYTES)
+        !self.lengths.is_empty()
+            && (self.lengths.len() >= limits::RUN_TRANSACTIONS || self.bytes() + bytes > limits::RUN_BYTES)
     }
 
-    /// Adds the next record, and gives its size in bytes.
-    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> u64 {
-        if !self.ends.is_empty() {
-            self.records.push(b',');
-        }
-        let start = self.records.len();
-        write(&mut self.records);
-        self.ends.push(u32::try_from(self.records.len()).expect("a run is bounded far below 4 GiB"));
-        (self.records.len() - start) as u64
+    /// Adds the next transaction as it is served, and gives its size in bytes.
+    pub fn push(&mut self, served: &[u8]) -> u64 {
+        // The mark stands in no id, where its quotes would be escaped.
+        let data = served.windows(DATA.len()).position(|window| window == DATA);
+        let payload = match data {
+            Some(at) => at + DATA.len()..served.len() - END,
+            None => served.len()..served.len(),
+        };
+        self.texts.extend_from_slice(&served[..payload.start]);
+        self.texts.extend_from_slice(&served[payload.end..]);
+        self.lengths.push(u32::try_from(served.len() - payload.len()).expect("a run is bounded far below 4 GiB"));
+        self.payloads.extend_from_slice(&served[payload]);
+        self.ends.push(self.payloads.len());
+        served.len() as u64
     }
 
-    /// Bytes of its records.
+    /// Bytes of its transactions.
     pub fn bytes(&self) -> usize {
-        self.records.len()
-    }
-
-    /// The slot of the key that it had before something was erased.
-    pub(super) fn replaced_slot(&self) -> Option<u64> {
-        self.replaces.as_ref().map(|replaced| replaced.slot)
+        self.texts.len() + self.payloads.len()
     }
 
     /// The index of its first transaction.
@@ -80,125 +87,141 @@ impl Run {
         self.first
     }
 
-    /// Its stored form: the records are encrypted with the key of this slot.
-    pub(super) fn encode(&self, slot: u64, key: &Key) -> Vec<u8> {
-        let accepted: &[u32] = self.replaces.as_ref().map_or(&[], |replaced| &replaced.accepted);
-        let mut value = Vec::with_capacity(Self::HEAD + 4 * (self.ends.len() + accepted.len()) + self.records.len());
-        value.push(VALUE_FORMAT);
-        value.push(if self.replaces.is_some() { Self::ERASED } else { Self::ACCEPTED });
-        value.extend_from_slice(&slot.to_be_bytes());
-        value.extend_from_slice(&self.bytes_before.to_be_bytes());
-        value.extend_from_slice(&(self.ends.len() as u32).to_be_bytes());
-        for number in self.ends.iter().chain(accepted) {
-            value.extend_from_slice(&number.to_be_bytes());
-        }
-        let start = value.len();
-        value.extend_from_slice(&self.records);
-        key.apply(0, &mut value[start..]);
-        value
+    /// How many it has.
+    pub(super) fn count(&self) -> u32 {
+        self.lengths.len() as u32
     }
+
+    /// Bytes of the chain's transactions before it.
+    pub(super) fn bytes_before(&self) -> u64 {
+        self.bytes_before
+    }
+
+    /// Adds it to a batch of the log.
+    pub(super) fn log(&self, chain: Hash, batch: &mut Batch) -> Slot {
+        let mut plain = Vec::with_capacity(HEAD + 4 * self.lengths.len() + self.texts.len());
+        plain.push(RUN);
+        plain.extend_from_slice(chain.as_bytes());
+        plain.extend_from_slice(&self.first.to_be_bytes());
+        plain.extend_from_slice(&self.bytes_before.to_be_bytes());
+        plain.extend_from_slice(&self.count().to_be_bytes());
+        for length in &self.lengths {
+            plain.extend_from_slice(&length.to_be_bytes());
+        }
+        plain.extend_from_slice(&self.texts);
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let payloads = starts.zip(&self.ends).map(|(start, end)| &self.payloads[start..*end]);
+        batch.push(&plain, payloads)
+    }
+}
+
+/// What is left of an erased transaction beside its text.
+#[derive(Clone, Copy)]
+pub(super) struct Erasure {
+    /// When, and by which transaction.
+    pub(super) erased: transaction::Erased,
+    /// What the leaf says of the data.
+    pub(super) commitment: Hash,
 }
 
 /// A run as it was read.
 pub(super) struct StoredRun {
+    record: Record,
+    /// The chain that wrote it.
+    pub(super) chain: Hash,
     /// The index of its first transaction.
     pub(super) first: u64,
-    value: Value,
-    /// How many it has.
-    pub(super) count: usize,
+    bytes_before: u64,
+    /// Where the text of each stands in the plain bytes.
+    texts: Vec<Range<usize>>,
 }
 
 impl StoredRun {
-    pub(super) fn decode(key: &[u8], value: Value) -> Result<Self, StoreError> {
+    /// A run of the log, if this record is one.
+    pub(super) fn decode(record: Record) -> Result<StoredRun, StoreError> {
         let damaged = || StoreError::Damaged("a run of transactions is malformed".into());
-        let first = u64::from_be_bytes(key.get(8..16).and_then(|bytes| bytes.try_into().ok()).ok_or_else(damaged)?);
-        let head = value.get(..Run::HEAD).ok_or_else(damaged)?;
-        let count = u32::from_be_bytes(head[18..].try_into().expect("four bytes were taken")) as usize;
-        let run = StoredRun { first, count, value };
-        let is_whole = run.value[0] == VALUE_FORMAT
-            && matches!(run.value[1], Run::ACCEPTED | Run::ERASED)
-            && count > 0
-            && run.value.len() >= run.start()
-            && run.end_of(count - 1) == run.value.len();
-        if is_whole { Ok(run) } else { Err(damaged()) }
+        let plain = record.plain();
+        let head: &[u8; HEAD] = plain.first_chunk().filter(|head| head[0] == RUN).ok_or_else(damaged)?;
+        let number = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
+        let (chain, first, bytes_before) =
+            (Hash::from_bytes(head[1..33].try_into().expect("32 bytes were taken")), number(33), number(41));
+        let count = u32::from_be_bytes(head[49..].try_into().expect("four bytes were taken")) as usize;
+        let lengths = plain.get(HEAD..).and_then(|rest| rest.get(..4 * count)).ok_or_else(damaged)?;
+        let mut end = HEAD + lengths.len();
+        let texts: Vec<Range<usize>> = lengths
+            .as_chunks()
+            .0
+            .iter()
+            .map(|length| {
+                let start = end;
+                end += u32::from_be_bytes(*length) as usize;
+                start..end
+            })
+            .collect();
+        let is_whole = count > 0 && end == plain.len() && record.payloads().count() == count;
+        if is_whole { Ok(StoredRun { record, chain, first, bytes_before, texts }) } else { Err(damaged()) }
     }
 
-    fn number(&self, place: usize) -> u32 {
-        u32::from_be_bytes(self.value[place..place + 4].try_into().expect("four bytes were taken"))
+    /// How many transactions it has.
+    pub(super) fn count(&self) -> usize {
+        self.texts.len()
     }
 
-    pub(super) fn slot(&self) -> u64 {
-        u64::from_be_bytes(self.value[2..10].try_into().expect("eight bytes were taken"))
+    /// The index behind its last transaction.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.count() as u64
     }
 
-    /// Where the records start.
-    fn start(&self) -> usize {
-        let numbers = if self.value[1] == Run::ERASED { 2 * self.count } else { self.count };
-        Run::HEAD + 4 * numbers
+    /// What is never erased of a transaction.
+    pub(super) fn text(&self, at: usize) -> &[u8] {
+        &self.record.plain()[self.texts[at].clone()]
     }
 
-    pub(super) fn end_of(&self, at: usize) -> usize {
-        self.start() + self.number(Run::HEAD + 4 * at) as usize
+    /// Where the payload of a transaction stands, in the run at this place.
+    pub(super) fn payload_place(&self, run: Place, at: usize) -> Option<Place> {
+        self.record.payload_place(run, at)
     }
 
-    pub(super) fn begin_of(&self, at: usize) -> usize {
-        if at == 0 { self.start() } else { self.end_of(at - 1) + 1 }
-    }
-
-    /// The size of a record as it was accepted.
-    fn accepted(&self, at: usize) -> u32 {
-        match self.value[1] {
-            Run::ERASED => self.number(Run::HEAD + 4 * (self.count + at)),
-            _ => (self.end_of(at) - self.begin_of(at)) as u32,
-        }
-    }
-
-    /// Appends the records of a part of the run, with `separator` between them.
-    pub(super) fn decrypt(
+    /// Appends a part of the run as it is served, with `separator` between the transactions. `erasure` tells of those whose data is
+    /// not there any more.
+    pub(super) fn serve(
         &self,
-        key: &Key,
         part: Range<usize>,
         separator: u8,
+        erasure: impl Fn(u64) -> Result<Option<Erasure>, StoreError>,
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
-        let (begin, end) = (self.begin_of(part.start), self.end_of(part.end - 1));
-        let bytes = self.value.get(begin..end);
-        let bytes = bytes.ok_or_else(|| StoreError::Damaged("a run of transactions is malformed".into()))?;
-        let from = out.len();
-        out.extend_from_slice(bytes);
-        key.apply(begin - self.start(), &mut out[from..]);
-        if separator != b',' {
-            for at in part.start..part.end - 1 {
-                let comma = out.get_mut(from + self.end_of(at) - begin);
-                *comma.ok_or_else(|| StoreError::Damaged("a run of transactions is malformed".into()))? = separator;
+        let start = part.start;
+        for (at, payload) in self.record.payloads().enumerate().take(part.end).skip(start) {
+            if at > start {
+                out.push(separator);
+            }
+            let (index, text) = (self.first + at as u64, self.text(at));
+            let damaged = |detail: &str| StoreError::Damaged(format!("transaction {index}: {detail}"));
+            let split = text.len().checked_sub(END).ok_or_else(|| damaged("it is malformed"))?;
+            match payload {
+                Payload::Whole([]) => out.extend_from_slice(text),
+                Payload::Whole(payload) => {
+                    out.extend_from_slice(&text[..split]);
+                    out.extend_from_slice(payload);
+                    out.extend_from_slice(&text[split..]);
+                }
+                Payload::Erased => {
+                    let erasure = erasure(index)?.ok_or_else(|| damaged("its data is zeros, but it was not erased"))?;
+                    let kept = text[..split].strip_suffix(DATA).ok_or_else(|| damaged("it is malformed"))?;
+                    out.extend_from_slice(kept);
+                    transaction::write_erased(erasure.commitment, erasure.erased, out);
+                    out.extend_from_slice(&text[split..]);
+                }
+                Payload::Damaged => return Err(damaged("its data is not as it was written")),
             }
         }
         Ok(())
     }
 
-    /// The index behind its last transaction.
-    pub(super) fn end(&self) -> u64 {
-        self.first + self.count as u64
-    }
-
-    /// Bytes of the chain's records, as they were accepted, before the one at this place of the run.
+    /// Bytes of the chain's transactions, as they were accepted, before the one at this place of the run.
     pub(super) fn bytes_before(&self, at: usize) -> u64 {
-        let before_run = u64::from_be_bytes(self.value[10..18].try_into().expect("eight bytes were taken"));
-        before_run + (0..at).map(|at| u64::from(self.accepted(at))).sum::<u64>()
-    }
-
-    /// The same run with another record in the place of one.
-    pub(super) fn with(&self, key: &Key, index: u64, record: &[u8]) -> Result<Run, StoreError> {
-        let accepted = (0..self.count).map(|at| self.accepted(at)).collect();
-        let mut run = Run::new(self.first, self.bytes_before(0));
-        run.replaces = Some(Replaced { slot: self.slot(), accepted });
-        let mut kept = Vec::new();
-        for at in 0..self.count {
-            kept.clear();
-            self.decrypt(key, at..at + 1, b',', &mut kept)?;
-            let is_it = self.first + at as u64 == index;
-            run.push(|out| out.extend_from_slice(if is_it { record } else { &kept }));
-        }
-        Ok(run)
+        let bytes = self.texts.iter().zip(self.record.payload_lengths()).map(|(text, payload)| text.len() + payload);
+        self.bytes_before + bytes.take(at).sum::<usize>() as u64
     }
 }

@@ -36,7 +36,7 @@
 //! | number of payloads | 4 |
 //! | of each payload its length and checksum | 4 and 8 |
 //! | the plain bytes | |
-//! | the payloads, one behind the other | |
+//! | the payloads, one after the other | |
 //!
 //! The file `acknowledged` holds the [mark](Mark) of the newest batch that was synced, a byte that says whether the log was closed in
 //! order, and a checksum. It is not synced with each batch: it survives the death of the process, and after a cut of the power it may
@@ -280,7 +280,7 @@ struct Progress {
     written: Mutex<Option<Mark>>,
 }
 
-/// A batch that has its place behind all that were placed before, and is written next.
+/// A batch that has its place after all that were placed before, and is written next.
 #[must_use = "nothing is written before `write`"]
 pub struct Placed {
     shared: Arc<Shared>,
@@ -294,10 +294,10 @@ pub struct Placed {
 }
 
 impl Log {
-    /// Opens the log in a folder, or makes it where the folder is missing or empty, and calls `visit` for each record behind
+    /// Opens the log in a folder, or makes it where the folder is missing or empty, and calls `visit` for each record after
     /// `from`, in their order. `seed` is for a new log, and must be random.
     ///
-    /// It completes the erasures that were announced behind `from`. So a caller that keeps a mark to go on from may only keep
+    /// It completes the erasures that were announced after `from`. So a caller that keeps a mark to go on from may only keep
     /// one up to which [`Log::erase`] has done all that was announced.
     ///
     /// # Errors
@@ -374,7 +374,7 @@ impl Log {
         if self.is_first() { segments::HEAD as u32 } else { self.newest.end }
     }
 
-    /// Gives a batch its place behind the newest. It must be [written](Placed::write) before those that are placed after it.
+    /// Gives a batch its place after the newest. It must be [written](Placed::write) before those that are placed after it.
     ///
     /// # Errors
     /// As [`Log::reserve`].

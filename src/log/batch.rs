@@ -20,7 +20,7 @@ pub struct Batch {
     seed: u64,
     /// Room for the head, and the records.
     bytes: Vec<u8>,
-    /// The heads of the records, one behind the other.
+    /// The heads of the records, one after the other.
     heads: Vec<u8>,
     erasures: Vec<u8>,
 }
@@ -80,7 +80,7 @@ impl Batch {
         self.erasures.extend_from_slice(&payload.encode());
     }
 
-    /// The whole batch behind `before`, and its checksum.
+    /// The whole batch after `before`, and its checksum.
     pub(super) fn finish(self, before: Mark) -> (Vec<u8>, u64) {
         let Batch { seed, mut bytes, mut heads, erasures } = self;
         let records = heads.len() / RECORD_HEAD;
@@ -185,7 +185,7 @@ pub(super) fn parse(head: &Head, batch: &[u8], seed: u64) -> Result<Contents, (u
     let erasures = table.as_chunks().0.iter().map(Place::decode).collect();
     match check_padding(batch, at + table.len())? {
         end if end == batch.len() => Ok(Contents { records, erasures }),
-        end => Err((end, "there is something behind the last record".into())),
+        end => Err((end, "there is something after the last record".into())),
     }
 }
 

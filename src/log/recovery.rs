@@ -102,7 +102,7 @@ fn is_zero(shared: &Shared, place: Place) -> Result<bool, LogError> {
     Ok(bytes.iter().all(|&byte| byte == 0))
 }
 
-/// Reads the log behind `from`, or nothing where the folder has none yet. No file is changed.
+/// Reads the log after `from`, or nothing where the folder has none yet. No file is changed.
 pub(super) fn judge<E: From<LogError>>(
     folder: &Path,
     from: Mark,
@@ -227,7 +227,7 @@ struct Scan<'a> {
     window: Window,
 }
 
-/// What stands behind a batch.
+/// What stands after a batch.
 enum Next {
     Batch(Mark, Contents),
     /// Nothing: it is the newest, and this is the newest segment that was begun.
@@ -296,11 +296,11 @@ impl<'a> Scan<'a> {
         let is_whole = |record: &Record| record.payloads().all(|payload| matches!(payload, Payload::Whole(_)));
         let is_certain =
             mark.number <= self.acknowledged.mark.number || contents.records.iter().all(|(_, record)| is_whole(record));
-        // Whatever stands behind it, be it a torn batch, was only written when this one was synced.
+        // Whatever stands after it, be it a torn batch, was only written when this one was synced.
         Ok(is_certain || !matches!(self.find(mark)?, Next::End(_)))
     }
 
-    /// What stands behind a batch.
+    /// What stands after a batch.
     fn find(&mut self, after: Mark) -> Result<Next, LogError> {
         let number = after.segment;
         let before = number.saturating_sub(1);
@@ -355,13 +355,13 @@ impl<'a> Scan<'a> {
         Ok(bytes.and_then(|bytes| Head::decode(bytes, self.shared.seed)))
     }
 
-    /// Whether nothing stands behind this place, as far as one batch reaches.
+    /// Whether nothing stands after this place, as far as one batch reaches.
     fn is_unused(&mut self, number: u32, segment: &Segment, start: u64) -> Result<bool, LogError> {
         let end = segment.capacity.min(start + (segments::HEAD + LARGEST_BATCH) as u64);
         self.window.is_zero(number, segment, start, end)
     }
 
-    /// Whether nothing stands in this segment and in all behind it.
+    /// Whether nothing stands in this segment and in all after it.
     fn are_unused(&mut self, first: u32) -> Result<bool, LogError> {
         let segments = self.shared.segments.read().expect("no holder of this lock panics").clone();
         for (number, segment) in (first..).zip(segments.iter().skip(first as usize)) {
@@ -372,7 +372,7 @@ impl<'a> Scan<'a> {
         Ok(true)
     }
 
-    /// Whether something stands behind this place that can only follow the batch that does not hold there, so that it was synced.
+    /// Whether something stands after this place that can only follow the batch that does not hold there, so that it was synced.
     fn is_followed(&mut self, number: u32, start: u64) -> Result<bool, LogError> {
         let torn = self.newest.number + 1;
         let Some(segment) = self.shared.segment(number) else { return Ok(false) };

@@ -66,7 +66,7 @@ impl Segment {
     }
 }
 
-/// The head of a segment behind `before`.
+/// The head of a segment after `before`.
 pub(super) fn head(seed: u64, segment: u32, before: Mark) -> [u8; HEAD] {
     let mut head = [0; HEAD];
     head[..8].copy_from_slice(FORM);
@@ -175,13 +175,13 @@ enum State {
 }
 
 impl Preparer {
-    /// Starts the thread that prepares the segment behind `newest`, unless it is there already.
+    /// Starts the thread that prepares the segment after `newest`, unless it is there already.
     ///
     /// # Errors
     /// The system gives no thread, or the folder cannot be changed.
     pub(super) fn start(log: &Shared, newest: u32) -> Result<Preparer, LogError> {
-        // Those behind the newest are empty. The first of them is taken again as a new one would be. Another is there where that
-        // one was taken, but not written to: it goes, or it would stand behind a gap if the one before it cannot be made again.
+        // Those after the newest are empty. The first of them is taken again as a new one would be. Another is there where that
+        // one was taken, but not written to: it goes, or it would stand after a gap if the one before it cannot be made again.
         let mut empty = log.segments.write().expect("no holder of this lock panics").split_off(newest as usize + 1);
         if empty.len() > 1 {
             let surplus = (newest + 2..).take(empty.len() - 1).collect::<Vec<u32>>();
@@ -202,7 +202,7 @@ impl Preparer {
     }
 
     /// Takes the prepared segment into the log, or makes it at once where it is not ready or has no room for a batch of
-    /// `length`, and has the one behind it prepared. Returns its capacity.
+    /// `length`, and has the one after it prepared. Returns its capacity.
     pub(super) fn take(&self, log: &Shared, number: u32, length: usize) -> Result<u64, LogError> {
         let (state, wake) = &*self.shared;
         let mut state = state.lock().expect("no holder of this lock panics");

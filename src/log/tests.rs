@@ -485,7 +485,7 @@ fn an_acknowledged_that_was_never_written_is_written() {
     }
 }
 
-/// A segment was taken and not written to, and the one behind it was prepared: that one must not be left behind a gap.
+/// A segment was taken and not written to, and the one after it was prepared: that one must not be left after a gap.
 #[test]
 fn of_empty_segments_one_is_kept() {
     let mut tried = Tried::new();
@@ -525,9 +525,9 @@ fn only_marks_of_batches_are_gone_on_from() {
     }
 }
 
-/// A batch that was given a place and is dropped, or comes too late, fails those behind it, and what was written is there.
+/// A batch that was given a place and is dropped, or comes too late, fails those after it, and what was written is there.
 #[test]
-fn nothing_is_written_behind_a_gap() {
+fn nothing_is_written_after_a_gap() {
     let mut tried = Tried::new();
     tried.write(&[(b"plain".to_vec(), Vec::new())]);
     let records = [(b"other".to_vec(), Vec::new())];

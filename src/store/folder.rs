@@ -1,0 +1,81 @@
+//! The data folder itself: its lock, its form, and files that are written whole or not at all.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use super::StoreError;
+
+/// The form of the data folder that this program reads and writes.
+const FOLDER_FORMAT: &str = "qbc-data 3\n";
+
+/// Makes a folder and those above it that are missing, with names that outlive a power cut.
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(folder)?;
+    let parents = missing.into_iter().filter_map(Path::parent);
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_folder)
+}
+
+/// Writes a new file of a folder, readable as `mode` says. After a crash it is there as a whole, or not at all.
+pub(super) fn write_whole(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let part = folder.join(format!("{name}.part"));
+    // What an interrupted write left may be readable otherwise.
+    match fs::remove_file(&part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&part, folder.join(name))?;
+    sync_folder(folder)
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join("lock");
+    let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = open.map_err(|error| StoreError::Folder(format!("cannot open {}: {error}", path.display())))?;
+    file.try_lock().map_err(|_| {
+        StoreError::Folder(format!(
+            "the data folder {} is in use by another process: stop that one, or choose another folder with --data",
+            folder.display()
+        ))
+    })?;
+    Ok(file)
+}
+
+pub(super) fn check_format(folder: &Path) -> Result<(), StoreError> {
+    let path = folder.join("format");
+    match fs::read_to_string(&path) {
+        Ok(text) if text == FOLDER_FORMAT => Ok(()),
+        Ok(text) => Err(StoreError::Folder(format!(
+            "{} says {text:?}, but this program knows only {FOLDER_FORMAT:?}: carry the chains over with the program that \
+             wrote it (qbc export), and this one (qbc import)",
+            path.display()
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let part = folder.join("format.part");
+            let is_ours = |entry: fs::DirEntry| entry.file_name() == "lock" || entry.path() == part;
+            let is_new = fs::read_dir(folder).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_ours)));
+            if !is_new {
+                let folder = folder.display();
+                return Err(StoreError::Folder(format!(
+                    "{folder} is no data folder of QBC, and not empty: choose another with --data"
+                )));
+            }
+            let write = write_whole(folder, "format", 0o666, FOLDER_FORMAT.as_bytes());
+            write.map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", path.display())))
+        }
+        Err(error) => Err(StoreError::Folder(format!("cannot read {}: {error}", path.display()))),
+    }
+}

@@ -1,0 +1,328 @@
+//! Where what the log holds stands: the index over it, and the only file that names its engine (fjall).
+//!
+//! It is never synced for a write. It is written behind the log, each batch at once with the mark of the log that it comes
+//! from, so after a crash it is as it was at some earlier mark, and the log is read from there on. A lost or damaged one is made
+//! anew from the log.
+//!
+//! | keyspace | key | value |
+//! | --- | --- | --- |
+//! | `chains` | name | [`ChainRecord`] as JSON |
+//! | `runs` | chain, index of the first | place in the log, bytes of the chain before it, number of transactions |
+//! | `erased` | chain, index | time and index of the erasure, commitment |
+//! | `quants` | chain, index | the quant as it is served |
+//! | `sizes` | chain, size | index of the first quant of that size |
+//! | `hashes` | chain, hash of a quant | its index |
+//! | `ids` | chain, a client's id | index of its transaction |
+//! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
+//! | `own` | a name | what is the node's own, as JSON |
+//! | `meta` | `mark` | the [`Mark`] of the log that the index stands at |
+//!
+//! Numbers are big-endian, so that a chain is one range. What a fork shares stays under the number of the chain that wrote it: a
+//! [`Lineage`](super::Lineage) says where.
+
+use std::{ops::Range, path::Path, time::Duration};
+
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+
+use super::{BangPlace, ChainNumber, ChainRecord, StoreError, runs::Erasure};
+use crate::{
+    core::{
+        hash::Hash,
+        merkle::{TILE_WIDTH, Tile},
+        quant::{Quant, QuantFields},
+        transaction::{Erased, Id, Timestamp},
+    },
+    log::{Mark, Place},
+};
+
+/// A log filter that leaves out what the engine tells of its normal work.
+pub const QUIET: &str = "fjall=warn,lsm_tree=warn";
+
+/// A value as it was read.
+pub(super) type Value = fjall::Slice;
+
+#[derive(Clone, Copy)]
+pub(super) enum Space {
+    Chains,
+    Runs,
+    Erased,
+    Quants,
+    Sizes,
+    Hashes,
+    Ids,
+    Tiles,
+    Own,
+    Meta,
+}
+
+const SPACES: [(Space, &str); 10] = [
+    (Space::Chains, "chains"),
+    (Space::Runs, "runs"),
+    (Space::Erased, "erased"),
+    (Space::Quants, "quants"),
+    (Space::Sizes, "sizes"),
+    (Space::Hashes, "hashes"),
+    (Space::Ids, "ids"),
+    (Space::Tiles, "tiles"),
+    (Space::Own, "own"),
+    (Space::Meta, "meta"),
+];
+
+/// The keyspaces that hold parts of a chain, each under a key that begins with its number.
+pub(super) const PARTS: [Space; 7] =
+    [Space::Runs, Space::Erased, Space::Quants, Space::Sizes, Space::Hashes, Space::Ids, Space::Tiles];
+
+/// The row of the mark.
+const MARK: &[u8] = b"mark";
+
+pub(super) fn key<const N: usize>(parts: [u64; N]) -> Vec<u8> {
+    parts.iter().flat_map(|part| part.to_be_bytes()).collect()
+}
+
+pub(super) fn key_and(chain: ChainNumber, rest: &[u8]) -> Vec<u8> {
+    [&chain.0.to_be_bytes(), rest].concat()
+}
+
+fn tile_key(chain: ChainNumber, level: u8, number: u64) -> Vec<u8> {
+    [&chain.0.to_be_bytes()[..], &[level], &number.to_be_bytes()].concat()
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy)]
+pub(super) struct RunRow {
+    pub(super) first: u64,
+    pub(super) place: Place,
+    pub(super) bytes_before: u64,
+    pub(super) count: u32,
+}
+
+impl RunRow {
+    fn encode(&self) -> Vec<u8> {
+        [&self.place.encode()[..], &self.bytes_before.to_be_bytes(), &self.count.to_be_bytes()].concat()
+    }
+
+    pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<RunRow, StoreError> {
+        let read = || {
+            let first = u64::from_be_bytes(*key.get(8..)?.as_array()?);
+            let (place, rest) = value.split_first_chunk()?;
+            let (bytes_before, count) = rest.split_first_chunk()?;
+            let (bytes_before, count) = (u64::from_be_bytes(*bytes_before), u32::from_be_bytes(*count.as_array()?));
+            Some(RunRow { first, place: Place::decode(place), bytes_before, count })
+        };
+        read().ok_or_else(|| malformed("the row of a run"))
+    }
+
+    /// The index behind its last transaction.
+    pub(super) fn end(&self) -> u64 {
+        self.first + u64::from(self.count)
+    }
+}
+
+/// Changes of the index.
+#[derive(Default)]
+pub(super) struct Rows {
+    puts: Vec<(Space, Vec<u8>, Vec<u8>)>,
+    removed: Vec<(Space, Vec<u8>)>,
+    /// Bytes of all that is put.
+    pub(super) bytes: usize,
+}
+
+impl Rows {
+    pub(super) fn put(&mut self, space: Space, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        self.puts.push((space, key, value));
+    }
+
+    pub(super) fn remove(&mut self, space: Space, key: Vec<u8>) {
+        self.removed.push((space, key));
+    }
+
+    pub(super) fn chain(&mut self, record: &ChainRecord) {
+        let value = serde_json::to_vec(record).expect("a chain's record is JSON");
+        self.put(Space::Chains, record.name.as_bytes().to_vec(), value);
+    }
+
+    pub(super) fn run(&mut self, chain: ChainNumber, row: &RunRow) {
+        self.put(Space::Runs, key([chain.0, row.first]), row.encode());
+    }
+
+    pub(super) fn erased(&mut self, chain: ChainNumber, index: u64, erasure: &Erasure) {
+        let Erasure { erased: Erased { timestamp, by }, commitment } = erasure;
+        let value = [&timestamp.micros().to_be_bytes()[..], &by.to_be_bytes(), commitment.as_bytes()].concat();
+        self.put(Space::Erased, key([chain.0, index]), value);
+    }
+
+    /// A quant behind one of `previous_size` transactions.
+    pub(super) fn quant(&mut self, chain: ChainNumber, quant: &Quant, previous_size: u64) {
+        let index = quant.index().to_be_bytes();
+        let value = serde_json::to_vec(quant).expect("a quant is JSON");
+        self.put(Space::Quants, key_and(chain, &index), value);
+        self.put(Space::Hashes, key_and(chain, quant.hash().as_bytes()), index.to_vec());
+        if quant.size() > previous_size {
+            self.put(Space::Sizes, key([chain.0, quant.size()]), index.to_vec());
+        }
+    }
+
+    pub(super) fn id(&mut self, chain: ChainNumber, id: &Id, index: u64) {
+        self.put(Space::Ids, key_and(chain, id.as_str().as_bytes()), index.to_be_bytes().to_vec());
+    }
+
+    pub(super) fn tile(&mut self, chain: ChainNumber, tile: &Tile) {
+        let mut value = Vec::with_capacity(32 * TILE_WIDTH);
+        tile.hashes.iter().for_each(|hash| value.extend_from_slice(hash.as_bytes()));
+        self.put(Space::Tiles, tile_key(chain, tile.level, tile.number), value);
+    }
+
+    pub(super) fn own(&mut self, name: &str, value: Option<&str>) {
+        let name = name.as_bytes().to_vec();
+        match value {
+            Some(value) => self.put(Space::Own, name, value.as_bytes().to_vec()),
+            None => self.remove(Space::Own, name),
+        }
+    }
+}
+
+/// The open index.
+pub(super) struct Index {
+    database: Database,
+    spaces: Vec<Keyspace>,
+}
+
+impl Index {
+    pub(super) fn open(folder: &Path) -> Result<Index, StoreError> {
+        let database = Database::builder(folder)
+            // Chains are read in long ranges, which a larger cache would not make faster.
+            .cache_size(16 << 20)
+            .worker_threads(2)
+            // A restart replays at most this much.
+            .max_journaling_size(128 << 20)
+            .open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(32 << 20);
+        let spaces = SPACES.iter().map(|(_, name)| database.keyspace(name, options)).collect::<Result<_, _>>()?;
+        Ok(Index { database, spaces })
+    }
+
+    pub(super) fn space(&self, space: Space) -> &Keyspace {
+        &self.spaces[space as usize]
+    }
+
+    pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        self.space(space).get(key).map_err(unreadable)
+    }
+
+    /// The last entry in a range of keys.
+    pub(super) fn last(&self, space: Space, range: Range<Vec<u8>>) -> Result<Option<(Value, Value)>, StoreError> {
+        let entry = self.space(space).range(range).next_back();
+        entry.map(|entry| entry.into_inner().map_err(unreadable)).transpose()
+    }
+
+    pub(super) fn number(&self, space: Space, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.get(space, key)?.map(|value| decode_number(&value)).transpose()
+    }
+
+    /// The mark of the log that it stands at.
+    pub(super) fn mark(&self) -> Result<Mark, StoreError> {
+        let Some(value) = self.get(Space::Meta, MARK)? else { return Ok(Mark::START) };
+        value.as_array().map(Mark::decode).ok_or_else(|| malformed("the mark"))
+    }
+
+    /// The last run that begins before transaction `end` of a chain.
+    pub(super) fn run_before(&self, chain: ChainNumber, end: u64) -> Result<Option<RunRow>, StoreError> {
+        let entry = self.last(Space::Runs, key([chain.0, 0])..key([chain.0, end]))?;
+        entry.map(|(key, value)| RunRow::decode(&key, &value)).transpose()
+    }
+
+    /// What is left of an erased transaction.
+    pub(super) fn erasure(&self, chain: ChainNumber, index: u64) -> Result<Option<Erasure>, StoreError> {
+        let Some(value) = self.get(Space::Erased, &key([chain.0, index]))? else { return Ok(None) };
+        let read = || {
+            let (timestamp, rest) = value.split_first_chunk()?;
+            let (by, commitment) = rest.split_first_chunk()?;
+            let timestamp = Timestamp::from_micros(i64::from_be_bytes(*timestamp))?;
+            let erased = Erased { timestamp, by: u64::from_be_bytes(*by) };
+            Some(Erasure { erased, commitment: Hash::from_bytes(*commitment.as_array()?) })
+        };
+        read().map(Some).ok_or_else(|| malformed("the row of an erasure"))
+    }
+
+    pub(super) fn tile(&self, chain: ChainNumber, level: u8, number: u64) -> Result<Vec<Hash>, StoreError> {
+        let value = self.get(Space::Tiles, &tile_key(chain, level, number))?;
+        let hashes = value.as_deref().filter(|hashes| hashes.len() == 32 * TILE_WIDTH);
+        let hashes = hashes.ok_or_else(|| malformed(&format!("tile {number} of level {level}")))?;
+        Ok(hashes.as_chunks().0.iter().map(|hash| Hash::from_bytes(*hash)).collect())
+    }
+
+    /// Makes changes, at once with the mark of the log that they come from. They are not synced.
+    pub(super) fn write(&self, rows: Rows, mark: Option<Mark>) -> Result<(), StoreError> {
+        self.make_way()?;
+        let mut write = self.database.batch();
+        for (space, key, value) in rows.puts {
+            write.insert(self.space(space), key, value);
+        }
+        for (space, key) in rows.removed {
+            write.remove(self.space(space), key);
+        }
+        if let Some(mark) = mark {
+            write.insert(self.space(Space::Meta), MARK, mark.encode());
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Waits while too much is to be flushed or merged. The engine would wait as well, but for ever where that fails.
+    fn make_way(&self) -> Result<(), StoreError> {
+        let is_behind = |space: &Keyspace| space.sealed_memtable_count() >= 3 || space.tree.l0_run_count() >= 28;
+        while self.spaces.iter().any(is_behind) {
+            // It does nothing but to tell whether the engine still works.
+            self.database.persist(PersistMode::Buffer)?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+impl From<fjall::Error> for StoreError {
+    fn from(error: fjall::Error) -> Self {
+        let io = match &error {
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => Some(error),
+            _ => None,
+        };
+        match io {
+            Some(error) => StoreError::from_io(error),
+            None => StoreError::Failed(error.to_string()),
+        }
+    }
+}
+
+/// The cure of a damaged index.
+const CURE: &str = "stop the node, remove the folder \"index\", and start it again: it is made anew from the log";
+
+pub(super) fn malformed(what: &str) -> StoreError {
+    StoreError::Damaged(format!("in the index, {what} is missing or malformed: {CURE}"))
+}
+
+pub(super) fn decode_number(value: &[u8]) -> Result<u64, StoreError> {
+    value.as_array().map(|bytes| u64::from_be_bytes(*bytes)).ok_or_else(|| malformed("a number"))
+}
+
+pub(super) fn decode_quant(value: &[u8]) -> Result<Quant, StoreError> {
+    let fields: QuantFields = from_json(value, "a quant")?;
+    let index = fields.index;
+    Quant::try_from(fields).map_err(|error| StoreError::Damaged(format!("quant {index}: {error}")))
+}
+
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(value: &[u8], what: &str) -> Result<T, StoreError> {
+    serde_json::from_slice(value).map_err(|error| malformed(&format!("{what} ({error})")))
+}
+
+/// A read that fails means that what was written cannot be had any more.
+pub(super) fn unreadable(error: fjall::Error) -> StoreError {
+    use rustix::io::Errno;
+    let (fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io))) = &error else {
+        return StoreError::Damaged(format!("the index cannot be read: {error}: {CURE}"));
+    };
+    // These say nothing of the disk.
+    match Errno::from_io_error(io) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => StoreError::Failed(format!("the index cannot be read: {error}")),
+        _ => StoreError::Damaged(format!("the index cannot be read: {error}: {CURE}")),
+    }
+}

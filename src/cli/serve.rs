@@ -15,6 +15,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    clock::Clock,
     core::{chain::LeapPolicy, note::VerifierKey, witness::Trusted},
     http::{self, App},
     leap, limits,
@@ -166,6 +167,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         pool_limit: args.max_pool,
         mining_threads: args.mining_threads.or(NonZero::new(processors - 1)).unwrap_or(NonZero::<usize>::MIN),
         cosign: Trusted::new(args.cosign).map_err(anyhow::Error::msg).context("--cosign")?,
+        clock: Clock::default(),
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
     let (node, background) = Node::start(config).await?;

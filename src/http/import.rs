@@ -3,7 +3,7 @@
 use axum::{
     body::Body,
     extract::State,
-    http::{Request, StatusCode, header},
+    http::{HeaderMap, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use super::{
     App,
     extract::{Format, Query, format_of, next_data, take_room},
     inject::text_header,
+    preconditions::{refuse_conditions, refuse_key},
     problem::{Problem, ProblemDocument},
 };
 use crate::{
@@ -86,6 +87,8 @@ pub async fn import(
         let detail = "an export is application/x-ndjson: one transaction, quant or checkpoint a line";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
+    refuse_conditions(request.headers())?;
+    refuse_key(request.headers(), "an import goes on by itself where the same export is sent again")?;
     let key = query.key.map(|key| key.parse::<VerifierKey>()).transpose();
     let keys = key.map_err(|error| Problem::bad_request(format!("\"key\": {error}")))?;
     let _room = take_room(&app, limits::IMPORT_BYTES + limits::BODY_BYTES)?;
@@ -166,7 +169,13 @@ fn answer(imported: Imported) -> Response {
         (status = 409, description = "It is being imported at the moment", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn give_up(State(app): State<App>, Query(query): Query<GiveUpQuery>) -> Result<StatusCode, Problem> {
+pub async fn give_up(
+    State(app): State<App>,
+    Query(query): Query<GiveUpQuery>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    refuse_conditions(&headers)?;
+    refuse_key(&headers, "to give up an import twice does no harm")?;
     app.0.node.give_up_import(query.chain).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -6,7 +6,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::{core::transaction::Timestamp, limits};
+use crate::core::transaction::Timestamp;
+use crate::limits::CLOCK_FIRST_MICROS;
 
 /// What tells the time of day.
 #[derive(Clone)]
@@ -47,9 +48,9 @@ impl Clock {
     /// A sentence that says what it shows.
     pub fn plausible(&self) -> Result<Timestamp, String> {
         let micros = self.micros();
-        match Timestamp::from_micros(micros).filter(|_| micros >= limits::CLOCK_FIRST_MICROS) {
+        match Timestamp::from_micros(micros).filter(|_| micros >= CLOCK_FIRST_MICROS) {
             Some(now) => Ok(now),
-            None if micros < limits::CLOCK_FIRST_MICROS => {
+            None if micros < CLOCK_FIRST_MICROS => {
                 Err(format!("the clock shows {}, which was before this program was written", self.now()))
             }
             None => Err("the clock shows a year after 9999".into()),

@@ -340,6 +340,7 @@ impl Node {
             if let Some(expected) = &expected {
                 chain.check_expected(expected, &head)?;
             }
+            // So a quant is never earlier than what it seals.
             let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), self.time_in(chain))).await;
             let seal =
                 Command::Seal { chain: chain.number(), guard: chain.guard(expected.clone()), quant: quant.clone() };

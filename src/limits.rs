@@ -121,6 +121,12 @@ pub const PAGE_BYTES: usize = 4 << 20;
 /// Bytes of canonical data from which its check against the chain's rules gives way to other requests.
 pub const CHECK_AT_ONCE: usize = 16 << 10;
 
+/// How far the newest time of a chain may lie in the future before that is told: clocks that are kept by NTP differ by less.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// The start of 2020 in microseconds since 1970: a clock that shows less was never set, and a witness signs nothing by it.
+pub const CLOCK_FIRST_MICROS: i64 = 1_577_836_800_000_000;
+
 /// Signatures of one signed note. C2SP signed-note asks for at least 16; Go's reader takes as many as this.
 pub const NOTE_SIGNATURES: usize = 100;
 

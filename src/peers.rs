@@ -34,7 +34,6 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, Url};
@@ -43,6 +42,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::core::transaction::Timestamp;
 
 /// The longest hello, in bytes: 250 hosts of 255 bytes fit. It bounds answers; the body of `POST /peers/hello` needs
 /// the same bound.
@@ -367,7 +369,7 @@ struct Node {
 struct Answer {
     id: String,
     version: String,
-    time: DateTime<Utc>,
+    time: Timestamp,
     latency: Duration,
 }
 
@@ -412,7 +414,7 @@ impl Peers {
             host: host.to_string(),
             id: answer.id.clone(),
             version: answer.version.clone(),
-            last_seen: answer.time.to_rfc3339_opts(SecondsFormat::Micros, true),
+            last_seen: answer.time.to_string(),
             latency_ms: answer.latency.as_micros() as f64 / 1000.0,
         };
         let state = self.state();
@@ -604,7 +606,7 @@ impl Peers {
             return Err(DiscoverError::Itself);
         }
         let Hello { id, version, nodes, .. } = hello;
-        Ok((Answer { id, version, time: Utc::now(), latency: start.elapsed() }, nodes))
+        Ok((Answer { id, version, time: Clock::default().now(), latency: start.elapsed() }, nodes))
     }
 
     /// Takes up that a host has just answered; true says that it is due to be greeted, and counts it as greeted.
@@ -1058,8 +1060,8 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].host, format!("localhost:{}", b.server.address.port()), "shown as it was given");
         assert_eq!((found[0].id.as_str(), found[0].version.as_str()), (id(2).as_str(), "1.0"));
-        let seen = DateTime::parse_from_rfc3339(&found[0].last_seen).unwrap();
-        assert!(seen.signed_duration_since(Utc::now()).num_seconds().abs() < 5 && found[0].last_seen.ends_with('Z'));
+        let seen: Timestamp = found[0].last_seen.parse().unwrap();
+        assert!(seen.seconds().abs_diff(Clock::default().now().seconds()) < 5);
         assert_eq!(found[0].last_seen.len(), "2026-01-01T00:00:00.000000Z".len());
         assert!(found[0].latency_ms > 0.0 && found[0].latency_ms < 500.0);
         assert_eq!(b.lists(), [a.host()]);

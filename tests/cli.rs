@@ -190,6 +190,8 @@ fn inject_streams_lines() {
     let node = Node::ephemeral();
     let said = node.run_with_input(&["inject", "-"], "{\"data\":1}\n{\"data\":2,\"id\":\"b\"}\n").ok();
     assert_eq!(said, "2 transactions are accepted, index 1 to 2\n");
+    let again = node.run_with_input(&["inject", "-"], "{\"data\":2,\"id\":\"b\"}\n").ok();
+    assert_eq!(again, "0 transactions are accepted, 1 were before, index 2 to 2\n");
     let run = node.run_with_input(&["inject", "-"], "{\"data\":3}\n{\"daat\":4}\n{\"data\":5}");
     assert_eq!((run.code, run.out.as_str()), (1, "2 transactions are accepted, index 3 to 4\n"));
     assert!(run.err.starts_with("line 2: ") && run.err.ends_with("error: 1 of 3 lines were refused\n"), "{}", run.err);

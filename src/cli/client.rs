@@ -117,6 +117,8 @@ pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
 #[derive(Deserialize)]
 struct Summary {
     accepted: u64,
+    #[serde(default)]
+    replayed: u64,
     refused: u64,
     first: Option<u64>,
     last: Option<u64>,
@@ -144,18 +146,19 @@ async fn inject_lines(node: &Connection) -> anyhow::Result<()> {
         return Err(problem(response).await);
     }
     let body = response.bytes().await.context("the connection broke")?;
-    let Summary { accepted, refused, first, last, errors } = answer(&body)?;
+    let Summary { accepted, replayed, refused, first, last, errors } = answer(&body)?;
     if node.json {
         print(&with_newline(&body))?;
     } else if let (Some(first), Some(last)) = (first, last) {
-        print_line(format_args!("{accepted} transactions are accepted, index {first} to {last}"))?;
+        let again = if replayed > 0 { format!(", {replayed} were before") } else { String::new() };
+        print_line(format_args!("{accepted} transactions are accepted{again}, index {first} to {last}"))?;
     }
     for LineError { line, detail } in &errors {
         print_notice(format_args!("line {line}: {detail}"));
     }
     match refused {
         0 => Ok(()),
-        _ => bail!("{refused} of {} lines were refused", accepted + refused),
+        _ => bail!("{refused} of {} lines were refused", accepted + replayed + refused),
     }
 }
 

@@ -21,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::log::{self, Log};
 use crate::{
+    clock::Clock,
     core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
     http::{self, App},
     leap, limits,
@@ -194,6 +195,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         mining_threads: args.mining_threads.or(NonZero::new(processors - 1)).unwrap_or(NonZero::<usize>::MIN),
         cosign: Trusted::new(args.cosign).map_err(anyhow::Error::msg).context("--cosign")?,
         accept_rollback: args.accept_rollback,
+        clock: Clock::default(),
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
     let (node, background) = Node::start(config).await?;

@@ -14,13 +14,15 @@ use serde_json::Value;
 
 use super::{
     App,
-    extract::{ChainOf, Place, Query, expected_size, parse_index, preferred, read_object},
-    inject::text_header,
-    nodes::{ChainView, take_leap, take_name},
+    extract::{ChainOf, Place, Query, parse_index, preferred, read_object},
+    inject::{tag_header, text_header},
+    nodes::{ChainView, NAME_IS_KEY, take_leap, take_name},
+    preconditions::{expected, refuse_key},
     problem::{Problem, ProblemDocument},
 };
 use crate::{
     core::{
+        chain::Head,
         hash::Hash,
         json,
         proof::TlogProof,
@@ -53,7 +55,7 @@ pub struct Leaped {
     params(("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between")),
     responses(
         (status = 201, description = "The new quant", body = Leaped,
-            headers(("Location", description = "The quant"), ("ETag", description = "Transactions that it covers in all"))),
+            headers(("Location", description = "The quant"), ("ETag", description = "The chain's state behind it"))),
         (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
@@ -68,11 +70,16 @@ pub async fn leap(
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "a leap is a GET or a POST");
         return Ok(([(header::ALLOW, "GET, POST")], problem).into_response());
     }
-    let quant = app.0.node.leap(&target.chain, expected_size(&headers)?).await?;
+    let expected = expected(&headers)?;
+    refuse_key(
+        &headers,
+        "guard a leap with If-Match and the ETag of /stats, and of two with one tag only one is made",
+    )?;
+    let (quant, tag) = app.0.node.leap(&target.chain, expected).await?;
     let location = text_header(format!("{}/quants/{}", target.prefix, quant.index()));
-    let tag = text_header(format!("\"{}\"", quant.size()));
     let leaped = Leaped { message: "block creation successful", quant: quant.into() };
-    Ok((StatusCode::CREATED, [(header::LOCATION, location), (header::ETAG, tag)], axum::Json(leaped)).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location), (header::ETAG, tag_header(tag))], axum::Json(leaped))
+        .into_response())
 }
 
 /// Mines a quant from all that is pooled: the same as GET, for those who think that it should be a POST.
@@ -615,7 +622,10 @@ pub struct ScrubbedView {
 impl Stats {
     /// Of a chain as it stands now.
     pub fn of(chain: &ChainHandle) -> Stats {
-        let head = chain.head();
+        Stats::at(chain, &chain.head())
+    }
+
+    fn at(chain: &ChainHandle, head: &Head) -> Stats {
         Stats {
             chain: chain.name.to_string(),
             id: chain.id,
@@ -640,11 +650,11 @@ impl Stats {
     path = "/stats",
     tag = "chain",
     responses((status = 200, description = "The figures", body = Stats,
-        headers(("ETag", description = "The index that the next transaction gets"))))
+        headers(("ETag", description = "The chain's state: the index that the next transaction gets, and after a leap the quant"))))
 )]
 pub async fn stats(target: ChainOf) -> Response {
-    let stats = Stats::of(&target.chain);
-    ([(header::ETAG, text_header(format!("\"{}\"", stats.size)))], axum::Json(stats)).into_response()
+    let head = target.chain.head();
+    ([(header::ETAG, tag_header(head.tag()))], axum::Json(Stats::at(&target.chain, &head))).into_response()
 }
 
 /// A chain that goes on from a quant of another.
@@ -674,6 +684,7 @@ pub struct Fork {
     post,
     path = "/fork",
     tag = "chain",
+    params(("If-Match" = Option<String>, Header, description = "The ETag of this chain's /stats: only if nothing got in between")),
     request_body = Fork,
     responses(
         (status = 201, description = "The new chain", body = ChainView, headers(("Location", description = "The chain"))),
@@ -682,6 +693,8 @@ pub struct Fork {
     )
 )]
 pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
+    let guard = target.chain.guard(expected(request.headers())?);
+    refuse_key(request.headers(), NAME_IS_KEY)?;
     let mut fields = read_object(&app, request).await?;
     let name = take_name(&mut fields)?;
     let leap = take_leap(&mut fields)?.unwrap_or_default();
@@ -700,7 +713,7 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
     let (quant, (id, rules)) = app.0.node.read(read).await?;
     let of = ForkOf { chain: id, index: at, hash: quant.hash() };
     let rules = rules.fork(name, of).amend(fields)?;
-    let chain = app.0.node.bang(rules, Some((parent, quant)), leap).await?;
+    let chain = app.0.node.bang(rules, Some((parent, quant)), leap, guard).await?;
     Ok(ChainView::created(&chain))
 }
 

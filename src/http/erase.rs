@@ -3,23 +3,25 @@
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderName, Request, StatusCode, header},
+    http::{Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 
 use super::{
     App,
-    extract::{ChainOf, Place, expected_size, read_object},
-    inject::text_header,
+    extract::{ChainOf, Place, read_object},
+    inject::{IDEMPOTENT_REPLAYED, tag_header, text_header},
+    preconditions::{expected, refuse_key},
     problem::{Problem, ProblemDocument},
 };
 use crate::{
     core::{
+        chain::Tag,
         chain::erasure_data,
         hash::Hash,
         rules::Fault,
-        transaction::{Submission, take_signed},
+        transaction::{Kind, Submission, take_signed},
     },
     limits,
 };
@@ -32,7 +34,7 @@ pub struct Erase {
     reason: String,
     /// On a chain with writers: the hex Ed25519 public key of one of them.
     signer: Option<String>,
-    /// Its hex signature over the canonical JSON of `{"chain": the chain's id, "data": {"index", "reason"}}`.
+    /// Its hex signature over the canonical JSON of `{"chain": the chain's id, "data": {"index", "reason"}, "kind": "erasure"}`.
     signature: Option<String>,
 }
 
@@ -64,12 +66,12 @@ pub struct Erasure {
     tag = "chain",
     params(
         ("index" = u64, Path, description = "Its index"),
-        ("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between"),
+        ("If-Match" = Option<String>, Header, description = "The ETag of this chain's /stats: only if nothing got in between"),
     ),
     request_body(content((Erase = "application/json"), (Erase = "application/x-www-form-urlencoded"))),
     responses(
         (status = 201, description = "It is erased", body = Erasure,
-            headers(("Location", description = "The transaction that records it"))),
+            headers(("Location", description = "The transaction that records it"), ("ETag", description = "The chain's state"))),
         (status = 200, description = "It was erased before", body = Erasure),
         (status = 404, description = "There is no such transaction", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "It is a record of the node itself", body = ProblemDocument, content_type = "application/problem+json"),
@@ -83,7 +85,8 @@ pub async fn erase(
     request: Request<Body>,
 ) -> Result<Response, Problem> {
     let erased = place.transaction(target.chain.head().size())?;
-    let expected = expected_size(request.headers())?;
+    let expected = expected(request.headers())?;
+    refuse_key(request.headers(), "what is erased already answers with the first erasure")?;
     let mut fields = read_object(&app, request).await?;
     let reason = fields.remove("reason").ok_or_else(|| vec![Fault::of("reason", "is missing")])?;
     let reason = reason.as_str().filter(|reason| (1..=limits::REASON_BYTES).contains(&reason.len()));
@@ -96,7 +99,7 @@ pub async fn erase(
     let submission = Submission { data: erasure_data(erased, reason), id: None, signed };
     let writer = target.chain.writer_of(erased);
     let Submission { data, id, signed } = &submission;
-    writer.rules.check_signature(writer.id, data, id.as_ref(), signed.as_ref())?;
+    writer.rules.check_signature(writer.id, Some(Kind::Erasure), data, id.as_ref(), signed.as_ref())?;
 
     let (chain, accepted) = app.0.node.erase(&target.chain, erased, expected, submission).await?;
     let erasure = Erasure {
@@ -108,12 +111,16 @@ pub async fn erase(
         timestamp: accepted.timestamp.to_string(),
     };
     // On a chain that the route does not name, it stands at that chain's own routes.
-    let prefix =
-        if chain.number() == target.chain.number() { target.prefix } else { format!("/chains/{}", chain.name) };
+    let is_own = chain.number() == target.chain.number();
+    let prefix = if is_own { target.prefix } else { format!("/chains/{}", chain.name) };
     let location = text_header(format!("{prefix}/transactions/{}", accepted.index));
-    let mut response = ([(header::LOCATION, location)], axum::Json(erasure)).into_response();
+    // The state of the chain that the request names, which an erasure on another one does not change.
+    let is_newest = is_own && !accepted.replayed;
+    let tag = if is_newest { Tag::of_size(accepted.index + 1) } else { target.chain.head().tag() };
+    let headers = [(header::LOCATION, location), (header::ETAG, tag_header(tag))];
+    let mut response = (headers, axum::Json(erasure)).into_response();
     if accepted.replayed {
-        response.headers_mut().insert(HeaderName::from_static("idempotent-replayed"), text_header("true".into()));
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, text_header("true".into()));
     } else {
         *response.status_mut() = StatusCode::CREATED;
     }

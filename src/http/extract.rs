@@ -267,7 +267,11 @@ fn parse_pairs(body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
     let invalid = || Problem::bad_request("the form is no UTF-8");
     let decode = |part: &[u8]| {
         let spaced: Vec<u8> = part.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
-        String::from_utf8(percent_encoding::percent_decode(&spaced).collect()).map_err(|_| invalid())
+        let text = String::from_utf8(percent_encoding::percent_decode(&spaced).collect()).map_err(|_| invalid())?;
+        match json::has_noncharacter(&text) {
+            true => Err(Problem::bad_request(format!("the form has {}", json::NONCHARACTER))),
+            false => Ok(text),
+        }
     };
     let pairs = body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty());
     pairs
@@ -292,37 +296,6 @@ pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String
             Value::Object(fields) => Ok(fields),
             _ => Err(vec![Fault { pointer: String::new(), detail: "must be a JSON object".into() }].into()),
         },
-    }
-}
-
-/// The size that a guarded request expects (`If-Match`, RFC 9110 section 13.1.1): the tag of the index that the next
-/// transaction will get. `*` and no header expect nothing.
-///
-/// # Errors
-/// `400` where it is no list of tags, `412` where none of them can match.
-pub fn expected_size(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(header) = single(headers, &header::IF_MATCH)? else { return Ok(None) };
-    if header.trim() == "*" {
-        return Ok(None);
-    }
-    let mut sizes = Vec::new();
-    for tag in header.split(',').map(str::trim) {
-        let opaque = tag.strip_prefix("W/").unwrap_or(tag);
-        let quoted = opaque.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).filter(|tag| !tag.contains('"'));
-        let size = quoted.ok_or_else(|| {
-            Problem::bad_request(
-                "If-Match is no entity tag: send the ETag of /stats as it is, in double quotes, like \"5\"",
-            )
-        })?;
-        // A weak tag never matches here (RFC 9110 section 8.8.3.2).
-        if opaque.len() == tag.len() {
-            sizes.extend(parse_index(size));
-        }
-    }
-    match sizes.as_slice() {
-        [size] => Ok(Some(*size)),
-        [] => Err(Problem::new(StatusCode::PRECONDITION_FAILED, "If-Match names no state that this chain can have")),
-        _ => Err(Problem::bad_request("If-Match names several states: send one tag")),
     }
 }
 

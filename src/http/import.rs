@@ -5,7 +5,7 @@ use std::{mem, pin::pin};
 use axum::{
     body::Body,
     extract::State,
-    http::{Request, StatusCode, header},
+    http::{HeaderMap, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use super::{
     App,
     extract::{Format, Query, format_of, next_data, take_room},
     inject::text_header,
+    preconditions::{refuse_conditions, refuse_key},
     problem::{Problem, ProblemDocument},
 };
 use crate::{
@@ -118,6 +119,8 @@ pub async fn import(
         let detail = "an export is application/x-ndjson: one transaction, quant or checkpoint a line";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
+    refuse_conditions(request.headers())?;
+    refuse_key(request.headers(), "an import goes on by itself where the same export is sent again")?;
     let key = query.key.map(|key| key.parse::<VerifierKey>()).transpose();
     let keys = key.map_err(|error| Problem::bad_request(format!("\"key\": {error}")))?;
     let mut body = request.into_body();
@@ -268,7 +271,13 @@ pub async fn imports(State(app): State<App>) -> Result<Response, Problem> {
         (status = 409, description = "It is being imported at the moment", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub async fn give_up(State(app): State<App>, Query(query): Query<GiveUpQuery>) -> Result<StatusCode, Problem> {
+pub async fn give_up(
+    State(app): State<App>,
+    Query(query): Query<GiveUpQuery>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    refuse_conditions(&headers)?;
+    refuse_key(&headers, "to give up an import twice does no harm")?;
     app.0.node.give_up_import(query.chain).await?;
     Ok(StatusCode::NO_CONTENT)
 }

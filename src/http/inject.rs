@@ -16,11 +16,13 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use super::{
     App,
     chains::receipt_json,
-    extract::{ChainOf, Format, Query, expected_size, format_of, next_data, parse_form, read_whole, single, take_room},
+    extract::{ChainOf, Format, Query, format_of, next_data, parse_form, read_whole, take_room},
+    preconditions::{IDEMPOTENCY_KEY, expected, idempotency_key},
     problem::{Problem, ProblemDocument},
 };
 use crate::{
     core::{
+        chain::Tag,
         hash::Hash,
         json,
         rules::Fault,
@@ -103,9 +105,12 @@ pub struct Acceptance<'a> {
     timestamp: String,
     /// `pooled`, or `sealed` where it is repeated.
     state: &'static str,
+    /// In an array: `true` where an earlier request did it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replayed: Option<bool>,
 }
 
-fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted) -> Acceptance<'a> {
+fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted, is_array: bool) -> Acceptance<'a> {
     // Only what is sent again can be sealed already.
     let sealed = accepted.replayed && accepted.index < chain.head().newest.size();
     Acceptance {
@@ -116,6 +121,8 @@ fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted) -> Acceptance<
         hash: accepted.hash,
         timestamp: accepted.timestamp.to_string(),
         state: if sealed { "sealed" } else { "pooled" },
+        // The header says it of a request as a whole.
+        replayed: (is_array && accepted.replayed).then_some(true),
     }
 }
 
@@ -141,7 +148,7 @@ fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted) -> Acceptance<
     )),
     responses(
         (status = 202, description = "On disk, in the pool; an array for an array", body = Acceptance,
-            headers(("Location", description = "The transaction"), ("ETag", description = "The index that the next transaction gets"),
+            headers(("Location", description = "The transaction"), ("ETag", description = "The index that the next transaction gets; where it is sealed, the chain's state"),
                 ("Idempotent-Replayed", description = "`true` where an earlier request did it"))),
         (status = 201, description = "Sealed (wait=leap): the receipt, an array for an array", body = super::chains::ReceiptView),
         (status = 504, description = "On disk, but not sealed in time", body = Acceptance),
@@ -160,7 +167,7 @@ pub async fn inject(
         return inject_lines(&app, &target.chain, wait, request).await;
     }
     let (parts, body) = request.into_parts();
-    let expected = expected_size(&parts.headers)?;
+    let expected = expected(&parts.headers)?;
     let body = read_whole(&app, body).await?;
     let value = match format {
         Format::Form => Value::Object(parse_form(&body.bytes)?),
@@ -195,32 +202,44 @@ async fn answer(
         if sealed {
             let mut receipts = Vec::with_capacity(accepted.len());
             for accepted in &accepted {
-                receipts.push(receipt_json(app, chain.clone(), accepted.index).await?);
+                let mut receipt = receipt_json(app, chain.clone(), accepted.index).await?;
+                if is_array && accepted.replayed {
+                    receipt.pop();
+                    receipt.extend_from_slice(b",\"replayed\":true}");
+                }
+                receipts.push(receipt);
             }
             body = Some(list(receipts, is_array));
         }
     }
     let body = body.unwrap_or_else(|| {
-        let describe = |accepted| serde_json::to_vec(&acceptance(chain, accepted)).expect("an acceptance is JSON");
+        let describe =
+            |accepted| serde_json::to_vec(&acceptance(chain, accepted, is_array)).expect("an acceptance is JSON");
         list(accepted.iter().map(describe).collect(), is_array)
     });
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, text_header(format!("{}/transactions/{first}", target.prefix)));
-    // What is sent again may have been followed by much else.
-    let next = if accepted.iter().any(|accepted| accepted.replayed) { chain.head().size() } else { last + 1 };
-    headers.insert(header::ETAG, text_header(format!("\"{next}\"")));
+    // What is sent again may have been followed by much else, and what was sealed was followed by a leap at least.
+    let (next, now) = (Tag::of_size(last + 1), chain.head().tag());
+    let is_newest = status == StatusCode::CREATED && now.size() == next.size();
+    let is_replayed = accepted.iter().any(|accepted| accepted.replayed);
+    headers.insert(header::ETAG, tag_header(if is_replayed || is_newest { now } else { next }));
     if replayed {
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
 }
 
-const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 pub(super) fn text_header(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("names and numbers are visible ASCII")
+}
+
+/// The tag of a chain's state as an `ETag`.
+pub(super) fn tag_header(tag: Tag) -> HeaderValue {
+    text_header(format!("\"{tag}\""))
 }
 
 /// One JSON value, or an array of them.
@@ -264,13 +283,6 @@ fn submissions(chain: &ChainHandle, value: Value, headers: &HeaderMap) -> Result
     }
 }
 
-/// The key may be quoted, as the IETF draft of the header has it, or not, as most send it.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Id>, Problem> {
-    let Some(key) = single(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
-    let bare = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
-    bare.parse().map(Some).map_err(|error| Problem::bad_request(format!("Idempotency-Key: {error}")))
-}
-
 fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Submission, Problem> {
     let Value::Object(mut fields) = value else {
         let detail = "a transaction to add is an object {\"data\": …}".into();
@@ -309,13 +321,15 @@ fn take_id(fields: &mut Map<String, Value>, key: Option<Id>) -> Result<Option<Id
 /// What became of a stream of lines.
 #[derive(Default, Serialize, utoipa::ToSchema)]
 pub struct Summary {
-    /// Lines that are on disk now.
+    /// Lines that are on disk now, and were not before.
     accepted: u64,
+    /// Lines that repeat what was accepted before.
+    replayed: u64,
     /// Lines that are not.
     refused: u64,
-    /// Index of the first accepted line.
+    /// Index of the first line that was accepted, now or before.
     first: Option<u64>,
-    /// Index of the last accepted line.
+    /// Index of the last line that was accepted, now or before.
     last: Option<u64>,
     /// The first refused lines.
     errors: Vec<LineError>,
@@ -342,7 +356,7 @@ async fn inject_lines(
     if wait.is_some() {
         return Err(Problem::bad_request("wait=leap is for one transaction or an array, not for a stream of lines"));
     }
-    for name in [header::IF_MATCH, IDEMPOTENCY_KEY] {
+    for name in [header::IF_MATCH, header::IF_NONE_MATCH, IDEMPOTENCY_KEY] {
         if parts.headers.contains_key(&name) {
             return Err(Problem::bad_request(format!(
                 "{name} is for one transaction or an array, not for a stream of lines"
@@ -371,8 +385,11 @@ async fn inject_lines(
     }
     stream.finish().await;
     if let Err(problem) = ended {
-        let Summary { accepted, refused, .. } = stream.summary;
-        let detail = format!("{}; before that {accepted} lines were accepted and {refused} refused", problem.detail);
+        let Summary { accepted, replayed, refused, .. } = stream.summary;
+        let detail = format!(
+            "{}; before that {accepted} lines were accepted, {replayed} had been before, and {refused} were refused",
+            problem.detail
+        );
         return Err(Problem { detail, ..problem });
     }
     Ok(stream.answer())
@@ -451,8 +468,6 @@ struct Stream<'a> {
     /// Groups that were sent, in this order, and are not committed yet.
     sent: VecDeque<(Vec<u64>, Placements)>,
     summary: Summary,
-    /// Whether an accepted line had been accepted before.
-    replayed: bool,
     /// The status of the first refused line.
     first_refusal: Option<StatusCode>,
 }
@@ -474,7 +489,6 @@ impl<'a> Stream<'a> {
             group: Group::default(),
             sent: VecDeque::new(),
             summary: Summary::default(),
-            replayed: false,
             first_refusal: None,
         }
     }
@@ -545,9 +559,8 @@ impl<'a> Stream<'a> {
         };
         for (&line, placed) in numbers.iter().zip(placements) {
             match placed {
-                Ok(Placed { index, replayed }) => {
-                    self.summary.accepted += 1;
-                    self.replayed |= replayed;
+                Ok(Placed { index, replayed, .. }) => {
+                    *if replayed { &mut self.summary.replayed } else { &mut self.summary.accepted } += 1;
                     self.summary.first.get_or_insert(index);
                     self.summary.last = Some(index);
                 }
@@ -564,20 +577,21 @@ impl<'a> Stream<'a> {
     }
 
     fn answer(self) -> Response {
-        let none_for_overload = self.first_refusal.filter(|status| {
-            self.summary.accepted == 0 && (status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS)
-        });
+        let has_none = self.summary.accepted + self.summary.replayed == 0;
+        let none_for_overload = self
+            .first_refusal
+            .filter(|status| has_none && (status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS));
         let status = match none_for_overload {
             Some(status) => status,
-            None if self.summary.accepted == 0 && self.summary.refused > 0 => StatusCode::UNPROCESSABLE_ENTITY,
+            None if has_none && self.summary.refused > 0 => StatusCode::UNPROCESSABLE_ENTITY,
             None => StatusCode::ACCEPTED,
         };
         let mut response = (status, axum::Json(&self.summary)).into_response();
         if status == StatusCode::ACCEPTED {
             // What is sent again may have been followed by much else.
-            let next =
-                self.summary.last.filter(|_| !self.replayed).map_or_else(|| self.chain.head().size(), |last| last + 1);
-            response.headers_mut().insert(header::ETAG, text_header(format!("\"{next}\"")));
+            let last = self.summary.last.filter(|_| self.summary.replayed == 0);
+            let tag = last.map_or_else(|| self.chain.head().tag(), |last| Tag::of_size(last + 1));
+            response.headers_mut().insert(header::ETAG, tag_header(tag));
         }
         if none_for_overload.is_some() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

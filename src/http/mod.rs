@@ -7,6 +7,7 @@ mod extract;
 mod import;
 mod inject;
 mod nodes;
+mod preconditions;
 mod problem;
 mod proofs;
 mod server;

@@ -14,6 +14,7 @@ use super::{
     chains::{Stats, page_limit},
     extract::{ChainOf, Query, read_object, read_whole},
     inject::text_header,
+    preconditions::{expected, is_only_if_new, refuse_conditions, refuse_key},
     problem::{Problem, ProblemDocument},
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     },
     limits,
     peers::{Hello, MAX_HELLO, PeerView},
-    writer::{ChainHandle, Health},
+    writer::{ChainHandle, Health, Refused},
 };
 
 /// A chain to make.
@@ -125,11 +126,15 @@ fn take_replicas(fields: &mut Map<String, Value>) -> Result<(), Problem> {
     }
 }
 
+/// How a chain is made once although its making is sent twice.
+pub(super) const NAME_IS_KEY: &str = "a chain is made once, since its name is unique: sent again it is answered 409, and GET /chains/NAME shows the chain";
+
 /// Makes a chain.
 #[utoipa::path(
     post,
     path = "/bang",
     tag = "node",
+    params(("If-None-Match" = Option<String>, Header, description = "`*`: then a name that is taken is answered 412")),
     request_body = Bang,
     responses(
         (status = 201, description = "The chain", body = ChainView, headers(("Location", description = "The chain"))),
@@ -138,13 +143,20 @@ fn take_replicas(fields: &mut Map<String, Value>) -> Result<(), Problem> {
     )
 )]
 pub async fn bang(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
+    let only_if_new = is_only_if_new(request.headers())?;
+    refuse_key(request.headers(), NAME_IS_KEY)?;
     let mut fields = read_object(&app, request).await?;
     let name = take_name(&mut fields)?;
     let leap = take_leap(&mut fields)?.unwrap_or_default();
     take_replicas(&mut fields)?;
     let rules = Rules::new(name).amend(fields)?;
-    let chain = app.0.node.bang(rules, None, leap).await?;
-    Ok(ChainView::created(&chain))
+    match app.0.node.bang(rules, None, leap, None).await {
+        Ok(chain) => Ok(ChainView::created(&chain)),
+        Err(error @ Refused::NameTaken(_)) if only_if_new => {
+            Err(Problem::new(StatusCode::PRECONDITION_FAILED, error.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Query parameters of `GET /chains`.
@@ -225,7 +237,10 @@ pub struct Patch {
     patch,
     path = "/chains/{chain}",
     tag = "node",
-    params(("chain" = String, Path, description = "Its name")),
+    params(
+        ("chain" = String, Path, description = "Its name"),
+        ("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between"),
+    ),
     request_body = Patch,
     responses(
         (status = 200, description = "The chain as it is now", body = ChainView),
@@ -233,6 +248,8 @@ pub struct Patch {
     )
 )]
 pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
+    let expected = expected(request.headers())?;
+    refuse_key(request.headers(), "to change a chain twice in the same way does no harm, and If-Match guards it")?;
     let mut fields = read_object(&app, request).await?;
     let leap = take_leap(&mut fields)?;
     take_replicas(&mut fields)?;
@@ -241,8 +258,11 @@ pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Reque
             "cannot be changed: leap and replicas can; rules never change, but a fork can have others (POST …/fork)";
         return Err(vec![Fault::of(name, detail)].into());
     }
-    if let Some(leap) = leap {
-        app.0.node.set_leap(&target.chain, leap).await?;
+    match (leap, expected) {
+        (Some(leap), expected) => app.0.node.set_leap(&target.chain, leap, expected).await?,
+        // The guard is answered though nothing is to change.
+        (None, Some(expected)) => target.chain.check_expected(&expected, &target.chain.head())?,
+        (None, None) => {}
     }
     Ok(axum::Json(ChainView::of(&target.chain)).into_response())
 }
@@ -267,6 +287,8 @@ pub struct Discover {
     )
 )]
 pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
+    refuse_conditions(request.headers())?;
+    refuse_key(request.headers(), "to meet a node twice does no harm")?;
     let mut fields = read_object(&app, request).await?;
     let host = fields.remove("host").ok_or_else(|| vec![Fault::of("host", "is missing")])?;
     let host = host.as_str().ok_or_else(|| vec![Fault::of("host", "must be a text such as \"localhost:5001\"")])?;
@@ -318,12 +340,15 @@ pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axu
 pub struct Status {
     #[schema(example = "ok")]
     status: &'static str,
+    /// What an operator should look at although all goes on, such as a chain whose newest time lies in the future.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// Whether the program runs.
 #[utoipa::path(get, path = "/livez", tag = "node", responses((status = 200, description = "It does", body = Status)))]
 pub async fn livez() -> axum::Json<Status> {
-    axum::Json(Status { status: "ok" })
+    axum::Json(Status { status: "ok", warnings: Vec::new() })
 }
 
 /// Whether the node takes reads and writes.
@@ -346,7 +371,7 @@ pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Proble
             let names: Vec<String> =
                 damaged.chain(app.0.node.rollbacks().into_iter().map(name("takes no writes"))).collect();
             match names.as_slice() {
-                [] => Ok(axum::Json(Status { status: "ok" })),
+                [] => Ok(axum::Json(Status { status: "ok", warnings: app.0.node.warnings() })),
                 names => Err(Problem::overloaded(format!("{}; the others go on", names.join("; ")))),
             }
         }

@@ -149,7 +149,7 @@ impl From<Refusal> for Problem {
             Refusal::BadSignature => Problem::new(
                 StatusCode::FORBIDDEN,
                 "\"signature\" is not the signer's Ed25519 signature over the canonical JSON of {\"chain\": the chain's id, \
-                 \"data\", and \"id\" if there is one}",
+                 \"data\", and \"id\" if there is one}, and of an erasure \"kind\": \"erasure\" as well",
             ),
         }
     }
@@ -160,6 +160,7 @@ impl From<Refused> for Problem {
         let status = match &refused {
             Refused::NameTaken(_)
             | Refused::IdTaken { .. }
+            | Refused::IdErased { .. }
             | Refused::IdTwice(_)
             | Refused::NotErasable(_)
             | Refused::ErasedElsewhere(_)
@@ -167,7 +168,7 @@ impl From<Refused> for Problem {
             | Refused::Overtaken
             | Refused::Stale(_)
             | Refused::GivenUp => StatusCode::CONFLICT,
-            Refused::Moved { .. } | Refused::Leaped(_) => StatusCode::PRECONDITION_FAILED,
+            Refused::Moved { .. } => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) | Refused::TooManyImports(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Damaged(_) | Refused::RolledBack(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -42,7 +42,7 @@ use crate::{
         (status = 403, description = "No known key of the log has signed it", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "This log is not cosigned", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Another size was cosigned last: this one", body = String, content_type = "text/x.tlog.size"),
-        (status = 503, description = "It is of a chain of this node, which has lost it", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is of a chain of this node, which has lost it, or the witness's clock cannot be right", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "It is not shown to continue what was cosigned", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
@@ -63,6 +63,7 @@ pub async fn add_checkpoint(State(app): State<App>, request: Request<Body>) -> R
         }
         Err(NotCosigned::Refusal(refusal)) => Err(Problem::new(status_of(&refusal), refusal.to_string())),
         Err(NotCosigned::Refused(refused)) => Err(refused.into()),
+        Err(error @ NotCosigned::Clock(_)) => Err(Problem::overloaded(error.to_string())),
     }
 }
 

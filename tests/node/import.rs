@@ -424,6 +424,27 @@ fn an_interrupted_import_takes_no_other_lines() {
     target.leap("/chains/long");
 }
 
+/// Symptom: who listened to the default chain when an imported one took its place heard nothing more. Cure: an event says so, and
+/// whoever resumes behind it gets all of the other chain.
+#[test]
+fn a_listener_of_a_replaced_chain_goes_on_with_the_other() {
+    let from = TestNode::start(&[]);
+    from.inject("", json!("theirs"));
+    from.leap("");
+    let to = TestNode::start(&[]);
+    let listening = to.get("/events?from=0").send().unwrap();
+    let said = imported(&to, &export(&from, "qbc"));
+    let text = listening.text().expect("it ends in order");
+    let end = format!("id: 0.0\nevent: replaced\ndata: {{\"chain\":\"qbc\",\"id\":{}}}\n\n", said["id"]);
+    assert!(text.ends_with(&end), "{text}");
+    let mut again = std::io::BufReader::new(to.get("/events").header("last-event-id", "0.0").send().unwrap());
+    let mut line = String::new();
+    while !line.contains("theirs") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut again, &mut line).unwrap() > 0);
+    }
+}
+
 /// Each node has a default chain of the same name: one that nobody has used gives way to an imported one.
 #[test]
 fn a_default_chain_is_imported_where_nobody_used_the_one_that_is_there() {

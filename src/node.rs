@@ -279,6 +279,7 @@ impl Node {
         let writer = chain.writer_of(index);
         let transaction = Transaction::new(submission, Some(Kind::Erasure), now(), rand::random());
         let mut accepted = describe(&transaction);
+        let erased = index;
         let command = Command::Erase { chain: writer.number(), index, expected, transaction };
         let Outcome::Erased(Placed { index, replayed }) = self.submit(command, None).await? else {
             unreachable!("the outcome of an erasure is Erased")
@@ -286,6 +287,8 @@ impl Node {
         accepted.index = index;
         if replayed {
             self.recall(&writer, &mut accepted).await?;
+        } else {
+            tracing::info!(chain = %writer.name, record = accepted.index, "the data of transaction {erased} is erased");
         }
         Ok((writer, accepted))
     }
@@ -357,6 +360,7 @@ impl Node {
         if self.chain(name).is_some() || self.lost(name).is_some() {
             return Err(Refused::NameTaken(rules.name().clone()));
         }
+        let origin = parent.as_ref().map(|(chain, quant)| (chain.name.clone(), quant.index()));
         let now = now();
         let transaction = bang_transaction(&rules, now, rand::random());
         let (header, parent) = match parent {
@@ -368,8 +372,12 @@ impl Node {
             }
         };
         let quant = self.0.miner.mine(header).await;
+        let origin = origin.map(|(name, at)| format!("forked from quant {at} of {name}"));
         match self.submit(Command::Bang { rules: Arc::new(rules), parent, transaction, quant, leap }, None).await? {
-            Outcome::Banged(chain) => Ok(chain),
+            Outcome::Banged(chain) => {
+                tracing::info!(chain = %chain.name, id = %chain.id, "the chain is {}", origin.as_deref().unwrap_or("made"));
+                Ok(chain)
+            }
             _ => unreachable!("the outcome of a bang is Banged"),
         }
     }

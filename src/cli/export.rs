@@ -3,8 +3,7 @@
 //! The form is that of [`crate::core::export`].
 
 use std::{
-    fs::{self, File},
-    io::{self, BufWriter, Write},
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -14,7 +13,8 @@ use tokio::runtime::Handle;
 
 use super::{
     connection::Connection,
-    print_line,
+    output::{is_stdout, stdout, write_file},
+    print_line, print_value,
     remote::{self, Part},
     verify::Verified,
 };
@@ -47,10 +47,10 @@ pub struct ExportArgs {
 /// The first fault of the chain: what stands before it was written. Or why the chain cannot be read or written.
 pub async fn run(args: ExportArgs, node: Connection) -> anyhow::Result<()> {
     let runtime = Handle::current();
-    tokio::task::spawn_blocking(move || match &args.out {
+    tokio::task::spawn_blocking(move || match args.out.as_deref().filter(|path| !is_stdout(path)) {
         Some(path) => to_file(&node, &runtime, path, &args.key),
         None => {
-            let mut out = BufWriter::new(io::stdout().lock());
+            let mut out = BufWriter::new(stdout()?);
             remote::read(&node, &runtime, Part::Export(&mut out), &args.key)?;
             Ok(out.flush()?)
         }
@@ -61,19 +61,12 @@ pub async fn run(args: ExportArgs, node: Connection) -> anyhow::Result<()> {
 
 /// A half or faulty export never has the name that was asked for.
 fn to_file(node: &Connection, runtime: &Handle, path: &Path, keys: &[VerifierKey]) -> anyhow::Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let write = || -> anyhow::Result<Verified> {
-        let mut out = BufWriter::new(File::create(&part).with_context(|| format!("cannot write {}", part.display()))?);
-        let (verifier, voucher) = remote::read(node, runtime, Part::Export(&mut out), keys)?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))?;
+    let verified = write_file(path, |out| {
+        let (verifier, voucher) = remote::read(node, runtime, Part::Export(out), keys)?;
         Ok(Verified::of(&verifier)?.with(voucher))
-    };
-    let verified = write().inspect_err(|_| drop(fs::remove_file(&part)))?;
+    })?;
     match node.json {
-        true => print_line(serde_json::to_string(&verified)?),
+        true => print_value(&verified),
         false => print_line(format_args!("{verified}, written to {}", path.display())),
     }
 }

@@ -318,7 +318,12 @@ impl Node {
         let transaction = Transaction::new(submission, Some(Kind::Erasure), time, rand::random());
         let command = Command::Erase { chain: writer.number(), index, guard: chain.guard(expected), transaction };
         match self.submit(command, None).await? {
-            Outcome::Erased(placed) => Ok((writer, Accepted::new(placed))),
+            Outcome::Erased(placed) => {
+                if !placed.replayed {
+                    tracing::info!(chain = %writer.name, record = placed.index, "the data of transaction {index} is erased");
+                }
+                Ok((writer, Accepted::new(placed)))
+            }
             _ => unreachable!("the outcome of an erasure is Erased"),
         }
     }
@@ -389,6 +394,7 @@ impl Node {
         if self.chain(name).is_some() || self.lost(name).is_some() {
             return Err(Refused::NameTaken(rules.name().clone()));
         }
+        let origin = parent.as_ref().map(|(chain, quant)| (chain.name.clone(), quant.index()));
         let (number, shared) = match parent {
             None => (None, None),
             Some((chain, quant)) => {
@@ -406,8 +412,12 @@ impl Node {
         let shared = shared.as_ref().map(|(quant, (edge, _))| (quant, edge.clone()));
         let quant = self.0.miner.mine(bang_header(&rules, &transaction, shared, time)).await;
         let rules = Arc::new(rules);
+        let origin = origin.map(|(name, at)| format!("forked from quant {at} of {name}"));
         match self.submit(Command::Bang { rules, parent: number, transaction, quant, leap, guard }, None).await? {
-            Outcome::Banged(chain) => Ok(chain),
+            Outcome::Banged(chain) => {
+                tracing::info!(chain = %chain.name, id = %chain.id, "the chain is {}", origin.as_deref().unwrap_or("made"));
+                Ok(chain)
+            }
             _ => unreachable!("the outcome of a bang is Banged"),
         }
     }

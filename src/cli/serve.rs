@@ -2,7 +2,7 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    io::{IsTerminal, Write},
+    io::{self, IsTerminal, Write},
     net::{IpAddr, SocketAddr},
     num::NonZero,
     path::PathBuf,
@@ -178,9 +178,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (most, witnesses) = (limits::WITNESSES, args.witness.len());
     ensure!(witnesses <= most, "a node has at most {most} witnesses, so that every reader takes their signatures");
     let address = SocketAddr::new(args.host, args.port);
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: is another node running there? Choose another port with --port")
-    })?;
+    let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
     let address = listener.local_addr()?;
     let temporary = args.ephemeral.then(tempfile::tempdir).transpose().context("cannot make a temporary folder")?;
     let data = match (&temporary, args.data) {
@@ -244,6 +242,17 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         Ok(_) => bail!("the writer ended with a panic; what was acknowledged is on disk"),
         Err(_) => Ok(()),
     }
+}
+
+/// Names the option that is at fault.
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
+    let (ip, port) = (address.ip(), address.port());
+    let cure = match error.kind() {
+        io::ErrorKind::AddrInUse => "is another node running there? Choose another port with --port".into(),
+        io::ErrorKind::PermissionDenied => format!("port {port} is reserved: choose one from 1024 on with --port"),
+        _ => format!("{ip} is no address of this machine: --host takes one of its own, or 0.0.0.0 for all of them"),
+    };
+    anyhow::anyhow!("cannot listen on {address}: {cure} ({error})")
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<log::Flushed> {

@@ -6,6 +6,7 @@ mod events;
 mod extract;
 mod import;
 mod inject;
+mod line_end;
 mod nodes;
 mod preconditions;
 mod problem;
@@ -156,7 +157,7 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What holds for every route: the request's id, no writes from pages of other sites, every error a problem document, a
-/// line in the log.
+/// line end behind JSON, a line in the log.
 async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(&request);
@@ -170,7 +171,7 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
         .into_response(),
         false => next.run(request).await,
     };
-    let mut response = as_problem(response);
+    let mut response = line_end::add(as_problem(response));
     if let Some((method, path)) = log {
         let (status, took) = (response.status().as_u16(), started.elapsed());
         tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);

@@ -294,7 +294,10 @@ impl Import {
                 let (name, erasures) = (rules.name().clone(), verifier.erased());
                 let finish = Step::Finish { name, bang, size: transactions, quants, erasures, leap };
                 match self.node.step(id, finish).await? {
-                    Outcome::Banged(chain) => (chain, false),
+                    Outcome::Banged(chain) => {
+                        tracing::info!(chain = %chain.name, %id, quants, transactions, "the chain is imported");
+                        (chain, false)
+                    }
                     _ => unreachable!("the outcome of a finished import is Banged"),
                 }
             }

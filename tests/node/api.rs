@@ -54,6 +54,55 @@ fn the_original_interface_works_on_the_default_chain() {
     node.audit("");
 }
 
+/// A prompt stood behind the last bracket: JSON came without a line end, but for streams of lines.
+#[test]
+fn every_json_answer_ends_its_line() {
+    let node = small();
+    let long = node.post("/chains/a/inject").json(&json!({"data": "x".repeat(300_000)})).send().unwrap();
+    assert!(long.text().unwrap().ends_with("}\n"));
+    node.leap(A);
+    for path in [
+        "/",
+        "/openapi.json",
+        "/livez",
+        "/readyz",
+        "/chains",
+        "/chains/a",
+        "/discover",
+        "/peers/hello",
+        "/witness",
+        "/chains/a/stats",
+        "/chains/a/chain",
+        "/chains/a/chain?transactions=false",
+        "/chains/a/chain?from=9",
+        "/chains/a/quants/latest",
+        "/chains/a/pool",
+        "/chains/a/transactions",
+        "/chains/a/transactions/1",
+        "/chains/a/transactions/1/receipt",
+        "/chains/a/consistency?from=1",
+        "/nowhere",
+        "/chains/none/stats",
+        "/chains/a/chain?from=x",
+    ] {
+        let answer = node.get(path).send().unwrap();
+        let length = header(&answer, "content-length").parse::<usize>().ok();
+        let body = answer.bytes().unwrap();
+        assert!(body.ends_with(b"\n") && !body.ends_with(b"\n\n"), "{path}");
+        serde_json::from_slice::<Value>(&body).unwrap();
+        assert!(length.is_none_or(|length| length == body.len()), "{path}");
+        let head = node.request(Method::HEAD, path).send().unwrap();
+        assert_eq!(header(&head, "content-length").parse::<usize>().ok(), length, "{path}");
+        assert!(head.bytes().unwrap().is_empty(), "{path}");
+    }
+    for path in ["/leap", "/inject", "/transactions/0/erase"] {
+        let answer = node.post(path).send().unwrap().text().unwrap();
+        assert!(answer.ends_with("}\n") && !answer.contains("\n\n"), "{path}: {answer}");
+    }
+    // Bytes that are hashed stay as they are.
+    assert_eq!(node.get("/chains/a/tile/0/000.p/1").send().unwrap().bytes().unwrap().len(), 32);
+}
+
 #[test]
 fn a_chain_is_read_whole_in_part_and_by_lines() {
     let node = small();

@@ -30,7 +30,7 @@ impl Seen {
         let lines = |path: String| {
             let response = node.get(&path).header("accept", "application/x-ndjson").send().expect("it answers");
             assert!(response.status().is_success());
-            response.text().expect("it is text")
+            response.text().expect("it is text").trim_end().to_owned()
         };
         let size = node.size(chain);
         let record = |index: u64| {

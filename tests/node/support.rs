@@ -256,7 +256,8 @@ impl TestNode {
         loop {
             let page = self.get(&format!("{chain}/transactions?from={from}&limit=10000")).send().expect("it answers");
             let text = page.text().expect("it is text");
-            let count = serde_json::from_str::<Vec<Value>>(&text).expect("it is an array").len() as u64;
+            let text = text.trim_end();
+            let count = serde_json::from_str::<Vec<Value>>(text).expect("it is an array").len() as u64;
             if count == 0 {
                 return bytes;
             }

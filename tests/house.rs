@@ -13,7 +13,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
     ),
     ("sha2", "one file says how things are hashed", &["core/hash.rs"]),
     ("aes::", "one file says how stored data is erased", &["store/run_keys.rs"]),
-    ("println!", "it panics where nobody takes the line: cli::print and cli::print_notice do not", &[]),
+    ("println!", "it panics where nobody takes the line: cli::output has what does not", &[]),
     ("jsonschema", "one file says what a schema is", &["core/schema.rs"]),
     ("anyhow", "the library has typed errors", &["cli/", "main.rs"]),
     (

@@ -186,3 +186,6 @@ pub const WITNESS_PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::
 /// Wait before a witness that refused a chain is asked for it again, where the chain does not leap before: its operator may
 /// have mended that meanwhile.
 pub const WITNESS_REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
+/// The longest time for which a witness is left alone because it asks for that (`Retry-After`): what it says may be wrong.
+pub const WITNESS_RETRY_AFTER: Duration = Duration::from_secs(3_600);

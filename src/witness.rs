@@ -12,10 +12,13 @@ use std::{
     fmt,
     str::FromStr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    header::{DATE, HeaderMap, RETRY_AFTER},
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -29,7 +32,7 @@ use crate::{
         witness::Submission,
     },
     limits,
-    node::Node,
+    node::{self, Node},
     peers,
     store::ChainNumber,
     writer::ChainHandle,
@@ -151,7 +154,11 @@ enum Answer {
     /// It would not, for this reason.
     Refused(String),
     /// It did not answer as a witness does.
-    Away(String),
+    Away {
+        reason: String,
+        /// The time for which it asks to be left alone, if it does.
+        retry_after: Option<Duration>,
+    },
 }
 
 impl Queue {
@@ -235,11 +242,13 @@ impl Queue {
                     self.add(chain);
                 }
             }
-            Answer::Away(reason) => {
+            Answer::Away { reason, retry_after } => {
                 if self.failures == 0 {
                     tracing::warn!(%witness, "the witness does not answer, and is asked again later: {reason}");
                 }
-                self.resumes = Instant::now() + pause(self.failures);
+                // Of several calls at one time, none takes back what another was told.
+                let pause = pause(self.failures).max(retry_after.unwrap_or_default());
+                self.resumes = self.resumes.max(Instant::now() + pause);
                 self.failures = self.failures.saturating_add(1);
                 self.add(chain);
             }
@@ -274,9 +283,9 @@ impl Call {
                 Err(error) => return Answer::Refused(error.to_string()),
             };
             let submission = Submission::new(old, proof, note.clone()).expect("the node's own checkpoint is one");
-            let (status, body) = match self.send(submission.to_string()).await {
+            let (status, retry_after, body) = match self.send(submission.to_string()).await {
                 Ok(answered) => answered,
-                Err(reason) => return Answer::Away(reason),
+                Err(reason) => return Answer::Away { reason, retry_after: None },
             };
             match status {
                 StatusCode::OK => return self.accept(&quant, &note, &body),
@@ -294,17 +303,17 @@ impl Call {
                 status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
                     return Answer::Refused(format!("{status}: {:?}", shortened(&body)));
                 }
-                status => return Answer::Away(status.to_string()),
+                status => return Answer::Away { reason: status.to_string(), retry_after },
             }
         }
-        Answer::Away("its size changes from call to call".into())
+        Answer::Away { reason: "its size changes from call to call".into(), retry_after: None }
     }
 
-    /// The status and body of its answer, or why there is none.
-    async fn send(&self, body: String) -> Result<(StatusCode, String), String> {
+    /// The status and body of its answer and when to call again, or why there is none.
+    async fn send(&self, body: String) -> Result<(StatusCode, Option<Duration>, String), String> {
         let response = self.client.post(self.witness.url.clone()).body(body).send().await;
         let response = response.map_err(|error| chain_of(&error))?;
-        Ok((response.status(), read(response).await?))
+        Ok((response.status(), retry_after(response.headers()), read(response).await?))
     }
 
     /// Takes the witness's own cosignature out of its answer, and passes over what others may have signed.
@@ -336,6 +345,22 @@ fn client() -> Client {
             .no_proxy()
             .timeout(limits::WITNESS_TIMEOUT)
     })
+}
+
+/// The time for which an answer asks to be left alone (`Retry-After`, RFC 9110 section 10.2.3), as seconds or as a date, which is
+/// compared with the date of the answer where that has one, so that clocks may differ.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let after = text(RETRY_AFTER)?;
+    let wait = if !after.is_empty() && after.bytes().all(|byte| byte.is_ascii_digit()) {
+        after.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        let until = httpdate::parse_http_date(after).ok()?;
+        let sent = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+        let sent = sent.unwrap_or_else(|| UNIX_EPOCH + Duration::from_secs(node::now().seconds()));
+        until.duration_since(sent).unwrap_or_default()
+    };
+    Some(wait.min(limits::WITNESS_RETRY_AFTER))
 }
 
 async fn read(mut response: Response) -> Result<String, String> {

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::{
     OwnedSemaphorePermit,
     mpsc::{self, error::TrySendError},
-    oneshot,
+    oneshot, watch,
 };
 
 use crate::{
@@ -76,6 +76,8 @@ struct Inner {
     tiles: quick_cache::sync::Cache<(u64, u8, u64), Bytes>,
     /// Ids of the chains that are being imported.
     importing: Mutex<HashSet<Hash>>,
+    /// The known nodes, as they were recorded last.
+    recorded: tokio::sync::Mutex<Option<Vec<String>>>,
     witness: Option<Witness>,
 }
 
@@ -386,8 +388,15 @@ impl Node {
     ///
     /// # Errors
     /// Why they are not recorded.
-    pub async fn set_nodes(&self, hosts: Vec<String>) -> Result<(), Refused> {
-        self.submit(Command::SetNodes(hosts), None).await.map(|_| ())
+    pub async fn record_nodes(&self, known: &watch::Receiver<Vec<String>>) -> Result<(), Refused> {
+        // Held until they are on disk, so that nobody takes up what is not, and an older list never comes after a newer.
+        let mut recorded = self.0.recorded.lock().await;
+        let hosts = known.borrow().clone();
+        if recorded.take().as_ref() != Some(&hosts) {
+            self.submit(Command::SetNodes(hosts.clone()), None).await?;
+        }
+        *recorded = Some(hosts);
+        Ok(())
     }
 
     /// The receipt of a sealed transaction.
@@ -607,7 +616,8 @@ impl Inner {
         let writer = std::thread::Builder::new().name("writer".into()).spawn(|| writer.run()).map_err(failed)?;
         let tiles = quick_cache::sync::Cache::new(limits::TILES_CACHED);
         let importing = Mutex::default();
-        let inner = Inner { store, published, commands, miner, key, witness, tiles, importing };
+        let recorded = tokio::sync::Mutex::default();
+        let inner = Inner { store, published, commands, miner, key, witness, tiles, importing, recorded };
         Ok((inner, Background { touched, sealed, writer }))
     }
 }

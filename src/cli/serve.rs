@@ -252,8 +252,8 @@ async fn start_peers(
                 changed = known.changed() => if changed.is_err() { return },
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
-            let hosts = known.borrow_and_update().clone();
-            if let Err(error) = node.set_nodes(hosts).await {
+            known.mark_unchanged();
+            if let Err(error) = node.record_nodes(&known).await {
                 tracing::warn!("the known nodes are not recorded: {error}");
             }
         }

@@ -282,8 +282,7 @@ pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<
         return Err(vec![Fault::of(name, "unknown field: a node to meet has a host")].into());
     }
     let live = app.0.peers.discover(host).await?;
-    let known = app.0.peers.known().borrow().clone();
-    app.0.node.set_nodes(known).await?;
+    app.0.node.record_nodes(&app.0.peers.known()).await?;
     Ok((StatusCode::CREATED, axum::Json(live)).into_response())
 }
 

@@ -14,6 +14,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use super::{App, problem::Problem};
 use crate::{
     core::{
+        hash::Hash,
         json,
         rules::{ChainName, Fault},
     },
@@ -41,24 +42,29 @@ impl FromRequestParts<App> for ChainOf {
         match path_parameter(parts, |name| name == CHAIN).await? {
             Some(name) => match app.0.node.chain(&name) {
                 Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
-                None => Err(no_chain(app, &name)),
+                None => Err(no_chain(app, &name).await),
             },
             None => match app.0.node.chain(ChainName::DEFAULT) {
                 Some(chain) => Ok(ChainOf { chain, prefix: String::new() }),
-                None => Err(no_chain(app, ChainName::DEFAULT)),
+                None => Err(no_chain(app, ChainName::DEFAULT).await),
             },
         }
     }
 }
 
-fn no_chain(app: &App, name: &str) -> Problem {
-    match app.0.node.lost(name) {
-        Some(detail) => {
-            let cure = "the others go on; restore the data folder from a copy to have this one back";
-            Problem::overloaded(format!("the chain {name:?} is damaged: {detail}; {cure}"))
-        }
-        None => Problem::not_found(format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one")),
+async fn no_chain(app: &App, name: &str) -> Problem {
+    if let Some(detail) = app.0.node.lost(name) {
+        let cure = "the others go on; restore the data folder from a copy to have this one back";
+        return Problem::overloaded(format!("the chain {name:?} is damaged: {detail}; {cure}"));
     }
+    let is_one = name.parse::<ChainName>().is_ok() || name.parse::<Hash>().is_ok();
+    let elsewhere = if is_one { app.0.peers.who_has(name).await } else { None };
+    Problem::not_found(match elsewhere {
+        Some(host) => {
+            format!("there is no chain {name:?} on this node, but {host} has one: {}/chains/{name}", host.url())
+        }
+        None => format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one"),
+    })
 }
 
 /// The parameter of a path within a chain: the index or id of a transaction, the index or hash of a quant.

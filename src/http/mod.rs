@@ -105,6 +105,7 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::get_chain, nodes::patch_chain))
         .routes(routes!(nodes::discover, nodes::discovered))
         .routes(routes!(nodes::hello, nodes::greet))
+        .routes(routes!(nodes::has_chain))
         .routes(routes!(witness::add_checkpoint))
         .routes(routes!(witness::witness))
         .routes(routes!(witness::cosigned))

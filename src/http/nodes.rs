@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     App,
     chains::{Stats, page_limit},
-    extract::{ChainOf, Query, read_object, read_whole},
+    extract::{ChainOf, Place, Query, read_object, read_whole},
     inject::text_header,
     problem::{Problem, ProblemDocument},
 };
@@ -317,6 +317,33 @@ pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axu
     let hello = serde_json::from_value(json::parse(&body.bytes)?);
     let hello = hello.map_err(|error| Problem::unprocessable(error.to_string(), Vec::new()))?;
     Ok(axum::Json(app.0.peers.greet(hello).await?))
+}
+
+/// A chain that this node has.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Kept {
+    /// Its name.
+    name: String,
+    /// The hash of its first own quant.
+    #[schema(value_type = String)]
+    id: Hash,
+}
+
+/// Whether this node has a chain. Nodes call it when they are asked for one that they do not have; it asks no other node.
+#[utoipa::path(
+    get,
+    path = "/peers/chains/{name}",
+    tag = "node",
+    params(("name" = String, Path, description = "The chain's name, or its id")),
+    responses(
+        (status = 200, description = "It has", body = Kept),
+        (status = 404, description = "It has not", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn has_chain(State(app): State<App>, place: Place) -> Result<axum::Json<Kept>, Problem> {
+    let chain = app.0.node.chain(&place.0);
+    let chain = chain.ok_or_else(|| Problem::not_found(format!("there is no chain {:?}", place.0)))?;
+    Ok(axum::Json(Kept { name: chain.name.to_string(), id: chain.id }))
 }
 
 /// That it answers.

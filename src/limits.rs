@@ -189,3 +189,6 @@ pub const WITNESS_REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// The longest time for which a witness is left alone because it asks for that (`Retry-After`): what it says may be wrong.
 pub const WITNESS_RETRY_AFTER: Duration = Duration::from_secs(3_600);
+
+/// Bytes of a host's name: a name of the DNS has at most 253 (RFC 1035 section 2.3.4).
+pub const HOST_BYTES: usize = 255;

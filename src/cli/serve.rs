@@ -5,18 +5,16 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZero,
     path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
-use hyper::header::HeaderValue;
 use tokio::{net::TcpListener, sync::watch};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     core::{chain::LeapPolicy, note::VerifierKey, witness::Trusted},
-    http::{self, App},
+    http::{self, Admitted, App, HostName, Origin},
     leap, limits,
     node::{Background, Config, Node},
     peers::{Allowed, Host, Identity, Peers},
@@ -86,6 +84,11 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<Origin>,
 
+    /// A name by which clients reach this node, such as ledger.example, besides IP addresses, localhost and the name of
+    /// --advertise; may be repeated. Requests for other names are answered 421.
+    #[arg(long, env = "QBC_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub allow_host: Vec<HostName>,
+
     /// What is logged to stderr: error, warn, info, debug (a line for each request), or a tracing filter.
     #[arg(long, env = "QBC_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -93,21 +96,6 @@ pub struct ServeArgs {
     /// Log JSON, a line an event.
     #[arg(long, env = "QBC_LOG_JSON")]
     pub log_json: bool,
-}
-
-/// A site as browsers name it: `scheme://host[:port]`.
-#[derive(Clone, Debug)]
-pub struct Origin(HeaderValue);
-
-impl FromStr for Origin {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        let is_origin = host.is_some_and(|host| !host.is_empty() && !host.contains('/'));
-        let value = if is_origin { text.parse().ok() } else { None };
-        value.map(Origin).ok_or_else(|| format!("{text:?} is no origin like https://ledger.example"))
-    }
 }
 
 /// A time between automatic leaps.
@@ -186,8 +174,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         tokio::spawn(witness::run(node.clone(), args.witness, sealed, stopping.clone()));
     }
 
-    let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();
-    let router = http::router(App::new(node.clone(), peers, origins, stopping.clone()));
+    let advertised = peers.host().name().parse().map_err(anyhow::Error::msg).context("--advertise")?;
+    let names = [vec![advertised], args.allow_host].concat();
+    let admitted = Admitted { names, origins: args.cors_origin };
+    let router = http::router(App::new(node.clone(), peers, admitted, stopping.clone()));
     tracing::info!(id = node.id(), chains = node.chain_count(), "the node is ready");
     let signals = signals()?;
     announce(address)?;

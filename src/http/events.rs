@@ -620,7 +620,7 @@ mod tests {
             let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };
             let peers = Peers::new(identity, "none".parse().unwrap(), Vec::new());
             let (stop, stopping) = watch::channel(false);
-            Served { app: App::new(node, peers, Vec::new(), stopping), stop, _folder: folder }
+            Served { app: App::new(node, peers, Default::default(), stopping), stop, _folder: folder }
         }
 
         fn chain(&self) -> Arc<ChainHandle> {

@@ -8,6 +8,7 @@ mod faults;
 mod hostile;
 mod import;
 mod inject;
+mod origin;
 mod process;
 mod proofs;
 mod readme;

@@ -192,3 +192,6 @@ pub const WITNESS_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 
 /// Bytes of a host's name: a name of the DNS has at most 253 (RFC 1035 section 2.3.4).
 pub const HOST_BYTES: usize = 255;
+
+/// Bytes of the path that a proxy says to have stripped (`X-Forwarded-Prefix`): it comes back in headers.
+pub const PREFIX_BYTES: usize = 256;

@@ -1,9 +1,11 @@
 //! The HTTP interface: all routes in one place, and what holds for each of them.
 
+mod cache;
 mod chains;
 mod erase;
 mod events;
 mod extract;
+mod forwarded;
 mod import;
 mod inject;
 mod nodes;
@@ -44,6 +46,7 @@ pub use origin::{Admitted, HostName, Origin};
 pub use server::{Limits, serve};
 
 use crate::{limits, node::Node, peers::Peers};
+use forwarded::References;
 use problem::Problem;
 
 /// What all handlers share. A clone is another handle to the same.
@@ -128,9 +131,12 @@ pub fn router(app: App) -> Router {
     if !app.0.admitted.origins.is_empty() {
         routes = routes.layer(cors(app.0.admitted.origins.clone()));
     }
-    routes.layer(middleware::from_fn_with_state(app, frame)).layer(
-        CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible)),
-    )
+    let compression =
+        CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible));
+    routes
+        .layer(middleware::from_fn_with_state(app, frame))
+        .layer(compression)
+        .layer(middleware::from_fn(cache::tag_encodings))
 }
 
 fn is_compressible(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
@@ -167,11 +173,13 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
     let id = request_id(&request);
     let log =
         tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
+    let references = References::of(&request);
     let response = match refuse(&app.0.admitted, &request) {
         Err(problem) => problem.into_response(),
         Ok(()) => next.run(request).await,
     };
     let mut response = as_problem(response);
+    references.write(response.headers_mut());
     if let Some((method, path)) = log {
         let (status, took) = (response.status().as_u16(), started.elapsed());
         tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);

@@ -1019,6 +1019,7 @@ mod tests {
             discover: Duration::from_millis(1500),
             introductions: Duration::from_millis(250),
             forget: Duration::from_secs(60),
+            ..Timing::default()
         }
     }
 

@@ -768,7 +768,7 @@ mod tests {
         let server = tokio::spawn(serve(listener, router(served.app.clone()), bounds, served.stop.subscribe()));
         let connect = async || {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"GET /events HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
+            stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
             stream
         };
         let (mut stalled, mut reading) = (connect().await, connect().await);

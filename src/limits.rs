@@ -215,3 +215,12 @@ pub const LOG_BYTES: usize = 1 << 20;
 
 /// The longest wait for the last lines of the log when the node ends.
 pub const LOG_FLUSH: Duration = Duration::from_secs(1);
+
+/// The longest time for which a witness is left alone because it asks for that (`Retry-After`): what it says may be wrong.
+pub const WITNESS_RETRY_AFTER: Duration = Duration::from_secs(3_600);
+
+/// Bytes of a host's name: a name of the DNS has at most 253 (RFC 1035 section 2.3.4).
+pub const HOST_BYTES: usize = 255;
+
+/// Bytes of the path that a proxy says to have stripped (`X-Forwarded-Prefix`): it comes back in headers.
+pub const PREFIX_BYTES: usize = 256;

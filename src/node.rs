@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::sync::{
     OwnedSemaphorePermit,
     mpsc::{self, error::TrySendError},
-    oneshot,
+    oneshot, watch,
 };
 
 use crate::{
@@ -83,6 +83,8 @@ struct Inner {
     notes: quick_cache::sync::Cache<(u64, u64), Arc<Note>>,
     /// The chains that are being imported, and since when.
     importing: Mutex<HashMap<Hash, Timestamp>>,
+    /// The known nodes, as they were recorded last.
+    recorded: tokio::sync::Mutex<Option<Vec<String>>>,
     witness: Option<Witness>,
     accept_rollback: Vec<String>,
     clock: Clock,
@@ -440,8 +442,15 @@ impl Node {
     ///
     /// # Errors
     /// Why they are not recorded.
-    pub async fn set_nodes(&self, hosts: Vec<String>) -> Result<(), Refused> {
-        self.submit(Command::SetNodes(hosts), None).await.map(|_| ())
+    pub async fn record_nodes(&self, known: &watch::Receiver<Vec<String>>) -> Result<(), Refused> {
+        // Held until they are on disk, so that nobody takes up what is not, and an older list never comes after a newer.
+        let mut recorded = self.0.recorded.lock().await;
+        let hosts = known.borrow().clone();
+        if recorded.take().as_ref() != Some(&hosts) {
+            self.submit(Command::SetNodes(hosts.clone()), None).await?;
+        }
+        *recorded = Some(hosts);
+        Ok(())
     }
 
     /// The receipt of a sealed transaction.
@@ -767,8 +776,20 @@ impl Inner {
         let notes = quick_cache::sync::Cache::new(limits::NOTES_CACHED);
         let importing = Mutex::default();
         let (accept_rollback, clock) = (config.accept_rollback.clone(), config.clock.clone());
-        let inner =
-            Inner { store, published, commands, miner, key, witness, clock, tiles, notes, importing, accept_rollback };
+        let inner = Inner {
+            store,
+            published,
+            commands,
+            miner,
+            key,
+            witness,
+            clock,
+            tiles,
+            notes,
+            importing,
+            recorded: tokio::sync::Mutex::default(),
+            accept_rollback,
+        };
         Ok((inner, Background { touched, sealed, writer }))
     }
 }

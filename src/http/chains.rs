@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use super::{
     App,
-    extract::{ChainOf, Place, Query, parse_index, preferred, read_object},
+    cache::{Cache, cache_headers, prefers, unchanged},
+    extract::{ChainOf, Place, Query, parse_index, read_object},
     inject::{tag_header, text_header},
     nodes::{ChainView, NAME_IS_KEY, take_leap, take_name},
     preconditions::{expected, refuse_key},
@@ -137,15 +138,13 @@ pub async fn chain(
 ) -> Result<Response, Problem> {
     let length = target.chain.head().newest.index() + 1;
     let end = query.limit.map_or(length, |limit| query.from.saturating_add(limit).min(length));
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let (shape, media) = match accept.contains("application/x-ndjson") {
-        true => (Shape::Lines, "application/x-ndjson"),
-        false => (Shape::Array, "application/json"),
-    };
+    let (lines, array) = ("application/x-ndjson", "application/json");
+    let (shape, media) = if prefers(&headers, lines, array) { (Shape::Lines, lines) } else { (Shape::Array, array) };
     let quants = query.from.min(end)..end;
     let stream =
         ChainStream::open(&app.0.node, &target.chain, quants, query.transactions.unwrap_or(true), shape).await?;
-    Ok(([(header::CONTENT_TYPE, media)], stream.into_body(app.0.node.clone())).into_response())
+    let headers = [(header::CONTENT_TYPE, media), (header::VARY, "accept, accept-encoding")];
+    Ok((headers, stream.into_body(app.0.node.clone())).into_response())
 }
 
 /// A quant with its transactions.
@@ -487,10 +486,9 @@ pub async fn receipt(
         let detail = format!("transaction {index} is still pooled: it has a receipt after the next leap");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    let media = preferred(&headers, &["application/json", "text/plain"]);
-    let (media, body) = match media {
-        "text/plain" => ("text/plain; charset=utf-8", tlog_proof(&app, target.chain, index).await?.into_bytes()),
-        media => (media, receipt_json(&app, target.chain, index).await?),
+    let (media, body) = match prefers(&headers, "text/plain", "application/json") {
+        true => ("text/plain; charset=utf-8", tlog_proof(&app, target.chain, index).await?.into_bytes()),
+        false => ("application/json", receipt_json(&app, target.chain, index).await?),
     };
     let tag = format!("\"{}\"", crate::core::hash::leaf(&body));
     let mut response = unchanged(&headers, &tag, Cache::Revalidate).unwrap_or_else(|| {
@@ -645,6 +643,8 @@ impl Stats {
 }
 
 /// How large the chain is. The ETag guards writes (`If-Match`).
+///
+/// It speaks for the chain: that `scrubbed` is newer does not change it.
 #[utoipa::path(
     get,
     path = "/stats",
@@ -652,9 +652,12 @@ impl Stats {
     responses((status = 200, description = "The figures", body = Stats,
         headers(("ETag", description = "The chain's state: the index that the next transaction gets, and after a leap the quant"))))
 )]
-pub async fn stats(target: ChainOf) -> Response {
+pub async fn stats(target: ChainOf, headers: HeaderMap) -> Response {
     let head = target.chain.head();
-    ([(header::ETAG, tag_header(head.tag()))], axum::Json(Stats::at(&target.chain, &head))).into_response()
+    let (stats, tag) = (Stats::at(&target.chain, &head), head.tag().to_string());
+    // The tag speaks for the chain, and damage is found without a change of it.
+    let unchanged = unchanged(&headers, &tag, Cache::Revalidate).filter(|_| stats.damage.is_none());
+    unchanged.unwrap_or_else(|| (cache_headers(&tag, Cache::Revalidate), axum::Json(stats)).into_response())
 }
 
 /// A chain that goes on from a quant of another.
@@ -715,36 +718,6 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
     let rules = rules.fork(name, of).amend(fields)?;
     let chain = app.0.node.bang(rules, Some((parent, quant)), leap, guard).await?;
     Ok(ChainView::created(&chain))
-}
-
-/// For how long an answer may be kept.
-#[derive(Clone, Copy)]
-pub(super) enum Cache {
-    /// For ever.
-    Immutable,
-    /// It never changes, unless something in it is erased: so for no longer than an erasure may take.
-    Erasable,
-    /// Ask each time whether it is still the same.
-    Revalidate,
-}
-
-pub(super) fn cache_headers(tag: &str, cache: Cache) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::ETAG, text_header(tag.into()));
-    let cache = match cache {
-        Cache::Immutable => "public, max-age=31536000, immutable",
-        Cache::Erasable => "public, max-age=60, immutable",
-        Cache::Revalidate => "no-cache",
-    };
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
-    headers
-}
-
-/// `304` where the client has the same already (`If-None-Match`, RFC 9110 section 13.1.2).
-pub(super) fn unchanged(headers: &HeaderMap, tag: &str, cache: Cache) -> Option<Response> {
-    let has = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
-    let same = has.split(',').map(str::trim).any(|has| has == "*" || has.strip_prefix("W/").unwrap_or(has) == tag);
-    same.then(|| (StatusCode::NOT_MODIFIED, cache_headers(tag, cache)).into_response())
 }
 
 /// How quants stand in an answer.

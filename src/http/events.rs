@@ -656,7 +656,7 @@ mod tests {
             let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };
             let peers = Peers::new(identity, "none".parse().unwrap(), Vec::new());
             let (stop, stopping) = watch::channel(false);
-            Served { app: App::new(node, peers, Vec::new(), stopping), stop, _folder: folder }
+            Served { app: App::new(node, peers, Default::default(), stopping), stop, _folder: folder }
         }
 
         fn chain(&self) -> Arc<ChainHandle> {
@@ -805,7 +805,7 @@ mod tests {
         let server = tokio::spawn(serve(listener, router(served.app.clone()), bounds, served.stop.subscribe()));
         let connect = async || {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"GET /events HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
+            stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
             stream
         };
         let (mut stalled, mut reading) = (connect().await, connect().await);

@@ -14,6 +14,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use super::{App, problem::Problem};
 use crate::{
     core::{
+        hash::Hash,
         json,
         rules::{ChainName, Fault},
     },
@@ -41,24 +42,29 @@ impl FromRequestParts<App> for ChainOf {
         match path_parameter(parts, |name| name == CHAIN).await? {
             Some(name) => match app.0.node.chain(&name) {
                 Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
-                None => Err(no_chain(app, &name)),
+                None => Err(no_chain(app, &name).await),
             },
             None => match app.0.node.chain(ChainName::DEFAULT) {
                 Some(chain) => Ok(ChainOf { chain, prefix: String::new() }),
-                None => Err(no_chain(app, ChainName::DEFAULT)),
+                None => Err(no_chain(app, ChainName::DEFAULT).await),
             },
         }
     }
 }
 
-fn no_chain(app: &App, name: &str) -> Problem {
-    match app.0.node.lost(name) {
-        Some(detail) => {
-            let cure = "the others go on; restore the data folder from a copy to have this one back";
-            Problem::overloaded(format!("the chain {name:?} is damaged: {detail}; {cure}"))
-        }
-        None => Problem::not_found(format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one")),
+async fn no_chain(app: &App, name: &str) -> Problem {
+    if let Some(detail) = app.0.node.lost(name) {
+        let cure = "the others go on; restore the data folder from a copy to have this one back";
+        return Problem::overloaded(format!("the chain {name:?} is damaged: {detail}; {cure}"));
     }
+    let is_one = name.parse::<ChainName>().is_ok() || name.parse::<Hash>().is_ok();
+    let elsewhere = if is_one { app.0.peers.who_has(name).await } else { None };
+    Problem::not_found(match elsewhere {
+        Some(host) => {
+            format!("there is no chain {name:?} on this node, but {host} has one: {}/chains/{name}", host.url())
+        }
+        None => format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one"),
+    })
 }
 
 /// The parameter of a path within a chain: the index or id of a transaction, the index or hash of a quant.
@@ -179,32 +185,6 @@ pub async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
             }
         }
     }
-}
-
-/// The media type that the client likes best of those that are offered (`Accept`, RFC 9110 section 12.5.1). Of equal ones it is
-/// the first, and so it is where the client would take none: an answer that it did not ask for is better than none.
-pub fn preferred(headers: &HeaderMap, offered: &[&'static str]) -> &'static str {
-    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
-    let ranges: Vec<(String, f32)> = lines.flat_map(|line| line.split(',')).map(media_range).collect();
-    let quality = |offer: &str| {
-        let (kind, _) = offer.split_once('/').expect("a media type has a slash");
-        // The most specific range decides.
-        let ranges_for = [offer, &format!("{kind}/*"), "*/*"].map(str::to_owned);
-        let found = ranges_for.iter().find_map(|wanted| ranges.iter().find(|(range, _)| range == wanted));
-        found.map_or(0.0, |(_, quality)| *quality)
-    };
-    // The last of the largest is found, so they are looked through from behind.
-    let best = offered.iter().rev().max_by(|one, other| quality(one).total_cmp(&quality(other)));
-    best.expect("something is offered")
-}
-
-/// A media range without its parameters, and its weight.
-fn media_range(text: &str) -> (String, f32) {
-    let mut parts = text.split(';').map(str::trim);
-    let range = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-    let weight = weight.and_then(|weight| weight.parse::<f32>().ok()).filter(|weight| (0.0..=1.0).contains(weight));
-    (range, weight.unwrap_or(1.0))
 }
 
 /// How a body is written.

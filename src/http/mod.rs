@@ -1,13 +1,16 @@
 //! The HTTP interface: all routes in one place, and what holds for each of them.
 
+mod cache;
 mod chains;
 mod erase;
 mod events;
 mod extract;
+mod forwarded;
 mod import;
 mod inject;
 mod line_end;
 mod nodes;
+mod origin;
 mod preconditions;
 mod problem;
 mod proofs;
@@ -41,9 +44,11 @@ use utoipa::openapi::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use origin::{Admitted, HostName, Origin};
 pub use server::{Limits, serve};
 
 use crate::{limits, node::Node, peers::Peers};
+use forwarded::References;
 use problem::Problem;
 
 /// What all handlers share. A clone is another handle to the same.
@@ -58,8 +63,8 @@ struct Shared {
     room: Arc<Semaphore>,
     /// What is kept for those who listen to chains.
     events: events::Feeds,
-    /// Sites whose pages may use the node.
-    origins: Vec<HeaderValue>,
+    /// The node's names, and the sites whose pages may use it.
+    admitted: Admitted,
     /// The OpenAPI document, once the routes are there of which it is made.
     document: OnceLock<Bytes>,
     /// Whether the node stops, which ends all waiting.
@@ -67,11 +72,11 @@ struct Shared {
 }
 
 impl App {
-    /// A node and its peers, for the pages of these sites, until `stopping` says that the node stops.
-    pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
+    /// A node and its peers, under these names and for the pages of these sites, until `stopping` says that the node stops.
+    pub fn new(node: Node, peers: Peers, admitted: Admitted, stopping: watch::Receiver<bool>) -> App {
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
         let events = events::Feeds::new();
-        App(Arc::new(Shared { node, peers, room, events, origins, document: OnceLock::new(), stopping }))
+        App(Arc::new(Shared { node, peers, room, events, admitted, document: OnceLock::new(), stopping }))
     }
 }
 
@@ -107,6 +112,7 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::get_chain, nodes::patch_chain))
         .routes(routes!(nodes::discover, nodes::discovered))
         .routes(routes!(nodes::hello, nodes::greet))
+        .routes(routes!(nodes::has_chain))
         .routes(routes!(witness::add_checkpoint))
         .routes(routes!(witness::witness))
         .routes(routes!(witness::cosigned))
@@ -122,14 +128,17 @@ pub fn router(app: App) -> Router {
     app.0.document.get_or_init(|| Bytes::from(finish(document).to_json().expect("the document is JSON")));
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
-    // request ids, the log), and compression comes last, since it changes bodies only.
+    // request ids, the log), and compression comes last, since it changes bodies only, with the tags of its encodings around it.
     let mut routes = routes.fallback(no_route).with_state(app.clone()).layer(CatchPanicLayer::custom(panicked));
-    if !app.0.origins.is_empty() {
-        routes = routes.layer(cors(&app.0.origins));
+    if !app.0.admitted.origins.is_empty() {
+        routes = routes.layer(cors(app.0.admitted.origins.clone()));
     }
-    routes.layer(middleware::from_fn_with_state(app, frame)).layer(
-        CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible)),
-    )
+    let compression =
+        CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible));
+    routes
+        .layer(middleware::from_fn_with_state(app, frame))
+        .layer(compression)
+        .layer(middleware::from_fn(cache::tag_encodings))
 }
 
 fn is_compressible(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
@@ -146,9 +155,12 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a fault of this node; its log says more").into_response()
 }
 
-fn cors(origins: &[HeaderValue]) -> CorsLayer {
+fn cors(origins: Vec<Origin>) -> CorsLayer {
+    let is_admitted = move |origin: &HeaderValue, _: &_| {
+        origin.to_str().is_ok_and(|text| text.parse().is_ok_and(|origin: Origin| origins.contains(&origin)))
+    };
     CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins.iter().cloned()))
+        .allow_origin(AllowOrigin::predicate(is_admitted))
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers(AnyValue)
         .expose_headers(AnyValue)
@@ -156,22 +168,20 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What holds for every route: the request's id, no writes from pages of other sites, every error a problem document, a
-/// line end behind JSON, a line in the log.
+/// What holds for every route: the request's id, no other host's requests, no writes from pages of other sites, references
+/// that a proxy's clients can follow, every error a problem document, a line end behind JSON, a line in the log.
 async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(&request);
     let log =
         tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
-    let response = match is_foreign_write(&app, &request) {
-        true => Problem::new(
-            StatusCode::FORBIDDEN,
-            "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
-        )
-        .into_response(),
-        false => next.run(request).await,
+    let references = References::of(&request);
+    let response = match refuse(&app.0.admitted, &request) {
+        Err(problem) => problem.into_response(),
+        Ok(()) => next.run(request).await,
     };
     let mut response = line_end::add(as_problem(response));
+    references.write(response.headers_mut());
     if let Some((method, path)) = log {
         let (status, took) = (response.status().as_u16(), started.elapsed());
         tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
@@ -200,22 +210,27 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
     })
 }
 
-/// Browsers say where a request comes from (W3C Fetch Metadata, `Sec-Fetch-Site`). `GET /leap` writes as well.
-fn is_foreign_write(app: &App, request: &Request<Body>) -> bool {
-    let headers = request.headers();
-    let Some(site) = headers.get("sec-fetch-site") else { return false };
-    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let writes = !is_safe || is_leap(request.uri().path());
-    let allowed = headers.get(header::ORIGIN).is_some_and(|origin| app.0.origins.contains(origin));
-    site == "cross-site" && writes && !allowed
+/// Refuses what is for another host, and writes of pages that may not use the node.
+fn refuse(admitted: &Admitted, request: &Request<Body>) -> Result<(), Problem> {
+    let host = admitted.host(request)?;
+    if writes(request) && admitted.is_foreign(request.headers(), host.as_ref()) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
+        ));
+    }
+    Ok(())
 }
 
-fn is_leap(path: &str) -> bool {
+/// Whether a request may change something, as `GET /leap` does.
+fn writes(request: &Request<Body>) -> bool {
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let path = request.uri().path().trim_end_matches('/');
     let route = match path.strip_prefix("/chains/") {
         Some(nested) => nested.split_once('/').map_or("", |(_, route)| route),
         None => path.trim_start_matches('/'),
     };
-    route == "leap"
+    !is_safe || route == "leap"
 }
 
 /// Makes a problem document of an error that has no body of its own, such as `405`.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     App,
     chains::{Stats, page_limit},
-    extract::{ChainOf, Query, read_object, read_whole},
+    extract::{ChainOf, Place, Query, read_object, read_whole},
     inject::text_header,
     preconditions::{expected, is_only_if_new, refuse_conditions, refuse_key},
     problem::{Problem, ProblemDocument},
@@ -296,8 +296,7 @@ pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<
         return Err(vec![Fault::of(name, "unknown field: a node to meet has a host")].into());
     }
     let live = app.0.peers.discover(host).await?;
-    let known = app.0.peers.known().borrow().clone();
-    app.0.node.set_nodes(known).await?;
+    app.0.node.record_nodes(&app.0.peers.known()).await?;
     Ok((StatusCode::CREATED, axum::Json(live)).into_response())
 }
 
@@ -332,6 +331,33 @@ pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axu
     let hello = serde_json::from_value(json::parse(&body.bytes)?);
     let hello = hello.map_err(|error| Problem::unprocessable(error.to_string(), Vec::new()))?;
     Ok(axum::Json(app.0.peers.greet(hello).await?))
+}
+
+/// A chain that this node has.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Kept {
+    /// Its name.
+    name: String,
+    /// The hash of its first own quant.
+    #[schema(value_type = String)]
+    id: Hash,
+}
+
+/// Whether this node has a chain. Nodes call it when they are asked for one that they do not have; it asks no other node.
+#[utoipa::path(
+    get,
+    path = "/peers/chains/{name}",
+    tag = "node",
+    params(("name" = String, Path, description = "The chain's name, or its id")),
+    responses(
+        (status = 200, description = "It has", body = Kept),
+        (status = 404, description = "It has not", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn has_chain(State(app): State<App>, place: Place) -> Result<axum::Json<Kept>, Problem> {
+    let chain = app.0.node.chain(&place.0);
+    let chain = chain.ok_or_else(|| Problem::not_found(format!("there is no chain {:?}", place.0)))?;
+    Ok(axum::Json(Kept { name: chain.name.to_string(), id: chain.id }))
 }
 
 /// That it answers.

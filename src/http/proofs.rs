@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     App,
-    chains::{Cache, cache_headers, unchanged},
+    cache::{Cache, cache_headers, unchanged},
     extract::{ChainOf, Query, parse_index, path_parameter},
     problem::{Problem, ProblemDocument},
 };
@@ -95,11 +95,13 @@ pub async fn tile(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let level = place.level.expect("this route has a level");
-    if let Some(unchanged) = place.check(&target, &headers)? {
-        return Ok(unchanged);
-    }
-    let hashes = app.0.node.tile(target.chain.clone(), level, place.path.number(), place.path.width()).await?;
-    let mut response = place.answer(&target, hashes);
+    let mut response = match place.check(&target, &headers)? {
+        Some(unchanged) => unchanged,
+        None => {
+            let (number, width) = (place.path.number(), place.path.width());
+            place.answer(&target, app.0.node.tile(target.chain.clone(), level, number, width).await?)
+        }
+    };
     response.extensions_mut().insert(Incompressible);
     Ok(response)
 }

@@ -350,7 +350,7 @@ fn long_export() -> (TestNode, String) {
 fn send_part(node: &TestNode, export: &str, bytes: usize) {
     let mut stream = node.connect();
     let head = format!(
-        "POST /import?chain={} HTTP/1.1\r\nHost: node\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
+        "POST /import?chain={} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
         id_of(export),
         export.len()
     );

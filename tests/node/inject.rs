@@ -239,7 +239,7 @@ fn an_overlong_line_leaves_its_neighbours_accepted() {
 fn a_stream_commits_as_it_comes() {
     let node = TestNode::start(&[]);
     let mut stream = node.connect();
-    let head = "POST /inject HTTP/1.1\r\nHost: node\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /inject HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     for round in 1..=3 {
         // A whole line, and the start of the next one.

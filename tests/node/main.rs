@@ -1,6 +1,7 @@
 //! The node through its HTTP interface: one binary, so that it is linked once.
 
 mod api;
+mod cache;
 mod clock;
 mod discovery;
 mod erasure;
@@ -9,6 +10,7 @@ mod faults;
 mod hostile;
 mod import;
 mod inject;
+mod origin;
 mod process;
 mod proofs;
 mod readme;

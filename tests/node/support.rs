@@ -156,7 +156,8 @@ impl TestNode {
     /// Sends a request head as it stands, so that no client tidies its path, and gives all that comes back.
     pub fn raw(&self, method: &str, path: &[u8]) -> String {
         let mut stream = self.connect();
-        let head = [method.as_bytes(), b" ", path, b" HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"].concat();
+        let head =
+            [method.as_bytes(), b" ", path, b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"].concat();
         stream.write_all(&head).expect("it reads");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("it answers and closes");

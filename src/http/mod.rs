@@ -7,6 +7,7 @@ mod extract;
 mod import;
 mod inject;
 mod nodes;
+mod openapi;
 mod problem;
 mod proofs;
 mod server;
@@ -14,6 +15,7 @@ mod witness;
 
 use std::{
     any::Any,
+    collections::HashSet,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -21,7 +23,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{MatchedPath, State},
     http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -31,11 +33,6 @@ use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
     cors::{AllowOrigin, Any as AnyValue, CorsLayer},
-};
-use utoipa::openapi::{
-    Object, OpenApi, RefOr, Required, Schema, Type,
-    info::InfoBuilder,
-    path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -59,9 +56,16 @@ struct Shared {
     /// Sites whose pages may use the node.
     origins: Vec<HeaderValue>,
     /// The OpenAPI document, once the routes are there of which it is made.
-    document: OnceLock<Bytes>,
+    document: OnceLock<Document>,
     /// Whether the node stops, which ends all waiting.
     stopping: watch::Receiver<bool>,
+}
+
+/// The OpenAPI document.
+struct Document {
+    json: Bytes,
+    /// What it lists, with which a debug build compares what is answered.
+    answers: HashSet<String>,
 }
 
 impl App {
@@ -116,8 +120,12 @@ fn node_routes() -> OpenApiRouter<App> {
 /// All routes with all that holds for each, as a service.
 pub fn router(app: App) -> Router {
     let (routes, document) =
-        OpenApiRouter::new().merge(node_routes()).merge(chain_routes()).nest(NESTED, chain_routes()).split_for_parts();
-    app.0.document.get_or_init(|| Bytes::from(finish(document).to_json().expect("the document is JSON")));
+        OpenApiRouter::new().merge(node_routes()).merge(chain_routes()).nest(openapi::NESTED, chain_routes()).split_for_parts();
+    app.0.document.get_or_init(|| {
+        let document = openapi::finish(document);
+        let json = document.to_json().expect("the document is JSON").into();
+        Document { json, answers: openapi::answers(&document) }
+    });
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
     // request ids, the log), and compression comes last, since it changes bodies only.
@@ -161,6 +169,10 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
     let id = request_id(&request);
     let log =
         tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
+    let listed = cfg!(debug_assertions).then(|| {
+        let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        (request.method().clone(), path.to_owned())
+    });
     let response = match is_foreign_write(&app, &request) {
         true => Problem::new(
             StatusCode::FORBIDDEN,
@@ -170,6 +182,13 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
         false => next.run(request).await,
     };
     let mut response = as_problem(response);
+    if let Some((method, path)) = listed {
+        let document = app.0.document.get().expect("the router sets it before it serves");
+        if !openapi::has(&document.answers, &method, &path, &response) {
+            let (status, media) = (response.status().as_u16(), response.headers().get(header::CONTENT_TYPE));
+            tracing::error!(%method, path, status, ?media, "the OpenAPI document does not list this answer");
+        }
+    }
     if let Some((method, path)) = log {
         let (status, took) = (response.status().as_u16(), started.elapsed());
         tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
@@ -236,54 +255,4 @@ fn as_problem(response: Response) -> Response {
         problem.headers_mut().insert(header::ALLOW, allow.clone());
     }
     problem
-}
-
-const NESTED: &str = "/chains/{chain}";
-
-/// What the macros cannot know: the document's name, that nested routes have one more parameter and other ids, and that
-/// the fields of a quant stand among others in some answers.
-fn finish(mut document: OpenApi) -> OpenApi {
-    document.info = InfoBuilder::new()
-        .title("QBC, the Quantum blockchain")
-        .version(env!("CARGO_PKG_VERSION"))
-        .description(Some(
-            "Tamper-evident, append-only chains. Every chain route stands twice: at `/…` for the default chain, and at \
-             `/chains/{chain}/…` for any.",
-        ))
-        .build();
-    // A parameter that takes the rest of a path has a mark in the router, which OpenAPI does not know.
-    let paths = std::mem::take(&mut document.paths.paths);
-    document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
-    for (path, item) in &mut document.paths.paths {
-        let nested = path.strip_prefix(NESTED).is_some_and(|rest| !rest.is_empty());
-        if nested {
-            item.parameters.get_or_insert_default().push(RefOr::T(chain_parameter()));
-        }
-        for operation in operations(item) {
-            if let Some(id) = operation.operation_id.as_mut().filter(|_| nested) {
-                id.insert_str(0, "chain_");
-            }
-        }
-    }
-    let schemas = document.components.iter_mut().flat_map(|components| &mut components.schemas);
-    for (name, schema) in schemas {
-        if let ("QuantFields", RefOr::T(Schema::Object(quant))) = (name.as_str(), schema) {
-            quant.additional_properties = None;
-        }
-    }
-    document
-}
-
-fn chain_parameter() -> Parameter {
-    ParameterBuilder::new()
-        .name("chain")
-        .parameter_in(ParameterIn::Path)
-        .required(Required::True)
-        .description(Some("The chain's name, or its id"))
-        .schema(Some(RefOr::<Schema>::T(Object::with_type(Type::String).into())))
-        .build()
-}
-
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten()
 }

@@ -119,8 +119,11 @@ fn node_routes() -> OpenApiRouter<App> {
 
 /// All routes with all that holds for each, as a service.
 pub fn router(app: App) -> Router {
-    let (routes, document) =
-        OpenApiRouter::new().merge(node_routes()).merge(chain_routes()).nest(openapi::NESTED, chain_routes()).split_for_parts();
+    let (routes, document) = OpenApiRouter::new()
+        .merge(node_routes())
+        .merge(chain_routes())
+        .nest(openapi::NESTED, chain_routes())
+        .split_for_parts();
     app.0.document.get_or_init(|| {
         let document = openapi::finish(document);
         let json = document.to_json().expect("the document is JSON").into();

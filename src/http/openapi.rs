@@ -11,7 +11,8 @@ use axum::http::{HeaderValue, Method, Response, header};
 use utoipa::{
     IntoResponses, PartialSchema, ToSchema,
     openapi::{
-        ArrayBuilder, Components, Content, Header, Object, KnownFormat, ObjectBuilder, OneOfBuilder, OpenApi, Ref, RefOr, Required, Schema, SchemaFormat, ServerBuilder, Type,
+        ArrayBuilder, Components, Content, Header, KnownFormat, Object, ObjectBuilder, OneOfBuilder, OpenApi, Ref,
+        RefOr, Required, Schema, SchemaFormat, ServerBuilder, Type,
         info::InfoBuilder,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
         response::ResponseBuilder,
@@ -35,7 +36,8 @@ pub const NESTED: &str = "/chains/{chain}";
 
 /// Texts of one form.
 macro_rules! texts {
-    ($($type:ty: $description:literal, $pattern:literal;)*) => {$(
+    ($($type:ty: $description:literal, $pattern:literal;)*) => {
+    $(
         impl PartialSchema for $type {
             fn schema() -> RefOr<Schema> {
                 let text = ObjectBuilder::new().schema_type(Type::String);
@@ -44,7 +46,13 @@ macro_rules! texts {
         }
 
         impl ToSchema for $type {}
-    )*};
+    )*
+
+        /// The schemas of them all: those that only parameters name are not gathered by the macros.
+        fn texts() -> Vec<(String, RefOr<Schema>)> {
+            vec![$((<$type>::name().into(), <$type>::schema())),*]
+        }
+    };
 }
 
 texts! {
@@ -79,7 +87,7 @@ pub struct TileName;
 pub struct Guard {
     /// The `ETag` of `/stats`, of an inject or of a leap: the write is done only if nothing got in between, and else
     /// answered `412`. `*` expects nothing.
-    #[param(rename = "If-Match", nullable = false, pattern = r#"^(\*|"(0|[1-9]\d{0,19})")$"#)]
+    #[param(rename = "If-Match", nullable = false, example = "*", pattern = r#"^(\*|"(0|[1-9]\d{0,19})")$"#)]
     if_match: Option<String>,
 }
 
@@ -88,7 +96,10 @@ pub struct Binary;
 
 impl PartialSchema for Binary {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary))).into()
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+            .into()
     }
 }
 
@@ -199,8 +210,11 @@ const IMPLIED: [Implied; 14] = [
 const HEADERS: [(&str, &str); 10] = [
     ("Accept-Encoding", "The codings that a body may have"),
     ("Cache-Control", "For how long the answer may be kept"),
-    ("ETag", "Of what can be cached, the tag for `If-None-Match`; of a chain's figures and of writes, the index that the \
-        next transaction will get, for `If-Match`"),
+    (
+        "ETag",
+        "Of what can be cached, the tag for `If-None-Match`; of a chain's figures and of writes, the index that the \
+        next transaction will get, for `If-Match`",
+    ),
     ("Idempotent-Replayed", "`true` where an earlier request had done all of it"),
     ("Link", "`rel=\"next\"`: the next page, where there is one"),
     ("Location", "Where what was made stands"),
@@ -325,10 +339,8 @@ fn add_shared(components: &mut Components) {
         let parameter = parameter.required(Required::False).description(Some(description)).build();
         components.parameters.insert(name.into(), parameter.into());
     }
-    let mut schemas = vec![
-        (ProblemDocument::name().into(), ProblemDocument::schema()),
-        (ChainName::name().into(), ChainName::schema()),
-    ];
+    let mut schemas = texts();
+    schemas.push((ProblemDocument::name().into(), ProblemDocument::schema()));
     ProblemDocument::schemas(&mut schemas);
     components.schemas.extend(schemas);
     // Its fields stand among others in some answers, which must not refuse those.

@@ -280,8 +280,10 @@ pub struct Hello {
     /// Where the sender is reached, such as `localhost:5001` or `https://ledger.example:443`.
     pub host: String,
     /// The sender's public key, 64 lower hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub id: String,
     /// The sender's program version, 1 to 64 printable ASCII characters.
+    #[schema(pattern = "^[ -~]{1,64}$")]
     pub version: String,
     /// Hosts that the sender knows to be live; those after the 250th are ignored.
     pub nodes: Vec<String>,
@@ -305,6 +307,7 @@ pub struct PeerView {
     /// Where this node reaches it.
     pub host: String,
     /// Its public key, 64 lower hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub id: String,
     /// Its program version.
     pub version: String,

@@ -240,9 +240,11 @@ impl Chain {
 pub struct LeapPolicy {
     /// A leap this many milliseconds after the first transaction came into the empty pool, at the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 10, maximum = 86400000)]
     pub every_ms: Option<u64>,
     /// A leap as soon as so many transactions are pooled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub transactions: Option<u64>,
 }
 

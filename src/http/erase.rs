@@ -12,30 +12,51 @@ use super::{
     App,
     extract::{ChainOf, Place, read_object},
     inject::{IDEMPOTENT_REPLAYED, tag_header, text_header},
+    openapi::{Guard, PublicKey, Signature},
     preconditions::{expected, refuse_key},
-    problem::{Problem, ProblemDocument},
+    problem::Problem,
 };
 use crate::{
     core::{
         chain::Tag,
         chain::erasure_data,
         hash::Hash,
-        rules::Fault,
-        transaction::{Kind, Submission, take_signed},
+        rules::{ChainName, Fault},
+        transaction::{Kind, Submission, Timestamp, take_signed},
     },
     limits,
 };
 
 /// Why a transaction is erased.
 #[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
 pub struct Erase {
     /// It is recorded on the chain, for ever: 1 to 1,024 bytes.
+    #[schema(min_length = 1, max_length = 1024)]
     reason: String,
-    /// On a chain with writers: the hex Ed25519 public key of one of them.
-    signer: Option<String>,
-    /// Its hex signature over the canonical JSON of `{"chain": the chain's id, "data": {"index", "reason"}, "kind": "erasure"}`.
-    signature: Option<String>,
+    /// On a chain with writers: one of them. It stands with `signature` or not at all.
+    #[schema(nullable = false)]
+    signer: Option<PublicKey>,
+    /// Its signature over the canonical JSON of `{"chain": the chain's id, "data": {"index", "reason"}, "kind": "erasure"}`.
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
+}
+
+/// A form that says why a transaction is erased.
+#[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
+pub struct EraseForm {
+    /// It is recorded on the chain, for ever: 1 to 1,024 bytes.
+    #[schema(min_length = 1, max_length = 1024)]
+    reason: String,
+    /// On a chain with writers: one of them. It stands with `signature` or not at all.
+    #[schema(nullable = false)]
+    signer: Option<PublicKey>,
+    /// Its signature over the canonical JSON of `{"chain": the chain's id, "data": {"index", "reason"}, "kind": "erasure"}`.
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
 }
 
 /// That a transaction is erased.
@@ -44,15 +65,16 @@ pub struct Erasure {
     #[schema(example = "Transaction erased")]
     message: &'static str,
     /// The chain that records it: the one that wrote the transaction.
+    #[schema(value_type = ChainName)]
     chain: String,
     /// The index of the erased transaction.
     erased: u64,
     /// The index of the transaction that records it.
     index: u64,
     /// The leaf hash of that.
-    #[schema(value_type = String)]
     hash: Hash,
     /// When.
+    #[schema(value_type = Timestamp)]
     timestamp: String,
 }
 
@@ -66,16 +88,17 @@ pub struct Erasure {
     tag = "chain",
     params(
         ("index" = u64, Path, description = "Its index"),
-        ("If-Match" = Option<String>, Header, description = "The ETag of this chain's /stats: only if nothing got in between"),
+        Guard,
     ),
-    request_body(content((Erase = "application/json"), (Erase = "application/x-www-form-urlencoded"))),
+    request_body(content((Erase = "application/json"), (EraseForm = "application/x-www-form-urlencoded"))),
     responses(
         (status = 201, description = "It is erased", body = Erasure,
-            headers(("Location", description = "The transaction that records it"), ("ETag", description = "The chain's state"))),
-        (status = 200, description = "It was erased before", body = Erasure),
-        (status = 404, description = "There is no such transaction", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "It is a record of the node itself", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+            headers(("Location"))),
+        (status = 200, description = "It was erased before", body = Erasure,
+            headers(("Location"), ("Idempotent-Replayed"))),
+        (status = 401, description = "This chain takes only erasures that one of its writers has signed"),
+        (status = 403, description = "None of the chain's writers has signed it, or a page of another site asked for it"),
+        (status = 409, description = "It is a record of the node itself"),
     )
 )]
 pub async fn erase(

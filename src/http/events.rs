@@ -48,7 +48,7 @@ use tokio::{
 use super::{
     App,
     extract::{ChainOf, Query, parse_index, single},
-    problem::{Problem, ProblemDocument},
+    problem::Problem,
 };
 use crate::{
     core::chain::Head,
@@ -90,8 +90,7 @@ pub struct EventsQuery {
     ),
     responses(
         (status = 200, description = "Server-sent events, without end", body = String, content_type = "text/event-stream"),
-        (status = 404, description = "The chain has no such place", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "4XX", description = "The request is wrong", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The chain has no such place"),
     )
 )]
 pub async fn events(

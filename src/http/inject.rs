@@ -15,8 +15,9 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
     App,
-    chains::receipt_json,
+    chains::{ReceiptView, Stage, receipt_json},
     extract::{ChainOf, Format, Query, format_of, next_data, parse_form, read_whole, take_room},
+    openapi::{Guard, OneOrMany, PublicKey, Signature},
     preconditions::{IDEMPOTENCY_KEY, expected, idempotency_key},
     problem::{Problem, ProblemDocument},
 };
@@ -25,8 +26,8 @@ use crate::{
         chain::Tag,
         hash::Hash,
         json,
-        rules::Fault,
-        transaction::{Id, Submission, take_signed},
+        rules::{ChainName, Fault},
+        transaction::{Id, Submission, Timestamp, take_signed},
     },
     limits,
     node::Accepted,
@@ -41,7 +42,8 @@ pub struct InjectQuery {
     /// `leap`: answer when a quant has sealed what was sent, with its receipt.
     #[param(inline)]
     wait: Option<Wait>,
-    /// Seconds to wait for that at most, 30 where it is not said.
+    /// With `wait=leap`: seconds to wait at most, 30 where it is not said.
+    #[param(minimum = 0, maximum = 3600)]
     timeout: Option<f64>,
 }
 
@@ -75,16 +77,53 @@ impl InjectQuery {
 /// A transaction to add.
 #[derive(utoipa::ToSchema)]
 #[schema(as = Inject)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document; the gate of core::json reads it")]
 pub struct InjectBody {
     /// Any JSON value.
     data: Value,
-    /// The client's own name for it, for exact retries: 1 to 128 printable ASCII characters without space.
-    id: Option<String>,
-    /// The hex Ed25519 public key of the writer.
-    signer: Option<String>,
-    /// The writer's hex signature over the canonical JSON of `{"chain", "data", "id"?}`.
-    signature: Option<String>,
+    /// The client's own name for it, for exact retries.
+    #[schema(nullable = false)]
+    id: Option<Id>,
+    /// The writer. It stands with `signature` or not at all.
+    #[schema(nullable = false)]
+    signer: Option<PublicKey>,
+    /// The writer's signature over the canonical JSON of `{"chain", "data", "id"?}`.
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
+}
+
+/// A form that adds a transaction.
+#[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
+pub struct InjectForm {
+    /// The data: a text, whatever it looks like.
+    data: String,
+    /// The client's own name for it, for exact retries.
+    #[schema(nullable = false)]
+    id: Option<Id>,
+    /// The writer. It stands with `signature` or not at all.
+    #[schema(nullable = false)]
+    signer: Option<PublicKey>,
+    /// The writer's signature over the canonical JSON of `{"chain", "data", "id"?}`.
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
+}
+
+/// Bodies and answers of which an array has several.
+type Injects = OneOrMany<InjectBody>;
+type Receipts = OneOrMany<ReceiptView>;
+type Acceptances = OneOrMany<Acceptance<'static>>;
+
+/// What becomes of transactions that are sent without waiting.
+#[derive(utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document")]
+pub enum Outcome<'a> {
+    One(Acceptance<'a>),
+    Many(Vec<Acceptance<'a>>),
+    Lines(Summary),
 }
 
 /// That a transaction is on disk.
@@ -93,17 +132,20 @@ pub struct Acceptance<'a> {
     #[schema(example = "Transaction submission successful")]
     message: &'static str,
     /// The chain's name.
+    #[schema(value_type = ChainName)]
     chain: &'a str,
     /// The transaction's final place.
     index: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Id>, nullable = false)]
     id: Option<&'a str>,
     /// Its leaf hash.
-    #[schema(value_type = String)]
     hash: Hash,
     /// When it was accepted first.
+    #[schema(value_type = Timestamp)]
     timestamp: String,
     /// `pooled`, or `sealed` where it is repeated.
+    #[schema(value_type = Stage)]
     state: &'static str,
     /// In an array: `true` where an earlier request did it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,21 +180,34 @@ fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted, is_array: bool
     tag = "chain",
     params(
         InjectQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Another way to give the id"),
-        ("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between"),
+        Guard,
+        ("Idempotency-Key" = Option<String>, Header, nullable = false, pattern = r#"^([!-~]{1,128}|"[!-~]{1,128}")$"#,
+            description = "Another way to give the id"),
     ),
-    request_body(content(
-        (InjectBody = "application/json"),
-        (InjectBody = "application/x-www-form-urlencoded"),
+    request_body(description = "`application/jsonl` and `application/ndjson` are other names of `application/x-ndjson`", content(
+        (Injects = "application/json"),
         (String = "application/x-ndjson"),
+        (InjectForm = "application/x-www-form-urlencoded"),
     )),
     responses(
-        (status = 202, description = "On disk, in the pool; an array for an array", body = Acceptance,
-            headers(("Location", description = "The transaction"), ("ETag", description = "The index that the next transaction gets; where it is sealed, the chain's state"),
-                ("Idempotent-Replayed", description = "`true` where an earlier request did it"))),
-        (status = 201, description = "Sealed (wait=leap): the receipt, an array for an array", body = super::chains::ReceiptView),
-        (status = 504, description = "On disk, but not sealed in time", body = Acceptance),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 202, description = "On disk, in the pool: an array for an array, a summary for lines", body = Outcome,
+            headers(("Location"), ("ETag"), ("Idempotent-Replayed"))),
+        (status = 201, description = "Sealed (`wait=leap`): the receipt, an array for an array", body = Receipts,
+            headers(("Location"), ("ETag"), ("Idempotent-Replayed"))),
+        (status = 401, description = "This chain accepts only what one of its writers has signed"),
+        (status = 403, description = "None of the chain's writers has signed it, or a page of another site asked for it"),
+        (status = 409, description = "The id belongs to other data"),
+        (status = 413, description = "The body, or the data of a transaction, is too large"),
+        (status = 422, description = "It breaks the chain's rules or has not the shape of a transaction; lines: all were refused",
+            content((ProblemDocument = "application/problem+json"), (Summary = "application/json"))),
+        (status = 429, description = "The pool is full",
+            content((ProblemDocument = "application/problem+json"), (Summary = "application/json"))),
+        (status = 503, description = "The node has too much to do or cannot write, or the chain is damaged",
+            content((ProblemDocument = "application/problem+json"), (Summary = "application/json"))),
+        (status = 504, description = "On disk, but not sealed in time (`wait=leap`)", body = Acceptances,
+            headers(("Location"), ("ETag"), ("Idempotent-Replayed"))),
+        (status = 507, description = "The disk is full",
+            content((ProblemDocument = "application/problem+json"), (Summary = "application/json"))),
     )
 )]
 pub async fn inject(
@@ -327,11 +382,14 @@ pub struct Summary {
     replayed: u64,
     /// Lines that are not.
     refused: u64,
-    /// Index of the first line that was accepted, now or before.
+    /// Index of the first line that was accepted, now or before; null where none was.
+    #[schema(required = true)]
     first: Option<u64>,
-    /// Index of the last line that was accepted, now or before.
+    /// Index of the last line that was accepted, now or before; null where none was.
+    #[schema(required = true)]
     last: Option<u64>,
     /// The first refused lines.
+    #[schema(max_items = 100)]
     errors: Vec<LineError>,
 }
 

@@ -10,6 +10,7 @@ mod import;
 mod inject;
 mod line_end;
 mod nodes;
+mod openapi;
 mod origin;
 mod preconditions;
 mod problem;
@@ -19,6 +20,7 @@ mod witness;
 
 use std::{
     any::Any,
+    collections::HashSet,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -26,7 +28,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{MatchedPath, State},
     http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -36,11 +38,6 @@ use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
     cors::{AllowOrigin, Any as AnyValue, CorsLayer},
-};
-use utoipa::openapi::{
-    Object, OpenApi, RefOr, Required, Schema, Type,
-    info::InfoBuilder,
-    path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -66,9 +63,16 @@ struct Shared {
     /// The node's names, and the sites whose pages may use it.
     admitted: Admitted,
     /// The OpenAPI document, once the routes are there of which it is made.
-    document: OnceLock<Bytes>,
+    document: OnceLock<Document>,
     /// Whether the node stops, which ends all waiting.
     stopping: watch::Receiver<bool>,
+}
+
+/// The OpenAPI document.
+struct Document {
+    json: Bytes,
+    /// What it lists, with which a debug build compares what is answered.
+    answers: HashSet<String>,
 }
 
 impl App {
@@ -123,9 +127,16 @@ fn node_routes() -> OpenApiRouter<App> {
 
 /// All routes with all that holds for each, as a service.
 pub fn router(app: App) -> Router {
-    let (routes, document) =
-        OpenApiRouter::new().merge(node_routes()).merge(chain_routes()).nest(NESTED, chain_routes()).split_for_parts();
-    app.0.document.get_or_init(|| Bytes::from(finish(document).to_json().expect("the document is JSON")));
+    let (routes, document) = OpenApiRouter::new()
+        .merge(node_routes())
+        .merge(chain_routes())
+        .nest(openapi::NESTED, chain_routes())
+        .split_for_parts();
+    app.0.document.get_or_init(|| {
+        let document = openapi::finish(document);
+        let json = document.to_json().expect("the document is JSON").into();
+        Document { json, answers: openapi::answers(&document) }
+    });
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
     // request ids, the log), and compression comes last, since it changes bodies only, with the tags of its encodings around it.
@@ -175,12 +186,23 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
     let id = request_id(&request);
     let log =
         tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
+    let listed = cfg!(debug_assertions).then(|| {
+        let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        (request.method().clone(), path.to_owned())
+    });
     let references = References::of(&request);
     let response = match refuse(&app.0.admitted, &request) {
         Err(problem) => problem.into_response(),
         Ok(()) => next.run(request).await,
     };
     let mut response = line_end::add(as_problem(response));
+    if let Some((method, path)) = listed {
+        let document = app.0.document.get().expect("the router sets it before it serves");
+        if !openapi::has(&document.answers, &method, &path, &response) {
+            let (status, media) = (response.status().as_u16(), response.headers().get(header::CONTENT_TYPE));
+            tracing::error!(%method, path, status, ?media, "the OpenAPI document does not list this answer");
+        }
+    }
     references.write(response.headers_mut());
     if let Some((method, path)) = log {
         let (status, took) = (response.status().as_u16(), started.elapsed());
@@ -253,54 +275,4 @@ fn as_problem(response: Response) -> Response {
         problem.headers_mut().insert(header::ALLOW, allow.clone());
     }
     problem
-}
-
-const NESTED: &str = "/chains/{chain}";
-
-/// What the macros cannot know: the document's name, that nested routes have one more parameter and other ids, and that
-/// the fields of a quant stand among others in some answers.
-fn finish(mut document: OpenApi) -> OpenApi {
-    document.info = InfoBuilder::new()
-        .title("QBC, the Quantum blockchain")
-        .version(env!("CARGO_PKG_VERSION"))
-        .description(Some(
-            "Tamper-evident, append-only chains. Every chain route stands twice: at `/…` for the default chain, and at \
-             `/chains/{chain}/…` for any.",
-        ))
-        .build();
-    // A parameter that takes the rest of a path has a mark in the router, which OpenAPI does not know.
-    let paths = std::mem::take(&mut document.paths.paths);
-    document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
-    for (path, item) in &mut document.paths.paths {
-        let nested = path.strip_prefix(NESTED).is_some_and(|rest| !rest.is_empty());
-        if nested {
-            item.parameters.get_or_insert_default().push(RefOr::T(chain_parameter()));
-        }
-        for operation in operations(item) {
-            if let Some(id) = operation.operation_id.as_mut().filter(|_| nested) {
-                id.insert_str(0, "chain_");
-            }
-        }
-    }
-    let schemas = document.components.iter_mut().flat_map(|components| &mut components.schemas);
-    for (name, schema) in schemas {
-        if let ("QuantFields", RefOr::T(Schema::Object(quant))) = (name.as_str(), schema) {
-            quant.additional_properties = None;
-        }
-    }
-    document
-}
-
-fn chain_parameter() -> Parameter {
-    ParameterBuilder::new()
-        .name("chain")
-        .parameter_in(ParameterIn::Path)
-        .required(Required::True)
-        .description(Some("The chain's name, or its id"))
-        .schema(Some(RefOr::<Schema>::T(Object::with_type(Type::String).into())))
-        .build()
-}
-
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten()
 }

@@ -14,8 +14,9 @@ use super::{
     chains::{Stats, page_limit},
     extract::{ChainOf, Place, Query, read_object, read_whole},
     inject::text_header,
+    openapi::{Guard, NameForm, PublicKey},
     preconditions::{expected, is_only_if_new, refuse_conditions, refuse_key},
-    problem::{Problem, ProblemDocument},
+    problem::Problem,
 };
 use crate::{
     core::{
@@ -31,21 +32,27 @@ use crate::{
 
 /// A chain to make.
 #[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document; core::rules reads it")]
 pub struct Bang {
-    /// `[a-z0-9][a-z0-9._-]{0,62}`.
-    name: String,
-    /// Zero bits of each quant's hash, 0 to 48; 12 where it is not said.
+    /// Its name.
+    name: ChainName,
+    /// Zero bits of each quant's hash; 12 where it is not said.
+    #[schema(nullable = false, maximum = 48)]
     difficulty: Option<u8>,
-    /// A JSON Schema (2020-12) that injected data must meet, or null.
+    /// A JSON Schema (2020-12) that injected data must meet, or null for any data.
+    #[schema(schema_with = super::openapi::json_schema)]
     schema: Option<Value>,
     /// The largest canonical data accepted; 1 MiB where it is not said.
+    #[schema(nullable = false, minimum = 1, maximum = 4194304)]
     max_bytes: Option<u64>,
-    /// Hex Ed25519 public keys of those who may write, or null for everyone.
-    writers: Option<Vec<String>>,
+    /// Those who may write, or null for everyone.
+    #[schema(min_items = 1)]
+    writers: Option<Vec<PublicKey>>,
     /// When it leaps by itself; by hand where it is not said.
     leap: Option<LeapPolicy>,
     /// Nodes that carry it: 1, until nodes carry chains together.
+    #[schema(nullable = false, minimum = 1, maximum = 1)]
     replicas: Option<u64>,
 }
 
@@ -54,11 +61,12 @@ pub struct Bang {
 #[schema(as = Chain)]
 pub struct ChainView {
     /// Its name.
+    #[schema(value_type = ChainName)]
     name: String,
     /// The hash of its first own quant.
-    #[schema(value_type = String)]
     id: Hash,
     /// Its rules, as they stand in its bang.
+    #[schema(value_type = RulesView)]
     rules: Value,
     /// When it leaps by itself.
     leap: LeapPolicy,
@@ -68,11 +76,56 @@ pub struct ChainView {
     stats: Stats,
 }
 
-/// A chain that could not be loaded, as it stands in the list of all.
-#[derive(Serialize)]
-struct LostChain<'a> {
-    name: &'a str,
-    damage: &'a str,
+/// The rules of a chain. They never change.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Rules)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document; core::rules writes it")]
+pub struct RulesView {
+    /// The chain's name.
+    name: ChainName,
+    /// Zero bits of each quant's hash.
+    #[schema(maximum = 48)]
+    difficulty: u8,
+    /// A JSON Schema (2020-12) that injected data meets, or null for any data.
+    #[schema(schema_with = super::openapi::json_schema, required = true)]
+    schema: Option<Value>,
+    /// The largest canonical data accepted.
+    max_bytes: u64,
+    /// Those who may write, or null for everyone.
+    #[schema(required = true)]
+    writers: Option<Vec<PublicKey>>,
+    /// The quant of another chain that this one goes on from, or null.
+    #[schema(required = true)]
+    fork_of: Option<ForkOfView>,
+}
+
+/// A quant of another chain.
+#[derive(utoipa::ToSchema)]
+#[schema(as = ForkOf)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document; core::rules writes it")]
+pub struct ForkOfView {
+    /// That chain's id.
+    chain: Hash,
+    /// The quant's index.
+    index: u64,
+    /// The quant's hash.
+    hash: Hash,
+}
+
+/// A chain in the list of all.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum ListedChain<'a> {
+    /// A chain.
+    Loaded(Box<ChainView>),
+    /// One that could not be loaded.
+    Lost {
+        /// Its name.
+        #[schema(value_type = ChainName)]
+        name: &'a str,
+        /// What does not hold in what is stored of it.
+        damage: &'a str,
+    },
 }
 
 impl ChainView {
@@ -134,12 +187,12 @@ pub(super) const NAME_IS_KEY: &str = "a chain is made once, since its name is un
     post,
     path = "/bang",
     tag = "node",
-    params(("If-None-Match" = Option<String>, Header, description = "`*`: then a name that is taken is answered 412")),
-    request_body = Bang,
+    params(("If-None-Match" = Option<String>, Header, nullable = false, pattern = r"^\*$",
+        description = "`*`: then a name that is taken is answered `412`")),
+    request_body(content((Bang = "application/json"), (NameForm = "application/x-www-form-urlencoded"))),
     responses(
-        (status = 201, description = "The chain", body = ChainView, headers(("Location", description = "The chain"))),
-        (status = 409, description = "The name is taken", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 201, description = "The chain", body = ChainView, headers(("Location"))),
+        (status = 409, description = "The name is taken"),
     )
 )]
 pub async fn bang(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
@@ -177,7 +230,7 @@ pub struct ChainsQuery {
     path = "/chains",
     tag = "node",
     params(ChainsQuery),
-    responses((status = 200, description = "The chains", body = [ChainView], headers(("Link", description = "The next page"))))
+    responses((status = 200, description = "The chains", body = [ListedChain], headers(("Link"))))
 )]
 pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) -> Result<Response, Problem> {
     let limit = page_limit(query.limit)? as usize;
@@ -192,11 +245,11 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
         if last.is_some() {
             body.push(b',');
         }
-        let written = match chain {
-            Ok(chain) => serde_json::to_writer(&mut body, &ChainView::of(chain)),
-            Err(damage) => serde_json::to_writer(&mut body, &LostChain { name: name.as_str(), damage }),
+        let listed = match chain {
+            Ok(chain) => ListedChain::Loaded(Box::new(ChainView::of(chain))),
+            Err(damage) => ListedChain::Lost { name: name.as_str(), damage },
         };
-        written.expect("writing to memory does not fail");
+        serde_json::to_writer(&mut body, &listed).expect("writing to memory does not fail");
         last = Some(name);
     }
     body.push(b']');
@@ -215,7 +268,6 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
     params(("chain" = String, Path, description = "Its name, or its id")),
     responses(
         (status = 200, description = "The chain", body = ChainView),
-        (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub async fn get_chain(target: ChainOf) -> axum::Json<ChainView> {
@@ -224,11 +276,13 @@ pub async fn get_chain(target: ChainOf) -> axum::Json<ChainView> {
 
 /// What may change of a chain: all that is no rule.
 #[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
 pub struct Patch {
     /// When it leaps by itself, or null for by hand only.
     leap: Option<LeapPolicy>,
     /// Nodes that carry it: 1, until nodes carry chains together.
+    #[schema(nullable = false, minimum = 1, maximum = 1)]
     replicas: Option<u64>,
 }
 
@@ -237,14 +291,10 @@ pub struct Patch {
     patch,
     path = "/chains/{chain}",
     tag = "node",
-    params(
-        ("chain" = String, Path, description = "Its name"),
-        ("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between"),
-    ),
+    params(("chain" = String, Path, description = "Its name, or its id"), Guard),
     request_body = Patch,
     responses(
         (status = 200, description = "The chain as it is now", body = ChainView),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
@@ -269,8 +319,18 @@ pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Reque
 
 /// A node to meet.
 #[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
 pub struct Discover {
+    /// Such as `localhost:5001` or `https://ledger.example`.
+    host: String,
+}
+
+/// A form with a node to meet.
+#[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
+pub struct DiscoverForm {
     /// Such as `localhost:5001` or `https://ledger.example`.
     host: String,
 }
@@ -280,10 +340,10 @@ pub struct Discover {
     post,
     path = "/discover",
     tag = "node",
-    request_body(content((Discover = "application/json"), (Discover = "application/x-www-form-urlencoded"))),
+    request_body(content((Discover = "application/json"), (DiscoverForm = "application/x-www-form-urlencoded"))),
     responses(
         (status = 201, description = "The live nodes", body = [PeerView]),
-        (status = 422, description = "It does not answer, or may not be called", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "It does not answer, or may not be called"),
     )
 )]
 pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
@@ -320,7 +380,7 @@ pub async fn hello(State(app): State<App>) -> axum::Json<Hello> {
     request_body = Hello,
     responses(
         (status = 200, description = "This node", body = Hello),
-        (status = 422, description = "The caller cannot be called back", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "The caller cannot be called back"),
     )
 )]
 pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axum::Json<Hello>, Problem> {
@@ -351,7 +411,7 @@ pub struct Kept {
     params(("name" = String, Path, description = "The chain's name, or its id")),
     responses(
         (status = 200, description = "It has", body = Kept),
-        (status = 404, description = "It has not", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "It has not"),
     )
 )]
 pub async fn has_chain(State(app): State<App>, place: Place) -> Result<axum::Json<Kept>, Problem> {
@@ -384,7 +444,7 @@ pub async fn livez() -> axum::Json<Status> {
     tag = "node",
     responses(
         (status = 200, description = "It does", body = Status),
-        (status = 503, description = "It takes no writes, or a chain does not, which it names", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It takes no writes, or a chain does not, which it names"),
     )
 )]
 pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Problem> {
@@ -409,14 +469,14 @@ pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Proble
 }
 
 /// All routes as OpenAPI 3.1.
-#[utoipa::path(get, path = "/openapi.json", tag = "node", responses((status = 200, description = "The document", body = Value)))]
+#[utoipa::path(get, path = "/openapi.json", tag = "node", responses((status = 200, description = "The document", body = Object)))]
 pub async fn openapi(State(app): State<App>) -> Response {
-    let document = app.0.document.get().expect("the router sets it before it serves").clone();
+    let document = app.0.document.get().expect("the router sets it before it serves").json.clone();
     ([(header::CONTENT_TYPE, "application/json")], document).into_response()
 }
 
 /// What this is, and where everything else is.
-#[utoipa::path(get, path = "/", tag = "node", responses((status = 200, description = "The index", body = Value)))]
+#[utoipa::path(get, path = "/", tag = "node", responses((status = 200, description = "The index", body = Object)))]
 pub async fn index(State(app): State<App>) -> axum::Json<Value> {
     axum::Json(json!({
         "name": "qbc",

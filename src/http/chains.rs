@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     App,
-    extract::{ChainOf, Place, Query, expected_size, parse_index, read_object},
+    extract::{ChainOf, LINES, Place, Query, expected_size, parse_index, read_object, weighted},
     inject::text_header,
     nodes::{ChainView, take_leap, take_name},
     problem::{Problem, ProblemDocument},
@@ -128,10 +128,13 @@ pub async fn chain(
 ) -> Result<Response, Problem> {
     let length = target.chain.head().newest.index() + 1;
     let end = query.limit.map_or(length, |limit| query.from.saturating_add(limit).min(length));
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let (shape, media) = match accept.contains("application/x-ndjson") {
-        true => (Shape::Lines, "application/x-ndjson"),
-        false => (Shape::Array, "application/json"),
+    let accepted = weighted(&headers, &header::ACCEPT);
+    let weight = |media: &str| accepted.iter().find(|(name, _)| name == media).map_or(0, |&(_, weight)| weight);
+    // Whoever names lines at all, and likes nothing better, wants them.
+    let lines = LINES.into_iter().find(|media| weight(media) > 0 && weight(media) >= weight("application/json"));
+    let (shape, media) = match lines {
+        Some(media) => (Shape::Lines, media),
+        None => (Shape::Array, "application/json"),
     };
     let quants = query.from.min(end)..end;
     let stream =

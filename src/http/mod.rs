@@ -1,6 +1,7 @@
 //! The HTTP interface: all routes in one place, and what holds for each of them.
 
 mod chains;
+mod coding;
 mod erase;
 mod events;
 mod extract;
@@ -10,10 +11,12 @@ mod nodes;
 mod problem;
 mod proofs;
 mod server;
+mod unread;
 mod witness;
 
 use std::{
     any::Any,
+    collections::{HashMap, HashSet},
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -21,7 +24,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{MatchedPath, State},
     http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -54,12 +57,16 @@ struct Shared {
     peers: Peers,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
+    /// Compressed bodies that may still be decoded at one time.
+    decoders: Arc<Semaphore>,
     /// What is kept for those who listen to chains.
     events: events::Feeds,
     /// Sites whose pages may use the node.
     origins: Vec<HeaderValue>,
     /// The OpenAPI document, once the routes are there of which it is made.
     document: OnceLock<Bytes>,
+    /// The query parameters of each route and method, as that document has them.
+    parameters: OnceLock<HashMap<(String, Method), Vec<String>>>,
     /// Whether the node stops, which ends all waiting.
     stopping: watch::Receiver<bool>,
 }
@@ -68,8 +75,10 @@ impl App {
     /// A node and its peers, for the pages of these sites, until `stopping` says that the node stops.
     pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
+        let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
-        App(Arc::new(Shared { node, peers, room, events, origins, document: OnceLock::new(), stopping }))
+        let (document, parameters) = (OnceLock::new(), OnceLock::new());
+        App(Arc::new(Shared { node, peers, room, decoders, events, origins, document, parameters, stopping }))
     }
 }
 
@@ -117,17 +126,21 @@ fn node_routes() -> OpenApiRouter<App> {
 pub fn router(app: App) -> Router {
     let (routes, document) =
         OpenApiRouter::new().merge(node_routes()).merge(chain_routes()).nest(NESTED, chain_routes()).split_for_parts();
+    // The router's paths, before the document has those of OpenAPI.
+    app.0.parameters.get_or_init(|| query_parameters(&document));
     app.0.document.get_or_init(|| Bytes::from(finish(document).to_json().expect("the document is JSON")));
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
-    // request ids, the log), and compression comes last, since it changes bodies only.
+    // request ids, the log), and compression comes last, since it changes bodies only, in the coding that is chosen before.
     let mut routes = routes.fallback(no_route).with_state(app.clone()).layer(CatchPanicLayer::custom(panicked));
     if !app.0.origins.is_empty() {
         routes = routes.layer(cors(&app.0.origins));
     }
-    routes.layer(middleware::from_fn_with_state(app, frame)).layer(
-        CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible)),
-    )
+    let compressible = DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible);
+    routes
+        .layer(middleware::from_fn_with_state(app, frame))
+        .layer(CompressionLayer::new().compress_when(compressible))
+        .layer(middleware::map_request(coding::choose))
 }
 
 fn is_compressible(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
@@ -154,22 +167,23 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What holds for every route: the request's id, no writes from pages of other sites, every error a problem document, a
-/// line in the log.
+/// What holds for every route: the request's id, no writes from pages of other sites, no slash at the end, no unknown query
+/// parameter, a body decoded and read or the connection closed after it, every error a problem document, a line in the log.
 async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(&request);
     let log =
         tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
-    let response = match is_foreign_write(&app, &request) {
-        true => Problem::new(
-            StatusCode::FORBIDDEN,
-            "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
-        )
-        .into_response(),
-        false => next.run(request).await,
+    let (request, unread) = unread::lend(request);
+    let response = match refusal(&app, &request) {
+        Some(problem) => problem.into_response(),
+        None => match coding::decoded(&app.0.decoders, request) {
+            Ok(request) => next.run(request).await,
+            Err(problem) => coding::refused(problem),
+        },
     };
     let mut response = as_problem(response);
+    unread.announce(&mut response);
     if let Some((method, path)) = log {
         let (status, took) = (response.status().as_u16(), started.elapsed());
         tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
@@ -192,10 +206,77 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
     let given = request.headers().get(REQUEST_ID);
     let usable =
         |id: &&HeaderValue| id.len() <= 128 && id.as_bytes().iter().all(u8::is_ascii_graphic) && !id.is_empty();
-    given.filter(usable).cloned().unwrap_or_else(|| {
-        let digits = hex::encode(rand::random::<[u8; 16]>());
-        HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")
-    })
+    given.filter(usable).cloned().unwrap_or_else(new_request_id)
+}
+
+fn new_request_id() -> HeaderValue {
+    let digits = hex::encode(rand::random::<[u8; 16]>());
+    HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")
+}
+
+/// Why a request is refused whatever its route would say.
+fn refusal(app: &App, request: &Request<Body>) -> Option<Problem> {
+    if is_foreign_write(app, request) {
+        return Some(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
+        ));
+    }
+    let path = request.uri().path();
+    let bare = path.trim_end_matches('/');
+    if !bare.is_empty() && bare != path {
+        return Some(Problem::not_found(format!(
+            "there is no route {path}, no route ends with a slash: ask for {bare}"
+        )));
+    }
+    check_query(app, request).err()
+}
+
+/// Checks the names of query parameters.
+///
+/// # Errors
+/// `400` for one that the route does not have, or that stands twice.
+fn check_query(app: &App, request: &Request<Body>) -> Result<(), Problem> {
+    let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else { return Ok(()) };
+    let Some(route) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let parameters = app.0.parameters.get().expect("the router sets it before it serves");
+    let Some(known) = parameters.get(&(route.as_str().to_owned(), method.clone())) else { return Ok(()) };
+    let mut seen = HashSet::new();
+    for (name, _) in extract::parse_pairs(query.as_bytes())? {
+        if !known.contains(&name) {
+            let names = match known.as_slice() {
+                [] => "none".into(),
+                known => known.join(", "),
+            };
+            return Err(Problem::bad_request(format!("there is no query parameter {name:?}: this route has {names}")));
+        }
+        if !seen.insert(name.clone()) {
+            return Err(Problem::bad_request(format!("the query parameter {name:?} stands twice: send it once")));
+        }
+    }
+    Ok(())
+}
+
+fn query_parameters(document: &OpenApi) -> HashMap<(String, Method), Vec<String>> {
+    let mut all = HashMap::new();
+    for (path, item) in &document.paths.paths {
+        let operations = [
+            (Method::GET, &item.get),
+            (Method::POST, &item.post),
+            (Method::PATCH, &item.patch),
+            (Method::DELETE, &item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            let parameters = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
+                RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => Some(parameter.name.clone()),
+                _ => None,
+            });
+            all.insert((path.clone(), method), parameters.collect());
+        }
+    }
+    all
 }
 
 /// Browsers say where a request comes from (W3C Fetch Metadata, `Sec-Fetch-Site`). `GET /leap` writes as well.

@@ -99,7 +99,7 @@ impl ChainView {
 /// `422` where it is missing or no name.
 pub fn take_name(fields: &mut Map<String, Value>) -> Result<ChainName, Problem> {
     let name = fields.remove("name").ok_or_else(|| vec![Fault::of("name", "is missing")])?;
-    let name = name.as_str().ok_or_else(|| vec![Fault::of("name", "must be a text")])?;
+    let name = name.as_str().ok_or_else(|| vec![Fault::of("name", "must be a string")])?;
     Ok(name.parse().map_err(|error| vec![Fault::of("name", error)])?)
 }
 
@@ -108,21 +108,30 @@ pub fn take_name(fields: &mut Map<String, Value>) -> Result<ChainName, Problem> 
 /// # Errors
 /// `422` where it is malformed or out of bounds.
 pub fn take_leap(fields: &mut Map<String, Value>) -> Result<Option<LeapPolicy>, Problem> {
-    let policy: LeapPolicy = match fields.remove("leap") {
+    let fields = match fields.remove("leap") {
         None => return Ok(None),
-        Some(Value::Null) => LeapPolicy::default(),
-        Some(value) => serde_json::from_value(value).map_err(|error| vec![Fault::of("leap", error.to_string())])?,
+        Some(Value::Null) => return Ok(Some(LeapPolicy::default())),
+        Some(Value::Object(fields)) => fields,
+        Some(_) => return Err(vec![Fault::of("leap", "must be an object, or null to leap by hand only")].into()),
     };
     let (least, most) = (limits::LEAP_EVERY_MIN.as_millis() as u64, limits::LEAP_EVERY_MAX.as_millis() as u64);
+    let mut policy = LeapPolicy::default();
     let mut faults = Vec::new();
-    if policy.every_ms.is_some_and(|every| !(least..=most).contains(&every)) {
-        let detail = format!("must be {least} to {most} milliseconds");
-        faults.push(Fault { pointer: "/leap/every_ms".into(), detail });
+    for (name, value) in fields {
+        let (field, least, most) = match name.as_str() {
+            "every_ms" => (&mut policy.every_ms, least, most),
+            "transactions" => (&mut policy.transactions, 1, u64::MAX),
+            _ => {
+                faults.push(Fault::of(&name, "unknown field: a leap policy has every_ms and transactions"));
+                continue;
+            }
+        };
+        *field = value.as_u64().filter(|number| (least..=most).contains(number));
+        if field.is_none() && !value.is_null() {
+            faults.push(Fault::of(&name, format!("must be a whole number from {least} to {most}")));
+        }
     }
-    if policy.transactions == Some(0) {
-        faults.push(Fault { pointer: "/leap/transactions".into(), detail: "must be at least 1".into() });
-    }
-    if faults.is_empty() { Ok(Some(policy)) } else { Err(faults.into()) }
+    if faults.is_empty() { Ok(Some(policy)) } else { Err(Problem::from(faults).within("/leap")) }
 }
 
 fn take_replicas(fields: &mut Map<String, Value>) -> Result<(), Problem> {
@@ -277,7 +286,7 @@ pub struct Discover {
 pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
     let mut fields = read_object(&app, request).await?;
     let host = fields.remove("host").ok_or_else(|| vec![Fault::of("host", "is missing")])?;
-    let host = host.as_str().ok_or_else(|| vec![Fault::of("host", "must be a text such as \"localhost:5001\"")])?;
+    let host = host.as_str().ok_or_else(|| vec![Fault::of("host", "must be a string such as \"localhost:5001\"")])?;
     if let Some(name) = fields.keys().next() {
         return Err(vec![Fault::of(name, "unknown field: a node to meet has a host")].into());
     }
@@ -315,8 +324,11 @@ pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axu
     if body.bytes.len() > MAX_HELLO {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a hello has at most {MAX_HELLO} bytes")));
     }
-    let hello = serde_json::from_value(json::parse(&body.bytes)?);
-    let hello = hello.map_err(|error| Problem::unprocessable(error.to_string(), Vec::new()))?;
+    let hello = serde_json::from_value(json::parse(&body.bytes)?).map_err(|_| {
+        let detail =
+            "the body is not a hello: an object with the strings host, id and version, and the array nodes of strings";
+        Problem::unprocessable(detail, Vec::new())
+    })?;
     Ok(axum::Json(app.0.peers.greet(hello).await?))
 }
 

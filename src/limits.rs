@@ -93,6 +93,31 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection that takes nothing of its answer for this time is closed.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the rest of a request that was refused early is read and thrown away before its connection is closed, and how long
+/// that waits for more of it. A client that still sends would be told of a broken connection, and never see the answer.
+pub const LINGER_TIME: Duration = Duration::from_secs(30);
+/// See [`LINGER_TIME`].
+pub const LINGER_PAUSE: Duration = Duration::from_secs(5);
+/// Bytes that are thrown away like that: many times what a body may have, and less than a second of work.
+pub const LINGER_BYTES: usize = 512 << 20;
+
+/// Time without traffic after which the kernel asks whether a client is still there, how often it asks again, and how often
+/// connections that wait for their answer look at what it found. A client that has ended its side of the connection may
+/// wait for the answer or be gone, and only that tells.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Questions without an answer after which a client is gone. See [`KEEP_ALIVE`].
+pub const KEEP_ALIVE_PROBES: u32 = 4;
+
+/// Bytes of a compressed body that are decoded at a time.
+pub const DECODED_BYTES: usize = 64 << 10;
+
+/// Bodies in `br` or `zstd` that are decoded at one time, each with a window of up to 16 MiB (RFC 7932 section 9.1) or 8 MiB.
+/// More are answered `503`. A decoder of gzip takes a few kilobytes.
+pub const DECODERS: usize = 64;
+
+/// The largest window of a body in `zstd`, as a power of 2: 8 MiB, as RFC 9659 section 3 has it for HTTP.
+pub const ZSTD_WINDOW: u32 = 23;
+
 /// Connections at one time, where the limit of open files allows so many. More wait in the kernel's queue.
 pub const CONNECTIONS: usize = 20_000;
 

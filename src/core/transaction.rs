@@ -668,7 +668,7 @@ pub fn take_text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<S
     match fields.remove(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(format!("{name:?} is not a text")),
+        Some(_) => Err(format!("{name:?} is not a string")),
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{
     App,
     cache::{Cache, cache_headers, prefers, unchanged},
-    extract::{ChainOf, Place, Query, parse_index, read_object},
+    extract::{ChainOf, LINES, Place, Query, parse_index, read_object},
     inject::{tag_header, text_header},
     nodes::{ChainView, NAME_IS_KEY, take_leap, take_name},
     openapi::{Cached, Guard, NameForm, PublicKey, Salt, Signature},
@@ -137,8 +137,10 @@ pub async fn chain(
 ) -> Result<Response, Problem> {
     let length = target.chain.head().newest.index() + 1;
     let end = query.limit.map_or(length, |limit| query.from.saturating_add(limit).min(length));
-    let (lines, array) = ("application/x-ndjson", "application/json");
-    let (shape, media) = if prefers(&headers, lines, array) { (Shape::Lines, lines) } else { (Shape::Array, array) };
+    let (shape, media) = match LINES.into_iter().find(|lines| prefers(&headers, lines, "application/json")) {
+        Some(lines) => (Shape::Lines, lines),
+        None => (Shape::Array, "application/json"),
+    };
     let quants = query.from.min(end)..end;
     let stream =
         ChainStream::open(&app.0.node, &target.chain, quants, query.transactions.unwrap_or(true), shape).await?;

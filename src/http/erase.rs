@@ -113,7 +113,7 @@ pub async fn erase(
     let mut fields = read_object(&app, request).await?;
     let reason = fields.remove("reason").ok_or_else(|| vec![Fault::of("reason", "is missing")])?;
     let reason = reason.as_str().filter(|reason| (1..=limits::REASON_BYTES).contains(&reason.len()));
-    let length = format!("must be a text of 1 to {} bytes", limits::REASON_BYTES);
+    let length = format!("must be a string of 1 to {} bytes", limits::REASON_BYTES);
     let reason = reason.ok_or_else(|| vec![Fault::of("reason", length)])?;
     let signed = take_signed(&mut fields).map_err(|(name, detail)| vec![Fault::of(name, detail)])?;
     if let Some(name) = fields.keys().next() {

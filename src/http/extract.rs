@@ -1,6 +1,6 @@
 //! What handlers take out of a request.
 
-use std::sync::Arc;
+use std::{error::Error, iter, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
@@ -8,10 +8,12 @@ use axum::{
     http::{HeaderMap, HeaderName, Request, StatusCode, header, request::Parts},
 };
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use utoipa::{IntoParams, openapi::path::Parameter};
 
-use super::{App, problem::Problem};
+use super::{App, coding::Undecodable, problem::Problem};
 use crate::{
     core::{
         hash::Hash,
@@ -22,10 +24,54 @@ use crate::{
     writer::ChainHandle,
 };
 
-/// Query parameters; unknown and malformed ones are a `400`.
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(Problem))]
+/// Query parameters; malformed ones are a `400`, and so are unknown ones on every route, see [`super::check_query`].
 pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned + IntoParams, S: Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::try_from_uri(&parts.uri);
+        query.map(|query| Query(query.0)).map_err(|rejection| {
+            let reason = rejection.source().map(ToString::to_string).unwrap_or_default();
+            wrong_parameter(&T::into_params(|| None), &reason)
+        })
+    }
+}
+
+/// What is wrong with a query, in the words of its parameters. serde's reason, `NAME: …` or ``missing field `NAME` ``, is
+/// needed for the name, and speaks for itself where it is that of a type of ours.
+fn wrong_parameter(parameters: &[Parameter], reason: &str) -> Problem {
+    let missing = reason.rsplit_once("missing field `").and_then(|(_, name)| name.strip_suffix('`'));
+    let (name, reason) = missing.map(|name| (name, "")).or_else(|| reason.split_once(": ")).unwrap_or(("", reason));
+    let Some(parameter) = parameters.iter().find(|parameter| parameter.name == name) else {
+        return Problem::bad_request("the query does not have the form name=value&name=value");
+    };
+    if missing.is_some() {
+        let meaning = parameter.description.as_deref().unwrap_or_default().trim_end_matches('.');
+        return Problem::bad_request(format!("the query parameter {name:?} is missing: {meaning}"));
+    }
+    let schema = serde_json::to_value(&parameter.schema).expect("a schema is JSON");
+    let is = |kind: &str| match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().any(|one| one == kind),
+        one => one == kind,
+    };
+    let choices = [&schema].into_iter().chain(schema["oneOf"].as_array().into_iter().flatten());
+    let choices = choices.flat_map(|schema| schema["enum"].as_array().into_iter().flatten());
+    let choices: Vec<String> = choices.filter(|choice| !choice.is_null()).map(Value::to_string).collect();
+    let wanted = if !choices.is_empty() {
+        choices.join(" or ")
+    } else if is("integer") {
+        format!("a whole number from 0 to {}", schema["maximum"].as_u64().unwrap_or(u64::MAX))
+    } else if is("number") {
+        "a number".into()
+    } else if is("boolean") {
+        "true or false".into()
+    } else {
+        return Problem::bad_request(format!("the query parameter {name:?} is wrong: {reason}"));
+    };
+    Problem::bad_request(format!("the query parameter {name:?} must be {wanted}"))
+}
 
 /// The chain that a route speaks of: the one that its path names, or the default.
 pub struct ChainOf {
@@ -108,7 +154,7 @@ const CHAIN: &str = "chain";
 /// `400` where the path is no UTF-8.
 pub async fn path_parameter(parts: &mut Parts, is_it: impl Fn(&str) -> bool) -> Result<Option<String>, Problem> {
     let params = RawPathParams::from_request_parts(parts, &()).await;
-    let params = params.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let params = params.map_err(|_| Problem::bad_request("the path is not UTF-8 where its %-escapes are decoded"))?;
     Ok(params.iter().find(|(name, _)| is_it(name)).map(|(_, value)| value.to_owned()))
 }
 
@@ -177,7 +223,12 @@ pub async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
         match timeout(limits::BODY_TIMEOUT, body.frame()).await {
             Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body stopped coming")),
             Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => return Err(Problem::bad_request(format!("the body broke off: {error}"))),
+            Ok(Some(Err(error))) => {
+                let mut causes = iter::successors(Some(&error as &dyn Error), |&error| error.source());
+                let undecodable = causes.find_map(|error| error.downcast_ref::<Undecodable>());
+                let broken = || "the body broke off before its end, or its chunks are malformed".into();
+                return Err(Problem::bad_request(undecodable.map_or_else(broken, ToString::to_string)));
+            }
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     return Ok(Some(data));
@@ -194,9 +245,18 @@ pub enum Format {
     Json,
     /// `application/x-www-form-urlencoded`.
     Form,
-    /// `application/x-ndjson`: one JSON value a line.
+    /// `application/x-ndjson`, or another of [`LINES`]: one JSON value a line.
     Lines,
 }
+
+/// The media types of lines of JSON: none is registered, and each of these is in use.
+pub const LINES: [&str; 5] = [
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonl",
+    "application/x-jsonlines",
+];
 
 /// The format that the header `Content-Type` names.
 ///
@@ -208,7 +268,7 @@ pub fn format_of(headers: &HeaderMap) -> Result<Format, Problem> {
     match media.as_str() {
         "application/json" => Ok(Format::Json),
         "application/x-www-form-urlencoded" => Ok(Format::Form),
-        "application/x-ndjson" | "application/ndjson" => Ok(Format::Lines),
+        media if LINES.contains(&media) => Ok(Format::Lines),
         media if media.starts_with("application/") && media.ends_with("+json") => Ok(Format::Json),
         _ => Err(unsupported(&format!("the body's Content-Type is {header:?}"))),
     }
@@ -243,8 +303,8 @@ pub fn parse_form(body: &[u8]) -> Result<Map<String, Value>, Problem> {
 
 /// The pairs of a form (WHATWG URL, application/x-www-form-urlencoded parsing), but that bytes which are no UTF-8 are
 /// refused and not replaced.
-fn parse_pairs(body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
-    let invalid = || Problem::bad_request("the form is no UTF-8");
+pub fn parse_pairs(body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
+    let invalid = || Problem::bad_request("the form or query is not UTF-8 where its %-escapes are decoded");
     let decode = |part: &[u8]| {
         let spaced: Vec<u8> = part.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
         let text = String::from_utf8(percent_encoding::percent_decode(&spaced).collect()).map_err(|_| invalid())?;
@@ -277,6 +337,22 @@ pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String
             _ => Err(vec![Fault { pointer: String::new(), detail: "must be a JSON object".into() }].into()),
         },
     }
+}
+
+/// The elements of a header that lists what the client takes, in lower case, with their weights in thousandths (RFC 9110
+/// section 12.4.2), from all its lines. What is malformed is passed over.
+pub fn weighted(headers: &HeaderMap, name: &HeaderName) -> Vec<(String, u16)> {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    let weigh = |element: &str| {
+        let mut parts = element.split(';').map(|part| part.trim().to_ascii_lowercase());
+        let value = parts.next().filter(|value| !value.is_empty())?;
+        let weight = match parts.find_map(|part| part.strip_prefix("q=").map(str::to_owned)) {
+            Some(weight) => weight.parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight))?,
+            None => 1.0,
+        };
+        Some((value, (weight * 1_000.0) as u16))
+    };
+    lines.flat_map(|line| line.split(',')).filter_map(weigh).collect()
 }
 
 /// A header that may stand once.

@@ -365,7 +365,7 @@ fn take_id(fields: &mut Map<String, Value>, key: Option<Id>) -> Result<Option<Id
     let id = match fields.remove("id") {
         None => return Ok(key),
         Some(Value::String(id)) => id.parse::<Id>().map_err(|error| vec![Fault::of("id", error)])?,
-        Some(_) => return Err(vec![Fault::of("id", "must be a text")].into()),
+        Some(_) => return Err(vec![Fault::of("id", "must be a string")].into()),
     };
     if key.is_some_and(|key| key != id) {
         return Err(vec![Fault::of("id", "differs from the header Idempotency-Key")].into());

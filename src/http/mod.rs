@@ -2,6 +2,7 @@
 
 mod cache;
 mod chains;
+mod coding;
 mod erase;
 mod events;
 mod extract;
@@ -16,11 +17,12 @@ mod preconditions;
 mod problem;
 mod proofs;
 mod server;
+mod unread;
 mod witness;
 
 use std::{
     any::Any,
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -58,6 +60,8 @@ struct Shared {
     peers: Peers,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
+    /// Compressed bodies that may still be decoded at one time.
+    decoders: Arc<Semaphore>,
     /// What is kept for those who listen to chains.
     events: events::Feeds,
     /// The node's names, and the sites whose pages may use it.
@@ -71,6 +75,8 @@ struct Shared {
 /// The OpenAPI document.
 struct Document {
     json: Bytes,
+    /// The query parameters of each route and method.
+    parameters: HashMap<(String, Method), Vec<String>>,
     /// What it lists, with which a debug build compares what is answered.
     answers: HashSet<String>,
 }
@@ -79,8 +85,10 @@ impl App {
     /// A node and its peers, under these names and for the pages of these sites, until `stopping` says that the node stops.
     pub fn new(node: Node, peers: Peers, admitted: Admitted, stopping: watch::Receiver<bool>) -> App {
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
+        let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
-        App(Arc::new(Shared { node, peers, room, events, admitted, document: OnceLock::new(), stopping }))
+        let document = OnceLock::new();
+        App(Arc::new(Shared { node, peers, room, decoders, events, admitted, document, stopping }))
     }
 }
 
@@ -133,22 +141,25 @@ pub fn router(app: App) -> Router {
         .nest(openapi::NESTED, chain_routes())
         .split_for_parts();
     app.0.document.get_or_init(|| {
+        // The router's paths, before the document has those of OpenAPI.
+        let parameters = openapi::query_parameters(&document);
         let document = openapi::finish(document);
         let json = document.to_json().expect("the document is JSON").into();
-        Document { json, answers: openapi::answers(&document) }
+        Document { json, parameters, answers: openapi::answers(&document) }
     });
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
-    // request ids, the log), and compression comes last, since it changes bodies only, with the tags of its encodings around it.
+    // request ids, the log), and compression comes last, since it changes bodies only, in the coding that is chosen before, with
+    // the tags of its encodings around it.
     let mut routes = routes.fallback(no_route).with_state(app.clone()).layer(CatchPanicLayer::custom(panicked));
     if !app.0.admitted.origins.is_empty() {
         routes = routes.layer(cors(app.0.admitted.origins.clone()));
     }
-    let compression =
-        CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible));
+    let compressible = DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible);
     routes
         .layer(middleware::from_fn_with_state(app, frame))
-        .layer(compression)
+        .layer(CompressionLayer::new().compress_when(compressible))
+        .layer(middleware::map_request(coding::choose))
         .layer(middleware::from_fn(cache::tag_encodings))
 }
 
@@ -179,8 +190,9 @@ fn cors(origins: Vec<Origin>) -> CorsLayer {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What holds for every route: the request's id, no other host's requests, no writes from pages of other sites, references
-/// that a proxy's clients can follow, every error a problem document, a line end behind JSON, a line in the log.
+/// What holds for every route: the request's id, no other host's requests, no writes from pages of other sites, no slash at
+/// the end, no unknown query parameter, a body decoded and read or the connection closed after it, references that a
+/// proxy's clients can follow, every error a problem document, a line end behind JSON, a line in the log.
 async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(&request);
@@ -191,9 +203,13 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
         (request.method().clone(), path.to_owned())
     });
     let references = References::of(&request);
-    let response = match refuse(&app.0.admitted, &request) {
+    let (request, unread) = unread::lend(request);
+    let response = match check(&app, &request) {
         Err(problem) => problem.into_response(),
-        Ok(()) => next.run(request).await,
+        Ok(()) => match coding::decoded(&app.0.decoders, request) {
+            Ok(request) => next.run(request).await,
+            Err(problem) => coding::refused(problem),
+        },
     };
     let mut response = line_end::add(as_problem(response));
     if let Some((method, path)) = listed {
@@ -204,6 +220,7 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
         }
     }
     references.write(response.headers_mut());
+    unread.announce(&mut response);
     if let Some((method, path)) = log {
         let (status, took) = (response.status().as_u16(), started.elapsed());
         tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
@@ -226,20 +243,55 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
     let given = request.headers().get(REQUEST_ID);
     let usable =
         |id: &&HeaderValue| id.len() <= 128 && id.as_bytes().iter().all(u8::is_ascii_graphic) && !id.is_empty();
-    given.filter(usable).cloned().unwrap_or_else(|| {
-        let digits = hex::encode(rand::random::<[u8; 16]>());
-        HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")
-    })
+    given.filter(usable).cloned().unwrap_or_else(new_request_id)
 }
 
-/// Refuses what is for another host, and writes of pages that may not use the node.
-fn refuse(admitted: &Admitted, request: &Request<Body>) -> Result<(), Problem> {
-    let host = admitted.host(request)?;
-    if writes(request) && admitted.is_foreign(request.headers(), host.as_ref()) {
+fn new_request_id() -> HeaderValue {
+    let digits = hex::encode(rand::random::<[u8; 16]>());
+    HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")
+}
+
+/// Refuses what is refused whatever its route would say.
+fn check(app: &App, request: &Request<Body>) -> Result<(), Problem> {
+    let host = app.0.admitted.host(request)?;
+    if writes(request) && app.0.admitted.is_foreign(request.headers(), host.as_ref()) {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
         ));
+    }
+    let path = request.uri().path();
+    let bare = path.trim_end_matches('/');
+    if !bare.is_empty() && bare != path {
+        return Err(Problem::not_found(format!(
+            "there is no route {path}, no route ends with a slash: ask for {bare}"
+        )));
+    }
+    check_query(app, request)
+}
+
+/// Checks the names of query parameters.
+///
+/// # Errors
+/// `400` for one that the route does not have, or that stands twice.
+fn check_query(app: &App, request: &Request<Body>) -> Result<(), Problem> {
+    let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else { return Ok(()) };
+    let Some(route) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let document = app.0.document.get().expect("the router sets it before it serves");
+    let Some(known) = document.parameters.get(&(route.as_str().to_owned(), method.clone())) else { return Ok(()) };
+    let mut seen = HashSet::new();
+    for (name, _) in extract::parse_pairs(query.as_bytes())? {
+        if !known.contains(&name) {
+            let names = match known.as_slice() {
+                [] => "none".into(),
+                known => known.join(", "),
+            };
+            return Err(Problem::bad_request(format!("there is no query parameter {name:?}: this route has {names}")));
+        }
+        if !seen.insert(name.clone()) {
+            return Err(Problem::bad_request(format!("the query parameter {name:?} stands twice: send it once")));
+        }
     }
     Ok(())
 }

@@ -153,7 +153,7 @@ impl ChainView {
 /// `422` where it is missing or no name.
 pub fn take_name(fields: &mut Map<String, Value>) -> Result<ChainName, Problem> {
     let name = fields.remove("name").ok_or_else(|| vec![Fault::of("name", "is missing")])?;
-    let name = name.as_str().ok_or_else(|| vec![Fault::of("name", "must be a text")])?;
+    let name = name.as_str().ok_or_else(|| vec![Fault::of("name", "must be a string")])?;
     Ok(name.parse().map_err(|error| vec![Fault::of("name", error)])?)
 }
 
@@ -162,11 +162,31 @@ pub fn take_name(fields: &mut Map<String, Value>) -> Result<ChainName, Problem> 
 /// # Errors
 /// `422` where it is malformed or out of bounds.
 pub fn take_leap(fields: &mut Map<String, Value>) -> Result<Option<LeapPolicy>, Problem> {
-    let policy: LeapPolicy = match fields.remove("leap") {
+    let fields = match fields.remove("leap") {
         None => return Ok(None),
-        Some(Value::Null) => LeapPolicy::default(),
-        Some(value) => serde_json::from_value(value).map_err(|error| vec![Fault::of("leap", error.to_string())])?,
+        Some(Value::Null) => return Ok(Some(LeapPolicy::default())),
+        Some(Value::Object(fields)) => fields,
+        Some(_) => return Err(vec![Fault::of("leap", "must be an object, or null to leap by hand only")].into()),
     };
+    let mut policy = LeapPolicy::default();
+    let mut faults = Vec::new();
+    for (name, value) in fields {
+        let field = match name.as_str() {
+            "every_ms" => &mut policy.every_ms,
+            "transactions" => &mut policy.transactions,
+            _ => {
+                faults.push(Fault::of(&name, "unknown field: a leap policy has every_ms and transactions"));
+                continue;
+            }
+        };
+        *field = value.as_u64();
+        if field.is_none() && !value.is_null() {
+            faults.push(Fault::of(&name, "must be a whole number"));
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Problem::from(faults).within("/leap"));
+    }
     policy.check()?;
     Ok(Some(policy))
 }
@@ -351,7 +371,7 @@ pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<
     refuse_key(request.headers(), "to meet a node twice does no harm")?;
     let mut fields = read_object(&app, request).await?;
     let host = fields.remove("host").ok_or_else(|| vec![Fault::of("host", "is missing")])?;
-    let host = host.as_str().ok_or_else(|| vec![Fault::of("host", "must be a text such as \"localhost:5001\"")])?;
+    let host = host.as_str().ok_or_else(|| vec![Fault::of("host", "must be a string such as \"localhost:5001\"")])?;
     if let Some(name) = fields.keys().next() {
         return Err(vec![Fault::of(name, "unknown field: a node to meet has a host")].into());
     }
@@ -388,8 +408,11 @@ pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axu
     if body.bytes.len() > MAX_HELLO {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a hello has at most {MAX_HELLO} bytes")));
     }
-    let hello = serde_json::from_value(json::parse(&body.bytes)?);
-    let hello = hello.map_err(|error| Problem::unprocessable(error.to_string(), Vec::new()))?;
+    let hello = serde_json::from_value(json::parse(&body.bytes)?).map_err(|_| {
+        let detail =
+            "the body is not a hello: an object with the strings host, id and version, and the array nodes of strings";
+        Problem::unprocessable(detail, Vec::new())
+    })?;
     Ok(axum::Json(app.0.peers.greet(hello).await?))
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     marker::PhantomData,
 };
 
@@ -295,6 +295,21 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operati
     let methods = [Method::GET, Method::POST, Method::PATCH, Method::DELETE];
     let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
     methods.into_iter().zip(operations).filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// The names of the query parameters of each route and method.
+pub fn query_parameters(document: &OpenApi) -> HashMap<(String, Method), Vec<String>> {
+    let mut all = HashMap::new();
+    for (path, item) in &document.paths.paths {
+        for (method, operation) in operations(&mut item.clone()) {
+            let parameters = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
+                RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => Some(parameter.name.clone()),
+                _ => None,
+            });
+            all.insert((path.clone(), method), parameters.collect());
+        }
+    }
+    all
 }
 
 /// Adds what follows from the kind of a route.

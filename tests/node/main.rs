@@ -2,6 +2,7 @@
 
 mod api;
 mod cache;
+mod clients;
 mod clock;
 mod discovery;
 mod erasure;

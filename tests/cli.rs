@@ -1132,7 +1132,7 @@ fn the_log_has_a_line_for_each_chain_that_changes() {
     node.run(&["--chain", "orders", "leap"]).ok();
     node.run(&["--chain", "orders", "fork", "orders-2"]).ok();
     node.run(&["--chain", "orders", "erase", "1", "--reason", "a secret"]).ok();
-    node.run(&["--chain", "orders", "export", "--out", text(&export)]).ok();
+    node.run(&["--chain", "orders", "export", "--leap", "--out", text(&export)]).ok();
     other.run(&["import", text(&export)]).ok();
     let log = fs::read_to_string(&log).unwrap();
     for line in [

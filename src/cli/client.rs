@@ -224,7 +224,7 @@ async fn inject_lines(node: &Connection) -> anyhow::Result<()> {
         output::tell(format_args!("line {line}: {detail}"));
     }
     match refused {
-        0 if accepted == 0 => bail!("nothing came on standard input: nothing was added"),
+        0 if accepted + replayed == 0 => bail!("nothing came on standard input: nothing was added"),
         0 => Ok(()),
         _ => bail!("{refused} of {} lines were refused", accepted + replayed + refused),
     }

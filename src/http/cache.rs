@@ -150,18 +150,24 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.contains_key(name).then(|| lines(headers, name).collect::<Vec<_>>().join(", "))
 }
 
-/// Whether a client would rather have the first media type than the second, which it gets where it says nothing (`Accept`).
+/// Whether a client would rather have the first media type than the second, which it gets where it says nothing (`Accept`). Who
+/// names the first and likes both the same means it.
 pub fn prefers(headers: &HeaderMap, first: &str, second: &str) -> bool {
-    let weight_of = |media: &str| {
-        weight(headers, &header::ACCEPT, |range| match range.strip_suffix("/*") {
-            Some("*") => 1,
-            Some(kind) => 2 * u8::from(media.split('/').next() == Some(kind)),
-            None => 3 * u8::from(range == media),
-        })
-    };
-    let (first, second) = (weight_of(first), weight_of(second));
-    // Who names it means it.
+    let (first, second) = (media_weight(headers, first), media_weight(headers, second));
     first.weight > second.weight || first.weight == second.weight && first.weight > 0 && first.closeness == 3
+}
+
+/// The same where only more weight counts: many clients name all common media types at once.
+pub fn insists_on(headers: &HeaderMap, first: &str, second: &str) -> bool {
+    media_weight(headers, first).weight > media_weight(headers, second).weight
+}
+
+fn media_weight(headers: &HeaderMap, media: &str) -> Weight {
+    weight(headers, &header::ACCEPT, |range| match range.strip_suffix("/*") {
+        Some("*") => 1,
+        Some(kind) => 2 * u8::from(media.split('/').next() == Some(kind)),
+        None => 3 * u8::from(range == media),
+    })
 }
 
 fn takes_coding(headers: &HeaderMap, coding: &str) -> bool {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     App,
-    cache::{Cache, cache_headers, prefers, unchanged},
+    cache::{Cache, cache_headers, insists_on, prefers, unchanged},
     extract::{ChainOf, LINES, Place, Query, parse_index, read_object},
     inject::{tag_header, text_header},
     nodes::{ChainView, NAME_IS_KEY, take_leap, take_name},
@@ -544,7 +544,7 @@ pub async fn receipt(
         let detail = format!("transaction {index} is still pooled: it has a receipt after the next leap");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    let (media, body) = match prefers(&headers, "text/plain", "application/json") {
+    let (media, body) = match insists_on(&headers, "text/plain", "application/json") {
         true => ("text/plain; charset=utf-8", tlog_proof(&app, target.chain, index).await?.into_bytes()),
         false => ("application/json", receipt_json(&app, target.chain, index).await?),
     };
@@ -552,7 +552,7 @@ pub async fn receipt(
     let mut response = unchanged(&headers, &tag, Cache::Revalidate).unwrap_or_else(|| {
         (cache_headers(&tag, Cache::Revalidate), [(header::CONTENT_TYPE, media)], body).into_response()
     });
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
     Ok(response)
 }
 
@@ -711,7 +711,7 @@ impl Stats {
 )]
 pub async fn stats(target: ChainOf, headers: HeaderMap) -> Response {
     let head = target.chain.head();
-    let (stats, tag) = (Stats::at(&target.chain, &head), head.tag().to_string());
+    let (stats, tag) = (Stats::at(&target.chain, &head), format!("\"{}\"", head.tag()));
     // The tag speaks for the chain, and damage is found without a change of it.
     let holds = stats.damage.is_none() && stats.rollback.is_none();
     let unchanged = unchanged(&headers, &tag, Cache::Revalidate).filter(|_| holds);

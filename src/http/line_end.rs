@@ -14,7 +14,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 /// Adds the line end where the answer is one JSON value.
 pub fn add(response: Response<Body>) -> Response<Body> {
     let media = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let is_json = media.starts_with(b"application/json") || media.ends_with(b"+json");
+    let media = media.split(|&byte| byte == b';').next().unwrap_or_default();
+    let is_json = media == b"application/json" || media.ends_with(b"+json");
     if is_json { response.map(|body| Body::new(WithLineEnd { body, has_ended: false })) } else { response }
 }
 

@@ -21,7 +21,7 @@ use utoipa::{
     },
 };
 
-use super::problem::ProblemDocument;
+use super::{extract::LINES, problem::ProblemDocument};
 use crate::{
     core::{
         hash::Hash,
@@ -181,11 +181,6 @@ impl Route<'_> {
     fn has_body(&self) -> bool {
         self.operation.request_body.is_some()
     }
-
-    fn is_guarded(&self) -> bool {
-        let parameters = self.operation.parameters.iter().flatten();
-        parameters.into_iter().any(|one| matches!(one, RefOr::T(parameter) if parameter.name == "If-Match"))
-    }
 }
 
 /// A status with its description, and the routes that can answer it.
@@ -197,7 +192,9 @@ const IMPLIED: [Implied; 14] = [
     ("403", "A page of another site asked for this write", |route| route.writes()),
     ("404", "There is no such chain, or nothing in it by this name", |route| route.names_something()),
     ("408", "The body stopped coming", |route| route.has_body()),
-    ("412", "Something got in between: `If-Match` names another state", |route| route.is_guarded()),
+    ("412", "A condition does not hold: `If-Match` names another state, or is sent where there is none", |route| {
+        route.writes()
+    }),
     ("413", "The body is too large", |route| route.has_body()),
     ("414", "The path is too long", |_| true),
     ("415", "This route takes no such body, or no such coding of it", |route| route.has_body()),
@@ -400,5 +397,7 @@ pub fn has(answers: &HashSet<String>, method: &Method, path: &str, response: &Re
 
 fn answer(method: &Method, path: &str, status: &str, media: &str) -> String {
     let media = media.split(';').next().unwrap_or_default();
+    // One form of several names.
+    let media = if LINES.contains(&media) { LINES[0] } else { media };
     format!("{method} {path}: {status} {media}")
 }

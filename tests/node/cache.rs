@@ -96,7 +96,7 @@ fn each_encoding_has_a_tag_and_a_304_is_of_the_one_that_the_client_has() {
             let response = get(coding, &[]);
             let is_plain = coding == "identity";
             assert_eq!(header(&response, "content-encoding"), if is_plain { "" } else { coding });
-            assert_eq!(header(&response, "vary"), "accept-encoding", "{path} {coding}");
+            assert!(header(&response, "vary").ends_with("accept-encoding"), "{path} {coding}");
             header(&response, "etag")
         });
         let [plain, gzip, br, _] = &tags;
@@ -116,7 +116,7 @@ fn each_encoding_has_a_tag_and_a_304_is_of_the_one_that_the_client_has() {
                 (304, shown),
                 "{path} {coding} {held:?}"
             );
-            assert_eq!(header(&response, "vary"), "accept-encoding");
+            assert!(header(&response, "vary").ends_with("accept-encoding"));
             assert!(!response.headers().contains_key("content-length"), "it would be that of the 200");
         }
         for (coding, held) in

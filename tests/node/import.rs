@@ -671,7 +671,7 @@ fn idle_imports_take_no_room_and_are_bounded() {
     let open = |number: usize| {
         let mut stream = node.connect();
         let head = format!(
-            "POST /import?chain={number:064x} HTTP/1.1\r\nHost: node\r\nContent-Type: application/x-ndjson\r\n\
+            "POST /import?chain={number:064x} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
              Content-Length: 1000\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).unwrap();
@@ -699,7 +699,7 @@ fn a_pausing_import_stores_what_has_come() {
     let node = TestNode::start(&[]);
     let mut stream = node.connect();
     let head = format!(
-        "POST /import?chain={} HTTP/1.1\r\nHost: node\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
+        "POST /import?chain={} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
         id_of(&export),
         export.len()
     );

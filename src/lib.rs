@@ -11,12 +11,13 @@
 //! | [`log`] | the durable log: segments, batches, recovery, erasure in place. Knows nothing of chains | |
 //! | [`store`] | the durable store; the only place that names the storage engine | `core` |
 //! | [`writer`] | the one writer: commands in one order, one commit with one sync for all that waits | `store` |
+//! | [`clock`] | the time of day | `core` |
 //! | [`mine`] | proof of work, on threads of its own | `core` |
-//! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine` |
+//! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine`, `clock` |
 //! | [`leap`] | automatic leaps | `node` |
 //! | [`scrub`] | all data read again and compared with the roots | `node` |
 //! | [`witness`] | cosignatures, asked of witnesses for each new quant | `node`, `peers` |
-//! | [`peers`] | discovery and liveness of other nodes | |
+//! | [`peers`] | discovery and liveness of other nodes | `clock` |
 //! | [`http`] | routes, and what holds for each of them | `node`, `peers` |
 //! | [`cli`] | the program: a node, and the client commands | all |
 //!
@@ -29,6 +30,7 @@
 //! To check a receipt in a program of your own, see [`core::verify::receipt`].
 
 pub mod cli;
+pub mod clock;
 pub mod core;
 pub mod http;
 pub mod leap;

@@ -93,6 +93,31 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection that takes nothing of its answer for this time is closed.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the rest of a request that was refused early is read and thrown away before its connection is closed, and how long
+/// that waits for more of it. A client that still sends would be told of a broken connection, and never see the answer.
+pub const LINGER_TIME: Duration = Duration::from_secs(30);
+/// See [`LINGER_TIME`].
+pub const LINGER_PAUSE: Duration = Duration::from_secs(5);
+/// Bytes that are thrown away like that: many times what a body may have, and less than a second of work.
+pub const LINGER_BYTES: usize = 512 << 20;
+
+/// Time without traffic after which the kernel asks whether a client is still there, how often it asks again, and how often
+/// connections that wait for their answer look at what it found. A client that has ended its side of the connection may
+/// wait for the answer or be gone, and only that tells.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Questions without an answer after which a client is gone. See [`KEEP_ALIVE`].
+pub const KEEP_ALIVE_PROBES: u32 = 4;
+
+/// Bytes of a compressed body that are decoded at a time.
+pub const DECODED_BYTES: usize = 64 << 10;
+
+/// Bodies in `br` or `zstd` that are decoded at one time, each with a window of up to 16 MiB (RFC 7932 section 9.1) or 8 MiB.
+/// More are answered `503`. A decoder of gzip takes a few kilobytes.
+pub const DECODERS: usize = 64;
+
+/// The largest window of a body in `zstd`, as a power of 2: 8 MiB, as RFC 9659 section 3 has it for HTTP.
+pub const ZSTD_WINDOW: u32 = 23;
+
 /// Connections at one time, where the limit of open files allows so many. More wait in the kernel's queue.
 pub const CONNECTIONS: usize = 20_000;
 
@@ -120,6 +145,12 @@ pub const PAGE_BYTES: usize = 4 << 20;
 
 /// Bytes of canonical data from which its check against the chain's rules gives way to other requests.
 pub const CHECK_AT_ONCE: usize = 16 << 10;
+
+/// How far the newest time of a chain may lie in the future before that is told: clocks that are kept by NTP differ by less.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// The start of 2020 in microseconds since 1970: a clock that shows less was never set, and a witness signs nothing by it.
+pub const CLOCK_FIRST_MICROS: i64 = 1_577_836_800_000_000;
 
 /// Signatures of one signed note. C2SP signed-note asks for at least 16; Go's reader takes as many as this.
 pub const NOTE_SIGNATURES: usize = 100;
@@ -209,3 +240,12 @@ pub const LOG_BYTES: usize = 1 << 20;
 
 /// The longest wait for the last lines of the log when the node ends.
 pub const LOG_FLUSH: Duration = Duration::from_secs(1);
+
+/// The longest time for which a witness is left alone because it asks for that (`Retry-After`): what it says may be wrong.
+pub const WITNESS_RETRY_AFTER: Duration = Duration::from_secs(3_600);
+
+/// Bytes of a host's name: a name of the DNS has at most 253 (RFC 1035 section 2.3.4).
+pub const HOST_BYTES: usize = 255;
+
+/// Bytes of the path that a proxy says to have stripped (`X-Forwarded-Prefix`): it comes back in headers.
+pub const PREFIX_BYTES: usize = 256;

@@ -1,7 +1,7 @@
 //! A node: the handle that everyone clones, and what one can do with it.
 //!
 //! It is the one place that reads the clock and draws random numbers: both go into [`Command`]s before they reach the
-//! writer. Making hashes and JSON is the work of the caller's task, never of the writer.
+//! writer, which only moves a time on that would go back within its chain. Making hashes and JSON is the work of the caller's task, never of the writer.
 
 mod import;
 
@@ -10,21 +10,21 @@ use std::{
     num::NonZero,
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     thread::JoinHandle,
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use tokio::sync::{
     OwnedSemaphorePermit,
     mpsc::{self, error::TrySendError},
-    oneshot,
+    oneshot, watch,
 };
 
 use crate::{
+    clock::Clock,
     core::{
-        chain::{LeapPolicy, bang_header, bang_transaction},
+        chain::{Expected, LeapPolicy, Tag, bang_header, bang_transaction},
         hash::{self, Hash},
         merkle,
         note::{Algorithm, Checkpoint, KeyName, Note, VerifierKey},
@@ -37,8 +37,8 @@ use crate::{
     mine::Miner,
     store::{Lineage, Rollback, Store, StoreError, key::KeyFile},
     writer::{
-        ChainHandle, Command, Ends, Envelope, Health, Outcome, Placed, Published, Refused, Writer, checked_record,
-        edge_at,
+        ChainHandle, Command, Ends, Envelope, Guard, Health, Outcome, Placed, Published, Refused, Writer,
+        checked_record, edge_at,
     },
 };
 
@@ -62,6 +62,8 @@ pub struct Config {
     pub cosign: Trusted,
     /// Chains that take writes though newer quants of them were signed; `*` is all.
     pub accept_rollback: Vec<String>,
+    /// What tells the time.
+    pub clock: Clock,
 }
 
 /// A running node. A clone is another handle to the same.
@@ -81,14 +83,36 @@ struct Inner {
     notes: quick_cache::sync::Cache<(u64, u64), Arc<Note>>,
     /// The chains that are being imported, and since when.
     importing: Mutex<HashMap<Hash, Timestamp>>,
+    /// The known nodes, as they were recorded last.
+    recorded: tokio::sync::Mutex<Option<Vec<String>>>,
     witness: Option<Witness>,
     accept_rollback: Vec<String>,
+    clock: Clock,
 }
 
 /// A node's part as a witness of others.
 struct Witness {
     key: ed25519_dalek::SigningKey,
     trusted: Trusted,
+    /// The time of the newest cosignature that was made: none has an earlier one from then on.
+    newest: Mutex<Option<Timestamp>>,
+}
+
+impl Witness {
+    /// The time of the newest cosignature.
+    fn newest(&self) -> Option<Timestamp> {
+        *self.newest.lock().expect("no holder of this lock panics")
+    }
+
+    /// Whether a cosignature may have this time: then none has an earlier one any more.
+    fn begin_at(&self, time: Timestamp) -> bool {
+        let mut newest = self.newest.lock().expect("no holder of this lock panics");
+        let is_in_order = newest.is_none_or(|newest| newest <= time);
+        if is_in_order {
+            *newest = Some(time);
+        }
+        is_in_order
+    }
 }
 
 /// Why a checkpoint was not cosigned.
@@ -100,6 +124,9 @@ pub enum NotCosigned {
     /// It cannot be recorded.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// A cosignature would have a time that cannot be.
+    #[error("{0}: this witness signs nothing until its clock is set")]
+    Clock(String),
 }
 
 /// What must be kept beside a node until it has stopped.
@@ -151,6 +178,7 @@ impl Node {
         for chain in node.chains(None, usize::MAX).into_iter().filter_map(|(_, chain)| chain.ok()) {
             node.take_rollback(&chain, None).await;
         }
+        node.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         node.ensure_default(config.leap).await?;
         Ok((node, background))
     }
@@ -160,9 +188,9 @@ impl Node {
             (None, _) if self.lost(ChainName::DEFAULT).is_some() => Ok(()),
             (None, leap) => {
                 let name = ChainName::DEFAULT.parse().expect("the default name is valid");
-                self.bang(Rules::new(name), None, leap.unwrap_or_default()).await.map(|_| ())
+                self.bang(Rules::new(name), None, leap.unwrap_or_default(), None).await.map(|_| ())
             }
-            (Some(chain), Some(leap)) if chain.leap_policy() != leap => self.set_leap(&chain, leap).await,
+            (Some(chain), Some(leap)) if chain.leap_policy() != leap => self.set_leap(&chain, leap, None).await,
             _ => Ok(()),
         };
         done.map_err(|refused| match refused {
@@ -250,31 +278,24 @@ impl Node {
         &self,
         chain: &ChainHandle,
         submissions: Vec<Submission>,
-        expected: Option<u64>,
+        expected: Option<Expected>,
         room: Option<OwnedSemaphorePermit>,
     ) -> Result<Vec<Accepted>, Refused> {
-        let transactions = record(submissions);
-        let mut accepted: Vec<Accepted> = transactions.iter().map(describe).collect();
-        let command = Command::Inject { chain: chain.number(), expected, transactions, each_for_itself: false };
+        let transactions = self.record(chain, submissions);
+        let ids: Vec<Option<Id>> = transactions.iter().map(|transaction| transaction.id().cloned()).collect();
+        let guard = chain.guard(expected);
+        let command = Command::Inject { chain: chain.number(), guard, transactions, each_for_itself: false };
         let Outcome::Injected(placed) = self.submit(command, room).await? else {
             unreachable!("the outcome of an inject is Injected")
         };
-        for (accepted, placed) in accepted.iter_mut().zip(placed) {
-            let Placed { index, replayed } = placed?;
-            accepted.index = index;
-            if replayed {
-                self.recall(chain, accepted).await?;
-            }
-        }
-        Ok(accepted)
-    }
-
-    /// The first acceptance of a transaction that was sent again.
-    async fn recall(&self, chain: &ChainHandle, accepted: &mut Accepted) -> Result<(), StoreError> {
-        let (lineage, index) = (chain.lineage.clone(), accepted.index);
-        let record = self.read(move |store| checked_record(store, &lineage, index)).await?;
-        (accepted.hash, accepted.timestamp, accepted.replayed) = (record.hash, record.timestamp, true);
-        Ok(())
+        let placed = placed.into_iter().collect::<Result<Vec<_>, _>>()?;
+        // What repeats a new one of the same request was accepted with it, and by no earlier one.
+        let first_new = placed.iter().filter(|placed| !placed.replayed).map(|placed| placed.index).min();
+        let accepted = |(id, placed): (_, Placed)| {
+            let replayed = first_new.is_none_or(|first| placed.index < first);
+            Accepted { id, ..Accepted::new(Placed { replayed, ..placed }) }
+        };
+        Ok(ids.into_iter().zip(placed).map(accepted).collect())
     }
 
     /// Erases the data and the salt of a transaction for ever, and records that and why as a transaction of its own, on the
@@ -290,22 +311,23 @@ impl Node {
         &self,
         chain: &Arc<ChainHandle>,
         index: u64,
-        expected: Option<u64>,
+        expected: Option<Expected>,
         submission: Submission,
     ) -> Result<(Arc<ChainHandle>, Accepted), Refused> {
         assert!(index < chain.head().size(), "only what is in the chain can be erased");
         let writer = chain.writer_of(index);
-        let transaction = Transaction::new(submission, Some(Kind::Erasure), now(), rand::random());
-        let mut accepted = describe(&transaction);
-        let command = Command::Erase { chain: writer.number(), index, expected, transaction };
-        let Outcome::Erased(Placed { index, replayed }) = self.submit(command, None).await? else {
-            unreachable!("the outcome of an erasure is Erased")
-        };
-        accepted.index = index;
-        if replayed {
-            self.recall(&writer, &mut accepted).await?;
+        let time = self.time_in(&writer);
+        let transaction = Transaction::new(submission, Some(Kind::Erasure), time, rand::random());
+        let command = Command::Erase { chain: writer.number(), index, guard: chain.guard(expected), transaction };
+        match self.submit(command, None).await? {
+            Outcome::Erased(placed) => {
+                if !placed.replayed {
+                    tracing::info!(chain = %writer.name, record = placed.index, "the data of transaction {index} is erased");
+                }
+                Ok((writer, Accepted::new(placed)))
+            }
+            _ => unreachable!("the outcome of an erasure is Erased"),
         }
-        Ok((writer, accepted))
     }
 
     /// Sends transactions that meet the chain's rules to its pool, each for itself, and waits while the writer has too much
@@ -319,8 +341,8 @@ impl Node {
         submissions: Vec<Submission>,
         room: Option<OwnedSemaphorePermit>,
     ) -> Result<impl Future<Output = Result<Vec<Result<Placed, Refused>>, Refused>> + use<>, Refused> {
-        let transactions = record(submissions);
-        let command = Command::Inject { chain: chain.number(), expected: None, transactions, each_for_itself: true };
+        let transactions = self.record(chain, submissions);
+        let command = Command::Inject { chain: chain.number(), guard: None, transactions, each_for_itself: true };
         let (reply, outcome) = oneshot::channel();
         self.0.commands.send(Envelope { command, reply, room }).await.map_err(|_| Refused::Stopping)?;
         Ok(async {
@@ -331,38 +353,35 @@ impl Node {
         })
     }
 
-    /// Mines a quant from all that is pooled, and only if the chain has the expected size from the call on until the quant is
-    /// recorded, and nobody else leaps meanwhile.
+    /// Mines a quant from all that is pooled, and only if the chain is in an expected state from the call on until the quant is
+    /// recorded. Gives the chain's state behind it, too.
     ///
     /// # Errors
     /// Why there is no quant.
-    pub async fn leap(&self, chain: &ChainHandle, expected: Option<u64>) -> Result<Quant, Refused> {
-        let asked_at = chain.head().newest.index();
+    pub async fn leap(&self, chain: &ChainHandle, expected: Option<Expected>) -> Result<(Quant, Tag), Refused> {
         let _turn = chain.leaping.lock().await;
         chain.check_writable()?;
         loop {
             let head = chain.head();
-            let size = head.size();
-            if let Some(expected) = expected {
-                if expected != size {
-                    return Err(Refused::Moved { expected, size });
-                }
-                if head.newest.index() != asked_at {
-                    return Err(Refused::Leaped(head.newest.index()));
-                }
+            if let Some(expected) = &expected {
+                chain.check_expected(expected, &head)?;
             }
-            let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), now())).await;
-            let seal = Command::Seal { chain: chain.number(), expected, quant: quant.clone() };
+            // So a quant is never earlier than what it seals.
+            let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), self.time_in(chain))).await;
+            let seal =
+                Command::Seal { chain: chain.number(), guard: chain.guard(expected.clone()), quant: quant.clone() };
             match self.submit(seal, None).await {
+                Ok(Outcome::Sealed(tag)) => return Ok((quant, tag)),
+                Ok(_) => unreachable!("the outcome of a seal is Sealed"),
                 // The seal of a leap that was given up came in between: its head is published by now.
-                Err(Refused::Stale(_)) if expected.is_none() => {}
-                done => return done.map(|_| quant),
+                Err(Refused::Stale(_)) => {}
+                Err(refused) => return Err(refused),
             }
         }
     }
 
     /// Makes a chain: a new one, or one that goes on from a quant of `parent`, which must have [made](ChainHandle::maker_of)
-    /// that quant itself.
+    /// that quant itself. Where a guard is given, only while its chain is in one of the states that it names.
     ///
     /// # Errors
     /// Why there is none.
@@ -371,24 +390,36 @@ impl Node {
         rules: Rules,
         parent: Option<(Arc<ChainHandle>, Quant)>,
         leap: LeapPolicy,
+        guard: Option<Guard>,
     ) -> Result<Arc<ChainHandle>, Refused> {
         let name = rules.name().as_str();
         if self.chain(name).is_some() || self.lost(name).is_some() {
             return Err(Refused::NameTaken(rules.name().clone()));
         }
-        let now = now();
-        let transaction = bang_transaction(&rules, now, rand::random());
-        let (header, parent) = match parent {
-            None => (bang_header(&rules, &transaction, None, now), None),
+        let origin = parent.as_ref().map(|(chain, quant)| (chain.name.clone(), quant.index()));
+        let (number, shared) = match parent {
+            None => (None, None),
             Some((chain, quant)) => {
                 let (number, size) = (chain.number(), quant.size());
-                let edge = self.read(move |store| edge_at(store, &chain, size)).await?;
-                (bang_header(&rules, &transaction, Some((&quant, edge)), now), Some((number, quant.index())))
+                let read = move |store: &Store| {
+                    let last = checked_record(store, &chain.lineage, size - 1)?;
+                    Ok((edge_at(store, &chain, size)?, last.timestamp))
+                };
+                (Some((number, quant.index())), Some((quant, self.read(read).await?)))
             }
         };
-        let quant = self.0.miner.mine(header).await;
-        match self.submit(Command::Bang { rules: Arc::new(rules), parent, transaction, quant, leap }, None).await? {
-            Outcome::Banged(chain) => Ok(chain),
+        let now = self.now();
+        let time = shared.as_ref().map_or(now, |(_, (_, last))| now.max(*last));
+        let transaction = bang_transaction(&rules, time, rand::random());
+        let shared = shared.as_ref().map(|(quant, (edge, _))| (quant, edge.clone()));
+        let quant = self.0.miner.mine(bang_header(&rules, &transaction, shared, time)).await;
+        let rules = Arc::new(rules);
+        let origin = origin.map(|(name, at)| format!("forked from quant {at} of {name}"));
+        match self.submit(Command::Bang { rules, parent: number, transaction, quant, leap, guard }, None).await? {
+            Outcome::Banged(chain) => {
+                tracing::info!(chain = %chain.name, id = %chain.id, "the chain is {}", origin.as_deref().unwrap_or("made"));
+                Ok(chain)
+            }
             _ => unreachable!("the outcome of a bang is Banged"),
         }
     }
@@ -397,16 +428,29 @@ impl Node {
     ///
     /// # Errors
     /// Why it stays as it was.
-    pub async fn set_leap(&self, chain: &ChainHandle, leap: LeapPolicy) -> Result<(), Refused> {
-        self.submit(Command::SetLeap { chain: chain.number(), leap }, None).await.map(|_| ())
+    pub async fn set_leap(
+        &self,
+        chain: &ChainHandle,
+        leap: LeapPolicy,
+        expected: Option<Expected>,
+    ) -> Result<(), Refused> {
+        let guard = chain.guard(expected);
+        self.submit(Command::SetLeap { chain: chain.number(), leap, guard }, None).await.map(|_| ())
     }
 
     /// Records the hosts of all known nodes.
     ///
     /// # Errors
     /// Why they are not recorded.
-    pub async fn set_nodes(&self, hosts: Vec<String>) -> Result<(), Refused> {
-        self.submit(Command::SetNodes(hosts), None).await.map(|_| ())
+    pub async fn record_nodes(&self, known: &watch::Receiver<Vec<String>>) -> Result<(), Refused> {
+        // Held until they are on disk, so that nobody takes up what is not, and an older list never comes after a newer.
+        let mut recorded = self.0.recorded.lock().await;
+        let hosts = known.borrow().clone();
+        if recorded.take().as_ref() != Some(&hosts) {
+            self.submit(Command::SetNodes(hosts.clone()), None).await?;
+        }
+        *recorded = Some(hosts);
+        Ok(())
     }
 
     /// The receipt of a sealed transaction.
@@ -527,7 +571,7 @@ impl Node {
     }
 
     /// Cosigns a checkpoint of another's log (`add-checkpoint` of C2SP tlog-witness), and gives the signature's line. It is
-    /// on disk before.
+    /// on disk before. No cosignature has an earlier time than one before it, whatever the clock shows.
     ///
     /// # Errors
     /// Why it does not. What proves that the log has signed two histories is kept.
@@ -538,10 +582,12 @@ impl Node {
             self.compare(&chain, submission.note()).await?;
         }
         let unknown = || Refusal::UnknownLog(submission.origin().into());
-        let Witness { key, trusted } = self.0.witness.as_ref().ok_or_else(unknown)?;
+        let witness = self.0.witness.as_ref().ok_or_else(unknown)?;
+        let Witness { key, trusted, .. } = witness;
         loop {
             let before = self.witnessed(hash::origin(submission.origin()));
-            let now = now();
+            let clock = self.0.clock.plausible().map_err(NotCosigned::Clock)?;
+            let now = witness.newest().map_or(clock, |newest| clock.max(newest));
             let (mut note, newest) = match submission.judge(trusted, before.as_deref(), now) {
                 Ok(judged) => judged,
                 Err(rejected) => {
@@ -552,6 +598,9 @@ impl Node {
                     return Err(refusal.into());
                 }
             };
+            if !witness.begin_at(now) {
+                continue;
+            }
             note.cosign(KeyName::of_witness(&key.verifying_key()), key, now.seconds());
             let line = format!("{}\n", note.signatures().last().expect("it was just cosigned"));
             let newest = Witnessed { checkpoint: note.to_string(), ..newest };
@@ -654,6 +703,49 @@ impl Node {
         .await
     }
 
+    /// This moment, or the nearest that can be written.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// When what is accepted now is accepted: in a chain, time never goes back. The writer looks again, since others may come
+    /// first.
+    fn time_in(&self, chain: &ChainHandle) -> Timestamp {
+        let (now, head) = (self.now(), chain.head());
+        let is_ahead = is_ahead(head.time(), now);
+        // It is told each time that it begins.
+        if is_ahead && !chain.is_ahead.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{}", ahead(&format!("the chain \"{}\"", chain.name), head.time()));
+        } else if !is_ahead {
+            chain.is_ahead.store(false, Ordering::Relaxed);
+        }
+        now.max(head.accepted)
+    }
+
+    /// Makes transactions of submissions for a chain: this moment, and a salt for each.
+    fn record(&self, chain: &ChainHandle, submissions: Vec<Submission>) -> Vec<Transaction> {
+        let time = self.time_in(chain);
+        let record = |submission| Transaction::new(submission, None, time, rand::random());
+        submissions.into_iter().map(record).collect()
+    }
+
+    /// What an operator should look at although all goes on: a clock that cannot be right, and chains whose newest time lies in
+    /// the future, since the clock was ahead once.
+    pub fn warnings(&self) -> Vec<String> {
+        let now = self.now();
+        let mut warnings: Vec<String> = self.0.clock.plausible().err().into_iter().collect();
+        for (name, chain) in self.chains(None, usize::MAX) {
+            let time = chain.ok().map(|chain| chain.head().time());
+            warnings.extend(
+                time.filter(|time| is_ahead(*time, now)).map(|time| ahead(&format!("the chain \"{name}\""), time)),
+            );
+        }
+        let cosigned = self.0.witness.as_ref().and_then(Witness::newest);
+        warnings
+            .extend(cosigned.filter(|time| is_ahead(*time, now)).map(|time| ahead("what this witness cosigned", time)));
+        warnings
+    }
+
     /// The hosts of nodes that were known when the node stopped.
     ///
     /// # Errors
@@ -671,7 +763,8 @@ impl Inner {
             true => None,
             false => {
                 let key = store.secret_key(KeyFile::Witness, rand::random())?;
-                Some(Witness { key, trusted: config.cosign.clone() })
+                let newest = store.witnessed()?.iter().map(|log| log.cosigned).max();
+                Some(Witness { key, trusted: config.cosign.clone(), newest: Mutex::new(newest) })
             }
         };
         let (writer, ends) = Writer::open(store.clone(), config.pool_limit)?;
@@ -682,10 +775,36 @@ impl Inner {
         let tiles = quick_cache::sync::Cache::new(limits::TILES_CACHED);
         let notes = quick_cache::sync::Cache::new(limits::NOTES_CACHED);
         let importing = Mutex::default();
-        let accept_rollback = config.accept_rollback.clone();
-        let inner = Inner { store, published, commands, miner, key, witness, tiles, notes, importing, accept_rollback };
+        let (accept_rollback, clock) = (config.accept_rollback.clone(), config.clock.clone());
+        let inner = Inner {
+            store,
+            published,
+            commands,
+            miner,
+            key,
+            witness,
+            clock,
+            tiles,
+            notes,
+            importing,
+            recorded: tokio::sync::Mutex::default(),
+            accept_rollback,
+        };
         Ok((inner, Background { touched, sealed, writer }))
     }
+}
+
+/// Whether a time lies in the future, by more than clocks differ.
+fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+    time.micros() - now.micros() > limits::CLOCK_TOLERANCE.as_micros() as i64
+}
+
+/// That the newest time of something lies in the future.
+fn ahead(what: &str, time: Timestamp) -> String {
+    format!(
+        "the newest time of {what}, {time}, lies in the future: the clock was ahead then, or is wrong now, and until it has \
+         come there, what is new gets this time"
+    )
 }
 
 /// Hashes as they stand in a tile.
@@ -701,25 +820,8 @@ fn split(tile: Bytes) -> Vec<Hash> {
     hashes.iter().map(|hash| Hash::from_bytes(*hash)).collect()
 }
 
-/// Makes transactions of submissions: this moment, and a salt for each.
-fn record(submissions: Vec<Submission>) -> Vec<Transaction> {
-    let now = now();
-    let record = |submission| Transaction::new(submission, None, now, rand::random());
-    submissions.into_iter().map(record).collect()
-}
-
-fn describe(transaction: &Transaction) -> Accepted {
-    Accepted {
-        index: 0,
-        id: transaction.id().cloned(),
-        hash: transaction.hash(),
-        timestamp: transaction.timestamp(),
-        replayed: false,
+impl Accepted {
+    fn new(Placed { index, hash, timestamp, replayed }: Placed) -> Accepted {
+        Accepted { index, id: None, hash, timestamp, replayed }
     }
-}
-
-/// This moment.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Timestamp::from_micros(since.as_micros() as i64).expect("the clock shows a year before 10000")
 }

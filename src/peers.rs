@@ -7,6 +7,9 @@
 //! not know, so a mesh forms at once. Calls cannot multiply: a `GET` never makes a node call anybody, a `POST` makes it
 //! call only the caller and a bounded number of hosts that it does not know.
 //!
+//! Beside it, a node that is asked for a chain which it does not have asks the live ones at `/peers/chains/{name}`
+//! ([`Peers::who_has`]). They answer for themselves and ask nobody.
+//!
 //! What comes off the wire is a claim until it is checked: a host is listed only after it has answered this node, and
 //! hosts that others tell of are called first. A node's id is what answers at its host; it is not yet proved by a
 //! signature, so the list says where nodes are reached and is no ground for trusting them.
@@ -34,7 +37,6 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, Url};
@@ -43,6 +45,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::core::transaction::Timestamp;
 
 /// The longest hello, in bytes: 250 hosts of 255 bytes fit. It bounds answers; the body of `POST /peers/hello` needs
 /// the same bound.
@@ -63,9 +68,13 @@ const INTRODUCTIONS_AT_ONCE: usize = 16;
 /// How many first calls to a host, which anybody can cause, run at once. Checks of known nodes do not wait for them.
 const FIRST_CALLS_AT_ONCE: usize = 32;
 
+/// How many look-ups of chains begin within [`Timing::lookup`], and how many calls they make at once: anybody can cause them.
+const LOOKUPS: usize = 16;
+const LOOKUP_CALLS: usize = 64;
+
 const PATH: &str = "/peers/hello";
 const TIMED_OUT: &str = "timed out";
-const NOT_A_NODE: &str = "not a QBC node";
+const NOT_A_NODE: &str = "not a QBC node, or one that has another name (its options --advertise and --allow-host)";
 
 /// Where a node is reached: scheme, host name or address, and port.
 ///
@@ -81,9 +90,16 @@ pub struct Host {
 }
 
 impl Host {
-    fn url(&self) -> String {
+    /// Its URL, without a path.
+    pub fn url(&self) -> String {
         let scheme = if self.text.starts_with("https://") { "" } else { "http://" };
-        format!("{scheme}{}{PATH}", self.text)
+        format!("{scheme}{}", self.text)
+    }
+
+    /// The name or address, an IPv6 address in brackets.
+    pub fn name(&self) -> &str {
+        let authority = self.text.trim_start_matches("https://");
+        authority.rsplit_once(':').map_or(authority, |(name, _)| name)
     }
 }
 
@@ -264,8 +280,10 @@ pub struct Hello {
     /// Where the sender is reached, such as `localhost:5001` or `https://ledger.example:443`.
     pub host: String,
     /// The sender's public key, 64 lower hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub id: String,
     /// The sender's program version, 1 to 64 printable ASCII characters.
+    #[schema(pattern = "^[ -~]{1,64}$")]
     pub version: String,
     /// Hosts that the sender knows to be live; those after the 250th are ignored.
     pub nodes: Vec<String>,
@@ -289,6 +307,7 @@ pub struct PeerView {
     /// Where this node reaches it.
     pub host: String,
     /// Its public key, 64 lower hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub id: String,
     /// Its program version.
     pub version: String,
@@ -316,6 +335,10 @@ pub struct Timing {
     pub introductions: Duration,
     /// A known node that was silent for so long is forgotten.
     pub forget: Duration,
+    /// How long the answer to a request for an unknown chain waits for other nodes to say whether they have it.
+    pub lookup: Duration,
+    /// Which node has a chain is remembered for so long.
+    pub found: Duration,
 }
 
 impl Default for Timing {
@@ -328,6 +351,8 @@ impl Default for Timing {
             discover: Duration::from_secs(3),
             introductions: Duration::from_secs(1),
             forget: Duration::from_hours(7 * 24),
+            lookup: Duration::from_secs(1),
+            found: Duration::from_secs(5),
         }
     }
 }
@@ -342,6 +367,8 @@ struct Inner {
     timing: Timing,
     client: Client,
     first_calls: Semaphore,
+    lookups: Arc<Semaphore>,
+    lookup_calls: Semaphore,
     /// Held by whoever calls the hosts of `State::heard`, so that these calls are bounded for the whole node.
     turn: tokio::sync::Mutex<()>,
     known: watch::Sender<Vec<String>>,
@@ -353,6 +380,8 @@ struct State {
     nodes: BTreeMap<Host, Node>,
     /// Hosts that others told of and that were not called yet, at most [`MAX_INTRODUCTIONS`].
     heard: BTreeSet<Host>,
+    /// Where chains were found lately that this node does not have. The pace of look-ups bounds them.
+    found: BTreeMap<String, (Instant, Host)>,
 }
 
 /// A known node. `answer` is absent until it has answered since this node's start.
@@ -367,7 +396,7 @@ struct Node {
 struct Answer {
     id: String,
     version: String,
-    time: DateTime<Utc>,
+    time: Timestamp,
     latency: Duration,
 }
 
@@ -394,9 +423,11 @@ impl Peers {
             allowed,
             timing,
             first_calls: Semaphore::new(FIRST_CALLS_AT_ONCE),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            lookup_calls: Semaphore::new(LOOKUP_CALLS),
             turn: tokio::sync::Mutex::new(()),
             known: watch::Sender::new(known),
-            state: Mutex::new(State { nodes, heard: BTreeSet::new() }),
+            state: Mutex::new(State { nodes, heard: BTreeSet::new(), found: BTreeMap::new() }),
         }))
     }
 
@@ -412,11 +443,71 @@ impl Peers {
             host: host.to_string(),
             id: answer.id.clone(),
             version: answer.version.clone(),
-            last_seen: answer.time.to_rfc3339_opts(SecondsFormat::Micros, true),
+            last_seen: answer.time.to_string(),
             latency_ms: answer.latency.as_micros() as f64 / 1000.0,
         };
         let state = self.state();
         state.nodes.iter().filter_map(|(host, node)| Some(view(host, node.live(&self.0.timing)?))).collect()
+    }
+
+    /// Where this node is reached.
+    pub fn host(&self) -> &Host {
+        &self.0.identity.host
+    }
+
+    /// A live node that says that it has a chain, by its name or id.
+    ///
+    /// Whoever asks for a chain that is not here causes this, so it asks live nodes alone, and none of them asks others; it begins
+    /// no more than some look-ups a second, and above that knows nothing.
+    pub async fn who_has(&self, chain: &str) -> Option<Host> {
+        let hosts: Vec<Host> = {
+            let state = self.state();
+            let is_live = |host: &Host| state.nodes.get(host).is_some_and(|node| node.live(&self.0.timing).is_some());
+            match state.found.get(chain) {
+                Some((since, host)) if since.elapsed() < self.0.timing.found && is_live(host) => {
+                    return Some(host.clone());
+                }
+                _ => state.nodes.keys().filter(|host| is_live(host)).cloned().collect(),
+            }
+        };
+        if hosts.is_empty() {
+            return None;
+        }
+        let turn = self.0.lookups.clone().try_acquire_owned().ok()?;
+        let time = self.0.timing.lookup;
+        tokio::spawn(async move {
+            sleep(time).await;
+            drop(turn);
+        });
+        let mut calls = JoinSet::new();
+        for host in hosts {
+            let (peers, chain) = (self.clone(), chain.to_owned());
+            calls.spawn(async move { peers.has(&host, &chain).await.then_some(host) });
+        }
+        let first = async {
+            while let Some(answer) = calls.join_next().await {
+                if let Ok(Some(host)) = answer {
+                    return Some(host);
+                }
+            }
+            None
+        };
+        let host = timeout(time, first).await.ok().flatten()?;
+        let mut state = self.state();
+        state.found.retain(|_, (since, _)| since.elapsed() < self.0.timing.found);
+        state.found.insert(chain.to_owned(), (Instant::now(), host.clone()));
+        Some(host)
+    }
+
+    /// Whether a node says that it has a chain.
+    async fn has(&self, host: &Host, chain: &str) -> bool {
+        let _permit = self.0.lookup_calls.acquire().await.expect("this semaphore is never closed");
+        if host.address.is_some_and(|address| !self.0.allowed.contains(address)) {
+            return false;
+        }
+        let mut url: Url = format!("{}/peers/chains", host.url()).parse().expect("a host makes a URL");
+        url.path_segments_mut().expect("an http URL has a path").push(chain);
+        self.0.client.get(url).send().await.is_ok_and(|response| response.status() == StatusCode::OK)
     }
 
     /// This node's own hello, the answer to `GET /peers/hello`.
@@ -583,13 +674,13 @@ impl Peers {
         called.unwrap_or_else(|_| Err(DiscoverError::NoAnswer { host: host.clone(), reason: TIMED_OUT }))
     }
 
-    /// The only place that opens a connection. `POST` carries this node's hello. Gives the hosts that were told, too.
+    /// Says hello. `POST` carries this node's hello. Gives the hosts that were told, too.
     async fn call(&self, host: &Host, method: Method) -> Result<(Answer, Vec<String>), DiscoverError> {
         if host.address.is_some_and(|address| !self.0.allowed.contains(address)) {
             return Err(DiscoverError::NotAllowed { host: host.clone() });
         }
         let no_answer = |reason| DiscoverError::NoAnswer { host: host.clone(), reason };
-        let mut request = self.0.client.request(method.clone(), host.url());
+        let mut request = self.0.client.request(method.clone(), format!("{}{PATH}", host.url()));
         if method == Method::POST {
             request = request.json(&self.hello());
         }
@@ -604,7 +695,7 @@ impl Peers {
             return Err(DiscoverError::Itself);
         }
         let Hello { id, version, nodes, .. } = hello;
-        Ok((Answer { id, version, time: Utc::now(), latency: start.elapsed() }, nodes))
+        Ok((Answer { id, version, time: Clock::default().now(), latency: start.elapsed() }, nodes))
     }
 
     /// Takes up that a host has just answered; true says that it is due to be greeted, and counts it as greeted.
@@ -813,8 +904,8 @@ mod tests {
             assert_eq!(host(normal), host(given), "the normal form of {given} means the same");
         }
         assert_eq!(host("2130706433").address, Some(IpAddr::from([127, 0, 0, 1])));
-        assert_eq!(host("[::1]").url(), "http://[::1]:5000/peers/hello");
-        assert_eq!(host("https://a").url(), "https://a:443/peers/hello");
+        assert_eq!((host("[::1]").url().as_str(), host("[::1]").name()), ("http://[::1]:5000", "[::1]"));
+        assert_eq!((host("https://A").url().as_str(), host("https://A").name()), ("https://a:443", "a"));
         assert_eq!(host("localhost").address, None);
     }
 
@@ -933,6 +1024,7 @@ mod tests {
             discover: Duration::from_millis(1500),
             introductions: Duration::from_millis(250),
             forget: Duration::from_secs(60),
+            ..Timing::default()
         }
     }
 
@@ -1058,8 +1150,8 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].host, format!("localhost:{}", b.server.address.port()), "shown as it was given");
         assert_eq!((found[0].id.as_str(), found[0].version.as_str()), (id(2).as_str(), "1.0"));
-        let seen = DateTime::parse_from_rfc3339(&found[0].last_seen).unwrap();
-        assert!(seen.signed_duration_since(Utc::now()).num_seconds().abs() < 5 && found[0].last_seen.ends_with('Z'));
+        let seen: Timestamp = found[0].last_seen.parse().unwrap();
+        assert!(seen.seconds().abs_diff(Clock::default().now().seconds()) < 5);
         assert_eq!(found[0].last_seen.len(), "2026-01-01T00:00:00.000000Z".len());
         assert!(found[0].latency_ms > 0.0 && found[0].latency_ms < 500.0);
         assert_eq!(b.lists(), [a.host()]);
@@ -1252,7 +1344,7 @@ mod tests {
                 "a redirect to a node",
                 Response::builder()
                     .status(307)
-                    .header(LOCATION, host(&elsewhere.host()).url())
+                    .header(LOCATION, format!("{}{PATH}", host(&elsewhere.host()).url()))
                     .body(Body::empty())
                     .unwrap(),
             ),

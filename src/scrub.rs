@@ -19,7 +19,7 @@ use crate::{
         transaction::Record,
     },
     limits,
-    node::{Node, now},
+    node::Node,
     store::{Lineage, Store, StoreError},
     writer::{ChainHandle, Scrubbed, edge_at},
 };
@@ -71,7 +71,7 @@ async fn chain_once(node: &Node, chain: &Arc<ChainHandle>, rate: u64) -> u64 {
             Ok((next, read)) => {
                 bytes += read;
                 if next.is_done() {
-                    chain.set_scrubbed(Scrubbed { size: next.edge.size(), timestamp: now() });
+                    chain.set_scrubbed(Scrubbed { size: next.edge.size(), timestamp: node.now() });
                     return bytes;
                 }
                 let due = Duration::from_secs_f64(bytes as f64 / rate as f64);

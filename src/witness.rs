@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    header::{DATE, HeaderMap, RETRY_AFTER},
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -30,6 +33,7 @@ use crate::{
         hash,
         note::{Algorithm, KeyName, Note, Signature, VerifierKey},
         quant::Quant,
+        transaction::Timestamp,
         witness::Submission,
     },
     limits,
@@ -164,7 +168,11 @@ enum Answer {
     /// It would not, for this reason.
     Refused(String),
     /// It did not answer as a witness does.
-    Away(String),
+    Away {
+        reason: String,
+        /// The time for which it asks to be left alone, if it does.
+        retry_after: Option<Duration>,
+    },
 }
 
 impl Queue {
@@ -253,11 +261,13 @@ impl Queue {
                     self.add(chain);
                 }
             }
-            Answer::Away(reason) => {
+            Answer::Away { reason, retry_after } => {
                 if self.failures == 0 {
                     tracing::warn!(%witness, "the witness does not answer, and is asked again later: {reason}");
                 }
-                self.resumes = Instant::now() + pause(self.failures);
+                // Of several calls at one time, none takes back what another was told.
+                let pause = pause(self.failures).max(retry_after.unwrap_or_default());
+                self.resumes = self.resumes.max(Instant::now() + pause);
                 self.failures = self.failures.saturating_add(1);
                 self.add(chain);
             }
@@ -292,9 +302,9 @@ impl Call {
                 Err(error) => return Answer::Refused(error.to_string()),
             };
             let submission = Submission::new(old, proof, note.clone()).expect("the node's own checkpoint is one");
-            let (status, body) = match self.send(submission.to_string()).await {
+            let (status, retry_after, body) = match self.send(submission.to_string()).await {
                 Ok(answered) => answered,
-                Err(reason) => return Answer::Away(reason),
+                Err(reason) => return Answer::Away { reason, retry_after: None },
             };
             match status {
                 StatusCode::OK => return self.accept(&quant, &note, &body),
@@ -313,10 +323,10 @@ impl Call {
                 status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
                     return Answer::Refused(format!("{status}: {:?}", shortened(&body)));
                 }
-                status => return Answer::Away(status.to_string()),
+                status => return Answer::Away { reason: status.to_string(), retry_after },
             }
         }
-        Answer::Away("its size changes from call to call".into())
+        Answer::Away { reason: "its size changes from call to call".into(), retry_after: None }
     }
 
     /// The witness has more than this node, or another history. Its word alone stops nothing: what this node itself has signed
@@ -342,11 +352,11 @@ impl Call {
         }
     }
 
-    /// The status and body of its answer, or why there is none.
-    async fn send(&self, body: String) -> Result<(StatusCode, String), String> {
+    /// The status and body of its answer and when to call again, or why there is none.
+    async fn send(&self, body: String) -> Result<(StatusCode, Option<Duration>, String), String> {
         let response = self.client.post(self.witness.url.clone()).body(body).send().await;
         let response = response.map_err(|error| chain_of(&error))?;
-        Ok((response.status(), read(response).await?))
+        Ok((response.status(), retry_after(response.headers(), self.node.now()), read(response).await?))
     }
 
     /// Takes the witness's own cosignature out of its answer, and passes over what others may have signed.
@@ -378,6 +388,27 @@ fn client() -> Client {
             .no_proxy()
             .timeout(limits::WITNESS_TIMEOUT)
     })
+}
+
+/// The time for which an answer asks to be left alone (`Retry-After`, RFC 9110 section 10.2.3), as seconds or as a date, which is
+/// compared with the date of the answer where that has one, so that clocks may differ.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let after = text(RETRY_AFTER)?;
+    let wait = if !after.is_empty() && after.bytes().all(|byte| byte.is_ascii_digit()) {
+        after.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        let sent = text(DATE).and_then(parse_date).unwrap_or_else(|| now.seconds() as i64);
+        Duration::from_secs(parse_date(after)?.saturating_sub(sent).try_into().unwrap_or(0))
+    };
+    Some(wait.min(limits::WITNESS_RETRY_AFTER))
+}
+
+/// Seconds since 1970 of a date in one of the three forms that HTTP has had (RFC 9110 section 5.6.7).
+fn parse_date(text: &str) -> Option<i64> {
+    let forms = ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+    let date = forms.iter().find_map(|form| chrono::NaiveDateTime::parse_from_str(text, form).ok())?;
+    Some(date.and_utc().timestamp())
 }
 
 async fn read(mut response: Response) -> Result<String, String> {

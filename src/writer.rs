@@ -15,7 +15,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc, Mutex, OnceLock, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -25,14 +25,14 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
     core::{
-        chain::{Chain, Head, LeapPolicy},
+        chain::{Chain, Expected, Head, LeapPolicy, Tag},
         hash::{self, Hash},
         json,
         merkle::{self, Edge, Tile, perfect_root},
         note::{Note, Signature},
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Erased, Id, Kind, Record, Timestamp, Transaction},
+        transaction::{Erased, Id, Kind, Record, Signed, Timestamp, Transaction},
         verify,
         witness::{Cosigned, Evidence, Witnessed},
     },
@@ -41,6 +41,15 @@ use crate::{
 };
 
 pub use import::{Part, Progress, Step, in_force_at};
+
+/// The states of a chain in which a write may be made.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// The chain that the client speaks of, which may be a fork of the one that is changed.
+    pub chain: ChainNumber,
+    /// Its states.
+    pub expected: Expected,
+}
 
 /// A change. Applying the same commands in the same order gives the same bytes on every node.
 pub enum Command {
@@ -56,13 +65,15 @@ pub enum Command {
         quant: Quant,
         /// When it leaps by itself.
         leap: LeapPolicy,
+        /// Only then.
+        guard: Option<Guard>,
     },
     /// Accepts transactions that meet the chain's rules.
     Inject {
         /// Where.
         chain: ChainNumber,
-        /// Only if the chain has this size.
-        expected: Option<u64>,
+        /// Only then.
+        guard: Option<Guard>,
         /// In this order.
         transactions: Vec<Transaction>,
         /// Whether a refused one leaves the others accepted.
@@ -72,8 +83,8 @@ pub enum Command {
     Seal {
         /// Where.
         chain: ChainNumber,
-        /// Only if the chain has this size.
-        expected: Option<u64>,
+        /// Only then.
+        guard: Option<Guard>,
         /// What.
         quant: Quant,
     },
@@ -83,8 +94,8 @@ pub enum Command {
         chain: ChainNumber,
         /// Which one.
         index: u64,
-        /// Only if the chain has this size.
-        expected: Option<u64>,
+        /// Only then.
+        guard: Option<Guard>,
         /// The transaction that records it.
         transaction: Transaction,
     },
@@ -94,6 +105,8 @@ pub enum Command {
         chain: ChainNumber,
         /// The new policy.
         leap: LeapPolicy,
+        /// Only then.
+        guard: Option<Guard>,
     },
     /// Records that newer quants of the chain were signed.
     SetRollback(ChainNumber, Rollback),
@@ -152,6 +165,8 @@ impl Command {
 pub enum Outcome {
     /// The new chain.
     Banged(Arc<ChainHandle>),
+    /// The chain's state behind a new quant.
+    Sealed(Tag),
     /// What became of each transaction; only those of `each_for_itself` can be refused here.
     Injected(Vec<Result<Placed, Refused>>),
     /// Where an erasure is recorded.
@@ -171,8 +186,22 @@ pub enum Outcome {
 pub struct Placed {
     /// Its final index.
     pub index: u64,
-    /// Whether an earlier request with the same id put it there.
+    /// Its leaf hash.
+    pub hash: Hash,
+    /// When it was accepted.
+    pub timestamp: Timestamp,
+    /// Whether a transaction with the same id that came earlier is the one there.
     pub replayed: bool,
+}
+
+impl Placed {
+    fn new(index: u64, transaction: &Transaction) -> Placed {
+        Placed { index, hash: transaction.hash(), timestamp: transaction.timestamp(), replayed: false }
+    }
+
+    fn replay(record: &Record) -> Placed {
+        Placed { index: record.index, hash: record.hash, timestamp: record.timestamp, replayed: true }
+    }
 }
 
 /// Why a command changed nothing.
@@ -182,19 +211,29 @@ pub enum Refused {
     #[error("a chain with the name \"{0}\" exists already")]
     NameTaken(ChainName),
     /// Somebody else was faster.
-    #[error("the next transaction would get index {size}, not {expected}")]
+    #[error("the chain \"{chain}\" has changed: the tag of its state is \"{tag}\" now, not {expected}")]
     Moved {
+        /// The chain that the client spoke of.
+        chain: ChainName,
         /// What the client expected.
-        expected: u64,
+        expected: Expected,
         /// What is.
-        size: u64,
+        tag: Tag,
     },
-    /// Somebody else leaped.
-    #[error("somebody else leaped meanwhile: the newest quant is {0}")]
-    Leaped(u64),
     /// The id names another transaction.
     #[error("the id {id:?} belongs to transaction {index}, which has other data or another signer")]
     IdTaken {
+        /// The client's id.
+        id: String,
+        /// Of the transaction that has it.
+        index: u64,
+    },
+    /// The id names a transaction of which only a hash is left.
+    #[error(
+        "the id {id:?} belongs to transaction {index}, whose data was erased: whether this is the same data can no longer be \
+         compared, so it is not accepted as a repetition; other data needs another id"
+    )]
+    IdErased {
         /// The client's id.
         id: String,
         /// Of the transaction that has it.
@@ -272,6 +311,10 @@ pub struct ChainHandle {
     damage: OnceLock<String>,
     /// The newest quant that was signed and is not here, once that is found.
     rollback: RwLock<Option<Rollback>>,
+    /// Whether an imported chain has taken its place.
+    replaced: AtomicBool,
+    /// Whether it was told that its newest time lies in the future.
+    pub(crate) is_ahead: AtomicBool,
     /// When it was read again last.
     scrubbed: RwLock<Option<Scrubbed>>,
     /// What witnesses have cosigned since the node's start.
@@ -279,7 +322,7 @@ pub struct ChainHandle {
     /// One leap at a time: the next cuts what this one left.
     pub(crate) leaping: tokio::sync::Mutex<()>,
     /// Whether a task waits to leap by the policy.
-    pub(crate) armed: std::sync::atomic::AtomicBool,
+    pub(crate) armed: AtomicBool,
 }
 
 /// That all of a chain was read again and held.
@@ -310,6 +353,8 @@ impl ChainHandle {
             erasures: erasures.into(),
             damage: OnceLock::new(),
             rollback: RwLock::default(),
+            replaced: false.into(),
+            is_ahead: false.into(),
             scrubbed: RwLock::default(),
             cosigned: RwLock::default(),
             leaping: tokio::sync::Mutex::new(()),
@@ -354,6 +399,18 @@ impl ChainHandle {
         self.head.subscribe()
     }
 
+    /// The guard of a write that is to be made in these states of the chain only.
+    pub fn guard(&self, expected: Option<Expected>) -> Option<Guard> {
+        expected.map(|expected| Guard { chain: self.number(), expected })
+    }
+
+    /// # Errors
+    /// The chain is in none of the states that are expected.
+    pub fn check_expected(&self, expected: &Expected, head: &Head) -> Result<(), Refused> {
+        let (chain, tag) = (self.name.clone(), head.tag());
+        if expected.allows(tag) { Ok(()) } else { Err(Refused::Moved { chain, expected: expected.clone(), tag }) }
+    }
+
     /// Whether it is the default chain as a new node makes it, which nobody has used: an imported one may take its place.
     pub fn is_untouched_default(&self) -> bool {
         let head = self.head();
@@ -366,6 +423,17 @@ impl ChainHandle {
     pub fn damage(&self) -> Option<&str> {
         let own = self.damage.get().map(String::as_str);
         own.or_else(|| self.parent.as_ref().and_then(|parent| parent.damage()))
+    }
+
+    /// Whether an imported chain has taken its place. Then its head is sent once more, so that whoever follows it looks.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+
+    fn set_replaced(&self) {
+        self.set_damage("an imported chain has taken its place".into());
+        self.replaced.store(true, Ordering::Release);
+        self.head.send_modify(|_| ());
     }
 
     /// Records that it is damaged: it takes no more writes until the node is started again.
@@ -547,9 +615,9 @@ struct Pending {
     replaced: Option<Arc<ChainHandle>>,
 }
 
-/// A transaction with an id, as far as a repetition must equal it.
+/// A transaction with an id, and what a repetition must equal.
 struct Named {
-    index: u64,
+    placed: Placed,
     data: Vec<u8>,
     signer: Option<[u8; 32]>,
 }
@@ -785,9 +853,6 @@ impl Writer {
             return Ok(());
         }
         let doomed = self.store.commit(pending.batch).inspect_err(|error| self.fail(error))?;
-        if let Some(replaced) = pending.replaced {
-            replaced.set_damage("an imported chain has taken its place".into());
-        }
         if let Some(chain) = pending.erased {
             self.chains[&chain].handle.erasures.fetch_add(1, Ordering::Release);
         }
@@ -808,6 +873,9 @@ impl Writer {
         for number in pending.made {
             self.publish_made(&self.chains[&number].handle);
             self.publish_sealed(&self.chains[&number].handle);
+        }
+        if let Some(replaced) = pending.replaced {
+            replaced.set_replaced();
         }
         let mut witnessed = self.published.witnessed.write().expect("no holder of this lock panics");
         witnessed.extend(pending.witnessed.into_iter().map(|(hash, log)| (hash, Arc::new(log))));
@@ -841,32 +909,29 @@ impl Writer {
             }
         }
         match command {
-            Command::Bang { rules, parent, transaction, quant, leap } => {
+            Command::Bang { rules, parent, transaction, quant, leap, guard } => {
+                self.check(guard)?;
                 self.bang(rules, parent, &transaction, quant, leap, pending)
             }
-            Command::Inject { chain, expected, transactions, each_for_itself } => {
-                self.inject(chain, expected, &transactions, each_for_itself, pending)
+            Command::Inject { chain, guard, transactions, each_for_itself } => {
+                self.inject(chain, guard, transactions, each_for_itself, pending)
             }
-            Command::Seal { chain, expected, quant } => {
+            Command::Seal { chain, guard, quant } => {
+                self.check(guard)?;
                 let entry = self.entry(chain);
-                let size = entry.chain.head.size();
-                if let Some(expected) = expected.filter(|&expected| expected != size) {
-                    return Err(Refused::Moved { expected, size });
-                }
                 let previous_size = entry.chain.head.newest.size();
                 entry.chain.seal(quant.clone()).map_err(|error| Refused::Stale(error.to_string()))?;
+                let tag = entry.chain.head.tag();
                 pending.batch.quant(chain, &quant, previous_size);
                 pending.touched.insert(chain);
-                Ok(Outcome::Done)
+                Ok(Outcome::Sealed(tag))
             }
-            Command::Erase { chain, index, expected, transaction } => {
-                let size = self.entry(chain).chain.head.size();
-                match expected.filter(|&expected| expected != size) {
-                    Some(expected) => Err(Refused::Moved { expected, size }),
-                    None => self.erase(chain, index, &transaction, pending),
-                }
+            Command::Erase { chain, index, guard, transaction } => {
+                self.check(guard)?;
+                self.erase(chain, index, transaction, pending)
             }
-            Command::SetLeap { chain, leap } => {
+            Command::SetLeap { chain, leap, guard } => {
+                self.check(guard)?;
                 let handle = self.entry(chain).handle.clone();
                 pending.batch.chain(&ChainRecord { leap, ..chain_record(&handle) });
                 pending.policies.push((handle, leap));
@@ -908,6 +973,13 @@ impl Writer {
     fn witnessed(&self, log: Hash, pending: &Pending) -> Option<Witnessed> {
         let durable = || self.published.witnessed(log).map(|log| Witnessed::clone(&log));
         pending.witnessed.get(&log).cloned().or_else(durable)
+    }
+
+    /// Whether a guarded write may be made now.
+    fn check(&self, guard: Option<Guard>) -> Result<(), Refused> {
+        let Some(Guard { chain, expected }) = guard else { return Ok(()) };
+        let entry = self.chains.get(&chain).ok_or_else(|| Refused::Damaged("it is not there any more".into()))?;
+        entry.handle.check_expected(&expected, &entry.chain.head)
     }
 
     fn entry(&mut self, chain: ChainNumber) -> &mut Entry {
@@ -962,35 +1034,34 @@ impl Writer {
     fn inject(
         &mut self,
         number: ChainNumber,
-        expected: Option<u64>,
-        transactions: &[Transaction],
+        guard: Option<Guard>,
+        transactions: Vec<Transaction>,
         each_for_itself: bool,
         pending: &mut Pending,
     ) -> Result<Outcome, Refused> {
-        let found = self.find_replays(number, transactions, pending);
+        let found = self.find_replays(number, &transactions, pending);
         if !each_for_itself && let Some(refused) = found.iter().find_map(|found| found.as_ref().err()) {
             return Err(refused.clone());
         }
-        let new = found.iter().filter(|found| matches!(found, Ok(None))).count() as u64;
+        let new = found.iter().filter(|found| matches!(found, Ok(Found::New))).count() as u64;
+        // A request that is a retry through and through was accepted when its guard held.
+        if new > 0 {
+            self.check(guard)?;
+        }
         let pool_limit = self.pool_limit;
         let entry = self.entry(number);
-        let size = entry.chain.head.size();
-        // A request that is a retry through and through was accepted when its guard held.
-        if let Some(expected) = expected.filter(|&expected| expected != size && new > 0) {
-            return Err(Refused::Moved { expected, size });
-        }
         if !each_for_itself && new > 0 && entry.chain.head.pooled() + new > pool_limit {
             return Err(Refused::PoolFull(pool_limit));
         }
         let mut placed = Vec::with_capacity(found.len());
-        for (transaction, found) in transactions.iter().zip(found) {
+        for (transaction, found) in transactions.into_iter().zip(found) {
             placed.push(match found {
-                Ok(Some(index)) => Ok(Placed { index, replayed: true }),
-                // An id that stands twice in one command was new when it was looked for.
-                Ok(None) => match pending.replay(number, transaction) {
-                    Some(replay) => replay.map(|index| Placed { index, replayed: true }),
+                Ok(Found::Replay(placed)) => Ok(placed),
+                // The first one of this command may be there by now, or refused.
+                Ok(Found::New | Found::Again) => match pending.replay(number, &transaction) {
+                    Some(replay) => replay,
                     None if entry.chain.head.pooled() >= pool_limit => Err(Refused::PoolFull(pool_limit)),
-                    None => Ok(Placed { index: entry.accept(number, transaction, pending), replayed: false }),
+                    None => Ok(entry.accept(number, transaction, pending)),
                 },
                 Err(refused) => Err(refused),
             });
@@ -1006,105 +1077,142 @@ impl Writer {
         &mut self,
         number: ChainNumber,
         index: u64,
-        transaction: &Transaction,
+        mut transaction: Transaction,
         pending: &mut Pending,
     ) -> Result<Outcome, Refused> {
         let handle = self.entry(number).handle.clone();
         let record = checked_record(&self.store, &handle.lineage, index)?;
         if let Some(Erased { by, .. }) = record.erased {
-            let is_here = by < self.entry(number).chain.head.size()
-                && verify::erasure_of(&checked_record(&self.store, &handle.lineage, by)?) == Some(index);
-            return match is_here {
-                true => Ok(Outcome::Erased(Placed { index: by, replayed: true })),
-                false => Err(Refused::ErasedElsewhere(index)),
+            let is_there = by < self.entry(number).chain.head.size();
+            let by = is_there.then(|| checked_record(&self.store, &handle.lineage, by)).transpose()?;
+            return match by.filter(|by| verify::erasure_of(by) == Some(index)) {
+                Some(by) => Ok(Outcome::Erased(Placed::replay(&by))),
+                None => Err(Refused::ErasedElsewhere(index)),
             };
         }
         if record.kind.is_some() {
             return Err(Refused::NotErasable(index));
         }
-        let by = self.entry(number).chain.head.size();
+        let head = &self.entry(number).chain.head;
+        transaction.delay_to(head.accepted);
+        let by = head.size();
         let mut erased = Vec::new();
         record.write_erased(Erased { timestamp: transaction.timestamp(), by }, &mut erased);
         let run = self.store.run_with(number, index, &erased)?;
-        self.entry(number).accept(number, transaction, pending);
+        let placed = self.entry(number).accept(number, transaction, pending);
         pending.batch.run(number, run);
         let record = chain_record(&handle);
         pending.batch.chain(&ChainRecord { erasures: record.erasures + 1, ..record });
         pending.erased = Some(number);
         pending.touched.insert(number);
-        Ok(Outcome::Erased(Placed { index: by, replayed: false }))
+        Ok(Outcome::Erased(placed))
     }
 
-    /// For each transaction with an id: the index of an earlier one that it repeats, or that the id is taken.
+    /// Whether each transaction is new, or that its id is taken.
     fn find_replays(
         &self,
         number: ChainNumber,
         transactions: &[Transaction],
         pending: &Pending,
-    ) -> Vec<Result<Option<u64>, Refused>> {
-        let lineage = &self.chains[&number].handle.lineage;
-        // Within one array, all or nothing: so a conflict between two of its own is found before any is accepted.
-        let mut own: HashMap<&Id, &Transaction> = HashMap::new();
-        let find = |transaction: &Transaction| {
-            let Some(id) = transaction.id() else { return Ok(None) };
-            if let Some(replay) = pending.replay(number, transaction) {
-                return replay.map(Some);
-            }
-            find_replay(&self.store, lineage, transaction, id)
-        };
-        let mut found = Vec::with_capacity(transactions.len());
-        for transaction in transactions {
-            let mut result = find(transaction);
-            if let (Ok(None), Some(id)) = (&result, transaction.id()) {
-                let first = own.entry(id).or_insert(transaction);
-                if first.data() != transaction.data() || first.signer() != transaction.signer() {
-                    result = Err(Refused::IdTwice(id.as_str().into()));
-                }
-            }
-            found.push(result);
+    ) -> Vec<Result<Found, Refused>> {
+        let mut own = HashMap::new();
+        transactions.iter().map(|transaction| self.find(number, transaction, &mut own, pending)).collect()
+    }
+
+    /// `own` has the new ones of the same command: where it is an array, all or nothing, a conflict between two of them must be
+    /// found before any is accepted.
+    fn find<'a>(
+        &self,
+        number: ChainNumber,
+        transaction: &'a Transaction,
+        own: &mut HashMap<&'a Id, &'a Transaction>,
+        pending: &Pending,
+    ) -> Result<Found, Refused> {
+        let Some(id) = transaction.id() else { return Ok(Found::New) };
+        if let Some(replay) = pending.replay(number, transaction) {
+            return replay.map(Found::Replay);
         }
-        found
+        if let Some(replay) = find_replay(&self.store, &self.chains[&number].handle.lineage, transaction, id)? {
+            return Ok(Found::Replay(replay));
+        }
+        let Some(first) = own.get(id) else {
+            own.insert(id, transaction);
+            return Ok(Found::New);
+        };
+        match first.data() == transaction.data() && first.signer() == transaction.signer() {
+            true => Ok(Found::Again),
+            false => Err(Refused::IdTwice(id.as_str().into())),
+        }
     }
 }
 
+/// What is known of a transaction before it is accepted.
+enum Found {
+    /// It takes a place.
+    New,
+    /// It repeats an earlier one of the same command.
+    Again,
+    /// It repeats this one.
+    Replay(Placed),
+}
+
 impl Entry {
-    fn accept(&mut self, number: ChainNumber, transaction: &Transaction, pending: &mut Pending) -> u64 {
+    fn accept(&mut self, number: ChainNumber, mut transaction: Transaction, pending: &mut Pending) -> Placed {
         let head = &self.chain.head;
+        // The clock may have been set back, and of two requests at one time the later one may come here first.
+        transaction.delay_to(head.accepted);
         let (index, bytes_before) = (head.size(), head.bytes);
         let run = pending.runs.entry(number).or_insert_with(|| Run::new(index, bytes_before));
         if run.is_full_for(transaction.record_bytes()) {
             pending.batch.run(number, std::mem::replace(run, Run::new(index, bytes_before)));
         }
         let bytes = run.push(|out| transaction.write_record(index, out));
+        let placed = Placed::new(index, &transaction);
         if let Some(id) = transaction.id() {
             pending.batch.id(number, id, index);
-            let named = Named { index, data: transaction.data().to_vec(), signer: transaction.signer() };
+            let named = Named { placed, data: transaction.data().to_vec(), signer: transaction.signer() };
             pending.ids.insert((number, id.clone()), named);
         }
-        self.chain.inject(transaction, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile))
+        self.chain.inject(&transaction, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
+        placed
     }
 }
 
 impl Pending {
     /// The transaction of this batch that a transaction repeats, or that its id is taken.
-    fn replay(&self, number: ChainNumber, transaction: &Transaction) -> Option<Result<u64, Refused>> {
+    fn replay(&self, number: ChainNumber, transaction: &Transaction) -> Option<Result<Placed, Refused>> {
         if self.ids.is_empty() {
             return None;
         }
         let id = transaction.id()?;
-        let Named { index, data, signer } = self.ids.get(&(number, id.clone()))?;
+        let Named { placed, data, signer } = self.ids.get(&(number, id.clone()))?;
         let same = data == transaction.data() && *signer == transaction.signer();
-        Some(if same { Ok(*index) } else { Err(Refused::IdTaken { id: id.as_str().into(), index: *index }) })
+        let replay = Placed { replayed: true, ..*placed };
+        Some(if same { Ok(replay) } else { Err(Refused::IdTaken { id: id.as_str().into(), index: placed.index }) })
     }
 }
 
 /// The durable transaction that a transaction with this id repeats, or that the id is taken.
-fn find_replay(store: &Store, lineage: &Lineage, transaction: &Transaction, id: &Id) -> Result<Option<u64>, Refused> {
+///
+/// Of an erased one there is no data to compare. A signature speaks for chain, data and id, and Ed25519 gives the same one for
+/// the same, so it still tells the same from other data.
+fn find_replay(
+    store: &Store,
+    lineage: &Lineage,
+    transaction: &Transaction,
+    id: &Id,
+) -> Result<Option<Placed>, Refused> {
     let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(None) };
     let record = checked_record(store, lineage, index)?;
-    let same = record.data.as_ref().is_none_or(|data| data == transaction.data())
-        && record.signed.map(|signed| signed.signer) == transaction.signer();
-    if same { Ok(Some(index)) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
+    let signer = |signed: Option<&Signed>| signed.map(|signed| signed.signer);
+    let same = match &record.data {
+        Some(data) => data == transaction.data() && signer(record.signed.as_ref()) == transaction.signer(),
+        None if record.signed.is_none() && transaction.signed().is_none() => {
+            return Err(Refused::IdErased { id: id.as_str().into(), index });
+        }
+        None => record.signed.as_ref() == transaction.signed(),
+    };
+    if same { Ok(Some(Placed::replay(&record))) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
 }
 
 fn chain_record(chain: &ChainHandle) -> ChainRecord {
@@ -1152,7 +1260,11 @@ pub fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, StoreError>
     let rules = stored_rules(store, lineage, place.transaction)?;
     let first = place.quant;
     let id = if newest.index() == first { newest.hash() } else { store.quant(lineage, first)?.hash() };
-    let head = Head { newest: Arc::new(newest), edge: Arc::new(edge), bytes };
+    let accepted = checked_record(store, lineage, size - 1)?.timestamp;
+    // A leap that left something pooled may have come after the newest transaction, which is not stored: then the tag is that of
+    // the transaction.
+    let has_leaped = newest.size() == size && newest.index() != first;
+    let head = Head { newest: Arc::new(newest), edge: Arc::new(edge), bytes, accepted, has_leaped };
     Ok(Chain { id, rules: Arc::new(rules), head })
 }
 

@@ -17,7 +17,17 @@ use tempfile::TempDir;
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qbc"));
     command.args(args).env("QBC_LOG", "warn").stdin(Stdio::null());
-    for name in ["QBC_NODE", "QBC_CHAIN", "QBC_HOST", "QBC_PORT", "QBC_DATA", "QBC_LEAP_EVERY", "RUST_BACKTRACE"] {
+    for name in [
+        "QBC_NODE",
+        "QBC_CHAIN",
+        "QBC_HOST",
+        "QBC_PORT",
+        "QBC_DATA",
+        "QBC_LEAP_EVERY",
+        "RUST_BACKTRACE",
+        "NO_COLOR",
+        "CLICOLOR_FORCE",
+    ] {
         command.env_remove(name);
     }
     command
@@ -190,6 +200,8 @@ fn inject_streams_lines() {
     let node = Node::ephemeral();
     let said = node.run_with_input(&["inject", "-"], "{\"data\":1}\n{\"data\":2,\"id\":\"b\"}\n").ok();
     assert_eq!(said, "2 transactions are accepted, index 1 to 2\n");
+    let again = node.run_with_input(&["inject", "-"], "{\"data\":2,\"id\":\"b\"}\n").ok();
+    assert_eq!(again, "0 transactions are accepted, 1 were before, index 2 to 2\n");
     let run = node.run_with_input(&["inject", "-"], "{\"data\":3}\n{\"daat\":4}\n{\"data\":5}");
     assert_eq!((run.code, run.out.as_str()), (1, "2 transactions are accepted, index 3 to 4\n"));
     assert!(run.err.starts_with("line 2: ") && run.err.ends_with("error: 1 of 3 lines were refused\n"), "{}", run.err);
@@ -662,6 +674,23 @@ fn wrong_usage_ends_with_2() {
         &["leap", "--port", "5001"],
         &["--port", "5001", "leap"],
         &["--node", "ftp://localhost", "leap"],
+        &["--node", "0", "leap"],
+        &["--node", "http://5000", "leap"],
+        &["bang", "x", "--chain", "y"],
+        &["--chain", "y", "bang", "x"],
+        &["--chain", "x", "discover"],
+        &["--chain", "x", "chains"],
+        &["--chain", "x", "import", "file"],
+        &["serve", "--node", "localhost:5000"],
+        &["--node", "localhost:5000", "serve"],
+        &["--node", "localhost:5000"],
+        &["verify", "file", "--node", "localhost:5000"],
+        &["--chain", "x", "verify", "file"],
+        &["verify", "http://localhost:5000/chains/a", "--chain", "b"],
+        &["key", "--data", "folder", "--node", "localhost:5000"],
+        &["leap-policy", "--off", "--every", "1s"],
+        &["erase", "1"],
+        &["get", ".."],
         &["completions", "basic"],
         &["man", "woman"],
     ] {
@@ -786,4 +815,333 @@ fn tail_goes_on_with_a_node_that_was_killed_and_started_again() {
     let told = tail.interrupt();
     assert_eq!(told.matches("connecting again\n").count(), 3, "{told}");
     assert_eq!(told.matches("connected again\n").count(), 3, "{told}");
+}
+
+/// A typing error in JSON was recorded for ever, as a text, with exit 0: whatever was no JSON was taken for a text.
+#[test]
+fn what_begins_like_json_is_added_as_such_or_not_at_all() {
+    let node = Node::ephemeral();
+    for slip in [r#"{"a":1,}"#, "[1,2", "tru", "", " ", " -x", "2026-11-22", "NaN"] {
+        assert!(node.run(&["inject", slip]).fails(2).contains("--text"), "{slip:?}");
+    }
+    assert!(node.run(&["inject", r#"{"a":1,}"#]).fails(2).contains("at line 1 column 8"));
+    assert_eq!(node.run(&["stats", "--json"]).ok_json()["size"], 1);
+    for text in [r#"{"a":1,}"#, "tru", "", "17", "-"] {
+        node.run(&["inject", "--text", text]).ok();
+        assert_eq!(
+            node.run(&["pool"]).ok_json()["transactions"].as_array().unwrap().last().unwrap()["data"],
+            json!(text)
+        );
+    }
+
+    for input in ["", "\n\n"] {
+        let run = node.run_with_input(&["inject", "-"], input);
+        assert_eq!((run.code, run.out.as_str()), (1, ""), "{input:?}");
+        assert!(run.err.contains("nothing came"), "{}", run.err);
+    }
+}
+
+/// `--out` replaced whatever had the name: as root a device, and a symbolic link instead of its target.
+#[test]
+fn a_named_file_is_written_through_links_and_devices_stay() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+    let node = filled(&["--ephemeral"]);
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let export = node.run(&["export"]).ok();
+    let commands = [(vec!["export"], export), (vec!["receipt", "2"], node.run(&["receipt", "2"]).ok())];
+    fs::write(path("target"), "before").unwrap();
+    fs::set_permissions(path("target"), fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("target", path("link")).unwrap();
+    symlink("link", path("second")).unwrap();
+    symlink("new", path("dangling")).unwrap();
+    let fifo = path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+    for (command, content) in &commands {
+        let to = |path: &Path| node.run(&[&command[..], &["--out", text(path)]].concat());
+        for (name, target) in [("second", "target"), ("dangling", "new"), ("plain", "plain")] {
+            to(&path(name)).ok();
+            assert_eq!(&fs::read_to_string(path(target)).unwrap(), content, "{name}");
+        }
+        assert!(["link", "second", "dangling"].iter().all(|name| path(name).is_symlink()));
+        assert_eq!(fs::metadata(path("target")).unwrap().permissions().mode() & 0o777, 0o640);
+
+        let reader = thread::spawn({
+            let fifo = fifo.clone();
+            move || fs::read_to_string(fifo).unwrap()
+        });
+        to(&fifo).ok();
+        assert_eq!(&reader.join().unwrap(), content);
+        assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
+
+        to(Path::new("/dev/null")).ok();
+        assert!(to(Path::new("/dev/full")).fails(1).contains("cannot write /dev/full"));
+        assert!(
+            ["/dev/null", "/dev/full"].iter().all(|device| fs::metadata(device).unwrap().file_type().is_char_device())
+        );
+        assert!(to(folder.path()).fails(1).contains("it is a folder"));
+        for stdout in ["-", "/dev/stdout"] {
+            assert_eq!(&to(Path::new(stdout)).ok(), content, "{stdout}");
+        }
+    }
+    let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["dangling", "fifo", "link", "new", "plain", "second", "target"]);
+}
+
+/// A result that nobody got was a success: Rust's runtime opens /dev/null in place of a closed standard output, and takes a
+/// write to one that cannot be written for done.
+#[test]
+fn a_result_that_cannot_be_written_is_no_success() {
+    let node = filled(&["--ephemeral"]);
+    let shell = |redirect: &str, args: &[&str]| {
+        let script = format!("exec \"$0\" \"$@\" {redirect}");
+        let program = node.command(args).get_program().to_owned();
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(program).args(args).env("QBC_NODE", &node.url).stdin(Stdio::null());
+        Run::of(command.output().expect("sh runs"))
+    };
+    for args in
+        [&["stats"][..], &["chain"], &["export"], &["receipt", "2", "--json"], &["man"], &["--help"], &["--version"]]
+    {
+        for redirect in [">&-", ">/dev/full", "1</dev/null"] {
+            let told = shell(redirect, args).fails(1);
+            assert!(told.contains("standard output") || told.contains("os error"), "{args:?} {redirect}: {told}");
+        }
+        assert_eq!(shell(">/dev/null", args).code, 0, "{args:?}");
+    }
+    // Where that is known before, nothing is done.
+    shell(">&-", &["inject", "1"]).fails(1);
+    assert_eq!(node.run(&["stats", "--json"]).ok_json()["size"], 304);
+}
+
+#[test]
+fn what_the_node_can_the_program_can() {
+    let node = filled(&["--ephemeral"]);
+    let said = node.run(&["chains"]).ok();
+    let lines: Vec<_> = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(
+        (lines[1][..5].to_vec(), lines[2][..5].to_vec()),
+        (vec!["qbc", "3", "304", "1", "12"], vec!["trial", "3", "5", "1", "0"])
+    );
+    let column = |line: usize| said.lines().nth(line).unwrap().find("000").unwrap();
+    assert_eq!(column(1), said.lines().next().unwrap().find("id").unwrap(), "{said}");
+    let chains = node.run(&["chains", "--json"]).ok_json();
+    let trial = chains[1]["id"].as_str().unwrap();
+
+    // An id stands for a name.
+    let stats = node.run(&["stats", "--json", "--chain", trial]).ok_json();
+    assert_eq!((&stats["chain"], &stats["size"]), (&json!("trial"), &json!(5)));
+    let said = node.run(&["--chain", trial, "stats"]).ok();
+    let figures: Vec<_> = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(figures[..4], [["chain", "trial"], ["id", trial], ["length", "3"], ["size", "5"]]);
+    assert_eq!(said.lines().next().unwrap().find("trial"), said.lines().nth(1).unwrap().find(trial), "{said}");
+    assert!(node.run(&["--chain", trial, "verify"]).ok().starts_with("chain trial holds"));
+    assert!(node.run(&["inject", "2", "--chain", trial]).ok().starts_with("transaction 5 of trial is pooled"));
+
+    assert_eq!(node.run(&["get", "order-1"]).ok_json()["data"], "hello");
+    assert_eq!(node.run(&["get", "2"]).ok_json()["state"], "sealed");
+    node.run(&["inject", "3", "--id", "2"]).ok();
+    assert_eq!(node.run(&["get", "--id", "2"]).ok_json()["data"], 3);
+    node.run(&["inject", "4", "--id", "a/b?"]).ok();
+    assert_eq!(node.run(&["get", "a/b?"]).ok_json()["data"], 4);
+    let pool = node.run(&["pool", "--from", "304", "--limit", "1"]).ok_json();
+    assert_eq!((&pool["count"], pool["transactions"].as_array().unwrap().len()), (&json!(3), 1));
+    let newest = node.run(&["quant", "latest"]).ok_json();
+    assert_eq!(
+        (&newest["index"], &node.run(&["quant", newest["hash"].as_str().unwrap()]).ok_json()),
+        (&json!(2), &newest)
+    );
+    assert_eq!(node.run(&["quant", "2"]).ok_json(), newest);
+
+    let said = node.run(&["erase", "2", "--reason", "asked for"]).ok();
+    assert_eq!(said, "transaction 2 is erased: transaction 306 of qbc records it\n");
+    assert!(node.run(&["erase", "2", "--reason", "again"]).ok().contains("was erased before"));
+    assert_eq!(node.run(&["get", "2"]).ok_json().get("data"), None);
+
+    assert_eq!(node.run(&["leap-policy"]).ok(), "the chain qbc leaps by hand only\n");
+    let said = node.run(&["leap-policy", "--every", "1h", "--transactions", "5000"]).ok();
+    assert_eq!(said, "the chain qbc leaps 3600s after a transaction, and as soon as 5000 transactions are pooled\n");
+    assert_eq!(
+        node.run(&["leap-policy", "--json"]).ok_json()["leap"],
+        json!({"every_ms": 3_600_000, "transactions": 5000})
+    );
+    assert_eq!(node.run(&["leap-policy", "--off"]).ok(), "the chain qbc leaps by hand only\n");
+}
+
+#[test]
+fn errors_speak_of_commands_and_for_scripts_in_json() {
+    let node = Node::ephemeral();
+    let told = node.run(&["--chain", "none", "leap"]).fails(1);
+    assert!(told.contains("`qbc chains` lists them, `qbc bang` makes one"), "{told}");
+    let error = |args: &[&str], code| serde_json::from_str::<Value>(&node.run(args).fails(code)).expect("it is JSON");
+    let problem: Value = reqwest::blocking::get(format!("{}/chains/none/stats", node.url)).unwrap().json().unwrap();
+    assert_eq!(error(&["--json", "--chain", "none", "stats"], 1), problem);
+    let faults = error(&["bang", "x", "--difficulty", "99", "--max-bytes", "0", "--json"], 1);
+    assert_eq!((&faults["status"], faults["errors"].as_array().unwrap().len()), (&json!(422), 2));
+    for (args, code, detail) in [
+        (&["inject", "[1", "--json"][..], 2, "begins like JSON"),
+        (&["inject", "--wiat", "--json"], 2, "--wiat"),
+        (&["--json"], 2, "--json is an option of client commands"),
+        (&["--json", "man"], 2, "man has no use for --json"),
+        (&["verify", "no such file", "--json"], 1, "cannot read no such file"),
+        (&["--node", "1", "leap", "--json"], 1, "no node answers at http://localhost:1 "),
+    ] {
+        let error = error(args, code);
+        assert!(error["detail"].as_str().unwrap().contains(detail) && error["title"].is_string(), "{error}");
+    }
+    let run = node.run_with_input(&["inject", "-", "--json"], "nonsense\n");
+    assert!(serde_json::from_str::<Value>(&run.err).is_ok(), "{}", run.err);
+}
+
+/// A load of a hundred thousand transactions went into the chain that everybody uses.
+#[test]
+fn bench_loads_a_chain_of_its_own_or_the_one_that_is_named() {
+    let node = Node::ephemeral();
+    let bench = |args: &[&str]| {
+        node.run(&[args, &["bench", "--seconds", "1", "--connections", "1", "--json"]].concat()).ok_json()
+    };
+    let size = |chain: &str| node.run(&["--chain", chain, "stats", "--json"]).ok_json()["size"].as_u64().unwrap();
+    let own = bench(&[])["chain"].as_str().unwrap().to_owned();
+    assert!(own.starts_with("bench-") && size(&own) > 1, "{own}");
+    assert_eq!(size("qbc"), 1);
+    assert_eq!(bench(&["--chain", "qbc"])["chain"], "qbc");
+    assert!(size("qbc") > 1);
+}
+
+/// What runs in a terminal. None where there is no `script` that gives it one.
+fn in_terminal(node: &Node, args: &[&str], input: &str, variables: &[(&str, &str)]) -> Option<String> {
+    let quoted: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
+    let command = format!("'{}' {}", env!("CARGO_BIN_EXE_qbc"), quoted.join(" "));
+    let mut script = Command::new("script");
+    script.args(["-qec", &command, "/dev/null"]).env("QBC_NODE", &node.url).env("TERM", "xterm");
+    script.env_remove("NO_COLOR").envs(variables.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut child) = script.spawn() else {
+        eprintln!("skipped: there is no script (util-linux) here");
+        return None;
+    };
+    // It stays open until the end, which would be taken for the user's.
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.as_bytes()).expect("it reads all");
+    let mut out = String::new();
+    child.stdout.take().expect("it is piped").read_to_string(&mut out).expect("it is UTF-8");
+    child.wait().expect("it ends");
+    Some(out.replace("\r\n", "\n"))
+}
+
+#[test]
+fn on_a_terminal_json_is_indented_and_coloured() {
+    let node = Node::ephemeral();
+    node.run(&["inject", "{\"a\":[\"\u{9b}31m\"]}"]).ok();
+    let Some(shown) = in_terminal(&node, &["get", "1"], "", &[]) else { return };
+    assert!(shown.starts_with("{\n  \u{1b}[1;34m\"index\"\u{1b}[0m: \u{1b}[36m1\u{1b}[0m,\n"), "{shown}");
+    assert!(
+        shown.contains("\\u009b31m") && shown.ends_with("\n}\n"),
+        "no text of a chain commands the terminal: {shown}"
+    );
+    let plain = in_terminal(&node, &["chain"], "", &[("NO_COLOR", "1")]).expect("there is a terminal");
+    assert!(plain.starts_with("[\n  {\n    \"index\": 0,\n") && !plain.contains('\u{1b}'), "{plain}");
+    let piped = node.run(&["chain"]).ok();
+    assert_eq!(serde_json::from_str::<Value>(&plain).unwrap(), serde_json::from_str::<Value>(&piped).unwrap());
+    assert_eq!((piped.lines().count(), piped.ends_with("]\n")), (1, true));
+    let forced = node.command(&["get", "1"]).env("CLICOLOR_FORCE", "1").output().unwrap();
+    assert!(Run::of(forced).ok().starts_with("{\u{1b}[1;34m\"index\""));
+    // The bar is gone at the end.
+    let verified = in_terminal(&node, &["verify"], "", &[]).expect("there is a terminal");
+    let last = verified.trim_end().rsplit(['\r', '\n']).next().unwrap();
+    assert!(last.trim_start_matches("\u{1b}[2K").starts_with("chain qbc holds: "), "{verified:?}");
+}
+
+#[test]
+fn long_mining_is_asked_for_or_warned_of() {
+    let node = Node::ephemeral();
+    let bang = ["bang", "hard", "--difficulty", "48"];
+    for (args, is_json) in [(&bang[..], false), (&[&bang[..], &["--json"]].concat(), true)] {
+        let mut child = node.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut warning = String::new();
+        BufReader::new(child.stderr.take().expect("it is piped")).read_line(&mut warning).expect("it warns");
+        child.kill().expect("it mines still");
+        child.wait().expect("it ends");
+        assert!(warning.contains("difficulty 48 takes about ") && warning.contains("--yes"), "{warning}");
+        assert_eq!(serde_json::from_str::<Value>(&warning).is_ok(), is_json);
+    }
+    if let Some(shown) = in_terminal(&node, &bang, "n\n", &[]) {
+        assert!(shown.contains("Begin? [y/N]") && shown.contains("nothing was mined"), "{shown}");
+    }
+}
+
+/// Where nothing came any more, no write showed that the reader had gone.
+#[test]
+fn tail_ends_when_its_reader_does() {
+    let node = filled(&["--ephemeral"]);
+    let mut tail = node.command(&["tail", "--from", "0"]).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut out = BufReader::new(tail.stdout.take().expect("it is piped"));
+    for _ in 0..304 {
+        assert!(out.read_line(&mut String::new()).expect("it is text") > 0);
+    }
+    drop(out);
+    let (sender, ended) = mpsc::channel();
+    let id = tail.id().to_string();
+    thread::spawn(move || sender.send(tail.wait().expect("it ends").code()));
+    let code = ended.recv_timeout(Duration::from_secs(30));
+    if code.is_err() {
+        Command::new("kill").arg(id).status().expect("kill runs");
+    }
+    assert_eq!(code, Ok(Some(0)));
+}
+
+#[test]
+fn an_address_of_another_machine_is_blamed_on_the_host() {
+    // TEST-NET-1 is nobody's.
+    let told = qbc(&["serve", "--ephemeral", "--host", "192.0.2.1", "--port", "0"]).fails(1);
+    assert!(told.contains("192.0.2.1 is no address of this machine: --host ") && !told.contains("--port"), "{told}");
+    let node = Node::ephemeral();
+    let port = node.url.rsplit(':').next().unwrap();
+    let told = qbc(&["serve", "--ephemeral", "--port", port]).fails(1);
+    assert!(told.contains("is another node running there? Choose another port with --port"), "{told}");
+}
+
+#[test]
+fn a_bare_number_is_a_port_of_this_machine() {
+    let node = Node::ephemeral();
+    let port = node.url.rsplit(':').next().unwrap();
+    // What is said counts before the environment, in front of the command too.
+    let elsewhere = program(&["--node", port, "stats", "--json"]).env("QBC_NODE", "localhost:1").output().unwrap();
+    assert_eq!(Run::of(elsewhere).ok_json()["size"], 1);
+    for name in [port.to_owned(), format!(":{port}"), format!("localhost:{port}"), format!("127.0.0.1:{port}")] {
+        assert_eq!(qbc(&["--node", &name, "stats", "--json"]).ok_json()["size"], 1, "{name}");
+    }
+}
+
+#[test]
+fn the_log_has_a_line_for_each_chain_that_changes() {
+    let folder = TempDir::new().unwrap();
+    let (log, export) = (folder.path().join("log"), folder.path().join("export"));
+    let start = || {
+        let mut command = program(&["--ephemeral", "--port", "0", "--log", "info"]);
+        let file = fs::File::options().create(true).append(true).open(&log).unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(file).spawn().expect("the program runs");
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("the node writes a line");
+        Node { child, url: line.trim_end().strip_prefix("listening on ").expect("it listens").into(), _stdout: stdout }
+    };
+    let (node, other) = (start(), start());
+    node.run(&["bang", "orders"]).ok();
+    node.run(&["--chain", "orders", "inject", "1"]).ok();
+    node.run(&["--chain", "orders", "leap"]).ok();
+    node.run(&["--chain", "orders", "fork", "orders-2"]).ok();
+    node.run(&["--chain", "orders", "erase", "1", "--reason", "a secret"]).ok();
+    node.run(&["--chain", "orders", "export", "--leap", "--out", text(&export)]).ok();
+    other.run(&["import", text(&export)]).ok();
+    let log = fs::read_to_string(&log).unwrap();
+    for line in [
+        "the chain is made chain=orders id=",
+        "the chain is forked from quant 1 of orders chain=orders-2 id=",
+        "the data of transaction 1 is erased chain=orders",
+        "the chain is imported chain=orders id=",
+    ] {
+        assert!(log.lines().any(|other| other.contains("INFO") && other.contains(line)), "{line}: {log}");
+    }
+    assert!(!log.contains("secret"));
 }

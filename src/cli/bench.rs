@@ -1,13 +1,19 @@
 //! `qbc bench`: loads a running node and prints rates and latencies, beside those of a bare axum server if asked to.
 
-use std::{io::Write, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use serde_json::json;
+use chrono::Utc;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::load::{self, Measured, Target, median};
+use super::{
+    connection::{ChainRef, Connection},
+    load::{self, Measured, Target, median},
+    output::{print, print_value},
+};
+use crate::core::rules::ChainName;
 
 /// How long after its end a measurement may wait for the last answers.
 const GRACE: Duration = Duration::from_secs(60);
@@ -25,10 +31,10 @@ Examples:
   qbc bench --connections 1            what one client waits for a durable inject
   qbc bench --stream --baseline        NDJSON streams; ratio to echoed requests
   qbc bench --read --baseline          the whole chain, beside it from memory
-  qbc bench --chain trial --size 4096  larger data, into the chain `trial`
+  qbc --chain trial bench --size 4096  larger data, into the chain `trial`
   qbc bench --json --baseline | jq .ratio
 
-What it injects stays in the chain for ever: bang a chain for it.
+What it injects stays for ever: without --chain it makes a chain of its own for that, bench-DATE-TIME.
 On the node's own machine it takes a share of the CPU that the node could use.
 Any answer that is not 2xx fails the run.";
 
@@ -65,11 +71,13 @@ pub struct BenchArgs {
     pub rounds: u16,
 }
 
-/// Loads the chain `chain` of the node at the URL `node` and prints the figures, as JSON where `json` is set.
+/// Loads a chain of the node and prints the figures: the one that is named, or a new one.
 ///
-/// It fails where the node cannot be reached, a connection breaks or any answer is not `2xx`.
-pub async fn run(args: BenchArgs, node: &str, chain: &str, json: bool) -> anyhow::Result<()> {
-    let node = Target::parse(node)?;
+/// # Errors
+/// The node cannot be reached, a connection breaks, or any answer is not `2xx`.
+pub async fn run(args: BenchArgs, connection: &Connection) -> anyhow::Result<()> {
+    let node = Target::parse(connection.url().as_str())?;
+    let chain = &chain_to_load(&args, connection).await?;
     let (mut figures, mut baseline) = (Vec::new(), Vec::new());
     let echo = match args.baseline {
         true => Some(start_baseline(&args, &node, chain).await?),
@@ -81,12 +89,25 @@ pub async fn run(args: BenchArgs, node: &str, chain: &str, json: bool) -> anyhow
             baseline.push(measure_baseline(&args, echo).await?);
         }
     }
-    let report = match json {
-        true => format!("{:#}\n", as_json(&args, &figures, &baseline)),
-        false => as_table(&args, &figures, &baseline),
-    };
-    std::io::stdout().write_all(report.as_bytes())?;
+    match connection.json {
+        true => print_value(&as_json(&args, chain, &figures, &baseline))?,
+        false => print(format!("{}chain {chain}\n", as_table(&args, &figures, &baseline)).as_bytes())?,
+    }
     figures.iter().chain(&baseline).try_for_each(Measured::check)
+}
+
+/// What is injected stays for ever, so it goes into no chain that somebody uses, unless that is said.
+async fn chain_to_load(args: &BenchArgs, node: &Connection) -> anyhow::Result<String> {
+    match node.chain() {
+        Some(chain) => Ok(ChainRef::as_str(chain).into()),
+        None if args.read => Ok(ChainName::DEFAULT.into()),
+        None => {
+            let name = Utc::now().format("bench-%Y%m%d-%H%M%S-%3f").to_string();
+            let bang = node.post(node.node_url(&["bang"])).json(&json!({"name": name, "difficulty": 0}));
+            node.ask::<Value>(bang).await?;
+            Ok(name)
+        }
+    }
 }
 
 /// Starts the bare server on a free loopback port; to be compared with reading, it serves the node's own chain.
@@ -179,7 +200,7 @@ fn unit(args: &BenchArgs) -> &'static str {
     }
 }
 
-fn as_json(args: &BenchArgs, node: &[Measured], baseline: &[Measured]) -> serde_json::Value {
+fn as_json(args: &BenchArgs, chain: &str, node: &[Measured], baseline: &[Measured]) -> serde_json::Value {
     let side = |rounds: &[Measured]| {
         let figures = Figures::of(rounds);
         json!({
@@ -190,7 +211,7 @@ fn as_json(args: &BenchArgs, node: &[Measured], baseline: &[Measured]) -> serde_
             })).collect::<Vec<_>>(),
         })
     };
-    let mut report = json!({"unit": unit(args), "node": side(node)});
+    let mut report = json!({"unit": unit(args), "chain": chain, "node": side(node)});
     if !baseline.is_empty() {
         report["baseline"] = side(baseline);
         report["ratio"] = (Figures::of(node).rate / Figures::of(baseline).rate).into();

@@ -1,4 +1,5 @@
-//! The commands that ask a node for one thing: inject, leap, chain, bang, fork, receipt, discover.
+//! The commands that change a node, and the short ones beside them: inject, leap, leap-policy, chain, bang, fork, erase,
+//! receipt, discover.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -6,18 +7,28 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::Args;
 use futures_util::stream;
-use reqwest::{RequestBuilder, StatusCode, header};
+use reqwest::{StatusCode, Url, header};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::io::AsyncReadExt;
 
 use super::{
     Usage,
-    connection::{Connection, problem},
-    print, print_line, print_notice,
+    connection::{Connection, problem, read_answer},
+    mining,
+    output::{self, is_stdout, print_json, table, write_file},
+    print_line,
+    read::{append, copy},
     serve::parse_duration,
+    with_host,
 };
-use crate::core::{hash::Hash, json, note::VerifierKey, rules::ChainName, verify};
+use crate::core::{
+    hash::Hash,
+    json,
+    note::VerifierKey,
+    rules::{ChainName, Rules},
+    verify,
+};
 
 /// Bytes of standard input that are sent at a time.
 const STREAM_BYTES: usize = 64 << 10;
@@ -27,7 +38,8 @@ const STREAM_BYTES: usize = 64 << 10;
 #[command(after_help = "\
 Examples:
   qbc inject '{\"test\":\"test2\"}'            any JSON value
-  qbc inject hello                         what is no JSON is sent as a string: \"hello\"
+  qbc inject hello                         a word that cannot be meant as JSON is a text: \"hello\"
+  qbc inject --text '[draft] 12 pieces'    a text, whatever it looks like
   qbc inject 42 --id order-42              sent again with the same id, it is not added twice
   qbc inject 42 --wait --json > r.json     wait until a quant seals it, and keep the receipt
   jq -c '{data: .}' rows.json | qbc inject -
@@ -35,9 +47,12 @@ Examples:
 
 Each line of the stream is for itself: a refused one is named, and the others are added.")]
 pub struct InjectArgs {
-    /// A JSON value, or a text; `-` for lines like {"data":…} from standard input
+    /// A JSON value, or a text that does not begin like one; `-` for lines like {"data":…} from standard input
     #[arg(allow_negative_numbers = true)]
     data: String,
+    /// Take the data for a text, whatever it looks like
+    #[arg(long)]
+    text: bool,
     /// Your own name for it, for exact retries
     #[arg(long)]
     id: Option<String>,
@@ -47,6 +62,21 @@ pub struct InjectArgs {
     /// How long to wait at most, such as 10s [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "wait")]
     timeout: Option<Duration>,
+    #[command(flatten)]
+    signed: SignedArgs,
+}
+
+/// A signature that was made elsewhere: the program never has a writer's key.
+#[derive(Args, Serialize)]
+struct SignedArgs {
+    /// On a chain with writers: the hex Ed25519 public key of the one that signed it
+    #[arg(long, value_name = "KEY", requires = "signature")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signer: Option<String>,
+    /// Its hex signature
+    #[arg(long, value_name = "HEX", requires = "signer")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -54,6 +84,8 @@ struct Submission<'a> {
     data: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
+    #[serde(flatten)]
+    signed: &'a SignedArgs,
 }
 
 #[derive(Deserialize)]
@@ -66,24 +98,20 @@ struct Acceptance {
 
 /// Adds one transaction, or a stream of them.
 pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
-    if args.data == "-" {
-        if args.wait || args.id.is_some() {
-            return Err(Usage(
-                "--id and --wait are for one transaction: in a stream each line has its own \"id\"".into(),
-            )
-            .into());
+    if args.data == "-" && !args.text {
+        if args.wait || args.id.is_some() || args.signed.signer.is_some() {
+            let detail = "--id, --signer and --wait are for one transaction: in a stream each line has its own \"id\"";
+            return Err(Usage(detail.into()).into());
         }
         return inject_lines(node).await;
     }
-    let as_json = serde_json::from_str::<Box<RawValue>>(&args.data);
-    let note = if as_json.is_err() { ", as a string" } else { "" };
-    let data = as_json.or_else(|_| to_raw_value(&args.data)).context("the data is no text")?;
+    let (data, note) = read_data(&args.data, args.text).map_err(Usage)?;
     let mut url = node.chain_url(&["inject"]);
     if args.wait {
         let timeout = args.timeout.unwrap_or(Duration::from_secs(30)).as_secs_f64();
         url.query_pairs_mut().append_pair("wait", "leap").append_pair("timeout", &timeout.to_string());
     }
-    let request = node.post(url).json(&Submission { data: &data, id: args.id.as_deref() });
+    let request = node.post(url).json(&Submission { data: &data, id: args.id.as_deref(), signed: &args.signed });
     let response = node.send_any(request).await?;
     let status = response.status();
     let late = status == StatusCode::GATEWAY_TIMEOUT && args.wait;
@@ -93,7 +121,7 @@ pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
     let replayed = response.headers().contains_key("idempotent-replayed");
     let body = response.bytes().await.context("the connection broke")?;
     if node.json {
-        print(&with_newline(&body))?;
+        print_json(&body)?;
     } else if status == StatusCode::CREATED {
         let receipt = checked_receipt(&body)?;
         print_line(format_args!(
@@ -103,7 +131,7 @@ pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
             receipt.record.hash
         ))?;
     } else {
-        let Acceptance { chain, index, hash, state } = answer(&body)?;
+        let Acceptance { chain, index, hash, state } = read_answer(&body)?;
         let again = if replayed { ", sent before" } else { "" };
         print_line(format_args!("transaction {index} of {chain} is {state}{note}{again}, hash {hash}"))?;
     }
@@ -113,10 +141,50 @@ pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The data, and what is to be said of it. A slip in JSON must not be recorded for ever as a text.
+fn read_data(data: &str, is_text: bool) -> Result<(Box<RawValue>, &'static str), String> {
+    let as_text = || to_raw_value(data).map(|data| (data, ", as a string")).map_err(|error| error.to_string());
+    if is_text {
+        return as_text();
+    }
+    match serde_json::from_str::<Box<RawValue>>(data) {
+        Ok(value) => Ok((value, "")),
+        Err(_) if data.trim().is_empty() => Err("there is no data: an empty text is '\"\"', or --text ''".into()),
+        Err(error) if begins_like_json(data) => {
+            Err(format!("the data begins like JSON and is none: {error}; if it is meant as a text, say so with --text"))
+        }
+        Err(_) => as_text(),
+    }
+}
+
+/// Whether what is no JSON may be meant as such: by its first character, as the beginning or another spelling of a literal, or
+/// with something behind one.
+fn begins_like_json(text: &str) -> bool {
+    let text = text.trim_start_matches('\u{feff}').trim();
+    let mut chars = text.chars();
+    let (first, second) = (chars.next(), chars.next());
+    let is_number = |char: char| char.is_ascii_digit() || char == '.';
+    match first {
+        Some('{' | '[' | '}' | ']' | '"' | '-' | '0'..='9') => return true,
+        Some('+') => return second.is_some_and(is_number),
+        Some('.') => return second.is_some_and(|char| char.is_ascii_digit()),
+        _ => {}
+    }
+    let word = text.to_ascii_lowercase();
+    let is_literal = |literal: &str| {
+        let has_more = text.strip_prefix(literal).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
+        literal.starts_with(&word) || has_more
+    };
+    let others = ["nan", "inf", "infinity", "+inf", "+infinity", "none", "undefined"];
+    ["true", "false", "null"].into_iter().any(is_literal) || others.contains(&word.as_str())
+}
+
 /// What became of a stream.
 #[derive(Deserialize)]
 struct Summary {
     accepted: u64,
+    #[serde(default)]
+    replayed: u64,
     refused: u64,
     first: Option<u64>,
     last: Option<u64>,
@@ -144,18 +212,21 @@ async fn inject_lines(node: &Connection) -> anyhow::Result<()> {
         return Err(problem(response).await);
     }
     let body = response.bytes().await.context("the connection broke")?;
-    let Summary { accepted, refused, first, last, errors } = answer(&body)?;
+    let Summary { accepted, replayed, refused, first, last, errors } = read_answer(&body)?;
     if node.json {
-        print(&with_newline(&body))?;
+        print_json(&body)?;
     } else if let (Some(first), Some(last)) = (first, last) {
-        print_line(format_args!("{accepted} transactions are accepted, index {first} to {last}"))?;
+        let again = if replayed > 0 { format!(", {replayed} were before") } else { String::new() };
+        print_line(format_args!("{accepted} transactions are accepted{again}, index {first} to {last}"))?;
     }
-    for LineError { line, detail } in &errors {
-        print_notice(format_args!("line {line}: {detail}"));
+    // For scripts they stand in the summary.
+    for LineError { line, detail } in errors.iter().filter(|_| !node.json) {
+        output::tell(format_args!("line {line}: {detail}"));
     }
     match refused {
+        0 if accepted + replayed == 0 => bail!("nothing came on standard input: nothing was added"),
         0 => Ok(()),
-        _ => bail!("{refused} of {} lines were refused", accepted + refused),
+        _ => bail!("{refused} of {} lines were refused", accepted + replayed + refused),
     }
 }
 
@@ -167,11 +238,113 @@ struct QuantAnswer {
     hash: Hash,
 }
 
+/// What `qbc leap` takes.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  qbc leap                                 takes as long as the chain's difficulty demands
+  qbc --chain orders leap --json | jq -r .hash
+
+An empty pool gives an empty quant.")]
+pub struct LeapArgs {
+    /// Begin without a question or a warning, however long it may take
+    #[arg(long)]
+    yes: bool,
+}
+
 /// Seals all that is pooled.
-pub async fn leap(node: &Connection) -> anyhow::Result<()> {
-    let response = node.send(node.post(node.chain_url(&["leap"]))).await?;
+pub async fn leap(node: &Connection, args: &LeapArgs) -> anyhow::Result<()> {
+    let difficulty = mining::difficulty_of(node).await?;
+    let request = node.send(node.post(node.chain_url(&["leap"])));
+    let response = mining::watch(node, difficulty, args.yes, request).await?;
     tell(node, response, |QuantAnswer { index, size, hash }| {
         format!("quant {index} seals the chain's first {size} transactions, hash {hash}")
+    })
+    .await
+}
+
+/// What `qbc leap-policy` takes.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  qbc leap-policy                          show it
+  qbc --chain orders leap-policy --every 1s --transactions 500
+  qbc --chain orders leap-policy --off     leap by hand only")]
+pub struct PolicyArgs {
+    /// Leap this long after the first pooled transaction, such as 1s
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    every: Option<Duration>,
+    /// Leap as soon as so many transactions are pooled
+    #[arg(long, value_name = "N")]
+    transactions: Option<u64>,
+    /// Leap by hand only
+    #[arg(long, conflicts_with_all = ["every", "transactions"])]
+    off: bool,
+}
+
+/// Shows when a chain leaps by itself, or replaces that.
+pub async fn leap_policy(node: &Connection, args: &PolicyArgs) -> anyhow::Result<()> {
+    #[derive(Deserialize)]
+    struct Answer {
+        name: String,
+        leap: Leap,
+    }
+    let policy = Leap { every_ms: args.every.map(|every| every.as_millis() as u64), transactions: args.transactions };
+    let is_shown = args.every.is_none() && args.transactions.is_none() && !args.off;
+    let request = match is_shown {
+        true => node.get(node.url_of_chain()),
+        false => node.patch(node.url_of_chain()).json(&serde_json::json!({"leap": policy})),
+    };
+    let response = node.send(request).await?;
+    tell(node, response, |Answer { name, leap }: Answer| {
+        let every = leap.every_ms.map(|every| format!("{:?} after a transaction", Duration::from_millis(every)));
+        let transactions = leap.transactions.map(|count| format!("as soon as {count} transactions are pooled"));
+        match [every, transactions].into_iter().flatten().collect::<Vec<_>>() {
+            rules if rules.is_empty() => format!("the chain {name} leaps by hand only"),
+            rules => format!("the chain {name} leaps {}", rules.join(", and ")),
+        }
+    })
+    .await
+}
+
+/// What `qbc erase` takes.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  qbc erase 5 --reason 'request of 2026-11-22'
+
+Data and salt are gone for ever when this returns, in all forks that share them. Receipts and roots go on to hold. The reason
+is recorded on the chain, for ever.")]
+pub struct EraseArgs {
+    /// The transaction's index
+    index: u64,
+    /// Why, for everyone to read
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    signed: SignedArgs,
+}
+
+/// Erases a transaction's data.
+pub async fn erase(node: &Connection, args: &EraseArgs) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Erasure<'a> {
+        reason: &'a str,
+        #[serde(flatten)]
+        signed: &'a SignedArgs,
+    }
+    #[derive(Deserialize)]
+    struct Answer {
+        chain: String,
+        erased: u64,
+        index: u64,
+    }
+    let url = node.chain_url(&["transactions", &args.index.to_string(), "erase"]);
+    let request = node.post(url).json(&Erasure { reason: &args.reason, signed: &args.signed });
+    let response = node.send(request).await?;
+    let done = if response.status() == StatusCode::CREATED { "is erased" } else { "was erased before" };
+    tell(node, response, |Answer { chain, erased, index }| {
+        format!("transaction {erased} {done}: transaction {index} of {chain} records it")
     })
     .await
 }
@@ -199,19 +372,11 @@ pub struct ChainArgs {
 /// Prints the chain as it comes.
 pub async fn chain(node: &Connection, args: &ChainArgs) -> anyhow::Result<()> {
     let mut url = node.chain_url(&["chain"]);
-    for (name, value) in [("from", args.from), ("limit", args.limit)] {
-        if let Some(value) = value {
-            url.query_pairs_mut().append_pair(name, &value.to_string());
-        }
-    }
+    append(&mut url, &[("from", args.from), ("limit", args.limit)]);
     if args.no_transactions {
         url.query_pairs_mut().append_pair("transactions", "false");
     }
-    let mut response = node.send(node.get(url)).await?;
-    while let Some(chunk) = response.chunk().await.context("the connection broke, the chain is not complete")? {
-        print(&chunk)?;
-    }
-    print(b"\n")
+    copy(node, url).await
 }
 
 /// What `qbc bang` takes.
@@ -270,6 +435,9 @@ struct RuleArgs {
     /// Leap as soon as so many transactions are pooled
     #[arg(long, value_name = "N")]
     leap_transactions: Option<u64>,
+    /// Begin without a question or a warning, however long the mining may take
+    #[arg(long)]
+    yes: bool,
 }
 
 /// The body of a bang or a fork. What is not said is left out, and the node decides.
@@ -290,7 +458,8 @@ struct NewChain {
     leap: Option<Leap>,
 }
 
-#[derive(Serialize)]
+/// A policy of a chain.
+#[derive(Serialize, Deserialize)]
 struct Leap {
     #[serde(skip_serializing_if = "Option::is_none")]
     every_ms: Option<u64>,
@@ -327,18 +496,25 @@ struct ChainAnswer {
 
 /// Makes a chain.
 pub async fn bang(node: &Connection, args: BangArgs) -> anyhow::Result<()> {
+    let (difficulty, yes) = (args.rules.difficulty.unwrap_or(Rules::DIFFICULTY_DEFAULT), args.rules.yes);
     let body = args.rules.into_body(args.name, None)?;
-    make(node, node.post(node.node_url(&["bang"])).json(&body)).await
+    make(node, node.node_url(&["bang"]), &body, difficulty, yes).await
 }
 
 /// Makes a chain that goes on from a quant of another.
 pub async fn fork(node: &Connection, args: ForkArgs) -> anyhow::Result<()> {
+    let yes = args.rules.yes;
+    let difficulty = match args.rules.difficulty {
+        Some(difficulty) => difficulty,
+        None => mining::difficulty_of(node).await?,
+    };
     let body = args.rules.into_body(args.name, args.at)?;
-    make(node, node.post(node.chain_url(&["fork"])).json(&body)).await
+    make(node, node.chain_url(&["fork"]), &body, difficulty, yes).await
 }
 
-async fn make(node: &Connection, request: RequestBuilder) -> anyhow::Result<()> {
-    let response = node.send(request).await?;
+async fn make(node: &Connection, url: Url, body: &NewChain, difficulty: u8, yes: bool) -> anyhow::Result<()> {
+    let request = node.send(node.post(url).json(body));
+    let response = mining::watch(node, difficulty, yes, request).await?;
     tell(node, response, |ChainAnswer { name, id }| format!("the chain {name} is made, id {id}")).await
 }
 
@@ -373,10 +549,11 @@ pub async fn receipt(node: &Connection, args: ReceiptArgs) -> anyhow::Result<()>
     if !args.key.is_empty() {
         receipt.check_signature(&args.key)?;
     }
-    let Some(path) = args.out else {
-        return print(&with_newline(&body));
+    let Some(path) = args.out.filter(|path| !is_stdout(path)) else {
+        return print_json(&body);
     };
-    fs::write(&path, with_newline(&body)).with_context(|| format!("cannot write {}", path.display()))?;
+    let body = body.trim_ascii_end();
+    write_file(&path, |out| Ok(out.write_all(body).and_then(|()| out.write_all(b"\n"))?))?;
     let (index, quant) = (args.index, receipt.quant.index());
     print_line(format_args!("transaction {index} is sealed by quant {quant}: its receipt is in {}", path.display()))
 }
@@ -394,7 +571,7 @@ Examples:
   qbc discover                             the live nodes that the node knows
   qbc --node localhost:5001 discover       the same of another node")]
 pub struct DiscoverArgs {
-    /// The other node's HOST:PORT, as the node reaches it
+    /// The other node's HOST:PORT, as the node reaches it, or a port of the node's own machine
     host: Option<String>,
 }
 
@@ -410,18 +587,18 @@ struct NodeAnswer {
 pub async fn discover(node: &Connection, args: DiscoverArgs) -> anyhow::Result<()> {
     let url = node.node_url(&["discover"]);
     let request = match args.host {
-        Some(host) => node.post(url).json(&serde_json::json!({"host": host})),
+        Some(host) => node.post(url).json(&serde_json::json!({"host": with_host(&host)})),
         None => node.get(url),
     };
     let response = node.send(request).await?;
     tell(node, response, |nodes: Vec<NodeAnswer>| {
-        let line = |node: NodeAnswer| {
+        let row = |node: NodeAnswer| {
             let latency = node.latency_ms.map_or("-".into(), |latency| format!("{latency:.1} ms"));
-            format!("{:<28} {:>10}  {:<8} {}", node.host, latency, node.version, node.id)
+            vec![node.host, latency, node.version, node.id]
         };
         match nodes.is_empty() {
             true => "the node knows no other".into(),
-            false => nodes.into_iter().map(line).collect::<Vec<_>>().join("\n"),
+            false => table(&nodes.into_iter().map(row).collect::<Vec<_>>()),
         }
     })
     .await
@@ -435,15 +612,65 @@ async fn tell<T: serde::de::DeserializeOwned>(
 ) -> anyhow::Result<()> {
     let body = response.bytes().await.context("the connection broke")?;
     match node.json {
-        true => print(&with_newline(&body)),
-        false => print_line(in_words(answer(&body)?)),
+        true => print_json(&body),
+        false => print_line(in_words(read_answer(&body)?)),
     }
 }
 
-fn answer<T: serde::de::DeserializeOwned>(body: &[u8]) -> anyhow::Result<T> {
-    serde_json::from_slice(body).context("the answer is not that of a QBC node")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn with_newline(body: &[u8]) -> Vec<u8> {
-    [body.trim_ascii_end(), b"\n"].concat()
+    /// A typing error in JSON was recorded for ever as a text: whatever was no JSON was taken for one.
+    #[test]
+    fn what_begins_like_json_is_no_text() {
+        for slip in [
+            "{\"a\":1,}",
+            "[1,2",
+            "{",
+            "]",
+            " {a:1}",
+            "\u{feff}{}",
+            "\"open",
+            "1e",
+            "01",
+            "2026-11-22",
+            "-",
+            "-x",
+            "+1",
+            "+.5",
+            ".5",
+            "t",
+            "tru",
+            "nul",
+            "fals",
+            "True",
+            "NULL",
+            "true,",
+            "null]",
+            "true story",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "None",
+            "undefined",
+            "",
+            "  ",
+            "\n",
+        ] {
+            let told = read_data(slip, false).expect_err(slip);
+            assert!(told.contains("--text"), "{slip}: {told}");
+            assert_eq!(read_data(slip, true).unwrap().0.get(), serde_json::to_string(slip).unwrap());
+        }
+        assert!(read_data("{\"a\":1,}", false).unwrap_err().contains(" at line 1 column 8; "));
+        for text in
+            ["hello", "hello world", "nullable", "trueness", "trust", "nothing", "+one", "...", "'a'", "No", "é"]
+        {
+            let (data, note) = read_data(text, false).unwrap();
+            assert_eq!((data.get(), note), (serde_json::to_string(text).unwrap().as_str(), ", as a string"));
+        }
+        for value in ["{\"a\":1}", " [1] ", "\"\"", "-5", "1e3", "null"] {
+            assert_eq!(read_data(value, false).unwrap().1, "");
+        }
+    }
 }

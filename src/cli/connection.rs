@@ -1,14 +1,16 @@
 //! A node as the client commands see it: its URLs, its answers, and what went wrong in one sentence.
 
-use std::{io, time::Duration};
+use std::{fmt, io, str::FromStr, time::Duration};
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
-use serde::Deserialize;
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 
-use crate::core::rules::ChainName;
+use super::output;
+use crate::core::{hash::Hash, rules::ChainName};
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,10 +23,72 @@ const MAX_PROBLEM: usize = 1 << 20;
 pub struct Connection {
     client: Client,
     node: Url,
-    chain: Option<ChainName>,
+    chain: Option<ChainRef>,
     /// Whether a script listens.
     pub json: bool,
 }
+
+/// A chain as a user names it: by its name or its id.
+#[derive(Clone, Debug)]
+pub struct ChainRef(String);
+
+impl ChainRef {
+    /// As it stands in a URL.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<ChainName> for ChainRef {
+    fn from(name: ChainName) -> ChainRef {
+        ChainRef(name.to_string())
+    }
+}
+
+impl FromStr for ChainRef {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<ChainRef, &'static str> {
+        match text.parse::<Hash>() {
+            Ok(_) => Ok(ChainRef(text.into())),
+            Err(_) => text.parse::<ChainName>().map(ChainRef::from),
+        }
+    }
+}
+
+/// That a node answered with an error: in words for people, and as it came for scripts.
+#[derive(Debug)]
+pub struct Refusal {
+    text: String,
+    /// The problem document (RFC 9457).
+    pub document: Box<RawValue>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What the node's errors name, and the commands that do the same.
+const COMMANDS: &[(&str, &str)] = &[
+    ("POST /bang", "`qbc bang`"),
+    ("POST /import", "`qbc import`"),
+    ("GET /chains", "`qbc chains`"),
+    ("GET /stats", "`qbc stats`"),
+    ("GET /pool", "`qbc pool`"),
+    ("GET /chain", "`qbc chain`"),
+    ("GET /leap", "`qbc leap`"),
+    ("POST /leap", "`qbc leap`"),
+    ("POST /inject", "`qbc inject`"),
+    ("POST /discover", "`qbc discover`"),
+    ("GET /discover", "`qbc discover`"),
+    ("POST …/fork", "`qbc fork`"),
+    ("POST /fork", "`qbc fork`"),
+    ("add \"signer\" and \"signature\"", "add --signer and --signature"),
+];
 
 /// An error as the node tells it (RFC 9457).
 #[derive(Deserialize)]
@@ -43,7 +107,7 @@ struct ProblemError {
 
 impl Connection {
     /// Of the node at this URL. It does not connect yet.
-    pub fn new(node: Url, chain: Option<ChainName>, json: bool) -> Self {
+    pub fn new(node: Url, chain: Option<ChainRef>, json: bool) -> Self {
         let bounded = || -> ClientBuilder {
             Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION"))).connect_timeout(CONNECT_TIMEOUT)
         };
@@ -54,8 +118,18 @@ impl Connection {
     }
 
     /// The node at another URL, and the chain that is named there, if any is.
-    pub fn at(&self, node: Url, chain: Option<ChainName>) -> Self {
+    pub fn at(&self, node: Url, chain: Option<ChainRef>) -> Self {
         Connection { node, chain: chain.or_else(|| self.chain.clone()), ..self.clone() }
+    }
+
+    /// The node's URL.
+    pub fn url(&self) -> &Url {
+        &self.node
+    }
+
+    /// The chain that is named, if any is.
+    pub fn chain(&self) -> Option<&ChainRef> {
+        self.chain.as_ref()
     }
 
     /// Whether a chain is named, and not just the default one meant.
@@ -78,6 +152,19 @@ impl Connection {
         }
     }
 
+    /// The URL of the chain itself.
+    pub fn url_of_chain(&self) -> Url {
+        self.node_url(&["chains", self.chain.as_ref().map_or(ChainName::DEFAULT, ChainRef::as_str)])
+    }
+
+    /// A line for whoever watches, on standard error.
+    pub fn note(&self, kind: &str, detail: &str) {
+        match self.json {
+            true => output::tell(output::problem(kind, detail)),
+            false => output::tell(format_args!("{kind}: {detail}")),
+        }
+    }
+
     /// A `GET`.
     pub fn get(&self, url: Url) -> RequestBuilder {
         self.client.get(url)
@@ -86,6 +173,20 @@ impl Connection {
     /// A `POST`.
     pub fn post(&self, url: Url) -> RequestBuilder {
         self.client.post(url)
+    }
+
+    /// A `PATCH`.
+    pub fn patch(&self, url: Url) -> RequestBuilder {
+        self.client.request(Method::PATCH, url)
+    }
+
+    /// Sends a request and reads the JSON that answers it.
+    ///
+    /// # Errors
+    /// There is no answer, one that is no success, or one that no QBC node gives.
+    pub async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
+        let body = self.send(request).await?.bytes().await.context("the connection broke")?;
+        read_answer(&body)
     }
 
     /// Sends a request and gives its answer, whatever its status is.
@@ -114,6 +215,14 @@ impl Connection {
     }
 }
 
+/// Reads the JSON of an answer.
+///
+/// # Errors
+/// It is another's.
+pub fn read_answer<T: DeserializeOwned>(body: &[u8]) -> anyhow::Result<T> {
+    serde_json::from_slice(body).context("the answer is not that of a QBC node")
+}
+
 /// What an answer that is no success says.
 pub async fn problem(response: Response) -> anyhow::Error {
     let (status, url) = (response.status(), response.url().clone());
@@ -136,7 +245,10 @@ fn describe(status: StatusCode, url: &Url, body: &[u8]) -> anyhow::Error {
     // The node's words reach a terminal: no control character may.
     let is_harmless = |&char: &char| !char.is_control() || char == '\n';
     let text: String = text.chars().chain(places.chars()).filter(is_harmless).collect();
-    anyhow!("the node answers {}: {text}", status.as_u16())
+    let in_commands = |text: String, (route, command): &(&str, &str)| text.replace(route, command);
+    let text = COMMANDS.iter().fold(text, in_commands);
+    let document = serde_json::from_slice(body).expect("a part of it was read as JSON");
+    Refusal { text: format!("the node answers {}: {text}", status.as_u16()), document }.into()
 }
 
 async fn read_some(mut response: Response, bytes: usize) -> anyhow::Result<Vec<u8>> {

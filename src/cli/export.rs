@@ -3,8 +3,7 @@
 //! The form is that of [`crate::core::export`].
 
 use std::{
-    fs::{self, File},
-    io::{self, BufWriter, Write},
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,8 @@ use tokio::runtime::Handle;
 
 use super::{
     connection::Connection,
-    print_line,
+    output::{self, is_stdout, stdout, write_file},
+    print_line, print_value,
     remote::{self, Part, Read},
     verify::Verified,
 };
@@ -55,15 +55,15 @@ pub async fn run(args: ExportArgs, node: Connection) -> anyhow::Result<()> {
         leap(&node).await?;
     }
     let runtime = Handle::current();
-    tokio::task::spawn_blocking(move || match &args.out {
+    tokio::task::spawn_blocking(move || match args.out.as_deref().filter(|path| !is_stdout(path)) {
         Some(path) => to_file(&node, &runtime, path, &args.key),
         None => {
-            let mut out = BufWriter::new(io::stdout().lock());
+            let mut out = BufWriter::new(stdout()?);
             let read = remote::read(&node, &runtime, Part::Export(&mut out), &args.key)?;
             out.flush()?;
             // Standard output has the export itself.
             if node.json {
-                eprintln!("{}", serde_json::to_string(&exported(&read)?)?);
+                output::tell(serde_json::to_string(&exported(&read)?)?);
             } else {
                 warn(&read);
             }
@@ -96,37 +96,27 @@ fn exported(read: &Read) -> anyhow::Result<Verified> {
 /// Says what an export lacks.
 fn warn(read: &Read) {
     if read.left_out > 0 {
-        eprintln!(
+        output::tell(format_args!(
             "{} pooled transactions are not in the export: no quant seals them yet (qbc export --leap does so first)",
             read.left_out
-        );
+        ));
     }
     if read.verifier.unrecorded() > 0 {
-        eprintln!(
+        output::tell(format_args!(
             "{} erased transactions are in the export without the record of their erasure: it is still pooled (qbc export \
              --leap), or on a chain that this one was forked or copied from; verify and import need \
              --allow-unproven-erasures",
             read.verifier.unrecorded()
-        );
+        ));
     }
 }
 
 /// A half or faulty export never has the name that was asked for.
 fn to_file(node: &Connection, runtime: &Handle, path: &Path, keys: &[VerifierKey]) -> anyhow::Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let write = || -> anyhow::Result<Read> {
-        let mut out = BufWriter::new(File::create(&part).with_context(|| format!("cannot write {}", part.display()))?);
-        let read = remote::read(node, runtime, Part::Export(&mut out), keys)?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(read)
-    };
-    let read = write().inspect_err(|_| drop(fs::remove_file(&part)))?;
+    let read = write_file(path, |out| remote::read(node, runtime, Part::Export(out), keys))?;
     let verified = exported(&read)?;
     if node.json {
-        return print_line(serde_json::to_string(&verified)?);
+        return print_value(&verified);
     }
     // What is pooled is no part of what was written.
     print_line(format_args!("{}, written to {}", verified.pooled(0), path.display()))?;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{
     Unit,
     pieces::{Piece, in_order},
-    print_line, progress,
+    print_line, print_value, progress,
     verify::Verified,
 };
 use crate::{
@@ -94,7 +94,7 @@ pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow:
     bar.finish_and_clear();
     let verified = VerifiedFolder { folder: path.display().to_string(), chains };
     match json {
-        true => print_line(serde_json::to_string(&verified)?),
+        true => print_value(&verified),
         false => print_line(verified),
     }
 }

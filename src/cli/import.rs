@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use super::{Unit, connection::Connection, print, print_line, progress};
+use super::{Unit, connection::Connection, output::print_json, print_line, progress};
 use crate::core::{
     hash::Hash,
     json,
@@ -91,12 +91,13 @@ pub async fn run(args: ImportArgs, node: Connection) -> anyhow::Result<()> {
         }
     });
     let request = node.post(url).header(header::CONTENT_TYPE, "application/x-ndjson");
-    let response = node.send(request.body(reqwest::Body::wrap_stream(pieces))).await?;
+    let response = node.send(request.body(reqwest::Body::wrap_stream(pieces))).await;
     bar.finish_and_clear();
+    let response = response?;
     let was_here = response.status() == StatusCode::OK;
     let body = response.bytes().await.context("the connection broke")?;
     if node.json {
-        return print(&[body.trim_ascii_end(), b"\n"].concat());
+        return print_json(&body);
     }
     let Answer { message, chain, id, quants, transactions, signed_by } =
         serde_json::from_slice(&body).context("the answer is not that of a QBC node")?;

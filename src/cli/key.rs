@@ -12,7 +12,7 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Usage, connection::Connection, print_line};
+use super::{Usage, connection::Connection, print_line, print_value};
 use crate::{
     core::note::{self, Algorithm, Checkpoint, KeyName, Note, VerifierKey},
     limits,
@@ -75,7 +75,7 @@ pub async fn run(args: KeyArgs, node: Connection) -> anyhow::Result<()> {
         }
     };
     match node.json {
-        true => print_line(json!({"id": hex::encode(key.key().as_bytes()), "key": key.to_string()})),
+        true => print_value(&json!({"id": hex::encode(key.key().as_bytes()), "key": key.to_string()})),
         false => print_line(key),
     }
 }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use axum::{Json, Router, routing::get};
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -362,7 +362,9 @@ where
     let mut running: JoinSet<_> = connections.into_iter().map(load).collect();
     let mut all = Measured::default();
     while let Some(measured) = running.join_next().await {
-        all.merge(measured.context("a connection of the load failed")?.context("a connection broke under load")?);
+        let measured = measured.context("a connection of the load failed")?;
+        // A broken pipe here is not that of the program's own output, which ends it quietly.
+        all.merge(measured.map_err(|error| anyhow!("a connection broke under load: {error:#}"))?);
     }
     all.elapsed = start.elapsed();
     all.latencies.sort_unstable();

@@ -3,14 +3,17 @@
 //! Results go to standard output: short sentences, or the node's own JSON with `--json`. Errors and progress go to
 //! standard error.
 
-use std::io::{self, Write};
+use std::{env, io, process::ExitCode};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
+use anyhow::Context;
+use clap::{
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Url;
 
-use crate::core::rules::ChainName;
-use connection::Connection;
+use connection::{ChainRef, Connection, Refusal};
+use output::{print, print_line, print_value};
 
 pub mod bench;
 pub mod client;
@@ -22,7 +25,11 @@ pub mod import;
 pub mod key;
 pub mod load;
 pub mod log;
+pub mod mining;
+pub mod output;
 pub mod pieces;
+pub mod pretty;
+pub mod read;
 pub mod remote;
 pub mod serve;
 pub mod stream;
@@ -61,24 +68,65 @@ pub struct Usage(pub String);
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Options of client commands, in front of them or behind")]
     client: ClientArgs,
     #[command(flatten, next_help_heading = "Options of serve, which runs where no command is named")]
     serve: serve::ServeArgs,
 }
 
-/// What every client command takes.
+/// What client commands take: each those that it uses, in front of its name or behind it.
 #[derive(Args)]
 struct ClientArgs {
-    /// The node to talk to
-    #[arg(long, global = true, env = "QBC_NODE", value_name = "URL", default_value = "http://localhost:5000", value_parser = parse_node)]
-    node: Url,
-    /// The chain to work on [default: the node's default chain, qbc]
-    #[arg(long, global = true, env = "QBC_CHAIN", value_name = "NAME", value_parser = parse_chain)]
-    chain: Option<ChainName>,
-    /// Print JSON, for scripts
-    #[arg(long, global = true)]
+    /// The node to talk to: its URL, HOST:PORT, or a port of this machine [default: http://localhost:5000]
+    #[arg(long, env = "QBC_NODE", value_name = "URL", value_parser = parse_node)]
+    node: Option<Url>,
+    /// The chain to work on, by its name or its id [default: the node's default chain, qbc]
+    #[arg(long, env = "QBC_CHAIN", value_name = "NAME", value_parser = str::parse::<ChainRef>)]
+    chain: Option<ChainRef>,
+    /// Print JSON, for scripts: results on standard output, errors on standard error
+    #[arg(long)]
     json: bool,
+}
+
+/// The client options that each command uses. What a command would pass over in silence, it does not accept.
+const USES: &[(&str, &[&str])] = &[
+    ("inject", &["node", "chain", "json"]),
+    ("leap", &["node", "chain", "json"]),
+    ("chain", &["node", "chain", "json"]),
+    ("quant", &["node", "chain", "json"]),
+    ("get", &["node", "chain", "json"]),
+    ("pool", &["node", "chain", "json"]),
+    ("stats", &["node", "chain", "json"]),
+    ("tail", &["node", "chain", "json"]),
+    ("bang", &["node", "json"]),
+    ("fork", &["node", "chain", "json"]),
+    ("chains", &["node", "json"]),
+    ("leap-policy", &["node", "chain", "json"]),
+    ("erase", &["node", "chain", "json"]),
+    ("receipt", &["node", "chain", "json"]),
+    ("discover", &["node", "json"]),
+    ("verify", &["node", "chain", "json"]),
+    ("export", &["node", "chain", "json"]),
+    ("import", &["node", "json"]),
+    ("key", &["node", "chain", "json"]),
+    ("bench", &["node", "chain", "json"]),
+    ("serve", &[]),
+    ("completions", &[]),
+    ("man", &[]),
+];
+
+/// The command line with the client options at each command that uses them.
+fn command_line() -> clap::Command {
+    let options = ClientArgs::augment_args(clap::Command::new("client"));
+    // What the environment says is for the commands that use it.
+    let without_variable = |command: clap::Command, name: &'static str| {
+        command.mut_arg(name, |option| option.env(clap::builder::Resettable::Reset))
+    };
+    let command = ["node", "chain"].into_iter().fold(Cli::command(), without_variable);
+    USES.iter().fold(command, |command, (name, uses)| {
+        let used = options.get_arguments().filter(|option| uses.contains(&option.get_id().as_str())).cloned();
+        command.mut_subcommand(name, |command| command.args(used.collect::<Vec<_>>()))
+    })
 }
 
 #[derive(Subcommand)]
@@ -96,21 +144,37 @@ SIGTERM and Ctrl-C stop it cleanly.")]
     /// Add a transaction, or a stream of them
     Inject(client::InjectArgs),
     /// Seal all that is pooled in a quant
-    #[command(after_help = "\
-Examples:
-  qbc leap                                 takes as long as the chain's difficulty demands
-  qbc --chain orders leap --json | jq -r .hash
-
-An empty pool gives an empty quant.")]
-    Leap,
+    Leap(client::LeapArgs),
     /// Print the chain as JSON: quants with their transactions
     Chain(client::ChainArgs),
+    /// Print one quant with its transactions
+    Quant(read::QuantArgs),
+    /// Print one transaction
+    Get(read::GetArgs),
+    /// Print the transactions that no quant seals yet
+    Pool(read::PoolArgs),
+    /// Print how large the chain is
+    #[command(after_help = "\
+Examples:
+  qbc stats
+  qbc --chain orders stats --json | jq .size")]
+    Stats,
     /// Print each new transaction as it comes
     Tail(tail::TailArgs),
     /// Make a chain
     Bang(client::BangArgs),
     /// Make a chain that shares another one's past
     Fork(client::ForkArgs),
+    /// List the node's chains
+    #[command(after_help = "\
+Examples:
+  qbc chains
+  qbc chains --json | jq -r '.[].name'")]
+    Chains,
+    /// Show when the chain leaps by itself, or change that
+    LeapPolicy(client::PolicyArgs),
+    /// Erase the data of a transaction for ever
+    Erase(client::EraseArgs),
     /// Get the proof that a transaction is in the chain
     Receipt(client::ReceiptArgs),
     /// Let the node and another one know each other, or list the nodes that it knows
@@ -146,23 +210,114 @@ Examples:
 }
 
 impl Cli {
-    /// Parses the command line; where it is wrong, or asks for help, the program ends here.
-    pub fn from_command_line() -> Cli {
-        let mut command = Cli::command();
-        let matches = command.get_matches_mut();
-        // Options of serve stand at the top too, but beside another command they would be passed over in silence.
-        if let Some(name) = matches.subcommand_name() {
-            let serve = serve::ServeArgs::augment_args(clap::Command::new("serve"));
-            let is_given =
-                |arg: &&clap::Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
-            if let Some(option) = serve.get_arguments().find(is_given).and_then(clap::Arg::get_long) {
-                let detail =
-                    format!("--{option} is an option of serve: write it behind that command, not before {name}");
-                command.error(ErrorKind::ArgumentConflict, detail).exit();
-            }
-        }
-        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    /// Parses the command line.
+    ///
+    /// # Errors
+    /// The exit code where it is wrong, or asked for help only.
+    pub fn from_command_line() -> Result<Cli, ExitCode> {
+        let mut command = command_line();
+        let parsed = command.try_get_matches_from_mut(env::args_os()).and_then(|matches| match ignored(&matches) {
+            Some(detail) => Err(command.error(ErrorKind::ArgumentConflict, detail)),
+            None => Cli::of(&matches).map_err(|error| error.format(&mut command)),
+        });
+        parsed.map_err(|error| end(&error))
     }
+
+    fn of(matches: &ArgMatches) -> Result<Cli, clap::Error> {
+        let mut cli = Cli::from_arg_matches(matches)?;
+        if let Some((_, behind)) = matches.subcommand() {
+            let ClientArgs { node, chain, json } = &mut cli.client;
+            prefer(node, behind, "node");
+            prefer(chain, behind, "chain");
+            *json |= behind.try_get_one("json").is_ok_and(|json| json == Some(&true));
+        }
+        Ok(cli)
+    }
+
+    /// Whether results and errors are for a script.
+    pub fn is_for_script(&self) -> bool {
+        self.client.json
+    }
+}
+
+/// What is said behind the command counts before what is said in front of it, and both before the environment.
+fn prefer<T: Clone + Send + Sync + 'static>(front: &mut Option<T>, behind: &ArgMatches, id: &str) {
+    if front.is_none() || is_said(behind, id) {
+        *front = behind.try_get_one(id).ok().flatten().cloned().or_else(|| front.take());
+    }
+}
+
+/// Whether an option is on the command line.
+fn is_said(matches: &ArgMatches, id: &str) -> bool {
+    matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine)
+}
+
+/// The first option that would be passed over in silence.
+fn ignored(matches: &ArgMatches) -> Option<String> {
+    let Some((name, behind)) = matches.subcommand() else {
+        let client = ["node", "chain", "json"].into_iter().find(|id| is_said(matches, id))?;
+        return Some(format!(
+            "--{client} is an option of client commands: without one, a node starts, which has no use for it"
+        ));
+    };
+    let serve = serve::ServeArgs::augment_args(clap::Command::new("serve"));
+    if let Some(option) = serve.get_arguments().find(|option| is_said(matches, option.get_id().as_str())) {
+        let option = option.get_long().unwrap_or_default();
+        return Some(format!("--{option} is an option of serve: write it behind that command, not before {name}"));
+    }
+    let uses = USES.iter().find(|(command, _)| *command == name).map_or(&[][..], |(_, uses)| uses);
+    let is_given = |id: &str| is_said(matches, id) || is_said(behind, id);
+    let unused = ["node", "chain", "json"].into_iter().find(|id| is_said(matches, id) && !uses.contains(id));
+    if let Some(option) = unused {
+        return Some(format!("{name} has no use for --{option}"));
+    }
+    // Where another argument says what these would.
+    let (what, ignored): (String, &[&str]) = match name {
+        "verify" => match behind.get_one::<String>("target") {
+            Some(url) if url.contains("/chains/") && url.contains("://") => (url.clone(), &["node", "chain"]),
+            Some(url) if url.contains("://") => (url.clone(), &["node"]),
+            Some(file) => (file.clone(), &["node", "chain"]),
+            None => return None,
+        },
+        "key" if is_said(behind, "data") => ("--data".into(), &["node"]),
+        _ => return None,
+    };
+    let option = ignored.iter().find(|id| is_given(id))?;
+    Some(format!("{name} {what} has no use for --{option}"))
+}
+
+/// Says what is wrong with the command line, or the help that it asked for.
+fn end(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    if !error.use_stderr() {
+        let styled = io::IsTerminal::is_terminal(&io::stdout());
+        let text = if styled { text.ansi().to_string() } else { text.to_string() };
+        return print(text.as_bytes()).map_or_else(|error| report(&error, false), |()| ExitCode::SUCCESS);
+    }
+    if env::args_os().any(|argument| argument == "--json") {
+        let text = text.to_string();
+        let detail = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+        report(&Usage(detail.into()).into(), true);
+    } else {
+        // Whoever closed standard error does not want to know.
+        let _ = error.print();
+    }
+    ExitCode::from(2)
+}
+
+/// Turns the error of a command into a sentence, or a problem document for scripts (RFC 9457), and an exit code.
+pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    // Errors of the network are wrapped, so a bare broken pipe is that of our own output: `qbc chain | head`.
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    let (title, code) = if error.is::<Usage>() { ("Wrong usage", 2) } else { ("The command failed", 1) };
+    match (json, error.downcast_ref::<Refusal>()) {
+        (false, _) => output::tell(format_args!("error: {error:#}")),
+        (true, Some(refusal)) => output::tell(&refusal.document),
+        (true, None) => output::tell(output::problem(title, &format!("{error:#}"))),
+    }
+    ExitCode::from(code)
 }
 
 /// Runs a parsed command line.
@@ -171,29 +326,37 @@ impl Cli {
 /// What the command could not do. [`Usage`] where nothing could do it.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let ClientArgs { node, chain, json } = cli.client;
-    let connect = || Connection::new(node.clone(), chain.clone(), json);
+    let node = || node.clone().unwrap_or_else(|| Url::parse(DEFAULT_NODE).expect("it is a URL"));
+    let connect = || Connection::new(node(), chain.clone(), json);
+    if !matches!(cli.command, None | Some(Command::Serve(_))) {
+        output::stdout().context("cannot write to standard output, so nothing was done")?;
+    }
     match cli.command {
         None => serve::run(cli.serve).await,
         Some(Command::Serve(args)) => serve::run(args).await,
         Some(Command::Inject(args)) => client::inject(&connect(), args).await,
-        Some(Command::Leap) => client::leap(&connect()).await,
+        Some(Command::Leap(args)) => client::leap(&connect(), &args).await,
         Some(Command::Chain(args)) => client::chain(&connect(), &args).await,
+        Some(Command::Quant(args)) => read::quant(&connect(), &args).await,
+        Some(Command::Get(args)) => read::get(&connect(), &args).await,
+        Some(Command::Pool(args)) => read::pool(&connect(), &args).await,
+        Some(Command::Stats) => read::stats(&connect()).await,
         Some(Command::Tail(args)) => tail::run(&connect(), args).await,
         Some(Command::Bang(args)) => client::bang(&connect(), args).await,
         Some(Command::Fork(args)) => client::fork(&connect(), args).await,
+        Some(Command::Chains) => read::chains(&connect()).await,
+        Some(Command::LeapPolicy(args)) => client::leap_policy(&connect(), &args).await,
+        Some(Command::Erase(args)) => client::erase(&connect(), &args).await,
         Some(Command::Receipt(args)) => client::receipt(&connect(), args).await,
         Some(Command::Discover(args)) => client::discover(&connect(), args).await,
         Some(Command::Verify(args)) => verify::run(args, connect()).await,
         Some(Command::Export(args)) => export::run(args, connect()).await,
         Some(Command::Import(args)) => import::run(args, connect()).await,
         Some(Command::Key(args)) => key::run(args, connect()).await,
-        Some(Command::Bench(args)) => {
-            let chain = chain.as_ref().map_or(ChainName::DEFAULT, ChainName::as_str);
-            bench::run(args, node.as_str(), chain, json).await
-        }
+        Some(Command::Bench(args)) => bench::run(args, &connect()).await,
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "qbc", &mut script);
+            clap_complete::generate(shell, &mut command_line(), "qbc", &mut script);
             print(&script)
         }
         Some(Command::Man { command }) => man(command.as_deref()),
@@ -201,7 +364,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn man(command: Option<&str>) -> anyhow::Result<()> {
-    let mut page = Cli::command();
+    let mut page = command_line();
     page.build();
     if let Some(name) = command {
         let found = page.find_subcommand(name).ok_or_else(|| Usage(format!("{name:?} is no command of qbc")))?;
@@ -214,35 +377,34 @@ fn man(command: Option<&str>) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// Takes `http://HOST:PORT` and also `HOST:PORT`.
+const DEFAULT_NODE: &str = "http://localhost:5000";
+
+/// Takes `http://HOST:PORT`, `HOST:PORT`, and a port of this machine: `PORT` or `:PORT`.
 fn parse_node(text: &str) -> Result<Url, String> {
-    let url = if text.contains("://") { text.into() } else { format!("http://{text}") };
-    Url::parse(&url)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none())
-        .ok_or_else(|| "a node is named by its URL, like http://localhost:5000".into())
+    let text = &with_host(text);
+    let url = if text.contains("://") { text.clone() } else { format!("http://{text}") };
+    let is_node = |url: &Url| {
+        let is_plain =
+            url.query().is_none() && url.fragment().is_none() && url.port() != Some(0) && !text.ends_with(':');
+        matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain && !is_number_for_address(url, text)
+    };
+    Url::parse(&url).ok().filter(is_node).ok_or_else(|| {
+        format!(
+            "a node is named by its URL, like {DEFAULT_NODE}, by HOST:PORT, or by its port on this machine, like 5000"
+        )
+    })
 }
 
-fn parse_chain(text: &str) -> Result<ChainName, &'static str> {
-    text.parse()
+/// The host that a bare port is one of: this machine.
+fn with_host(text: &str) -> String {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if is_port { format!("localhost:{port}") } else { text.into() }
 }
 
-/// Writes to standard output. A closed pipe is a bare [`io::Error`], which ends the program quietly.
-fn print(bytes: &[u8]) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()?;
-    Ok(())
-}
-
-/// A line on standard output.
-fn print_line(line: impl std::fmt::Display) -> anyhow::Result<()> {
-    print(format!("{line}\n").as_bytes())
-}
-
-/// A line on standard error. One that cannot be written is lost, and what was to be done goes on.
-pub fn print_notice(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+/// URLs take `5000` and `127.1` for addresses (WHATWG URL, section 3.5); who writes that means something else.
+fn is_number_for_address(url: &Url, text: &str) -> bool {
+    url.host_str().is_some_and(|host| host.parse::<std::net::Ipv4Addr>().is_ok() && !text.contains(host))
 }
 
 /// What a progress bar counts.
@@ -270,12 +432,13 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command_line().debug_assert();
     }
 
     #[test]
     fn every_command_teaches_by_examples() {
-        for command in Cli::command().get_subcommands() {
+        for command in command_line().get_subcommands() {
+            assert!(USES.iter().any(|(name, _)| *name == command.get_name()), "{}", command.get_name());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "{} has no examples", command.get_name());
         }
@@ -286,7 +449,30 @@ mod tests {
         for text in ["http://localhost:5000", "localhost:5000", "http://localhost:5000/"] {
             assert_eq!(parse_node(text).unwrap().as_str(), "http://localhost:5000/");
         }
-        for text in ["", "ftp://localhost", "http://", "http://localhost?x"] {
+        for text in ["5000", ":5000"] {
+            assert_eq!(parse_node(text).unwrap().as_str(), "http://localhost:5000/");
+        }
+        assert_eq!(parse_node("http://127.0.0.1:80/qbc").unwrap().as_str(), "http://127.0.0.1/qbc");
+        assert_eq!(parse_node("[::1]:5000").unwrap().as_str(), "http://[::1]:5000/");
+        for text in [
+            "",
+            ":",
+            "0",
+            "70000",
+            ":70000",
+            "http://5000",
+            "127.1:5000",
+            "0x7f.1",
+            "5000:80",
+            "localhost:",
+            ":x",
+            "localhost:0",
+            "ftp://localhost",
+            "http://",
+            "http://localhost?x",
+            "localhost#x",
+            "local host",
+        ] {
             assert!(parse_node(text).is_err(), "{text:?}");
         }
     }

@@ -2,16 +2,14 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    io::{IsTerminal, Write},
+    io::{self, IsTerminal, Write},
     net::{IpAddr, SocketAddr},
     num::NonZero,
     path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
-use hyper::header::HeaderValue;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -21,8 +19,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::log::{self, Log};
 use crate::{
+    clock::Clock,
     core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
-    http::{self, App},
+    http::{self, Admitted, App, HostName, Origin},
     leap, limits,
     node::{Background, Config, Node},
     peers::{Allowed, Host, Identity, Peers},
@@ -104,6 +103,11 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<Origin>,
 
+    /// A name by which clients reach this node, such as ledger.example, besides IP addresses, localhost and the name of
+    /// --advertise; may be repeated. Requests for other names are answered 421.
+    #[arg(long, env = "QBC_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub allow_host: Vec<HostName>,
+
     /// What is logged to stderr: error, warn, info, debug (a line for each request), or a tracing filter.
     #[arg(long, env = "QBC_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -111,21 +115,6 @@ pub struct ServeArgs {
     /// Log JSON, a line an event.
     #[arg(long, env = "QBC_LOG_JSON")]
     pub log_json: bool,
-}
-
-/// A site as browsers name it: `scheme://host[:port]`.
-#[derive(Clone, Debug)]
-pub struct Origin(HeaderValue);
-
-impl FromStr for Origin {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        let is_origin = host.is_some_and(|host| !host.is_empty() && !host.contains('/'));
-        let value = if is_origin { text.parse().ok() } else { None };
-        value.map(Origin).ok_or_else(|| format!("{text:?} is no origin like https://ledger.example"))
-    }
 }
 
 /// The name of a chain, or `*`.
@@ -177,9 +166,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (most, witnesses) = (limits::WITNESSES, args.witness.len());
     ensure!(witnesses <= most, "a node has at most {most} witnesses, so that every reader takes their signatures");
     let address = SocketAddr::new(args.host, args.port);
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: is another node running there? Choose another port with --port")
-    })?;
+    let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
     let address = listener.local_addr()?;
     let temporary = args.ephemeral.then(tempfile::tempdir).transpose().context("cannot make a temporary folder")?;
     let data = match (&temporary, args.data) {
@@ -194,6 +181,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         mining_threads: args.mining_threads.or(NonZero::new(processors - 1)).unwrap_or(NonZero::<usize>::MIN),
         cosign: Trusted::new(args.cosign).map_err(anyhow::Error::msg).context("--cosign")?,
         accept_rollback: args.accept_rollback,
+        clock: Clock::default(),
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
     let (node, background) = Node::start(config).await?;
@@ -219,8 +207,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     tokio::spawn(leap::run(node.clone(), touched, stopping.clone()));
 
-    let origins = args.cors_origin.into_iter().map(|origin| origin.0).collect();
-    let router = http::router(App::new(node.clone(), peers, origins, stopping.clone()));
+    let advertised = peers.host().name().parse().map_err(anyhow::Error::msg).context("--advertise")?;
+    let names = [vec![advertised], args.allow_host].concat();
+    let admitted = Admitted { names, origins: args.cors_origin };
+    let router = http::router(App::new(node.clone(), peers, admitted, stopping.clone()));
     tracing::info!(id = node.id(), chains = node.chain_count(), %address, "the node is ready");
     let signals = signals()?;
     // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
@@ -242,6 +232,17 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         Ok(_) => bail!("the writer ended with a panic; what was acknowledged is on disk"),
         Err(_) => Ok(()),
     }
+}
+
+/// Names the option that is at fault.
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
+    let (ip, port) = (address.ip(), address.port());
+    let cure = match error.kind() {
+        io::ErrorKind::AddrInUse => "is another node running there? Choose another port with --port".into(),
+        io::ErrorKind::PermissionDenied => format!("port {port} is reserved: choose one from 1024 on with --port"),
+        _ => format!("{ip} is no address of this machine: --host takes one of its own, or 0.0.0.0 for all of them"),
+    };
+    anyhow::anyhow!("cannot listen on {address}: {cure} ({error})")
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<log::Flushed> {
@@ -303,8 +304,8 @@ async fn start_peers(
                 changed = known.changed() => if changed.is_err() { return },
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
-            let hosts = known.borrow_and_update().clone();
-            if let Err(error) = node.set_nodes(hosts).await {
+            known.mark_unchanged();
+            if let Err(error) = node.record_nodes(&known).await {
                 tracing::warn!("the known nodes are not recorded: {error}");
             }
         }

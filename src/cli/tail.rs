@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     connection::{Connection, problem},
-    print, print_notice,
+    output::{JsonOutput, reader_gone},
 };
 use crate::limits;
 
@@ -47,7 +47,7 @@ pub struct TailArgs {
     quants: bool,
 }
 
-/// Prints a chain's transactions as they come, until it is interrupted.
+/// Prints a chain's transactions as they come, until it is interrupted or nobody reads them any more.
 ///
 /// # Errors
 /// The node cannot be reached in the beginning, or it says that the chain has no such place.
@@ -55,6 +55,8 @@ pub async fn run(node: &Connection, args: TailArgs) -> anyhow::Result<()> {
     tokio::select! {
         ended = follow(node, args) => ended,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        // A chain where nothing happens would show it to no write.
+        () = reader_gone() => Ok(()),
     }
 }
 
@@ -71,20 +73,21 @@ async fn follow(node: &Connection, args: TailArgs) -> anyhow::Result<()> {
             "the answer is not that of a QBC node"
         );
         let lost = copy(response, &mut events).await?;
-        print_notice(format_args!("the connection is lost ({lost}): connecting again"));
+        node.note("note", &format!("the connection is lost ({lost}): connecting again"));
         response = connect_again(node, &events.id).await?;
-        print_notice("connected again");
+        node.note("note", "connected again");
     }
 }
 
 /// Prints what comes, and tells why no more does. An error is one that a new connection would not cure.
 async fn copy(mut response: Response, events: &mut Events) -> anyhow::Result<String> {
+    let mut out = JsonOutput::lines();
     loop {
         let Ok(chunk) = timeout(SILENCE, response.chunk()).await else {
             return Ok(format!("nothing came for {SILENCE:?}"));
         };
         match chunk {
-            Ok(Some(chunk)) => print(&events.take(&chunk)?)?,
+            Ok(Some(chunk)) => out.write(&events.take(&chunk)?)?,
             Ok(None) => return Ok("the node ended it".into()),
             Err(error) => return Ok(error.to_string()),
         }

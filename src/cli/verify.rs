@@ -11,9 +11,9 @@ use tokio::runtime::Handle;
 
 use super::{
     Unit, Usage,
-    connection::Connection,
+    connection::{ChainRef, Connection},
     file::{self, Content},
-    folder, parse_node, print_line, progress,
+    folder, parse_node, print_line, print_value, progress,
     remote::{self, Part, Read},
 };
 use crate::{
@@ -22,7 +22,6 @@ use crate::{
         hash::Hash,
         note::VerifierKey,
         proof::TlogProof,
-        rules::ChainName,
         verify::{Fault, Receipt, Verifier, check_signature},
     },
     limits,
@@ -185,7 +184,7 @@ fn at_url(text: &str, node: &Connection) -> anyhow::Result<Connection> {
     Ok(node.at(url, chain))
 }
 
-fn chain_of(url: &Url) -> Option<Option<ChainName>> {
+fn chain_of(url: &Url) -> Option<Option<ChainRef>> {
     let segments: Vec<&str> = url.path().split('/').filter(|segment| !segment.is_empty()).collect();
     match segments[..] {
         [] | ["chain"] => Some(None),
@@ -342,7 +341,7 @@ impl fmt::Display for VerifiedProof {
 
 fn tell(json: bool, verified: &(impl Serialize + fmt::Display)) -> anyhow::Result<()> {
     match json {
-        true => print_line(serde_json::to_string(verified)?),
+        true => print_value(verified),
         false => print_line(verified),
     }
 }

@@ -3,7 +3,7 @@
 //! It decides and does nothing else: what to store is the caller's part, and so is all that is not deterministic (time,
 //! salt, proof of work), which comes in with the arguments. The same steps give the same bytes on every node.
 
-use std::sync::Arc;
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,10 @@ pub struct Head {
     pub edge: Arc<Edge>,
     /// Bytes of all transactions as they are stored.
     pub bytes: u64,
+    /// When the newest transaction was accepted: the next one is not earlier.
+    pub accepted: Timestamp,
+    /// Whether the newest quant came after the newest transaction, and is not the chain's first own one.
+    pub has_leaped: bool,
 }
 
 impl Head {
@@ -39,6 +43,16 @@ impl Head {
         self.size() - self.newest.size()
     }
 
+    /// What names this state of the chain and no other: each transaction and each leap changes it.
+    pub fn tag(&self) -> Tag {
+        Tag { size: self.size(), quant: self.has_leaped.then(|| self.newest.index()) }
+    }
+
+    /// The newest time in the chain.
+    pub fn time(&self) -> Timestamp {
+        self.accepted.max(self.newest.header().timestamp)
+    }
+
     /// The header of the quant that seals all that is pooled now. It costs the same whatever the pool holds.
     pub fn cut(&self, difficulty: u8, now: Timestamp) -> Header {
         Header {
@@ -49,6 +63,72 @@ impl Head {
             root: self.edge.root(),
             size: self.size(),
         }
+    }
+}
+
+/// The name of a state of a chain: how many transactions it has, which is the index that the next one gets, and where a leap was
+/// the newest change, the quant that it made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    size: u64,
+    quant: Option<u64>,
+}
+
+impl Tag {
+    /// Of a chain of this size, to which a transaction came last.
+    pub fn of_size(size: u64) -> Tag {
+        Tag { size, quant: None }
+    }
+
+    /// Transactions of the chain.
+    pub fn size(self) -> u64 {
+        self.size
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.size)?;
+        self.quant.map_or(Ok(()), |quant| write!(f, ".{quant}"))
+    }
+}
+
+impl FromStr for Tag {
+    type Err = String;
+
+    /// Reads the one form that is written.
+    fn from_str(text: &str) -> Result<Tag, String> {
+        let read = || {
+            let (size, quant) = text.split_once('.').map_or((text, None), |(size, quant)| (size, Some(quant)));
+            let tag = Tag { size: size.parse().ok()?, quant: quant.map(str::parse).transpose().ok()? };
+            (tag.to_string() == text).then_some(tag)
+        };
+        read().ok_or_else(|| format!("{text:?} names no state of a chain: \"5\" does, or \"5.2\" after a leap"))
+    }
+}
+
+/// The states in which a guarded write may be made, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected(Vec<Tag>);
+
+impl Expected {
+    /// Any of these, if there are any.
+    pub fn any_of(tags: Vec<Tag>) -> Option<Expected> {
+        (!tags.is_empty()).then_some(Expected(tags))
+    }
+
+    /// Whether a state is one of them.
+    pub fn allows(&self, tag: Tag) -> bool {
+        self.0.contains(&tag)
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, tag) in self.0.iter().enumerate() {
+            write!(f, "{}\"{tag}\"", if at == 0 { "" } else { " or " })?;
+        }
+        Ok(())
     }
 }
 
@@ -76,7 +156,8 @@ pub fn bang_header(rules: &Rules, bang: &Transaction, parent: Option<(&Quant, Ed
     }
 }
 
-/// What an erasure records: the canonical JSON of `{"index", "reason"}`. On a chain with writers, one of them signs it.
+/// What an erasure records: the canonical JSON of `{"index", "reason"}`. On a chain with writers, one of them signs it, with its
+/// kind.
 pub fn erasure_data(index: u64, reason: &str) -> Vec<u8> {
     json::canonical(&serde_json::json!({ "index": index, "reason": reason }))
 }
@@ -116,15 +197,24 @@ impl Chain {
         if *root != edge.root() || *size != edge.size() || *difficulty != rules.difficulty() {
             return Err(QuantError::Link("the first quant of a chain seals its bang and nothing else".into()));
         }
-        let head = Head { newest: Arc::new(quant.clone()), edge: Arc::new(edge), bytes };
+        let head = Head {
+            newest: Arc::new(quant.clone()),
+            edge: Arc::new(edge),
+            bytes,
+            accepted: bang.timestamp(),
+            has_leaped: false,
+        };
         Ok(Chain { id: quant.hash(), rules, head })
     }
 
-    /// Accepts a transaction of so many stored bytes, and gives its index. The rules were checked before.
+    /// Accepts a transaction of so many stored bytes, and gives its index. The rules were checked before, and it is not earlier
+    /// than [the newest one](Head::accepted).
     pub fn inject(&mut self, transaction: &Transaction, bytes: u64, tiles: &mut impl FnMut(Tile)) -> u64 {
         let index = self.head.size();
         Arc::make_mut(&mut self.head.edge).push(transaction.hash(), tiles);
         self.head.bytes += bytes;
+        self.head.accepted = transaction.timestamp();
+        self.head.has_leaped = false;
         index
     }
 
@@ -139,6 +229,7 @@ impl Chain {
             return Err(QuantError::Link("the quant seals what the chain does not have".into()));
         }
         self.head.newest = Arc::new(quant);
+        self.head.has_leaped = true;
         Ok(())
     }
 }
@@ -149,9 +240,11 @@ impl Chain {
 pub struct LeapPolicy {
     /// A leap this many milliseconds after the first transaction came into the empty pool, at the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 10, maximum = 86400000)]
     pub every_ms: Option<u64>,
     /// A leap as soon as so many transactions are pooled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub transactions: Option<u64>,
 }
 
@@ -230,6 +323,38 @@ mod tests {
         assert!(faster.header().root != root && chain.head.edge.root() == root);
         assert!(matches!(chain.seal(slower), Err(QuantError::Link(_))));
         assert_eq!(*chain.head.newest, faster);
+    }
+
+    /// Symptom: two guarded leaps with one tag both made a quant. Cause: the tag was the size, which a leap does not change. Cure:
+    /// after a leap the tag has the quant's index too.
+    #[test]
+    fn each_transaction_and_each_leap_gives_the_chain_another_tag() {
+        let mut chain = new_chain();
+        let mut tags = vec![chain.head.tag()];
+        let slow = chain.head.cut(2, time(11));
+        chain.inject(&transaction("x"), 10, &mut |_| ());
+        tags.push(chain.head.tag());
+        // It leaves something pooled.
+        chain.seal(mined(slow)).unwrap();
+        tags.push(chain.head.tag());
+        for _ in 0..2 {
+            chain.seal(mined(chain.head.cut(2, time(12)))).unwrap();
+            tags.push(chain.head.tag());
+        }
+        chain.inject(&transaction("y"), 10, &mut |_| ());
+        tags.push(chain.head.tag());
+        let texts: Vec<String> = tags.iter().map(Tag::to_string).collect();
+        assert_eq!(texts, ["1", "2", "2.1", "2.2", "2.3", "3"]);
+        for (tag, text) in tags.iter().zip(&texts) {
+            assert_eq!(text.parse(), Ok(*tag));
+            let expected = Expected::any_of(vec![Tag::of_size(9), *tag]).unwrap();
+            assert_eq!(tags.iter().filter(|tag| expected.allows(**tag)).count(), 1);
+            assert_eq!(expected.to_string(), format!("\"9\" or \"{text}\""));
+        }
+        for text in ["", "01", "+1", "1.", ".1", "1.01", "1.1.1", "1 ", "-1", "one", "18446744073709551616"] {
+            assert!(text.parse::<Tag>().is_err(), "{text}");
+        }
+        assert_eq!(Expected::any_of(Vec::new()), None);
     }
 
     #[test]

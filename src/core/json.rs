@@ -2,8 +2,8 @@
 //!
 //! Nothing that passes the gate is changed silently: what is read back denotes the value that was sent. Whatever cannot
 //! keep that promise is refused with its place and its cure: a name twice in one object, a lone surrogate, bytes that
-//! are not UTF-8, and a number that a double, and so the canonical form, cannot hold.
-//! Noncharacters such as U+FFFE pass, although RFC 7493 section 2.1 frowns on them: they are kept as they are.
+//! are not UTF-8, and a number that a double, and so the canonical form, cannot hold. Noncharacters such as U+FFFE are refused
+//! because I-JSON has none (RFC 7493 section 2.1), so that a strict reader takes all that is recorded.
 
 use std::{io::Write, ops::RangeInclusive};
 
@@ -17,6 +17,9 @@ pub const MAX_DEPTH: usize = 100;
 const INTEGERS: RangeInclusive<i64> = -(1 << 53)..=1 << 53;
 
 const TOO_MANY_DIGITS: &str = "the number has more digits than a double can hold: send such a number as a string";
+/// What is wrong with a text that has a noncharacter.
+pub const NONCHARACTER: &str =
+    "a noncharacter, such as U+FFFE, which I-JSON does not allow (RFC 7493 section 2.1): send the text without it";
 const EXPECTED_VALUE: &str = "expected a value: null, true, false, a number, a string, an array or an object";
 
 /// Why a text was refused, and where.
@@ -39,7 +42,7 @@ pub struct JsonError {
 ///
 /// # Errors
 /// The first fault: bytes that are not UTF-8, a byte order mark, bad syntax, a name that its object has already, a lone
-/// surrogate, nesting beyond [`MAX_DEPTH`], a number whose canonical form denotes another decimal value than its text,
+/// surrogate, a noncharacter, nesting beyond [`MAX_DEPTH`], a number whose canonical form denotes another decimal value than its text,
 /// or one with more than 4300 digits before its point, whatever its exponent.
 pub fn parse(text: &[u8]) -> Result<Value, JsonError> {
     whole(text).map_err(|fault| fault.locate(text))
@@ -84,6 +87,45 @@ pub fn depth(value: &Value) -> usize {
         Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
         _ => 0,
     }
+}
+
+/// Whether a text has one of the 66 code points that Unicode keeps from ever being characters: U+FDD0 to U+FDEF, and the last
+/// two of each plane.
+pub fn has_noncharacter(text: &str) -> bool {
+    // All of them begin with one of the last bytes in UTF-8, which most texts do not have.
+    text.bytes().any(|byte| byte >= FIRST_OF_NONCHARACTERS) && text.chars().any(|char| is_noncharacter(char.into()))
+}
+
+const FIRST_OF_NONCHARACTERS: u8 = 0xef;
+
+fn is_noncharacter(code: u32) -> bool {
+    matches!(code, 0xfdd0..=0xfdef) || code & 0xfffe == 0xfffe
+}
+
+/// Where the first noncharacter stands in a JSON text, raw or escaped, from `start` on, which is not within a character.
+fn find_noncharacter(text: &[u8], start: usize) -> Option<usize> {
+    let text = text.get(start..)?.utf8_chunks().next()?.valid();
+    let unit = |at: usize| {
+        let digits = text.get(at..)?.strip_prefix("\\u")?.get(..4)?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(char) = text[at..].chars().next() {
+        let (code, length) = match (char, unit(at)) {
+            ('\\', Some(high @ 0xd800..=0xdbff)) => {
+                (0x10000 + ((high - 0xd800) << 10) + unit(at + 6)?.checked_sub(0xdc00)?, 12)
+            }
+            ('\\', Some(code)) => (code, 6),
+            // An escape of one character, which may be another backslash.
+            ('\\', None) => (0, 2),
+            (char, _) => (char.into(), char.len_utf8()),
+        };
+        if is_noncharacter(code) {
+            return Some(start + at);
+        }
+        at += length;
+    }
+    None
 }
 
 /// The length of the canonical value (RFC 8785) that a text starts with, found without making a value of it.
@@ -154,11 +196,16 @@ fn string_length(text: &[u8]) -> Option<usize> {
     loop {
         at += plain_length(&text[at..])?;
         match text[at] {
-            b'"' => return Some(at + 1),
+            // Canonical escapes denote control characters only.
+            b'"' => return (!may_be_noncharacter(&text[..at])).then_some(at + 1),
             b'\\' => at += escape_length(&text[at..])?,
             _ => return None,
         }
     }
+}
+
+fn may_be_noncharacter(text: &[u8]) -> bool {
+    text.iter().any(|&byte| byte >= FIRST_OF_NONCHARACTERS) && str::from_utf8(text).is_ok_and(has_noncharacter)
 }
 
 /// Only the escape that [`write_escape`] would write is canonical.
@@ -264,10 +311,19 @@ fn write_number(number: &Number, out: &mut Vec<u8>) {
     out.extend_from_slice(ryu_js::Buffer::new().format_finite(double).as_bytes());
 }
 
+/// Where a fault is.
+enum Place {
+    /// At this byte.
+    Byte(usize),
+    /// At the first byte of the text that is not UTF-8.
+    NotUtf8,
+    /// At the first noncharacter from this byte on.
+    NoncharacterFrom(usize),
+}
+
 /// A fault on its way out of the recursion, which names its place only when somebody needs it.
 struct Fault {
-    /// The index of the faulty byte; `None` for the first byte of the text that is not UTF-8.
-    index: Option<usize>,
+    place: Place,
     detail: String,
     /// The parts of the pointer, innermost first.
     path: Vec<String>,
@@ -275,7 +331,7 @@ struct Fault {
 
 impl Fault {
     fn new(index: usize, detail: impl Into<String>) -> Box<Self> {
-        Box::new(Fault { index: Some(index), detail: detail.into(), path: Vec::new() })
+        Box::new(Fault { place: Place::Byte(index), detail: detail.into(), path: Vec::new() })
     }
 
     /// The same fault as seen from the array or object that holds its value at `part`.
@@ -285,8 +341,12 @@ impl Fault {
     }
 
     fn locate(self, text: &[u8]) -> JsonError {
-        let not_utf8 = || std::str::from_utf8(text).map_or_else(|error| error.valid_up_to(), str::len);
-        let before = &text[..self.index.unwrap_or_else(not_utf8).min(text.len())];
+        let index = match self.place {
+            Place::Byte(index) => index,
+            Place::NotUtf8 => str::from_utf8(text).map_or_else(|error| error.valid_up_to(), str::len),
+            Place::NoncharacterFrom(start) => find_noncharacter(text, start).unwrap_or(start),
+        };
+        let before = &text[..index.min(text.len())];
         let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
         let starts_character = |&&byte: &&u8| byte & 0xc0 != 0x80;
         let mut pointer = String::new();
@@ -337,7 +397,7 @@ impl From<JiterError> for Box<Fault> {
         let mut fault = Fault::new(error.index, detail);
         if kind == InvalidUnicodeCodePoint {
             // The tokenizer counts decoded bytes here, which is off after an escape.
-            fault.index = None;
+            fault.place = Place::NotUtf8;
         }
         fault
     }
@@ -357,7 +417,10 @@ fn whole(text: &[u8]) -> Result<Value, Box<Fault>> {
 /// Reads the value that starts with `first`, inside of `depth` arrays and objects.
 fn read_value(tokens: &mut Jiter, first: Peek, depth: usize) -> Result<Value, Box<Fault>> {
     match first {
-        Peek::String => Ok(Value::String(tokens.known_str()?.to_owned())),
+        Peek::String => {
+            let start = tokens.current_index();
+            without_noncharacter(tokens.known_str()?.to_owned(), start).map(Value::String)
+        }
         Peek::Object | Peek::Array if depth == MAX_DEPTH => Err(Fault::new(
             tokens.current_index(),
             format!("more than {MAX_DEPTH} levels deep: nest less, or send the inner levels as a string"),
@@ -391,9 +454,10 @@ fn read_array(tokens: &mut Jiter, depth: usize) -> Result<Value, Box<Fault>> {
 
 fn read_object(tokens: &mut Jiter, depth: usize) -> Result<Value, Box<Fault>> {
     let mut members = Map::new();
+    let mut start = tokens.current_index();
     let mut next = tokens.known_object()?.map(str::to_owned);
     while let Some(name) = next {
-        match members.entry(name) {
+        match members.entry(without_noncharacter(name, start)?) {
             Entry::Vacant(entry) => {
                 let value = read_member(tokens, depth).map_err(|fault| fault.within(entry.key()))?;
                 entry.insert(value);
@@ -403,9 +467,19 @@ fn read_object(tokens: &mut Jiter, depth: usize) -> Result<Value, Box<Fault>> {
                 return Err(Fault::new(tokens.current_index(), detail).within(entry.key()));
             }
         }
+        start = tokens.current_index();
         next = tokens.next_key()?.map(str::to_owned);
     }
     Ok(Value::Object(members))
+}
+
+/// A string that was read from `start` on.
+fn without_noncharacter(text: String, start: usize) -> Result<String, Box<Fault>> {
+    if has_noncharacter(&text) {
+        let place = Place::NoncharacterFrom(start);
+        return Err(Box::new(Fault { place, detail: NONCHARACTER.into(), path: Vec::new() }));
+    }
+    Ok(text)
 }
 
 fn read_member(tokens: &mut Jiter, depth: usize) -> Result<Value, Box<Fault>> {
@@ -573,6 +647,32 @@ mod tests {
         assert_eq!(gate(r#""\ud83d\ude02""#), "\"\u{1f602}\"");
     }
 
+    /// Symptom: `"\uffff"` was recorded, and strict readers of I-JSON could not read the chain. Cause: RFC 7493 section 2.1 was
+    /// kept for surrogates alone. Cure: all 66 noncharacters are refused in every string and name, raw or escaped.
+    #[test]
+    fn noncharacters_are_refused_at_their_place() {
+        let planes = (0..=16).flat_map(|plane| [plane << 16 | 0xfffe, plane << 16 | 0xffff]);
+        let all: Vec<char> = (0xfdd0..=0xfdef).chain(planes).map(|code| char::from_u32(code).unwrap()).collect();
+        assert_eq!(all.len(), 66);
+        for char in all {
+            let escaped: String = char.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04X}")).collect();
+            for form in [char.to_string(), escaped] {
+                let error = refusal(format!("{{\"a\":[1,\n\"é\\\\\\n\\ud83d\\ude02{form}x\"]}}"));
+                assert_eq!((&*error.pointer, error.line), ("/a/1", 2), "{form}");
+                assert_eq!((&*error.detail, error.column), (NONCHARACTER, 19), "{form}");
+                for name in [format!("{{\"x{form}\":1}}"), format!("{{\"a\":1, \"{form}\":1}}")] {
+                    let error = refusal(&name);
+                    assert_eq!((&*error.pointer, &*error.detail), ("", NONCHARACTER), "{name}");
+                }
+            }
+            assert_eq!(canonical_length(format!("\"{char}\"").as_bytes(), 1), None);
+        }
+        for char in ['\u{fdcf}', '\u{fdf0}', '\u{fffd}', '\u{10000}', '\u{1fffd}', '\u{10fffd}', '\u{feff}'] {
+            assert_eq!(gate(&format!("\"{char}\"")), format!("\"{char}\""));
+            assert!(canonical_length(format!("\"{char}\"").as_bytes(), 1).is_some());
+        }
+    }
+
     #[test]
     fn an_error_reads_as_a_sentence_with_its_place() {
         assert_eq!(
@@ -660,8 +760,8 @@ mod tests {
     #[test]
     fn strings_have_one_form() {
         assert_eq!(
-            gate(r#""\u0000\u0008\u0009\u000a\u000b\u000c\u000d\u001F\u0020\"\\\/\u007f\u20AC\u2028\uffff""#),
-            "\"\\u0000\\b\\t\\n\\u000b\\f\\r\\u001f \\\"\\\\/\u{7f}\u{20ac}\u{2028}\u{ffff}\""
+            gate(r#""\u0000\u0008\u0009\u000a\u000b\u000c\u000d\u001F\u0020\"\\\/\u007f\u20AC\u2028\ufffd""#),
+            "\"\\u0000\\b\\t\\n\\u000b\\f\\r\\u001f \\\"\\\\/\u{7f}\u{20ac}\u{2028}\u{fffd}\""
         );
         // An escape at each place around the blocks of 16 bytes.
         for before in 0..40 {
@@ -707,6 +807,7 @@ mod tests {
     fn character() -> impl Strategy<Value = char> {
         let range = prop::char::range;
         prop_oneof![range('\0', '\x7f'), any::<char>(), range('\u{e000}', '\u{ffff}'), range('\u{10000}', '\u{10ffff}')]
+            .prop_filter("no character of I-JSON", |char| !is_noncharacter((*char).into()))
     }
 
     fn text() -> impl Strategy<Value = String> {
@@ -905,7 +1006,7 @@ mod tests {
             (Ok(ours), Ok(theirs)) => prop_assert_eq!(canonical(&ours), canonical(&theirs), "{}", shown),
             (Ok(_), Err(error)) => prop_assert!(false, "{} accepted, but: {}", shown, error),
             (Err(error), Ok(_)) => {
-                let stricter = ["already", "send such a number as a string", "levels deep"]
+                let stricter = ["already", "send such a number as a string", "levels deep", "noncharacter"]
                     .iter()
                     .any(|reason| error.detail.contains(reason));
                 prop_assert!(stricter, "{} refused: {}", shown, error);

@@ -148,15 +148,13 @@ pub struct QuantFields {
     /// Counts the quants of the chain from 0.
     pub index: u64,
     /// RFC 3339, UTC, six digits.
-    #[schema(example = "2026-11-22T11:49:07.123456Z")]
+    #[schema(value_type = Timestamp)]
     pub timestamp: String,
     /// Zero bits that the hash starts with at least.
     pub difficulty: u8,
     /// The hash of the quant before, 64 zeros for the first.
-    #[schema(value_type = String)]
     pub previous_hash: Hash,
     /// The Merkle root over the first `size` transactions.
-    #[schema(value_type = String)]
     pub root: Hash,
     /// Transactions of the chain up to and including this quant.
     pub size: u64,
@@ -165,7 +163,6 @@ pub struct QuantFields {
     /// Found by mining, below 2^53.
     pub proof: u64,
     /// `H(H(header) ‖ proof)`.
-    #[schema(value_type = String)]
     pub hash: Hash,
 }
 

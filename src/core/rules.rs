@@ -9,7 +9,7 @@ use super::{
     hash::Hash,
     json,
     schema::Schema,
-    transaction::{Id, Signed, Submission, take_hex},
+    transaction::{Id, Kind, Signed, Submission, take_hex},
 };
 use crate::limits;
 
@@ -255,22 +255,24 @@ impl Rules {
         if let Some(schema) = &self.schema {
             schema.check(value().borrow(), data.len()).map_err(Refusal::Schema)?;
         }
-        self.check_signature(chain, data, id, signed)
+        self.check_signature(chain, None, data, id, signed)
     }
 
-    /// Checks that one of the writers, where the chain has any, signed it, and that a signature is its signer's.
+    /// Checks that one of the writers, where the chain has any, signed it as a transaction of this kind, and that a signature is
+    /// its signer's.
     ///
     /// # Errors
     /// What is wrong with the signature.
     pub fn check_signature(
         &self,
         chain: Hash,
+        kind: Option<Kind>,
         data: &[u8],
         id: Option<&Id>,
         signed: Option<&Signed>,
     ) -> Result<(), Refusal> {
         self.check_writer(signed)?;
-        if signed.is_some_and(|signed| !signed.verifies(chain, data, id)) {
+        if signed.is_some_and(|signed| !signed.verifies(chain, kind, data, id)) {
             return Err(Refusal::BadSignature);
         }
         Ok(())

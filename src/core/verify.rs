@@ -310,7 +310,7 @@ fn check_erasure_record(InForce { id, rules }: &InForce, record: &Record) -> Res
     let data = record.data.as_ref().ok_or("the record of an erasure cannot be erased")?;
     let erased = erasure_of(record).filter(|&erased| erased < record.index);
     erased.ok_or("it is the record of an erasure, but names no earlier transaction")?;
-    rules.check_signature(*id, data, record.id.as_ref(), record.signed.as_ref()).map_err(told)
+    rules.check_signature(*id, record.kind, data, record.id.as_ref(), record.signed.as_ref()).map_err(told)
 }
 
 fn check_rules(InForce { id, rules }: &InForce, record: &Record) -> Result<(), String> {
@@ -726,6 +726,25 @@ mod tests {
         let forged =
             node(json!({}), &|node| made(Submission { data: b"2".to_vec(), ..node.submission(&json!(1), true, true) }));
         assert_eq!(fault(&forged), "transaction 2: its signature is not its signer's");
+    }
+
+    /// A signature over a value of the same shape, without the kind, is none of an erasure.
+    #[test]
+    fn the_signature_of_an_erasure_is_checked_with_its_kind() {
+        for (kind, is_valid) in [(true, true), (false, false)] {
+            let mut node = Node::of(&[Step::Inject { data: json!(1), named: false, signed: false }]);
+            let data = json!({"index": 1, "reason": "r"});
+            let mut message = json!({"chain": node.chain.id.to_string(), "data": data});
+            if kind {
+                message["kind"] = "erasure".into();
+            }
+            let signature = node.key.sign(&json::canonical(&message)).to_bytes();
+            let signed = Some(Signed { signer: node.key.verifying_key().to_bytes(), signature });
+            let submission = Submission { data: json::canonical(&data), id: None, signed };
+            node.record(Transaction::new(submission, Some(Kind::Erasure), Node::time(9), [9; 16]));
+            node.leap();
+            assert_eq!(verified(&node.export).is_ok(), is_valid);
+        }
     }
 
     #[test]

@@ -260,14 +260,12 @@ pub struct Witnessed {
     /// The size of the tree.
     pub size: u64,
     /// Its root.
-    #[schema(value_type = String)]
     pub root: Hash,
     /// The public key that signed the checkpoint, 64 hexadecimal digits.
     pub signer: String,
     /// The checkpoint: a note with the signatures of the log's known keys and the cosignature.
     pub checkpoint: String,
     /// When it was cosigned.
-    #[schema(value_type = String)]
     pub cosigned: Timestamp,
     /// At most [`limits::EVIDENCE`], in the order of their coming.
     pub evidence: Vec<Evidence>,
@@ -298,14 +296,12 @@ pub struct Evidence {
     /// the first to the second, which somebody has left out or broken.
     pub proven: bool,
     /// When the second came.
-    #[schema(value_type = String)]
     pub timestamp: Timestamp,
     /// The note that was cosigned.
     pub first: String,
     /// The note that was refused.
     pub second: String,
     /// Where they have two sizes: the path that leads from another root than the first's to the second's.
-    #[schema(value_type = Vec<String>)]
     pub proof: Vec<Hash>,
 }
 

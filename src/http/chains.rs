@@ -14,19 +14,23 @@ use serde_json::Value;
 
 use super::{
     App,
-    extract::{ChainOf, Place, Query, expected_size, parse_index, preferred, read_object},
-    inject::text_header,
-    nodes::{ChainView, take_leap, take_name},
-    problem::{Problem, ProblemDocument},
+    cache::{Cache, cache_headers, insists_on, prefers, unchanged},
+    extract::{ChainOf, LINES, Place, Query, parse_index, read_object},
+    inject::{tag_header, text_header},
+    nodes::{ChainView, NAME_IS_KEY, take_leap, take_name},
+    openapi::{Cached, Guard, NameForm, PublicKey, Salt, Signature},
+    preconditions::{expected, refuse_key},
+    problem::Problem,
 };
 use crate::{
     core::{
+        chain::Head,
         hash::Hash,
         json,
         proof::TlogProof,
         quant::{Quant, QuantFields},
-        rules::{Fault, ForkOf},
-        transaction::{Id, record_leaf},
+        rules::{ChainName, Fault, ForkOf},
+        transaction::{Id, Timestamp, record_leaf},
     },
     limits,
     node::{Node, Receipt},
@@ -50,11 +54,10 @@ pub struct Leaped {
     get,
     path = "/leap",
     tag = "chain",
-    params(("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between")),
+    params(Guard),
     responses(
-        (status = 201, description = "The new quant", body = Leaped,
-            headers(("Location", description = "The quant"), ("ETag", description = "Transactions that it covers in all"))),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 201, description = "The new quant", body = Leaped, headers(("Location"), ("ETag"))),
+        (status = 409, description = "Another leap was faster"),
     )
 )]
 pub async fn leap(
@@ -68,11 +71,16 @@ pub async fn leap(
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "a leap is a GET or a POST");
         return Ok(([(header::ALLOW, "GET, POST")], problem).into_response());
     }
-    let quant = app.0.node.leap(&target.chain, expected_size(&headers)?).await?;
+    let expected = expected(&headers)?;
+    refuse_key(
+        &headers,
+        "guard a leap with If-Match and the ETag of /stats, and of two with one tag only one is made",
+    )?;
+    let (quant, tag) = app.0.node.leap(&target.chain, expected).await?;
     let location = text_header(format!("{}/quants/{}", target.prefix, quant.index()));
-    let tag = text_header(format!("\"{}\"", quant.size()));
     let leaped = Leaped { message: "block creation successful", quant: quant.into() };
-    Ok((StatusCode::CREATED, [(header::LOCATION, location), (header::ETAG, tag)], axum::Json(leaped)).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location), (header::ETAG, tag_header(tag))], axum::Json(leaped))
+        .into_response())
 }
 
 /// Mines a quant from all that is pooled: the same as GET, for those who think that it should be a POST.
@@ -80,10 +88,10 @@ pub async fn leap(
     post,
     path = "/leap",
     tag = "chain",
-    params(("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between")),
+    params(Guard),
     responses(
-        (status = 201, description = "The new quant", body = Leaped),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 201, description = "The new quant", body = Leaped, headers(("Location"), ("ETag"))),
+        (status = 409, description = "Another leap was faster"),
     )
 )]
 pub async fn leap_by_post(
@@ -118,8 +126,7 @@ pub struct ChainQuery {
     tag = "chain",
     params(ChainQuery),
     responses(
-        (status = 200, description = "The quants", content(([QuantView] = "application/json"), (String = "application/x-ndjson"))),
-        (status = "4XX", description = "The request is wrong", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "The quants", content(([ListedQuant] = "application/json"), (String = "application/x-ndjson"))),
     )
 )]
 pub async fn chain(
@@ -130,19 +137,21 @@ pub async fn chain(
 ) -> Result<Response, Problem> {
     let length = target.chain.head().newest.index() + 1;
     let end = query.limit.map_or(length, |limit| query.from.saturating_add(limit).min(length));
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let (shape, media) = match accept.contains("application/x-ndjson") {
-        true => (Shape::Lines, "application/x-ndjson"),
-        false => (Shape::Array, "application/json"),
+    let (shape, media) = match LINES.into_iter().find(|lines| prefers(&headers, lines, "application/json")) {
+        Some(lines) => (Shape::Lines, lines),
+        None => (Shape::Array, "application/json"),
     };
     let quants = query.from.min(end)..end;
     let stream =
         ChainStream::open(&app.0.node, &target.chain, quants, query.transactions.unwrap_or(true), shape).await?;
-    Ok(([(header::CONTENT_TYPE, media)], stream.into_body(app.0.node.clone())).into_response())
+    let headers = [(header::CONTENT_TYPE, media), (header::VARY, "accept, accept-encoding")];
+    Ok((headers, stream.into_body(app.0.node.clone())).into_response())
 }
 
 /// A quant with its transactions.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(utoipa::ToSchema)]
+#[schema(as = Quant)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document, which comes as it is stored")]
 pub struct QuantView {
     #[serde(flatten)]
     quant: QuantFields,
@@ -150,41 +159,95 @@ pub struct QuantView {
     transactions: Vec<TransactionView>,
 }
 
+/// A quant of a chain that is read whole.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document, which comes as it is stored")]
+pub struct ListedQuant {
+    #[serde(flatten)]
+    quant: QuantFields,
+    /// The transactions that it seals, in order. Absent with `transactions=false`.
+    #[schema(nullable = false)]
+    transactions: Option<Vec<TransactionView>>,
+}
+
 /// A transaction as it is served.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(utoipa::ToSchema)]
 #[schema(as = Transaction)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document, which comes as it is stored")]
 pub struct TransactionView {
     /// Its final place in the chain, from 0.
     index: u64,
     /// The client's own name for it.
-    id: Option<String>,
-    /// `bang` for the record of the rules, `erasure` for that of an erasure, absent for what clients inject.
-    kind: Option<String>,
-    /// When a node accepted it: RFC 3339, UTC, six digits.
-    timestamp: String,
-    /// The writer's hex Ed25519 signature.
-    signature: Option<String>,
-    /// The writer's hex Ed25519 public key.
-    signer: Option<String>,
+    #[schema(nullable = false)]
+    id: Option<Id>,
+    /// What the node recorded: the rules, or an erasure. Absent for what clients inject.
+    #[schema(nullable = false)]
+    kind: Option<Kind>,
+    /// When a node accepted it.
+    timestamp: Timestamp,
+    /// The writer's signature.
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
+    /// The writer.
+    #[schema(nullable = false)]
+    signer: Option<PublicKey>,
     /// Any JSON value. Absent where it was erased.
-    data: Option<Value>,
-    /// 32 hex digits, hashed before the data. Absent where it was erased.
-    salt: Option<String>,
+    #[schema(required = false)]
+    data: Value,
+    /// Hashed before the data. Absent where it was erased.
+    #[schema(nullable = false)]
+    salt: Option<Salt>,
     /// What is left of erased data: the hash of salt and data.
-    #[schema(value_type = Option<String>)]
+    #[schema(nullable = false)]
     commitment: Option<Hash>,
     /// When it was erased, and which transaction records that.
+    #[schema(nullable = false)]
     erased: Option<ErasedView>,
     /// The Merkle leaf hash.
-    hash: String,
+    hash: Hash,
+}
+
+/// What the node itself records.
+#[derive(utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document, which comes as it is stored")]
+pub enum Kind {
+    Bang,
+    Erasure,
+}
+
+/// A transaction, and where it stands.
+#[derive(utoipa::ToSchema)]
+#[schema(as = PlacedTransaction)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document, which comes as it is stored")]
+pub struct PlacedView {
+    #[serde(flatten)]
+    transaction: TransactionView,
+    state: Stage,
+    /// The quant that seals it, null while it is pooled.
+    #[schema(required = true)]
+    quant: Option<u64>,
+}
+
+/// How far a transaction has come.
+#[derive(utoipa::ToSchema)]
+#[schema(as = State)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document, which comes as it is stored")]
+pub enum Stage {
+    /// On disk; no quant covers it yet.
+    Pooled,
+    /// A quant covers it.
+    Sealed,
 }
 
 /// That a transaction was erased.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(utoipa::ToSchema)]
 #[schema(as = Erased)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document, which comes as it is stored")]
 pub struct ErasedView {
-    /// When: RFC 3339, UTC, six digits.
-    timestamp: String,
+    /// When.
+    timestamp: Timestamp,
     /// The index of the transaction that records it, on the chain that wrote the erased one.
     by: u64,
 }
@@ -194,10 +257,11 @@ pub struct ErasedView {
     get,
     path = "/quants/{quant}",
     tag = "chain",
-    params(("quant" = String, Path, description = "Its index, its hash, or `latest`")),
+    params(("quant" = String, Path, description = "Its index, its hash, or `latest`",
+        pattern = r"^(latest|0|[1-9]\d{0,19}|[0-9a-f]{64})$")),
     responses(
         (status = 200, description = "The quant; immutable but for `latest`", body = QuantView),
-        (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
+        Cached,
     )
 )]
 pub async fn quant(
@@ -322,8 +386,7 @@ fn next_link(prefix: &str, route: &str, next: Option<u64>, limit: Option<u64>) -
     tag = "chain",
     params(PageQuery),
     responses(
-        (status = 200, description = "The transactions", body = [TransactionView], headers(("Link", description = "The next page"))),
-        (status = "4XX", description = "The request is wrong", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "The transactions", body = [TransactionView], headers(("Link"))),
     )
 )]
 pub async fn transactions(
@@ -336,7 +399,8 @@ pub async fn transactions(
 }
 
 /// A page of the pool.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document, which comes as it is stored")]
 pub struct Pool {
     /// How many transactions are pooled.
     count: u64,
@@ -351,8 +415,7 @@ pub struct Pool {
     tag = "chain",
     params(PageQuery),
     responses(
-        (status = 200, description = "The pool", body = Pool, headers(("Link", description = "The next page"))),
-        (status = "4XX", description = "The request is wrong", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "The pool", body = Pool, headers(("Link"))),
     )
 )]
 pub async fn pool(
@@ -372,8 +435,8 @@ pub async fn pool(
     tag = "chain",
     params(("index" = u64, Path, description = "Its index")),
     responses(
-        (status = 200, description = "The transaction, with `state` (`pooled` or `sealed`) and `quant`", body = TransactionView),
-        (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "The transaction", body = PlacedView),
+        Cached,
     )
 )]
 pub async fn transaction(
@@ -391,10 +454,10 @@ pub async fn transaction(
     get,
     path = "/transactions/by-id/{id}",
     tag = "chain",
-    params(("id" = String, Path, description = "The id that the client gave")),
+    params(("id" = Id, Path, description = "The id that the client gave")),
     responses(
-        (status = 200, description = "The transaction, with `state` (`pooled` or `sealed`) and `quant`", body = TransactionView),
-        (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "The transaction", body = PlacedView),
+        Cached,
     )
 )]
 pub async fn transaction_by_id(
@@ -438,17 +501,18 @@ async fn transaction_at(
 }
 
 /// The proof that a transaction is in a chain, checkable offline.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(utoipa::ToSchema)]
 #[schema(as = Receipt)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document, which is put together of what is stored")]
 pub struct ReceiptView {
     /// The chain's id.
-    chain: String,
+    chain: Hash,
     /// The transaction.
     transaction: TransactionView,
     /// The quant that seals it, without its transactions.
     quant: QuantFields,
     /// The inclusion proof (RFC 9162 section 2.1.3) of its hash at its index in the tree of `quant.size` and `quant.root`.
-    path: Vec<String>,
+    path: Vec<Hash>,
     /// The checkpoint of exactly that quant: a signed note, with the cosignatures that the node has of it.
     checkpoint: String,
 }
@@ -462,10 +526,10 @@ pub struct ReceiptView {
     tag = "chain",
     params(("index" = u64, Path, description = "Its index")),
     responses(
-        (status = 200, description = "The receipt", content((ReceiptView = "application/json"), (String = "text/plain; charset=utf-8")),
-            headers(("Vary", description = "`Accept`"))),
-        (status = 404, description = "There is no such transaction", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "It is pooled still", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "The receipt; `text/plain` is a C2SP tlog-proof",
+            content((ReceiptView = "application/json"), (String = "text/plain; charset=utf-8"))),
+        Cached,
+        (status = 409, description = "It is pooled still"),
     )
 )]
 pub async fn receipt(
@@ -480,16 +544,15 @@ pub async fn receipt(
         let detail = format!("transaction {index} is still pooled: it has a receipt after the next leap");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    let media = preferred(&headers, &["application/json", "text/plain"]);
-    let (media, body) = match media {
-        "text/plain" => ("text/plain; charset=utf-8", tlog_proof(&app, target.chain, index).await?.into_bytes()),
-        media => (media, receipt_json(&app, target.chain, index).await?),
+    let (media, body) = match insists_on(&headers, "text/plain", "application/json") {
+        true => ("text/plain; charset=utf-8", tlog_proof(&app, target.chain, index).await?.into_bytes()),
+        false => ("application/json", receipt_json(&app, target.chain, index).await?),
     };
     let tag = format!("\"{}\"", crate::core::hash::leaf(&body));
     let mut response = unchanged(&headers, &tag, Cache::Revalidate).unwrap_or_else(|| {
         (cache_headers(&tag, Cache::Revalidate), [(header::CONTENT_TYPE, media)], body).into_response()
     });
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
     Ok(response)
 }
 
@@ -534,7 +597,6 @@ pub struct Consistency {
     /// The newer size.
     to: u64,
     /// The consistency proof (RFC 9162 section 2.1.4).
-    #[schema(value_type = Vec<String>)]
     path: Vec<Hash>,
 }
 
@@ -546,7 +608,7 @@ pub struct Consistency {
     params(ConsistencyQuery),
     responses(
         (status = 200, description = "The proof", body = Consistency),
-        (status = "4XX", description = "The request is wrong", body = ProblemDocument, content_type = "application/problem+json"),
+        Cached,
     )
 )]
 pub async fn consistency(
@@ -576,9 +638,9 @@ pub async fn consistency(
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct Stats {
     /// Its name.
+    #[schema(value_type = ChainName)]
     chain: String,
     /// The hash of its first own quant.
-    #[schema(value_type = String)]
     id: Hash,
     /// Quants.
     length: u64,
@@ -587,16 +649,16 @@ pub struct Stats {
     /// Transactions that no quant covers yet.
     pooled: u64,
     /// The newest quant's hash.
-    #[schema(value_type = String)]
     hash: Hash,
     /// The newest quant's Merkle root.
-    #[schema(value_type = String)]
     root: Hash,
     /// Bytes of all transactions as they were accepted.
     bytes: u64,
-    /// When all of it was read again and held, since the node started.
+    /// When all of it was read again and held, since the node started; null if it was not yet.
+    #[schema(required = true)]
     scrubbed: Option<ScrubbedView>,
-    /// What does not hold in what is stored of it: then it takes no writes.
+    /// What does not hold in what is stored of it: then it takes no writes. Null where all holds.
+    #[schema(required = true)]
     damage: Option<String>,
     /// That newer quants of it were signed than it has, as of a restored older data folder: then it takes no writes.
     rollback: Option<String>,
@@ -608,14 +670,18 @@ pub struct Stats {
 pub struct ScrubbedView {
     /// The chain's size then.
     size: u64,
-    /// When it was done: RFC 3339, UTC, six digits.
+    /// When it was done.
+    #[schema(value_type = Timestamp)]
     timestamp: String,
 }
 
 impl Stats {
     /// Of a chain as it stands now.
     pub fn of(chain: &ChainHandle) -> Stats {
-        let head = chain.head();
+        Stats::at(chain, &chain.head())
+    }
+
+    fn at(chain: &ChainHandle, head: &Head) -> Stats {
         Stats {
             chain: chain.name.to_string(),
             id: chain.id,
@@ -635,34 +701,45 @@ impl Stats {
 }
 
 /// How large the chain is. The ETag guards writes (`If-Match`).
+///
+/// It speaks for the chain: that `scrubbed` is newer does not change it.
 #[utoipa::path(
     get,
     path = "/stats",
     tag = "chain",
-    responses((status = 200, description = "The figures", body = Stats,
-        headers(("ETag", description = "The index that the next transaction gets"))))
+    responses((status = 200, description = "The figures", body = Stats), Cached)
 )]
-pub async fn stats(target: ChainOf) -> Response {
-    let stats = Stats::of(&target.chain);
-    ([(header::ETAG, text_header(format!("\"{}\"", stats.size)))], axum::Json(stats)).into_response()
+pub async fn stats(target: ChainOf, headers: HeaderMap) -> Response {
+    let head = target.chain.head();
+    let (stats, tag) = (Stats::at(&target.chain, &head), format!("\"{}\"", head.tag()));
+    // The tag speaks for the chain, and damage is found without a change of it.
+    let holds = stats.damage.is_none() && stats.rollback.is_none();
+    let unchanged = unchanged(&headers, &tag, Cache::Revalidate).filter(|_| holds);
+    unchanged.unwrap_or_else(|| (cache_headers(&tag, Cache::Revalidate), axum::Json(stats)).into_response())
 }
 
 /// A chain that goes on from a quant of another.
 #[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document; core::rules reads it")]
 pub struct Fork {
     /// The new chain's name.
-    name: String,
+    name: ChainName,
     /// The quant to go on from, the newest where it is not said.
+    #[schema(nullable = false)]
     at: Option<u64>,
-    /// Zero bits of each quant's hash, 0 to 48; the parent's where it is not said, as for all that follow.
+    /// Zero bits of each quant's hash; the parent's where it is not said, as for all that follow.
+    #[schema(nullable = false, maximum = 48)]
     difficulty: Option<u8>,
-    /// A JSON Schema (2020-12) that injected data must meet, or null.
+    /// A JSON Schema (2020-12) that injected data must meet, or null for any data.
+    #[schema(schema_with = super::openapi::json_schema)]
     schema: Option<Value>,
     /// The largest canonical data accepted.
+    #[schema(nullable = false, minimum = 1, maximum = 4194304)]
     max_bytes: Option<u64>,
-    /// Hex Ed25519 public keys of those who may write, or null.
-    writers: Option<Vec<String>>,
+    /// Those who may write, or null for everyone.
+    #[schema(min_items = 1)]
+    writers: Option<Vec<PublicKey>>,
     /// When it leaps by itself; by hand where it is not said.
     leap: Option<crate::core::chain::LeapPolicy>,
 }
@@ -674,14 +751,16 @@ pub struct Fork {
     post,
     path = "/fork",
     tag = "chain",
-    request_body = Fork,
+    params(Guard),
+    request_body(content((Fork = "application/json"), (NameForm = "application/x-www-form-urlencoded"))),
     responses(
-        (status = 201, description = "The new chain", body = ChainView, headers(("Location", description = "The chain"))),
-        (status = 409, description = "The name is taken", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 201, description = "The new chain", body = ChainView, headers(("Location"))),
+        (status = 409, description = "The name is taken"),
     )
 )]
 pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
+    let guard = target.chain.guard(expected(request.headers())?);
+    refuse_key(request.headers(), NAME_IS_KEY)?;
     let mut fields = read_object(&app, request).await?;
     let name = take_name(&mut fields)?;
     let leap = take_leap(&mut fields)?.unwrap_or_default();
@@ -700,38 +779,8 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
     let (quant, (id, rules)) = app.0.node.read(read).await?;
     let of = ForkOf { chain: id, index: at, hash: quant.hash() };
     let rules = rules.fork(name, of).amend(fields)?;
-    let chain = app.0.node.bang(rules, Some((parent, quant)), leap).await?;
+    let chain = app.0.node.bang(rules, Some((parent, quant)), leap, guard).await?;
     Ok(ChainView::created(&chain))
-}
-
-/// For how long an answer may be kept.
-#[derive(Clone, Copy)]
-pub(super) enum Cache {
-    /// For ever.
-    Immutable,
-    /// It never changes, unless something in it is erased: so for no longer than an erasure may take.
-    Erasable,
-    /// Ask each time whether it is still the same.
-    Revalidate,
-}
-
-pub(super) fn cache_headers(tag: &str, cache: Cache) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::ETAG, text_header(tag.into()));
-    let cache = match cache {
-        Cache::Immutable => "public, max-age=31536000, immutable",
-        Cache::Erasable => "public, max-age=60, immutable",
-        Cache::Revalidate => "no-cache",
-    };
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
-    headers
-}
-
-/// `304` where the client has the same already (`If-None-Match`, RFC 9110 section 13.1.2).
-pub(super) fn unchanged(headers: &HeaderMap, tag: &str, cache: Cache) -> Option<Response> {
-    let has = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
-    let same = has.split(',').map(str::trim).any(|has| has == "*" || has.strip_prefix("W/").unwrap_or(has) == tag);
-    same.then(|| (StatusCode::NOT_MODIFIED, cache_headers(tag, cache)).into_response())
 }
 
 /// How quants stand in an answer.

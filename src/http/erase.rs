@@ -3,37 +3,60 @@
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderName, Request, StatusCode, header},
+    http::{Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 
 use super::{
     App,
-    extract::{ChainOf, Place, expected_size, read_object},
-    inject::text_header,
-    problem::{Problem, ProblemDocument},
+    extract::{ChainOf, Place, read_object},
+    inject::{IDEMPOTENT_REPLAYED, tag_header, text_header},
+    openapi::{Guard, PublicKey, Signature},
+    preconditions::{expected, refuse_key},
+    problem::Problem,
 };
 use crate::{
     core::{
+        chain::Tag,
         chain::erasure_data,
         hash::Hash,
-        rules::Fault,
-        transaction::{Submission, take_signed},
+        rules::{ChainName, Fault},
+        transaction::{Kind, Submission, Timestamp, take_signed},
     },
     limits,
 };
 
 /// Why a transaction is erased.
 #[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
 pub struct Erase {
     /// It is recorded on the chain, for ever: 1 to 1,024 bytes.
+    #[schema(min_length = 1, max_length = 1024)]
     reason: String,
-    /// On a chain with writers: the hex Ed25519 public key of one of them.
-    signer: Option<String>,
-    /// Its hex signature over the canonical JSON of `{"chain": the chain's id, "data": {"index", "reason"}}`.
-    signature: Option<String>,
+    /// On a chain with writers: one of them. It stands with `signature` or not at all.
+    #[schema(nullable = false)]
+    signer: Option<PublicKey>,
+    /// Its signature over the canonical JSON of `{"chain": the chain's id, "data": {"index", "reason"}, "kind": "erasure"}`.
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
+}
+
+/// A form that says why a transaction is erased.
+#[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
+pub struct EraseForm {
+    /// It is recorded on the chain, for ever: 1 to 1,024 bytes.
+    #[schema(min_length = 1, max_length = 1024)]
+    reason: String,
+    /// On a chain with writers: one of them. It stands with `signature` or not at all.
+    #[schema(nullable = false)]
+    signer: Option<PublicKey>,
+    /// Its signature over the canonical JSON of `{"chain": the chain's id, "data": {"index", "reason"}, "kind": "erasure"}`.
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
 }
 
 /// That a transaction is erased.
@@ -42,15 +65,16 @@ pub struct Erasure {
     #[schema(example = "Transaction erased")]
     message: &'static str,
     /// The chain that records it: the one that wrote the transaction.
+    #[schema(value_type = ChainName)]
     chain: String,
     /// The index of the erased transaction.
     erased: u64,
     /// The index of the transaction that records it.
     index: u64,
     /// The leaf hash of that.
-    #[schema(value_type = String)]
     hash: Hash,
     /// When.
+    #[schema(value_type = Timestamp)]
     timestamp: String,
 }
 
@@ -64,16 +88,17 @@ pub struct Erasure {
     tag = "chain",
     params(
         ("index" = u64, Path, description = "Its index"),
-        ("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between"),
+        Guard,
     ),
-    request_body(content((Erase = "application/json"), (Erase = "application/x-www-form-urlencoded"))),
+    request_body(content((Erase = "application/json"), (EraseForm = "application/x-www-form-urlencoded"))),
     responses(
         (status = 201, description = "It is erased", body = Erasure,
-            headers(("Location", description = "The transaction that records it"))),
-        (status = 200, description = "It was erased before", body = Erasure),
-        (status = 404, description = "There is no such transaction", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "It is a record of the node itself", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+            headers(("Location"))),
+        (status = 200, description = "It was erased before", body = Erasure,
+            headers(("Location"), ("Idempotent-Replayed"))),
+        (status = 401, description = "This chain takes only erasures that one of its writers has signed"),
+        (status = 403, description = "None of the chain's writers has signed it, or a page of another site asked for it"),
+        (status = 409, description = "It is a record of the node itself"),
     )
 )]
 pub async fn erase(
@@ -83,11 +108,12 @@ pub async fn erase(
     request: Request<Body>,
 ) -> Result<Response, Problem> {
     let erased = place.transaction(target.chain.head().size())?;
-    let expected = expected_size(request.headers())?;
+    let expected = expected(request.headers())?;
+    refuse_key(request.headers(), "what is erased already answers with the first erasure")?;
     let mut fields = read_object(&app, request).await?;
     let reason = fields.remove("reason").ok_or_else(|| vec![Fault::of("reason", "is missing")])?;
     let reason = reason.as_str().filter(|reason| (1..=limits::REASON_BYTES).contains(&reason.len()));
-    let length = format!("must be a text of 1 to {} bytes", limits::REASON_BYTES);
+    let length = format!("must be a string of 1 to {} bytes", limits::REASON_BYTES);
     let reason = reason.ok_or_else(|| vec![Fault::of("reason", length)])?;
     let signed = take_signed(&mut fields).map_err(|(name, detail)| vec![Fault::of(name, detail)])?;
     if let Some(name) = fields.keys().next() {
@@ -96,7 +122,7 @@ pub async fn erase(
     let submission = Submission { data: erasure_data(erased, reason), id: None, signed };
     let writer = target.chain.writer_of(erased);
     let Submission { data, id, signed } = &submission;
-    writer.rules.check_signature(writer.id, data, id.as_ref(), signed.as_ref())?;
+    writer.rules.check_signature(writer.id, Some(Kind::Erasure), data, id.as_ref(), signed.as_ref())?;
 
     let (chain, accepted) = app.0.node.erase(&target.chain, erased, expected, submission).await?;
     let erasure = Erasure {
@@ -108,12 +134,16 @@ pub async fn erase(
         timestamp: accepted.timestamp.to_string(),
     };
     // On a chain that the route does not name, it stands at that chain's own routes.
-    let prefix =
-        if chain.number() == target.chain.number() { target.prefix } else { format!("/chains/{}", chain.name) };
+    let is_own = chain.number() == target.chain.number();
+    let prefix = if is_own { target.prefix } else { format!("/chains/{}", chain.name) };
     let location = text_header(format!("{prefix}/transactions/{}", accepted.index));
-    let mut response = ([(header::LOCATION, location)], axum::Json(erasure)).into_response();
+    // The state of the chain that the request names, which an erasure on another one does not change.
+    let is_newest = is_own && !accepted.replayed;
+    let tag = if is_newest { Tag::of_size(accepted.index + 1) } else { target.chain.head().tag() };
+    let headers = [(header::LOCATION, location), (header::ETAG, tag_header(tag))];
+    let mut response = (headers, axum::Json(erasure)).into_response();
     if accepted.replayed {
-        response.headers_mut().insert(HeaderName::from_static("idempotent-replayed"), text_header("true".into()));
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, text_header("true".into()));
     } else {
         *response.status_mut() = StatusCode::CREATED;
     }

@@ -12,6 +12,14 @@
 //! bytes as all others; one that does not, because it is far behind or because there was no room, reads the store by
 //! itself until it does.
 //!
+//! # Erasure
+//! A piece counts how much of the chain was erased when it was read. Before it goes out that is looked at again, and where it
+//! is another number the piece is read anew: so nothing that is erased is sent after the erasure was answered.
+//!
+//! # Replacement
+//! Where an imported chain takes the place of the default one, who listens gets an event `replaced`, whose id is before all that
+//! the new chain has, and the stream ends: a browser connects again, and begins with the new chain.
+//!
 //! # Memory
 //! A listener holds one piece, and gets the next when the socket has taken it. What is larger than a piece is kept whole
 //! only while there is room for it among that of all listeners, and else is sent in parts that are each read anew: who
@@ -40,12 +48,12 @@ use tokio::{
 use super::{
     App,
     extract::{ChainOf, Query, parse_index, single},
-    problem::{Problem, ProblemDocument},
+    problem::Problem,
 };
 use crate::{
     core::chain::Head,
     limits,
-    store::{ChainNumber, Lineage, Store, StoreError},
+    store::{ChainNumber, Store, StoreError},
     writer::ChainHandle,
 };
 
@@ -82,8 +90,7 @@ pub struct EventsQuery {
     ),
     responses(
         (status = 200, description = "Server-sent events, without end", body = String, content_type = "text/event-stream"),
-        (status = 404, description = "The chain has no such place", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "4XX", description = "The request is wrong", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The chain has no such place"),
     )
 )]
 pub async fn events(
@@ -235,6 +242,8 @@ struct Piece {
     start: Cursor,
     end: Cursor,
     bytes: Bytes,
+    /// The chain's erasures before it was read.
+    erasures: u64,
 }
 
 impl Piece {
@@ -246,7 +255,8 @@ impl Piece {
 
 /// Reads and frames the events between two cursors, as many as fit into a piece but at least one. A quant comes as soon as
 /// all that it seals has come.
-fn frame(store: &Store, lineage: &Lineage, start: Cursor, end: Cursor) -> Result<Piece, StoreError> {
+fn frame(store: &Store, chain: &ChainHandle, start: Cursor, end: Cursor) -> Result<Piece, StoreError> {
+    let (erasures, lineage) = (chain.erasures(), &chain.lineage);
     // What stands around small records is about a quarter of them.
     let mut out = Vec::with_capacity(limits::EVENTS_PIECE + limits::EVENTS_PIECE / 4);
     let (mut at, mut records) = (start, Vec::new());
@@ -274,7 +284,7 @@ fn frame(store: &Store, lineage: &Lineage, start: Cursor, end: Cursor) -> Result
             }
         }
     }
-    Ok(Piece { start, end: at, bytes: out.into_boxed_slice().into() })
+    Ok(Piece { start, end: at, bytes: out.into_boxed_slice().into(), erasures })
 }
 
 fn frame_one(out: &mut Vec<u8>, id: Cursor, kind: &str, data: &[u8]) {
@@ -330,8 +340,6 @@ struct Recent {
     bytes: usize,
     /// Behind the last event that was sent on. Each listener that catches up with it is at this cursor exactly.
     end: Cursor,
-    /// The chain's erasures when the oldest piece was read.
-    erasures: u64,
 }
 
 /// How a listener stands to the newest events.
@@ -346,20 +354,21 @@ enum Place {
 
 impl Recent {
     fn new(end: Cursor) -> Recent {
-        Recent { pieces: VecDeque::new(), bytes: 0, end, erasures: 0 }
+        Recent { pieces: VecDeque::new(), bytes: 0, end }
     }
 
     /// Forgets what may show data that was erased since it was read.
     fn forget_erased(&mut self, erasures: u64) {
-        if std::mem::replace(&mut self.erasures, erasures) != erasures {
-            while self.pop() {}
+        while self.pieces.front().is_some_and(|piece| piece.erasures != erasures) {
+            self.pop();
         }
     }
 
-    fn place(&self, cursor: Cursor) -> Place {
+    /// Of a chain with so many erasures.
+    fn place(&self, cursor: Cursor, erasures: u64) -> Place {
         let found = self.pieces.binary_search_by_key(&cursor.events(), |piece| piece.start.events());
         match found.ok().map(|at| &self.pieces[at]) {
-            Some(piece) if piece.start == cursor => Place::Within(piece.clone()),
+            Some(piece) if piece.start == cursor && piece.erasures == erasures => Place::Within(piece.clone()),
             _ if cursor.is_before(self.end) => Place::Before(self.end),
             // It may even be ahead: it began with the chain's head, which is sent on a moment later.
             _ => Place::Newest,
@@ -415,6 +424,9 @@ impl Broadcast {
         let mut heads = self.chain.watch();
         while self.has_listeners() {
             let newest = Cursor::of(&heads.borrow_and_update());
+            if self.chain.is_replaced() {
+                return;
+            }
             self.send_up_to(newest).await;
             sleep(limits::EVENTS_PAUSE).await;
             let changed = async {
@@ -442,8 +454,8 @@ impl Broadcast {
         });
         let mut at = self.recent.borrow().end;
         while at.is_before(newest) {
-            let lineage = self.chain.lineage.clone();
-            let read = self.app.0.node.read(move |store| frame(store, &lineage, at, newest)).await;
+            let chain = self.chain.clone();
+            let read = self.app.0.node.read(move |store| frame(store, &chain, at, newest)).await;
             at = read.as_ref().map_or(newest, |piece| piece.end);
             self.recent.send_modify(|recent| match read {
                 Ok(piece) => recent.push(piece, &self.app.0.events.room),
@@ -465,7 +477,7 @@ impl Broadcast {
 }
 
 impl Drop for Broadcast {
-    /// After a panic the next listener starts another one, and those of this one end.
+    /// After a panic, or where the chain is replaced, the next listener starts another one, and those of this one end.
     fn drop(&mut self) {
         let Ok(mut feeds) = self.app.0.events.feeds.lock() else { return };
         let number = self.chain.number();
@@ -494,6 +506,8 @@ struct Listener {
     /// What was sent.
     cursor: Cursor,
     part: Option<Part>,
+    /// Whether it has said that another chain has taken the place of this one.
+    is_over: bool,
     /// Held by the piece that is on its way, until the socket has taken it.
     turn: Arc<Semaphore>,
 }
@@ -502,7 +516,7 @@ impl Listener {
     fn new(app: App, chain: Arc<ChainHandle>, cursor: Cursor) -> Listener {
         let recent = Broadcast::follow(&app, &chain);
         let stopping = app.0.stopping.clone();
-        Listener { app, chain, recent, stopping, cursor, part: None, turn: Arc::new(Semaphore::new(1)) }
+        Listener { app, chain, recent, stopping, cursor, part: None, is_over: false, turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// It begins with an id but no event: a client that loses the connection before the first event resumes here too. A
@@ -519,16 +533,16 @@ impl Listener {
         }))
     }
 
-    /// What is to be sent next, or nothing when the node stops. It stops between events.
+    /// What is to be sent next, or nothing when the node stops or the chain was replaced. It stops between events.
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         loop {
             if let Some(Part { end, .. }) = self.part {
                 return self.read(end).await.map(Some);
             }
-            if *self.stopping.borrow() {
+            if *self.stopping.borrow() || self.is_over {
                 return Ok(None);
             }
-            let place = self.recent.borrow_and_update().place(self.cursor);
+            let place = self.recent.borrow_and_update().place(self.cursor, self.chain.erasures());
             match place {
                 Place::Within(piece) => {
                     self.cursor = piece.end;
@@ -537,21 +551,40 @@ impl Listener {
                 Place::Before(end) => return self.read(end).await.map(Some),
                 Place::Newest => {}
             }
-            tokio::select! {
-                changed = self.recent.changed() => {
-                    changed.map_err(|_| StoreError::Failed("what follows the chain has ended".into()))?;
-                }
+            let has_ended = tokio::select! {
+                changed = self.recent.changed() => changed.is_err(),
                 _ = self.stopping.wait_for(|stopping| *stopping) => return Ok(None),
                 () = sleep(limits::EVENTS_HEARTBEAT) => return Ok(Some(HEARTBEAT)),
+            };
+            if has_ended {
+                return match self.chain.is_replaced() {
+                    true => Ok(Some(self.end())),
+                    false => Err(StoreError::Failed("what follows the chain has ended".into())),
+                };
             }
         }
     }
 
+    /// The last event of a chain that was replaced: whoever resumes behind it begins with the other one.
+    fn end(&mut self) -> Bytes {
+        self.is_over = true;
+        let name = &self.chain.name;
+        let id = self.app.0.node.chain(name.as_str()).map(|other| other.id);
+        let data = serde_json::json!({ "chain": name.as_str(), "id": id });
+        let mut out = Vec::new();
+        frame_one(&mut out, Cursor { transactions: 0, quants: 0 }, "replaced", data.to_string().as_bytes());
+        out.into()
+    }
+
     /// The next piece from the store.
     async fn read(&mut self, end: Cursor) -> Result<Bytes, StoreError> {
-        let (lineage, start) = (self.chain.lineage.clone(), self.cursor);
-        let piece = read(&self.app, move |store| frame(store, &lineage, start, end)).await?;
-        self.cut(piece, end)
+        loop {
+            let (chain, start) = (self.chain.clone(), self.cursor);
+            let piece = read(&self.app, move |store| frame(store, &chain, start, end)).await?;
+            if piece.erasures == self.chain.erasures() {
+                return self.cut(piece, end);
+            }
+        }
     }
 
     /// All of a piece, or the next part of an event that is too large to be kept.
@@ -616,12 +649,13 @@ mod tests {
                 leap: None,
                 cosign: Default::default(),
                 accept_rollback: Vec::new(),
+                clock: Default::default(),
             };
             let (node, _) = Node::start(config).await.unwrap();
             let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };
             let peers = Peers::new(identity, "none".parse().unwrap(), Vec::new());
             let (stop, stopping) = watch::channel(false);
-            Served { app: App::new(node, peers, Vec::new(), stopping), stop, _folder: folder }
+            Served { app: App::new(node, peers, Default::default(), stopping), stop, _folder: folder }
         }
 
         fn chain(&self) -> Arc<ChainHandle> {
@@ -729,11 +763,11 @@ mod tests {
     fn a_cursor_finds_its_place_among_the_newest_events() {
         let room = Arc::new(Semaphore::new(limits::EVENTS_RECENT + 10));
         let at = |transactions, quants| Cursor { transactions, quants };
-        let piece = |start, end, bytes| Piece { start, end, bytes: vec![0; bytes].into() };
+        let piece = |start, end, bytes| Piece { start, end, bytes: vec![0; bytes].into(), erasures: 0 };
         let mut recent = Recent::new(at(5, 2));
         recent.push(piece(at(5, 2), at(7, 2), 10), &room);
         recent.push(piece(at(7, 2), at(7, 3), 10), &room);
-        let end_of = |recent: &Recent, cursor| match recent.place(cursor) {
+        let end_of = |recent: &Recent, cursor| match recent.place(cursor, 0) {
             Place::Within(piece) => ("piece", piece.end),
             Place::Before(end) => ("store", end),
             Place::Newest => ("none", recent.end),
@@ -747,6 +781,7 @@ mod tests {
         for ahead in [at(8, 3), at(8, 2), at(7, 4)] {
             assert_eq!(end_of(&recent, ahead), ("none", at(7, 3)), "{ahead} is not before the end");
         }
+        assert!(matches!(recent.place(at(5, 2), 1), Place::Before(_)), "something was erased since it was read");
         // The oldest make place for what comes, even for what is larger than all of them may be.
         recent.push(piece(at(7, 3), at(8, 3), limits::EVENTS_RECENT - 15), &room);
         assert_eq!(end_of(&recent, at(5, 2)), ("store", at(8, 3)));
@@ -769,7 +804,7 @@ mod tests {
         let server = tokio::spawn(serve(listener, router(served.app.clone()), bounds, served.stop.subscribe()));
         let connect = async || {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"GET /events HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
+            stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
             stream
         };
         let (mut stalled, mut reading) = (connect().await, connect().await);

@@ -1,6 +1,6 @@
 //! What handlers take out of a request.
 
-use std::sync::Arc;
+use std::{error::Error, iter, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
@@ -8,12 +8,15 @@ use axum::{
     http::{HeaderMap, HeaderName, Request, StatusCode, header, request::Parts},
 };
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use utoipa::{IntoParams, openapi::path::Parameter};
 
-use super::{App, problem::Problem};
+use super::{App, coding::Undecodable, problem::Problem};
 use crate::{
     core::{
+        hash::Hash,
         json,
         rules::{ChainName, Fault},
     },
@@ -21,10 +24,54 @@ use crate::{
     writer::ChainHandle,
 };
 
-/// Query parameters; unknown and malformed ones are a `400`.
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(Problem))]
+/// Query parameters; malformed ones are a `400`, and so are unknown ones on every route, see [`super::check_query`].
 pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned + IntoParams, S: Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::try_from_uri(&parts.uri);
+        query.map(|query| Query(query.0)).map_err(|rejection| {
+            let reason = rejection.source().map(ToString::to_string).unwrap_or_default();
+            wrong_parameter(&T::into_params(|| None), &reason)
+        })
+    }
+}
+
+/// What is wrong with a query, in the words of its parameters. serde's reason, `NAME: …` or ``missing field `NAME` ``, is
+/// needed for the name, and speaks for itself where it is that of a type of ours.
+fn wrong_parameter(parameters: &[Parameter], reason: &str) -> Problem {
+    let missing = reason.rsplit_once("missing field `").and_then(|(_, name)| name.strip_suffix('`'));
+    let (name, reason) = missing.map(|name| (name, "")).or_else(|| reason.split_once(": ")).unwrap_or(("", reason));
+    let Some(parameter) = parameters.iter().find(|parameter| parameter.name == name) else {
+        return Problem::bad_request("the query does not have the form name=value&name=value");
+    };
+    if missing.is_some() {
+        let meaning = parameter.description.as_deref().unwrap_or_default().trim_end_matches('.');
+        return Problem::bad_request(format!("the query parameter {name:?} is missing: {meaning}"));
+    }
+    let schema = serde_json::to_value(&parameter.schema).expect("a schema is JSON");
+    let is = |kind: &str| match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().any(|one| one == kind),
+        one => one == kind,
+    };
+    let choices = [&schema].into_iter().chain(schema["oneOf"].as_array().into_iter().flatten());
+    let choices = choices.flat_map(|schema| schema["enum"].as_array().into_iter().flatten());
+    let choices: Vec<String> = choices.filter(|choice| !choice.is_null()).map(Value::to_string).collect();
+    let wanted = if !choices.is_empty() {
+        choices.join(" or ")
+    } else if is("integer") {
+        format!("a whole number from 0 to {}", schema["maximum"].as_u64().unwrap_or(u64::MAX))
+    } else if is("number") {
+        "a number".into()
+    } else if is("boolean") {
+        "true or false".into()
+    } else {
+        return Problem::bad_request(format!("the query parameter {name:?} is wrong: {reason}"));
+    };
+    Problem::bad_request(format!("the query parameter {name:?} must be {wanted}"))
+}
 
 /// The chain that a route speaks of: the one that its path names, or the default.
 pub struct ChainOf {
@@ -41,24 +88,29 @@ impl FromRequestParts<App> for ChainOf {
         match path_parameter(parts, |name| name == CHAIN).await? {
             Some(name) => match app.0.node.chain(&name) {
                 Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
-                None => Err(no_chain(app, &name)),
+                None => Err(no_chain(app, &name).await),
             },
             None => match app.0.node.chain(ChainName::DEFAULT) {
                 Some(chain) => Ok(ChainOf { chain, prefix: String::new() }),
-                None => Err(no_chain(app, ChainName::DEFAULT)),
+                None => Err(no_chain(app, ChainName::DEFAULT).await),
             },
         }
     }
 }
 
-fn no_chain(app: &App, name: &str) -> Problem {
-    match app.0.node.lost(name) {
-        Some(detail) => {
-            let cure = "the others go on; restore the data folder from a copy to have this one back";
-            Problem::overloaded(format!("the chain {name:?} is damaged: {detail}; {cure}"))
-        }
-        None => Problem::not_found(format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one")),
+async fn no_chain(app: &App, name: &str) -> Problem {
+    if let Some(detail) = app.0.node.lost(name) {
+        let cure = "the others go on; restore the data folder from a copy to have this one back";
+        return Problem::overloaded(format!("the chain {name:?} is damaged: {detail}; {cure}"));
     }
+    let is_one = name.parse::<ChainName>().is_ok() || name.parse::<Hash>().is_ok();
+    let elsewhere = if is_one { app.0.peers.who_has(name).await } else { None };
+    Problem::not_found(match elsewhere {
+        Some(host) => {
+            format!("there is no chain {name:?} on this node, but {host} has one: {}/chains/{name}", host.url())
+        }
+        None => format!("there is no chain {name:?}: GET /chains lists them, POST /bang makes one"),
+    })
 }
 
 /// The parameter of a path within a chain: the index or id of a transaction, the index or hash of a quant.
@@ -102,7 +154,7 @@ const CHAIN: &str = "chain";
 /// `400` where the path is no UTF-8.
 pub async fn path_parameter(parts: &mut Parts, is_it: impl Fn(&str) -> bool) -> Result<Option<String>, Problem> {
     let params = RawPathParams::from_request_parts(parts, &()).await;
-    let params = params.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let params = params.map_err(|_| Problem::bad_request("the path is not UTF-8 where its %-escapes are decoded"))?;
     Ok(params.iter().find(|(name, _)| is_it(name)).map(|(_, value)| value.to_owned()))
 }
 
@@ -171,7 +223,12 @@ pub async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
         match timeout(limits::BODY_TIMEOUT, body.frame()).await {
             Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body stopped coming")),
             Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => return Err(Problem::bad_request(format!("the body broke off: {error}"))),
+            Ok(Some(Err(error))) => {
+                let mut causes = iter::successors(Some(&error as &dyn Error), |&error| error.source());
+                let undecodable = causes.find_map(|error| error.downcast_ref::<Undecodable>());
+                let broken = || "the body broke off before its end, or its chunks are malformed".into();
+                return Err(Problem::bad_request(undecodable.map_or_else(broken, ToString::to_string)));
+            }
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     return Ok(Some(data));
@@ -181,32 +238,6 @@ pub async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     }
 }
 
-/// The media type that the client likes best of those that are offered (`Accept`, RFC 9110 section 12.5.1). Of equal ones it is
-/// the first, and so it is where the client would take none: an answer that it did not ask for is better than none.
-pub fn preferred(headers: &HeaderMap, offered: &[&'static str]) -> &'static str {
-    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
-    let ranges: Vec<(String, f32)> = lines.flat_map(|line| line.split(',')).map(media_range).collect();
-    let quality = |offer: &str| {
-        let (kind, _) = offer.split_once('/').expect("a media type has a slash");
-        // The most specific range decides.
-        let ranges_for = [offer, &format!("{kind}/*"), "*/*"].map(str::to_owned);
-        let found = ranges_for.iter().find_map(|wanted| ranges.iter().find(|(range, _)| range == wanted));
-        found.map_or(0.0, |(_, quality)| *quality)
-    };
-    // The last of the largest is found, so they are looked through from behind.
-    let best = offered.iter().rev().max_by(|one, other| quality(one).total_cmp(&quality(other)));
-    best.expect("something is offered")
-}
-
-/// A media range without its parameters, and its weight.
-fn media_range(text: &str) -> (String, f32) {
-    let mut parts = text.split(';').map(str::trim);
-    let range = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-    let weight = weight.and_then(|weight| weight.parse::<f32>().ok()).filter(|weight| (0.0..=1.0).contains(weight));
-    (range, weight.unwrap_or(1.0))
-}
-
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -214,9 +245,18 @@ pub enum Format {
     Json,
     /// `application/x-www-form-urlencoded`.
     Form,
-    /// `application/x-ndjson`: one JSON value a line.
+    /// `application/x-ndjson`, or another of [`LINES`]: one JSON value a line.
     Lines,
 }
+
+/// The media types of lines of JSON: none is registered, and each of these is in use.
+pub const LINES: [&str; 5] = [
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonl",
+    "application/x-jsonlines",
+];
 
 /// The format that the header `Content-Type` names.
 ///
@@ -228,7 +268,7 @@ pub fn format_of(headers: &HeaderMap) -> Result<Format, Problem> {
     match media.as_str() {
         "application/json" => Ok(Format::Json),
         "application/x-www-form-urlencoded" => Ok(Format::Form),
-        "application/x-ndjson" | "application/ndjson" => Ok(Format::Lines),
+        media if LINES.contains(&media) => Ok(Format::Lines),
         media if media.starts_with("application/") && media.ends_with("+json") => Ok(Format::Json),
         _ => Err(unsupported(&format!("the body's Content-Type is {header:?}"))),
     }
@@ -263,11 +303,15 @@ pub fn parse_form(body: &[u8]) -> Result<Map<String, Value>, Problem> {
 
 /// The pairs of a form (WHATWG URL, application/x-www-form-urlencoded parsing), but that bytes which are no UTF-8 are
 /// refused and not replaced.
-fn parse_pairs(body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
-    let invalid = || Problem::bad_request("the form is no UTF-8");
+pub fn parse_pairs(body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
+    let invalid = || Problem::bad_request("the form or query is not UTF-8 where its %-escapes are decoded");
     let decode = |part: &[u8]| {
         let spaced: Vec<u8> = part.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
-        String::from_utf8(percent_encoding::percent_decode(&spaced).collect()).map_err(|_| invalid())
+        let text = String::from_utf8(percent_encoding::percent_decode(&spaced).collect()).map_err(|_| invalid())?;
+        match json::has_noncharacter(&text) {
+            true => Err(Problem::bad_request(format!("the form has {}", json::NONCHARACTER))),
+            false => Ok(text),
+        }
     };
     let pairs = body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty());
     pairs
@@ -295,35 +339,20 @@ pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String
     }
 }
 
-/// The size that a guarded request expects (`If-Match`, RFC 9110 section 13.1.1): the tag of the index that the next
-/// transaction will get. `*` and no header expect nothing.
-///
-/// # Errors
-/// `400` where it is no list of tags, `412` where none of them can match.
-pub fn expected_size(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(header) = single(headers, &header::IF_MATCH)? else { return Ok(None) };
-    if header.trim() == "*" {
-        return Ok(None);
-    }
-    let mut sizes = Vec::new();
-    for tag in header.split(',').map(str::trim) {
-        let opaque = tag.strip_prefix("W/").unwrap_or(tag);
-        let quoted = opaque.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).filter(|tag| !tag.contains('"'));
-        let size = quoted.ok_or_else(|| {
-            Problem::bad_request(
-                "If-Match is no entity tag: send the ETag of /stats as it is, in double quotes, like \"5\"",
-            )
-        })?;
-        // A weak tag never matches here (RFC 9110 section 8.8.3.2).
-        if opaque.len() == tag.len() {
-            sizes.extend(parse_index(size));
-        }
-    }
-    match sizes.as_slice() {
-        [size] => Ok(Some(*size)),
-        [] => Err(Problem::new(StatusCode::PRECONDITION_FAILED, "If-Match names no state that this chain can have")),
-        _ => Err(Problem::bad_request("If-Match names several states: send one tag")),
-    }
+/// The elements of a header that lists what the client takes, in lower case, with their weights in thousandths (RFC 9110
+/// section 12.4.2), from all its lines. What is malformed is passed over.
+pub fn weighted(headers: &HeaderMap, name: &HeaderName) -> Vec<(String, u16)> {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    let weigh = |element: &str| {
+        let mut parts = element.split(';').map(|part| part.trim().to_ascii_lowercase());
+        let value = parts.next().filter(|value| !value.is_empty())?;
+        let weight = match parts.find_map(|part| part.strip_prefix("q=").map(str::to_owned)) {
+            Some(weight) => weight.parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight))?,
+            None => 1.0,
+        };
+        Some((value, (weight * 1_000.0) as u16))
+    };
+    lines.flat_map(|line| line.split(',')).filter_map(weigh).collect()
 }
 
 /// A header that may stand once.

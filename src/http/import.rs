@@ -5,7 +5,7 @@ use std::{mem, pin::pin};
 use axum::{
     body::Body,
     extract::State,
-    http::{Request, StatusCode, header},
+    http::{HeaderMap, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -15,10 +15,11 @@ use super::{
     App,
     extract::{Format, Query, format_of, next_data, take_room},
     inject::text_header,
-    problem::{Problem, ProblemDocument},
+    preconditions::{refuse_conditions, refuse_key},
+    problem::Problem,
 };
 use crate::{
-    core::{chain::LeapPolicy, export::Voucher, hash::Hash, note::VerifierKey},
+    core::{chain::LeapPolicy, export::Voucher, hash::Hash, note::VerifierKey, rules::ChainName},
     limits,
     node::{Import, ImportError, ImportState, Imported, Unfinished},
 };
@@ -29,7 +30,6 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub struct ImportQuery {
     /// The id of the chain: the origin of the checkpoint in the export's last line, without `qbc/`.
-    #[param(value_type = String)]
     chain: Hash,
     /// The verifier key that must have signed the checkpoint, as `qbc key` prints it (`+` is `%2B` in a URL).
     key: Option<String>,
@@ -46,7 +46,6 @@ pub struct ImportQuery {
 #[into_params(parameter_in = Query)]
 pub struct GiveUpQuery {
     /// The id of the chain.
-    #[param(value_type = String)]
     chain: Hash,
 }
 
@@ -56,15 +55,16 @@ pub struct ImportedView {
     #[schema(example = "Chain imported")]
     message: &'static str,
     /// The chain's name, as its rules say.
+    #[schema(value_type = ChainName)]
     chain: String,
     /// Its id.
-    #[schema(value_type = String)]
     id: Hash,
     /// Quants of the export.
     quants: u64,
     /// Transactions of the export.
     transactions: u64,
     /// The name of the key that has signed the checkpoint; null where no key was named, so that it was not checked.
+    #[schema(required = true)]
     signed_by: Option<String>,
     /// When the chain leaps by itself here. What the export says of that is taken over, though nobody has signed it.
     leap: LeapPolicy,
@@ -102,11 +102,11 @@ pub struct ImportView {
     params(ImportQuery),
     request_body(content = String, content_type = "application/x-ndjson", description = "What `qbc export` has written"),
     responses(
-        (status = 201, description = "The chain is here", body = ImportedView, headers(("Location", description = "The chain"))),
-        (status = 200, description = "It was here already, with all that the export has", body = ImportedView),
-        (status = 409, description = "Another chain has its name, it is here but without all that the export has, or an earlier import had other lines", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "A line does not hold, which is named; nothing is kept", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many imports are not finished", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 201, description = "The chain is here", body = ImportedView, headers(("Location"))),
+        (status = 200, description = "It was here already, with all that the export has", body = ImportedView, headers(("Location"))),
+        (status = 409, description = "Another chain has its name, it is here but without all that the export has, or an earlier import had other lines"),
+        (status = 422, description = "A line does not hold, which is named; nothing is kept"),
+        (status = 429, description = "Too many imports are not finished"),
     )
 )]
 pub async fn import(
@@ -118,6 +118,8 @@ pub async fn import(
         let detail = "an export is application/x-ndjson: one transaction, quant or checkpoint a line";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
+    refuse_conditions(request.headers())?;
+    refuse_key(request.headers(), "an import goes on by itself where the same export is sent again")?;
     let key = query.key.map(|key| key.parse::<VerifierKey>()).transpose();
     let keys = key.map_err(|error| Problem::bad_request(format!("\"key\": {error}")))?;
     let mut body = request.into_body();
@@ -265,10 +267,16 @@ pub async fn imports(State(app): State<App>) -> Result<Response, Problem> {
     params(GiveUpQuery),
     responses(
         (status = 204, description = "Nothing of an unfinished import of this chain is here"),
-        (status = 409, description = "It is being imported at the moment", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "It is being imported at the moment"),
     )
 )]
-pub async fn give_up(State(app): State<App>, Query(query): Query<GiveUpQuery>) -> Result<StatusCode, Problem> {
+pub async fn give_up(
+    State(app): State<App>,
+    Query(query): Query<GiveUpQuery>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    refuse_conditions(&headers)?;
+    refuse_key(&headers, "to give up an import twice does no harm")?;
     app.0.node.give_up_import(query.chain).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -15,16 +15,19 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
     App,
-    chains::receipt_json,
-    extract::{ChainOf, Format, Query, expected_size, format_of, next_data, parse_form, read_whole, single, take_room},
+    chains::{ReceiptView, Stage, receipt_json},
+    extract::{ChainOf, Format, Query, format_of, next_data, parse_form, read_whole, take_room},
+    openapi::{Guard, OneOrMany, PublicKey, Signature},
+    preconditions::{IDEMPOTENCY_KEY, expected, idempotency_key},
     problem::{Problem, ProblemDocument},
 };
 use crate::{
     core::{
+        chain::Tag,
         hash::Hash,
         json,
-        rules::Fault,
-        transaction::{Id, Submission, take_signed},
+        rules::{ChainName, Fault},
+        transaction::{Id, Submission, Timestamp, take_signed},
     },
     limits,
     node::Accepted,
@@ -39,7 +42,8 @@ pub struct InjectQuery {
     /// `leap`: answer when a quant has sealed what was sent, with its receipt.
     #[param(inline)]
     wait: Option<Wait>,
-    /// Seconds to wait for that at most, 30 where it is not said.
+    /// With `wait=leap`: seconds to wait at most, 30 where it is not said.
+    #[param(minimum = 0, maximum = 3600)]
     timeout: Option<f64>,
 }
 
@@ -73,16 +77,53 @@ impl InjectQuery {
 /// A transaction to add.
 #[derive(utoipa::ToSchema)]
 #[schema(as = Inject)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document; the gate of core::json reads it")]
 pub struct InjectBody {
     /// Any JSON value.
     data: Value,
-    /// The client's own name for it, for exact retries: 1 to 128 printable ASCII characters without space.
-    id: Option<String>,
-    /// The hex Ed25519 public key of the writer.
-    signer: Option<String>,
-    /// The writer's hex signature over the canonical JSON of `{"chain", "data", "id"?}`.
-    signature: Option<String>,
+    /// The client's own name for it, for exact retries.
+    #[schema(nullable = false)]
+    id: Option<Id>,
+    /// The writer. It stands with `signature` or not at all.
+    #[schema(nullable = false)]
+    signer: Option<PublicKey>,
+    /// The writer's signature over the canonical JSON of `{"chain", "data", "id"?}`.
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
+}
+
+/// A form that adds a transaction.
+#[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
+pub struct InjectForm {
+    /// The data: a text, whatever it looks like.
+    data: String,
+    /// The client's own name for it, for exact retries.
+    #[schema(nullable = false)]
+    id: Option<Id>,
+    /// The writer. It stands with `signature` or not at all.
+    #[schema(nullable = false)]
+    signer: Option<PublicKey>,
+    /// The writer's signature over the canonical JSON of `{"chain", "data", "id"?}`.
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
+}
+
+/// Bodies and answers of which an array has several.
+type Injects = OneOrMany<InjectBody>;
+type Receipts = OneOrMany<ReceiptView>;
+type Acceptances = OneOrMany<Acceptance<'static>>;
+
+/// What becomes of transactions that are sent without waiting.
+#[derive(utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document")]
+pub enum Outcome<'a> {
+    One(Acceptance<'a>),
+    Many(Vec<Acceptance<'a>>),
+    Lines(Summary),
 }
 
 /// That a transaction is on disk.
@@ -91,21 +132,27 @@ pub struct Acceptance<'a> {
     #[schema(example = "Transaction submission successful")]
     message: &'static str,
     /// The chain's name.
+    #[schema(value_type = ChainName)]
     chain: &'a str,
     /// The transaction's final place.
     index: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Id>, nullable = false)]
     id: Option<&'a str>,
     /// Its leaf hash.
-    #[schema(value_type = String)]
     hash: Hash,
     /// When it was accepted first.
+    #[schema(value_type = Timestamp)]
     timestamp: String,
     /// `pooled`, or `sealed` where it is repeated.
+    #[schema(value_type = Stage)]
     state: &'static str,
+    /// In an array: `true` where an earlier request did it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replayed: Option<bool>,
 }
 
-fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted) -> Acceptance<'a> {
+fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted, is_array: bool) -> Acceptance<'a> {
     // Only what is sent again can be sealed already.
     let sealed = accepted.replayed && accepted.index < chain.head().newest.size();
     Acceptance {
@@ -116,6 +163,8 @@ fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted) -> Acceptance<
         hash: accepted.hash,
         timestamp: accepted.timestamp.to_string(),
         state: if sealed { "sealed" } else { "pooled" },
+        // The header says it of a request as a whole.
+        replayed: (is_array && accepted.replayed).then_some(true),
     }
 }
 
@@ -131,21 +180,34 @@ fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted) -> Acceptance<
     tag = "chain",
     params(
         InjectQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Another way to give the id"),
-        ("If-Match" = Option<String>, Header, description = "The ETag of /stats: only if nothing got in between"),
+        Guard,
+        ("Idempotency-Key" = Option<String>, Header, nullable = false, pattern = r#"^([!-~]{1,128}|"[!-~]{1,128}")$"#,
+            description = "Another way to give the id"),
     ),
-    request_body(content(
-        (InjectBody = "application/json"),
-        (InjectBody = "application/x-www-form-urlencoded"),
+    request_body(description = "`application/jsonl` and `application/ndjson` are other names of `application/x-ndjson`", content(
+        (Injects = "application/json"),
         (String = "application/x-ndjson"),
+        (InjectForm = "application/x-www-form-urlencoded"),
     )),
     responses(
-        (status = 202, description = "On disk, in the pool; an array for an array", body = Acceptance,
-            headers(("Location", description = "The transaction"), ("ETag", description = "The index that the next transaction gets"),
-                ("Idempotent-Replayed", description = "`true` where an earlier request did it"))),
-        (status = 201, description = "Sealed (wait=leap): the receipt, an array for an array", body = super::chains::ReceiptView),
-        (status = 504, description = "On disk, but not sealed in time", body = Acceptance),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 202, description = "On disk, in the pool: an array for an array, a summary for lines", body = Outcome,
+            headers(("Location"), ("ETag"), ("Idempotent-Replayed"))),
+        (status = 201, description = "Sealed (`wait=leap`): the receipt, an array for an array", body = Receipts,
+            headers(("Location"), ("ETag"), ("Idempotent-Replayed"))),
+        (status = 401, description = "This chain accepts only what one of its writers has signed"),
+        (status = 403, description = "None of the chain's writers has signed it, or a page of another site asked for it"),
+        (status = 409, description = "The id belongs to other data"),
+        (status = 413, description = "The body, or the data of a transaction, is too large"),
+        (status = 422, description = "It breaks the chain's rules or has not the shape of a transaction; lines: all were refused",
+            content((ProblemDocument = "application/problem+json"), (Summary = "application/json"))),
+        (status = 429, description = "The pool is full",
+            content((ProblemDocument = "application/problem+json"), (Summary = "application/json"))),
+        (status = 503, description = "The node has too much to do or cannot write, or the chain is damaged",
+            content((ProblemDocument = "application/problem+json"), (Summary = "application/json"))),
+        (status = 504, description = "On disk, but not sealed in time (`wait=leap`)", body = Acceptances,
+            headers(("Location"), ("ETag"), ("Idempotent-Replayed"))),
+        (status = 507, description = "The disk is full",
+            content((ProblemDocument = "application/problem+json"), (Summary = "application/json"))),
     )
 )]
 pub async fn inject(
@@ -160,7 +222,7 @@ pub async fn inject(
         return inject_lines(&app, &target.chain, wait, request).await;
     }
     let (parts, body) = request.into_parts();
-    let expected = expected_size(&parts.headers)?;
+    let expected = expected(&parts.headers)?;
     let body = read_whole(&app, body).await?;
     let value = match format {
         Format::Form => Value::Object(parse_form(&body.bytes)?),
@@ -195,32 +257,44 @@ async fn answer(
         if sealed {
             let mut receipts = Vec::with_capacity(accepted.len());
             for accepted in &accepted {
-                receipts.push(receipt_json(app, chain.clone(), accepted.index).await?);
+                let mut receipt = receipt_json(app, chain.clone(), accepted.index).await?;
+                if is_array && accepted.replayed {
+                    receipt.pop();
+                    receipt.extend_from_slice(b",\"replayed\":true}");
+                }
+                receipts.push(receipt);
             }
             body = Some(list(receipts, is_array));
         }
     }
     let body = body.unwrap_or_else(|| {
-        let describe = |accepted| serde_json::to_vec(&acceptance(chain, accepted)).expect("an acceptance is JSON");
+        let describe =
+            |accepted| serde_json::to_vec(&acceptance(chain, accepted, is_array)).expect("an acceptance is JSON");
         list(accepted.iter().map(describe).collect(), is_array)
     });
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, text_header(format!("{}/transactions/{first}", target.prefix)));
-    // What is sent again may have been followed by much else.
-    let next = if accepted.iter().any(|accepted| accepted.replayed) { chain.head().size() } else { last + 1 };
-    headers.insert(header::ETAG, text_header(format!("\"{next}\"")));
+    // What is sent again may have been followed by much else, and what was sealed was followed by a leap at least.
+    let (next, now) = (Tag::of_size(last + 1), chain.head().tag());
+    let is_newest = status == StatusCode::CREATED && now.size() == next.size();
+    let is_replayed = accepted.iter().any(|accepted| accepted.replayed);
+    headers.insert(header::ETAG, tag_header(if is_replayed || is_newest { now } else { next }));
     if replayed {
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
 }
 
-const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 pub(super) fn text_header(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("names and numbers are visible ASCII")
+}
+
+/// The tag of a chain's state as an `ETag`.
+pub(super) fn tag_header(tag: Tag) -> HeaderValue {
+    text_header(format!("\"{tag}\""))
 }
 
 /// One JSON value, or an array of them.
@@ -264,13 +338,6 @@ fn submissions(chain: &ChainHandle, value: Value, headers: &HeaderMap) -> Result
     }
 }
 
-/// The key may be quoted, as the IETF draft of the header has it, or not, as most send it.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Id>, Problem> {
-    let Some(key) = single(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
-    let bare = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
-    bare.parse().map(Some).map_err(|error| Problem::bad_request(format!("Idempotency-Key: {error}")))
-}
-
 fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Submission, Problem> {
     let Value::Object(mut fields) = value else {
         let detail = "a transaction to add is an object {\"data\": …}".into();
@@ -298,7 +365,7 @@ fn take_id(fields: &mut Map<String, Value>, key: Option<Id>) -> Result<Option<Id
     let id = match fields.remove("id") {
         None => return Ok(key),
         Some(Value::String(id)) => id.parse::<Id>().map_err(|error| vec![Fault::of("id", error)])?,
-        Some(_) => return Err(vec![Fault::of("id", "must be a text")].into()),
+        Some(_) => return Err(vec![Fault::of("id", "must be a string")].into()),
     };
     if key.is_some_and(|key| key != id) {
         return Err(vec![Fault::of("id", "differs from the header Idempotency-Key")].into());
@@ -309,15 +376,20 @@ fn take_id(fields: &mut Map<String, Value>, key: Option<Id>) -> Result<Option<Id
 /// What became of a stream of lines.
 #[derive(Default, Serialize, utoipa::ToSchema)]
 pub struct Summary {
-    /// Lines that are on disk now.
+    /// Lines that are on disk now, and were not before.
     accepted: u64,
+    /// Lines that repeat what was accepted before.
+    replayed: u64,
     /// Lines that are not.
     refused: u64,
-    /// Index of the first accepted line.
+    /// Index of the first line that was accepted, now or before; null where none was.
+    #[schema(required = true)]
     first: Option<u64>,
-    /// Index of the last accepted line.
+    /// Index of the last line that was accepted, now or before; null where none was.
+    #[schema(required = true)]
     last: Option<u64>,
     /// The first refused lines.
+    #[schema(max_items = 100)]
     errors: Vec<LineError>,
 }
 
@@ -342,7 +414,7 @@ async fn inject_lines(
     if wait.is_some() {
         return Err(Problem::bad_request("wait=leap is for one transaction or an array, not for a stream of lines"));
     }
-    for name in [header::IF_MATCH, IDEMPOTENCY_KEY] {
+    for name in [header::IF_MATCH, header::IF_NONE_MATCH, IDEMPOTENCY_KEY] {
         if parts.headers.contains_key(&name) {
             return Err(Problem::bad_request(format!(
                 "{name} is for one transaction or an array, not for a stream of lines"
@@ -371,8 +443,11 @@ async fn inject_lines(
     }
     stream.finish().await;
     if let Err(problem) = ended {
-        let Summary { accepted, refused, .. } = stream.summary;
-        let detail = format!("{}; before that {accepted} lines were accepted and {refused} refused", problem.detail);
+        let Summary { accepted, replayed, refused, .. } = stream.summary;
+        let detail = format!(
+            "{}; before that {accepted} lines were accepted, {replayed} had been before, and {refused} were refused",
+            problem.detail
+        );
         return Err(Problem { detail, ..problem });
     }
     Ok(stream.answer())
@@ -451,8 +526,6 @@ struct Stream<'a> {
     /// Groups that were sent, in this order, and are not committed yet.
     sent: VecDeque<(Vec<u64>, Placements)>,
     summary: Summary,
-    /// Whether an accepted line had been accepted before.
-    replayed: bool,
     /// The status of the first refused line.
     first_refusal: Option<StatusCode>,
 }
@@ -474,7 +547,6 @@ impl<'a> Stream<'a> {
             group: Group::default(),
             sent: VecDeque::new(),
             summary: Summary::default(),
-            replayed: false,
             first_refusal: None,
         }
     }
@@ -545,9 +617,8 @@ impl<'a> Stream<'a> {
         };
         for (&line, placed) in numbers.iter().zip(placements) {
             match placed {
-                Ok(Placed { index, replayed }) => {
-                    self.summary.accepted += 1;
-                    self.replayed |= replayed;
+                Ok(Placed { index, replayed, .. }) => {
+                    *if replayed { &mut self.summary.replayed } else { &mut self.summary.accepted } += 1;
                     self.summary.first.get_or_insert(index);
                     self.summary.last = Some(index);
                 }
@@ -564,20 +635,21 @@ impl<'a> Stream<'a> {
     }
 
     fn answer(self) -> Response {
-        let none_for_overload = self.first_refusal.filter(|status| {
-            self.summary.accepted == 0 && (status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS)
-        });
+        let has_none = self.summary.accepted + self.summary.replayed == 0;
+        let none_for_overload = self
+            .first_refusal
+            .filter(|status| has_none && (status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS));
         let status = match none_for_overload {
             Some(status) => status,
-            None if self.summary.accepted == 0 && self.summary.refused > 0 => StatusCode::UNPROCESSABLE_ENTITY,
+            None if has_none && self.summary.refused > 0 => StatusCode::UNPROCESSABLE_ENTITY,
             None => StatusCode::ACCEPTED,
         };
         let mut response = (status, axum::Json(&self.summary)).into_response();
         if status == StatusCode::ACCEPTED {
             // What is sent again may have been followed by much else.
-            let next =
-                self.summary.last.filter(|_| !self.replayed).map_or_else(|| self.chain.head().size(), |last| last + 1);
-            response.headers_mut().insert(header::ETAG, text_header(format!("\"{next}\"")));
+            let last = self.summary.last.filter(|_| self.summary.replayed == 0);
+            let tag = last.map_or_else(|| self.chain.head().tag(), |last| Tag::of_size(last + 1));
+            response.headers_mut().insert(header::ETAG, tag_header(tag));
         }
         if none_for_overload.is_some() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

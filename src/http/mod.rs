@@ -1,19 +1,28 @@
 //! The HTTP interface: all routes in one place, and what holds for each of them.
 
+mod cache;
 mod chains;
+mod coding;
 mod erase;
 mod events;
 mod extract;
+mod forwarded;
 mod import;
 mod inject;
+mod line_end;
 mod nodes;
+mod openapi;
+mod origin;
+mod preconditions;
 mod problem;
 mod proofs;
 mod server;
+mod unread;
 mod witness;
 
 use std::{
     any::Any,
+    collections::{HashMap, HashSet},
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -21,7 +30,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{MatchedPath, State},
     http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -32,16 +41,13 @@ use tower_http::{
     compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
     cors::{AllowOrigin, Any as AnyValue, CorsLayer},
 };
-use utoipa::openapi::{
-    Object, OpenApi, RefOr, Required, Schema, Type,
-    info::InfoBuilder,
-    path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
-};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use origin::{Admitted, HostName, Origin};
 pub use server::{Limits, serve};
 
 use crate::{limits, node::Node, peers::Peers};
+use forwarded::References;
 use problem::Problem;
 
 /// What all handlers share. A clone is another handle to the same.
@@ -54,22 +60,35 @@ struct Shared {
     peers: Peers,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
+    /// Compressed bodies that may still be decoded at one time.
+    decoders: Arc<Semaphore>,
     /// What is kept for those who listen to chains.
     events: events::Feeds,
-    /// Sites whose pages may use the node.
-    origins: Vec<HeaderValue>,
+    /// The node's names, and the sites whose pages may use it.
+    admitted: Admitted,
     /// The OpenAPI document, once the routes are there of which it is made.
-    document: OnceLock<Bytes>,
+    document: OnceLock<Document>,
     /// Whether the node stops, which ends all waiting.
     stopping: watch::Receiver<bool>,
 }
 
+/// The OpenAPI document.
+struct Document {
+    json: Bytes,
+    /// The query parameters of each route and method.
+    parameters: HashMap<(String, Method), Vec<String>>,
+    /// What it lists, with which a debug build compares what is answered.
+    answers: HashSet<String>,
+}
+
 impl App {
-    /// A node and its peers, for the pages of these sites, until `stopping` says that the node stops.
-    pub fn new(node: Node, peers: Peers, origins: Vec<HeaderValue>, stopping: watch::Receiver<bool>) -> App {
+    /// A node and its peers, under these names and for the pages of these sites, until `stopping` says that the node stops.
+    pub fn new(node: Node, peers: Peers, admitted: Admitted, stopping: watch::Receiver<bool>) -> App {
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
+        let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
-        App(Arc::new(Shared { node, peers, room, events, origins, document: OnceLock::new(), stopping }))
+        let document = OnceLock::new();
+        App(Arc::new(Shared { node, peers, room, decoders, events, admitted, document, stopping }))
     }
 }
 
@@ -105,6 +124,7 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::get_chain, nodes::patch_chain))
         .routes(routes!(nodes::discover, nodes::discovered))
         .routes(routes!(nodes::hello, nodes::greet))
+        .routes(routes!(nodes::has_chain))
         .routes(routes!(witness::add_checkpoint))
         .routes(routes!(witness::witness))
         .routes(routes!(witness::cosigned))
@@ -115,19 +135,32 @@ fn node_routes() -> OpenApiRouter<App> {
 
 /// All routes with all that holds for each, as a service.
 pub fn router(app: App) -> Router {
-    let (routes, document) =
-        OpenApiRouter::new().merge(node_routes()).merge(chain_routes()).nest(NESTED, chain_routes()).split_for_parts();
-    app.0.document.get_or_init(|| Bytes::from(finish(document).to_json().expect("the document is JSON")));
+    let (routes, document) = OpenApiRouter::new()
+        .merge(node_routes())
+        .merge(chain_routes())
+        .nest(openapi::NESTED, chain_routes())
+        .split_for_parts();
+    app.0.document.get_or_init(|| {
+        // The router's paths, before the document has those of OpenAPI.
+        let parameters = openapi::query_parameters(&document);
+        let document = openapi::finish(document);
+        let json = document.to_json().expect("the document is JSON").into();
+        Document { json, parameters, answers: openapi::answers(&document) }
+    });
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
-    // request ids, the log), and compression comes last, since it changes bodies only.
+    // request ids, the log), and compression comes last, since it changes bodies only, in the coding that is chosen before, with
+    // the tags of its encodings around it.
     let mut routes = routes.fallback(no_route).with_state(app.clone()).layer(CatchPanicLayer::custom(panicked));
-    if !app.0.origins.is_empty() {
-        routes = routes.layer(cors(&app.0.origins));
+    if !app.0.admitted.origins.is_empty() {
+        routes = routes.layer(cors(app.0.admitted.origins.clone()));
     }
-    routes.layer(middleware::from_fn_with_state(app, frame)).layer(
-        CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible)),
-    )
+    let compressible = DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible);
+    routes
+        .layer(middleware::from_fn_with_state(app, frame))
+        .layer(CompressionLayer::new().compress_when(compressible))
+        .layer(middleware::map_request(coding::choose))
+        .layer(middleware::from_fn(cache::tag_encodings))
 }
 
 fn is_compressible(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
@@ -144,9 +177,12 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a fault of this node; its log says more").into_response()
 }
 
-fn cors(origins: &[HeaderValue]) -> CorsLayer {
+fn cors(origins: Vec<Origin>) -> CorsLayer {
+    let is_admitted = move |origin: &HeaderValue, _: &_| {
+        origin.to_str().is_ok_and(|text| text.parse().is_ok_and(|origin: Origin| origins.contains(&origin)))
+    };
     CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins.iter().cloned()))
+        .allow_origin(AllowOrigin::predicate(is_admitted))
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers(AnyValue)
         .expose_headers(AnyValue)
@@ -154,22 +190,37 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What holds for every route: the request's id, no writes from pages of other sites, every error a problem document, a
-/// line in the log.
+/// What holds for every route: the request's id, no other host's requests, no writes from pages of other sites, no slash at
+/// the end, no unknown query parameter, a body decoded and read or the connection closed after it, references that a
+/// proxy's clients can follow, every error a problem document, a line end behind JSON, a line in the log.
 async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(&request);
     let log =
         tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
-    let response = match is_foreign_write(&app, &request) {
-        true => Problem::new(
-            StatusCode::FORBIDDEN,
-            "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
-        )
-        .into_response(),
-        false => next.run(request).await,
+    let listed = cfg!(debug_assertions).then(|| {
+        let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        (request.method().clone(), path.to_owned())
+    });
+    let references = References::of(&request);
+    let (request, unread) = unread::lend(request);
+    let response = match check(&app, &request) {
+        Err(problem) => problem.into_response(),
+        Ok(()) => match coding::decoded(&app.0.decoders, request) {
+            Ok(request) => next.run(request).await,
+            Err(problem) => coding::refused(problem),
+        },
     };
-    let mut response = as_problem(response);
+    let mut response = line_end::add(as_problem(response));
+    if let Some((method, path)) = listed {
+        let document = app.0.document.get().expect("the router sets it before it serves");
+        if !openapi::has(&document.answers, &method, &path, &response) {
+            let (status, media) = (response.status().as_u16(), response.headers().get(header::CONTENT_TYPE));
+            tracing::error!(%method, path, status, ?media, "the OpenAPI document does not list this answer");
+        }
+    }
+    references.write(response.headers_mut());
+    unread.announce(&mut response);
     if let Some((method, path)) = log {
         let (status, took) = (response.status().as_u16(), started.elapsed());
         tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
@@ -192,28 +243,68 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
     let given = request.headers().get(REQUEST_ID);
     let usable =
         |id: &&HeaderValue| id.len() <= 128 && id.as_bytes().iter().all(u8::is_ascii_graphic) && !id.is_empty();
-    given.filter(usable).cloned().unwrap_or_else(|| {
-        let digits = hex::encode(rand::random::<[u8; 16]>());
-        HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")
-    })
+    given.filter(usable).cloned().unwrap_or_else(new_request_id)
 }
 
-/// Browsers say where a request comes from (W3C Fetch Metadata, `Sec-Fetch-Site`). `GET /leap` writes as well.
-fn is_foreign_write(app: &App, request: &Request<Body>) -> bool {
-    let headers = request.headers();
-    let Some(site) = headers.get("sec-fetch-site") else { return false };
+fn new_request_id() -> HeaderValue {
+    let digits = hex::encode(rand::random::<[u8; 16]>());
+    HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")
+}
+
+/// Refuses what is refused whatever its route would say.
+fn check(app: &App, request: &Request<Body>) -> Result<(), Problem> {
+    let host = app.0.admitted.host(request)?;
+    if writes(request) && app.0.admitted.is_foreign(request.headers(), host.as_ref()) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
+        ));
+    }
+    let path = request.uri().path();
+    let bare = path.trim_end_matches('/');
+    if !bare.is_empty() && bare != path {
+        return Err(Problem::not_found(format!(
+            "there is no route {path}, no route ends with a slash: ask for {bare}"
+        )));
+    }
+    check_query(app, request)
+}
+
+/// Checks the names of query parameters.
+///
+/// # Errors
+/// `400` for one that the route does not have, or that stands twice.
+fn check_query(app: &App, request: &Request<Body>) -> Result<(), Problem> {
+    let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else { return Ok(()) };
+    let Some(route) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let document = app.0.document.get().expect("the router sets it before it serves");
+    let Some(known) = document.parameters.get(&(route.as_str().to_owned(), method.clone())) else { return Ok(()) };
+    let mut seen = HashSet::new();
+    for (name, _) in extract::parse_pairs(query.as_bytes())? {
+        if !known.contains(&name) {
+            let names = match known.as_slice() {
+                [] => "none".into(),
+                known => known.join(", "),
+            };
+            return Err(Problem::bad_request(format!("there is no query parameter {name:?}: this route has {names}")));
+        }
+        if !seen.insert(name.clone()) {
+            return Err(Problem::bad_request(format!("the query parameter {name:?} stands twice: send it once")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a request may change something, as `GET /leap` does.
+fn writes(request: &Request<Body>) -> bool {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let writes = !is_safe || is_leap(request.uri().path());
-    let allowed = headers.get(header::ORIGIN).is_some_and(|origin| app.0.origins.contains(origin));
-    site == "cross-site" && writes && !allowed
-}
-
-fn is_leap(path: &str) -> bool {
+    let path = request.uri().path().trim_end_matches('/');
     let route = match path.strip_prefix("/chains/") {
         Some(nested) => nested.split_once('/').map_or("", |(_, route)| route),
         None => path.trim_start_matches('/'),
     };
-    route == "leap"
+    !is_safe || route == "leap"
 }
 
 /// Makes a problem document of an error that has no body of its own, such as `405`.
@@ -236,54 +327,4 @@ fn as_problem(response: Response) -> Response {
         problem.headers_mut().insert(header::ALLOW, allow.clone());
     }
     problem
-}
-
-const NESTED: &str = "/chains/{chain}";
-
-/// What the macros cannot know: the document's name, that nested routes have one more parameter and other ids, and that
-/// the fields of a quant stand among others in some answers.
-fn finish(mut document: OpenApi) -> OpenApi {
-    document.info = InfoBuilder::new()
-        .title("QBC, the Quantum blockchain")
-        .version(env!("CARGO_PKG_VERSION"))
-        .description(Some(
-            "Tamper-evident, append-only chains. Every chain route stands twice: at `/…` for the default chain, and at \
-             `/chains/{chain}/…` for any.",
-        ))
-        .build();
-    // A parameter that takes the rest of a path has a mark in the router, which OpenAPI does not know.
-    let paths = std::mem::take(&mut document.paths.paths);
-    document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
-    for (path, item) in &mut document.paths.paths {
-        let nested = path.strip_prefix(NESTED).is_some_and(|rest| !rest.is_empty());
-        if nested {
-            item.parameters.get_or_insert_default().push(RefOr::T(chain_parameter()));
-        }
-        for operation in operations(item) {
-            if let Some(id) = operation.operation_id.as_mut().filter(|_| nested) {
-                id.insert_str(0, "chain_");
-            }
-        }
-    }
-    let schemas = document.components.iter_mut().flat_map(|components| &mut components.schemas);
-    for (name, schema) in schemas {
-        if let ("QuantFields", RefOr::T(Schema::Object(quant))) = (name.as_str(), schema) {
-            quant.additional_properties = None;
-        }
-    }
-    document
-}
-
-fn chain_parameter() -> Parameter {
-    ParameterBuilder::new()
-        .name("chain")
-        .parameter_in(ParameterIn::Path)
-        .required(Required::True)
-        .description(Some("The chain's name, or its id"))
-        .schema(Some(RefOr::<Schema>::T(Object::with_type(Type::String).into())))
-        .build()
-}
-
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten()
 }

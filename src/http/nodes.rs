@@ -12,9 +12,11 @@ use serde_json::{Map, Value, json};
 use super::{
     App,
     chains::{Stats, page_limit},
-    extract::{ChainOf, Query, read_object, read_whole},
+    extract::{ChainOf, Place, Query, read_object, read_whole},
     inject::text_header,
-    problem::{Problem, ProblemDocument},
+    openapi::{Guard, NameForm, PublicKey},
+    preconditions::{expected, is_only_if_new, refuse_conditions, refuse_key},
+    problem::Problem,
 };
 use crate::{
     core::{
@@ -25,26 +27,32 @@ use crate::{
     },
     limits,
     peers::{Hello, MAX_HELLO, PeerView},
-    writer::{ChainHandle, Health},
+    writer::{ChainHandle, Health, Refused},
 };
 
 /// A chain to make.
 #[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document; core::rules reads it")]
 pub struct Bang {
-    /// `[a-z0-9][a-z0-9._-]{0,62}`.
-    name: String,
-    /// Zero bits of each quant's hash, 0 to 48; 12 where it is not said.
+    /// Its name.
+    name: ChainName,
+    /// Zero bits of each quant's hash; 12 where it is not said.
+    #[schema(nullable = false, maximum = 48)]
     difficulty: Option<u8>,
-    /// A JSON Schema (2020-12) that injected data must meet, or null.
+    /// A JSON Schema (2020-12) that injected data must meet, or null for any data.
+    #[schema(schema_with = super::openapi::json_schema)]
     schema: Option<Value>,
     /// The largest canonical data accepted; 1 MiB where it is not said.
+    #[schema(nullable = false, minimum = 1, maximum = 4194304)]
     max_bytes: Option<u64>,
-    /// Hex Ed25519 public keys of those who may write, or null for everyone.
-    writers: Option<Vec<String>>,
+    /// Those who may write, or null for everyone.
+    #[schema(min_items = 1)]
+    writers: Option<Vec<PublicKey>>,
     /// When it leaps by itself; by hand where it is not said.
     leap: Option<LeapPolicy>,
     /// Nodes that carry it: 1, until nodes carry chains together.
+    #[schema(nullable = false, minimum = 1, maximum = 1)]
     replicas: Option<u64>,
 }
 
@@ -53,11 +61,12 @@ pub struct Bang {
 #[schema(as = Chain)]
 pub struct ChainView {
     /// Its name.
+    #[schema(value_type = ChainName)]
     name: String,
     /// The hash of its first own quant.
-    #[schema(value_type = String)]
     id: Hash,
     /// Its rules, as they stand in its bang.
+    #[schema(value_type = RulesView)]
     rules: Value,
     /// When it leaps by itself.
     leap: LeapPolicy,
@@ -67,11 +76,56 @@ pub struct ChainView {
     stats: Stats,
 }
 
-/// A chain that could not be loaded, as it stands in the list of all.
-#[derive(Serialize)]
-struct LostChain<'a> {
-    name: &'a str,
-    damage: &'a str,
+/// The rules of a chain. They never change.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Rules)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document; core::rules writes it")]
+pub struct RulesView {
+    /// The chain's name.
+    name: ChainName,
+    /// Zero bits of each quant's hash.
+    #[schema(maximum = 48)]
+    difficulty: u8,
+    /// A JSON Schema (2020-12) that injected data meets, or null for any data.
+    #[schema(schema_with = super::openapi::json_schema, required = true)]
+    schema: Option<Value>,
+    /// The largest canonical data accepted.
+    max_bytes: u64,
+    /// Those who may write, or null for everyone.
+    #[schema(required = true)]
+    writers: Option<Vec<PublicKey>>,
+    /// The quant of another chain that this one goes on from, or null.
+    #[schema(required = true)]
+    fork_of: Option<ForkOfView>,
+}
+
+/// A quant of another chain.
+#[derive(utoipa::ToSchema)]
+#[schema(as = ForkOf)]
+#[expect(dead_code, reason = "it describes an answer in the OpenAPI document; core::rules writes it")]
+pub struct ForkOfView {
+    /// That chain's id.
+    chain: Hash,
+    /// The quant's index.
+    index: u64,
+    /// The quant's hash.
+    hash: Hash,
+}
+
+/// A chain in the list of all.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum ListedChain<'a> {
+    /// A chain.
+    Loaded(Box<ChainView>),
+    /// One that could not be loaded.
+    Lost {
+        /// Its name.
+        #[schema(value_type = ChainName)]
+        name: &'a str,
+        /// What does not hold in what is stored of it.
+        damage: &'a str,
+    },
 }
 
 impl ChainView {
@@ -99,7 +153,7 @@ impl ChainView {
 /// `422` where it is missing or no name.
 pub fn take_name(fields: &mut Map<String, Value>) -> Result<ChainName, Problem> {
     let name = fields.remove("name").ok_or_else(|| vec![Fault::of("name", "is missing")])?;
-    let name = name.as_str().ok_or_else(|| vec![Fault::of("name", "must be a text")])?;
+    let name = name.as_str().ok_or_else(|| vec![Fault::of("name", "must be a string")])?;
     Ok(name.parse().map_err(|error| vec![Fault::of("name", error)])?)
 }
 
@@ -108,11 +162,31 @@ pub fn take_name(fields: &mut Map<String, Value>) -> Result<ChainName, Problem> 
 /// # Errors
 /// `422` where it is malformed or out of bounds.
 pub fn take_leap(fields: &mut Map<String, Value>) -> Result<Option<LeapPolicy>, Problem> {
-    let policy: LeapPolicy = match fields.remove("leap") {
+    let fields = match fields.remove("leap") {
         None => return Ok(None),
-        Some(Value::Null) => LeapPolicy::default(),
-        Some(value) => serde_json::from_value(value).map_err(|error| vec![Fault::of("leap", error.to_string())])?,
+        Some(Value::Null) => return Ok(Some(LeapPolicy::default())),
+        Some(Value::Object(fields)) => fields,
+        Some(_) => return Err(vec![Fault::of("leap", "must be an object, or null to leap by hand only")].into()),
     };
+    let mut policy = LeapPolicy::default();
+    let mut faults = Vec::new();
+    for (name, value) in fields {
+        let field = match name.as_str() {
+            "every_ms" => &mut policy.every_ms,
+            "transactions" => &mut policy.transactions,
+            _ => {
+                faults.push(Fault::of(&name, "unknown field: a leap policy has every_ms and transactions"));
+                continue;
+            }
+        };
+        *field = value.as_u64();
+        if field.is_none() && !value.is_null() {
+            faults.push(Fault::of(&name, "must be a whole number"));
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Problem::from(faults).within("/leap"));
+    }
     policy.check()?;
     Ok(Some(policy))
 }
@@ -125,26 +199,37 @@ fn take_replicas(fields: &mut Map<String, Value>) -> Result<(), Problem> {
     }
 }
 
+/// How a chain is made once although its making is sent twice.
+pub(super) const NAME_IS_KEY: &str = "a chain is made once, since its name is unique: sent again it is answered 409, and GET /chains/NAME shows the chain";
+
 /// Makes a chain.
 #[utoipa::path(
     post,
     path = "/bang",
     tag = "node",
-    request_body = Bang,
+    params(("If-None-Match" = Option<String>, Header, nullable = false, pattern = r"^\*$",
+        description = "`*`: then a name that is taken is answered `412`")),
+    request_body(content((Bang = "application/json"), (NameForm = "application/x-www-form-urlencoded"))),
     responses(
-        (status = 201, description = "The chain", body = ChainView, headers(("Location", description = "The chain"))),
-        (status = 409, description = "The name is taken", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 201, description = "The chain", body = ChainView, headers(("Location"))),
+        (status = 409, description = "The name is taken"),
     )
 )]
 pub async fn bang(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
+    let only_if_new = is_only_if_new(request.headers())?;
+    refuse_key(request.headers(), NAME_IS_KEY)?;
     let mut fields = read_object(&app, request).await?;
     let name = take_name(&mut fields)?;
     let leap = take_leap(&mut fields)?.unwrap_or_default();
     take_replicas(&mut fields)?;
     let rules = Rules::new(name).amend(fields)?;
-    let chain = app.0.node.bang(rules, None, leap).await?;
-    Ok(ChainView::created(&chain))
+    match app.0.node.bang(rules, None, leap, None).await {
+        Ok(chain) => Ok(ChainView::created(&chain)),
+        Err(error @ Refused::NameTaken(_)) if only_if_new => {
+            Err(Problem::new(StatusCode::PRECONDITION_FAILED, error.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Query parameters of `GET /chains`.
@@ -165,7 +250,7 @@ pub struct ChainsQuery {
     path = "/chains",
     tag = "node",
     params(ChainsQuery),
-    responses((status = 200, description = "The chains", body = [ChainView], headers(("Link", description = "The next page"))))
+    responses((status = 200, description = "The chains", body = [ListedChain], headers(("Link"))))
 )]
 pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) -> Result<Response, Problem> {
     let limit = page_limit(query.limit)? as usize;
@@ -180,11 +265,11 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
         if last.is_some() {
             body.push(b',');
         }
-        let written = match chain {
-            Ok(chain) => serde_json::to_writer(&mut body, &ChainView::of(chain)),
-            Err(damage) => serde_json::to_writer(&mut body, &LostChain { name: name.as_str(), damage }),
+        let listed = match chain {
+            Ok(chain) => ListedChain::Loaded(Box::new(ChainView::of(chain))),
+            Err(damage) => ListedChain::Lost { name: name.as_str(), damage },
         };
-        written.expect("writing to memory does not fail");
+        serde_json::to_writer(&mut body, &listed).expect("writing to memory does not fail");
         last = Some(name);
     }
     body.push(b']');
@@ -203,7 +288,6 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
     params(("chain" = String, Path, description = "Its name, or its id")),
     responses(
         (status = 200, description = "The chain", body = ChainView),
-        (status = 404, description = "There is none", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub async fn get_chain(target: ChainOf) -> axum::Json<ChainView> {
@@ -212,11 +296,13 @@ pub async fn get_chain(target: ChainOf) -> axum::Json<ChainView> {
 
 /// What may change of a chain: all that is no rule.
 #[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
 pub struct Patch {
     /// When it leaps by itself, or null for by hand only.
     leap: Option<LeapPolicy>,
     /// Nodes that carry it: 1, until nodes carry chains together.
+    #[schema(nullable = false, minimum = 1, maximum = 1)]
     replicas: Option<u64>,
 }
 
@@ -225,14 +311,15 @@ pub struct Patch {
     patch,
     path = "/chains/{chain}",
     tag = "node",
-    params(("chain" = String, Path, description = "Its name")),
+    params(("chain" = String, Path, description = "Its name, or its id"), Guard),
     request_body = Patch,
     responses(
         (status = 200, description = "The chain as it is now", body = ChainView),
-        (status = "4XX", description = "Nothing was changed", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
+    let expected = expected(request.headers())?;
+    refuse_key(request.headers(), "to change a chain twice in the same way does no harm, and If-Match guards it")?;
     let mut fields = read_object(&app, request).await?;
     let leap = take_leap(&mut fields)?;
     take_replicas(&mut fields)?;
@@ -241,16 +328,29 @@ pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Reque
             "cannot be changed: leap and replicas can; rules never change, but a fork can have others (POST …/fork)";
         return Err(vec![Fault::of(name, detail)].into());
     }
-    if let Some(leap) = leap {
-        app.0.node.set_leap(&target.chain, leap).await?;
+    match (leap, expected) {
+        (Some(leap), expected) => app.0.node.set_leap(&target.chain, leap, expected).await?,
+        // The guard is answered though nothing is to change.
+        (None, Some(expected)) => target.chain.check_expected(&expected, &target.chain.head())?,
+        (None, None) => {}
     }
     Ok(axum::Json(ChainView::of(&target.chain)).into_response())
 }
 
 /// A node to meet.
 #[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
 pub struct Discover {
+    /// Such as `localhost:5001` or `https://ledger.example`.
+    host: String,
+}
+
+/// A form with a node to meet.
+#[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it describes the body in the OpenAPI document")]
+pub struct DiscoverForm {
     /// Such as `localhost:5001` or `https://ledger.example`.
     host: String,
 }
@@ -260,22 +360,23 @@ pub struct Discover {
     post,
     path = "/discover",
     tag = "node",
-    request_body(content((Discover = "application/json"), (Discover = "application/x-www-form-urlencoded"))),
+    request_body(content((Discover = "application/json"), (DiscoverForm = "application/x-www-form-urlencoded"))),
     responses(
         (status = 201, description = "The live nodes", body = [PeerView]),
-        (status = 422, description = "It does not answer, or may not be called", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "It does not answer, or may not be called"),
     )
 )]
 pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
+    refuse_conditions(request.headers())?;
+    refuse_key(request.headers(), "to meet a node twice does no harm")?;
     let mut fields = read_object(&app, request).await?;
     let host = fields.remove("host").ok_or_else(|| vec![Fault::of("host", "is missing")])?;
-    let host = host.as_str().ok_or_else(|| vec![Fault::of("host", "must be a text such as \"localhost:5001\"")])?;
+    let host = host.as_str().ok_or_else(|| vec![Fault::of("host", "must be a string such as \"localhost:5001\"")])?;
     if let Some(name) = fields.keys().next() {
         return Err(vec![Fault::of(name, "unknown field: a node to meet has a host")].into());
     }
     let live = app.0.peers.discover(host).await?;
-    let known = app.0.peers.known().borrow().clone();
-    app.0.node.set_nodes(known).await?;
+    app.0.node.record_nodes(&app.0.peers.known()).await?;
     Ok((StatusCode::CREATED, axum::Json(live)).into_response())
 }
 
@@ -299,7 +400,7 @@ pub async fn hello(State(app): State<App>) -> axum::Json<Hello> {
     request_body = Hello,
     responses(
         (status = 200, description = "This node", body = Hello),
-        (status = 422, description = "The caller cannot be called back", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "The caller cannot be called back"),
     )
 )]
 pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axum::Json<Hello>, Problem> {
@@ -307,9 +408,39 @@ pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axu
     if body.bytes.len() > MAX_HELLO {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a hello has at most {MAX_HELLO} bytes")));
     }
-    let hello = serde_json::from_value(json::parse(&body.bytes)?);
-    let hello = hello.map_err(|error| Problem::unprocessable(error.to_string(), Vec::new()))?;
+    let hello = serde_json::from_value(json::parse(&body.bytes)?).map_err(|_| {
+        let detail =
+            "the body is not a hello: an object with the strings host, id and version, and the array nodes of strings";
+        Problem::unprocessable(detail, Vec::new())
+    })?;
     Ok(axum::Json(app.0.peers.greet(hello).await?))
+}
+
+/// A chain that this node has.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Kept {
+    /// Its name.
+    name: String,
+    /// The hash of its first own quant.
+    #[schema(value_type = String)]
+    id: Hash,
+}
+
+/// Whether this node has a chain. Nodes call it when they are asked for one that they do not have; it asks no other node.
+#[utoipa::path(
+    get,
+    path = "/peers/chains/{name}",
+    tag = "node",
+    params(("name" = String, Path, description = "The chain's name, or its id")),
+    responses(
+        (status = 200, description = "It has", body = Kept),
+        (status = 404, description = "It has not"),
+    )
+)]
+pub async fn has_chain(State(app): State<App>, place: Place) -> Result<axum::Json<Kept>, Problem> {
+    let chain = app.0.node.chain(&place.0);
+    let chain = chain.ok_or_else(|| Problem::not_found(format!("there is no chain {:?}", place.0)))?;
+    Ok(axum::Json(Kept { name: chain.name.to_string(), id: chain.id }))
 }
 
 /// That it answers.
@@ -318,12 +449,15 @@ pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axu
 pub struct Status {
     #[schema(example = "ok")]
     status: &'static str,
+    /// What an operator should look at although all goes on, such as a chain whose newest time lies in the future.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// Whether the program runs.
 #[utoipa::path(get, path = "/livez", tag = "node", responses((status = 200, description = "It does", body = Status)))]
 pub async fn livez() -> axum::Json<Status> {
-    axum::Json(Status { status: "ok" })
+    axum::Json(Status { status: "ok", warnings: Vec::new() })
 }
 
 /// Whether the node takes reads and writes.
@@ -333,7 +467,7 @@ pub async fn livez() -> axum::Json<Status> {
     tag = "node",
     responses(
         (status = 200, description = "It does", body = Status),
-        (status = 503, description = "It takes no writes, or a chain does not, which it names", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It takes no writes, or a chain does not, which it names"),
     )
 )]
 pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Problem> {
@@ -346,7 +480,7 @@ pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Proble
             let names: Vec<String> =
                 damaged.chain(app.0.node.rollbacks().into_iter().map(name("takes no writes"))).collect();
             match names.as_slice() {
-                [] => Ok(axum::Json(Status { status: "ok" })),
+                [] => Ok(axum::Json(Status { status: "ok", warnings: app.0.node.warnings() })),
                 names => Err(Problem::overloaded(format!("{}; the others go on", names.join("; ")))),
             }
         }
@@ -358,14 +492,14 @@ pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Proble
 }
 
 /// All routes as OpenAPI 3.1.
-#[utoipa::path(get, path = "/openapi.json", tag = "node", responses((status = 200, description = "The document", body = Value)))]
+#[utoipa::path(get, path = "/openapi.json", tag = "node", responses((status = 200, description = "The document", body = Object)))]
 pub async fn openapi(State(app): State<App>) -> Response {
-    let document = app.0.document.get().expect("the router sets it before it serves").clone();
+    let document = app.0.document.get().expect("the router sets it before it serves").json.clone();
     ([(header::CONTENT_TYPE, "application/json")], document).into_response()
 }
 
 /// What this is, and where everything else is.
-#[utoipa::path(get, path = "/", tag = "node", responses((status = 200, description = "The index", body = Value)))]
+#[utoipa::path(get, path = "/", tag = "node", responses((status = 200, description = "The index", body = Object)))]
 pub async fn index(State(app): State<App>) -> axum::Json<Value> {
     axum::Json(json!({
         "name": "qbc",

@@ -2,7 +2,6 @@
 
 use axum::{
     body::Body,
-    extract::rejection::QueryRejection,
     http::{HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
@@ -73,17 +72,8 @@ impl Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    /// The same with each pointer below `place`.
-    pub fn within(mut self, place: &str) -> Problem {
-        for fault in &mut self.errors {
-            fault.pointer.insert_str(0, place);
-        }
-        self
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response<Body> {
+    /// The document as JSON.
+    pub fn into_document(self) -> Vec<u8> {
         let document = ProblemDocument {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -91,10 +81,28 @@ impl IntoResponse for Problem {
             detail: &self.detail,
             errors: &self.errors,
         };
-        let body = serde_json::to_vec(&document).expect("a problem is JSON");
-        let mut response = (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        serde_json::to_vec(&document).expect("a problem is JSON")
+    }
+
+    /// The same with each pointer below `place`.
+    pub fn within(mut self, place: &str) -> Problem {
+        let is_told = self.detail == summary(&self.errors);
+        for fault in &mut self.errors {
+            fault.pointer.insert_str(0, place);
+        }
+        if is_told {
+            self.detail = summary(&self.errors);
+        }
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let (status, body) = (self.status, self.into_document());
+        let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
         let headers = response.headers_mut();
-        match self.status {
+        match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
@@ -115,19 +123,21 @@ impl From<JsonError> for Problem {
     }
 }
 
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Self {
-        Problem::bad_request(rejection.body_text())
+impl From<Vec<Fault>> for Problem {
+    fn from(errors: Vec<Fault>) -> Self {
+        Problem::unprocessable(summary(&errors), errors)
     }
 }
 
-impl From<Vec<Fault>> for Problem {
-    fn from(errors: Vec<Fault>) -> Self {
-        let detail = match errors.as_slice() {
-            [Fault { pointer, detail }] => format!("{pointer}: {detail}"),
-            _ => format!("{} fields are wrong", errors.len()),
-        };
-        Problem::unprocessable(detail, errors)
+/// Faults in a sentence. The empty pointer is that of the whole body.
+fn summary(faults: &[Fault]) -> String {
+    match faults {
+        [Fault { pointer, detail }] if pointer.is_empty() => format!("the body: {detail}"),
+        [Fault { pointer, detail }] => format!("{pointer}: {detail}"),
+        _ => {
+            let places: Vec<&str> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
+            format!("{} fields are wrong: {}", faults.len(), places.join(", "))
+        }
     }
 }
 
@@ -149,7 +159,7 @@ impl From<Refusal> for Problem {
             Refusal::BadSignature => Problem::new(
                 StatusCode::FORBIDDEN,
                 "\"signature\" is not the signer's Ed25519 signature over the canonical JSON of {\"chain\": the chain's id, \
-                 \"data\", and \"id\" if there is one}",
+                 \"data\", and \"id\" if there is one}, and of an erasure \"kind\": \"erasure\" as well",
             ),
         }
     }
@@ -160,6 +170,7 @@ impl From<Refused> for Problem {
         let status = match &refused {
             Refused::NameTaken(_)
             | Refused::IdTaken { .. }
+            | Refused::IdErased { .. }
             | Refused::IdTwice(_)
             | Refused::NotErasable(_)
             | Refused::ErasedElsewhere(_)
@@ -167,7 +178,7 @@ impl From<Refused> for Problem {
             | Refused::Overtaken
             | Refused::Stale(_)
             | Refused::GivenUp => StatusCode::CONFLICT,
-            Refused::Moved { .. } | Refused::Leaped(_) => StatusCode::PRECONDITION_FAILED,
+            Refused::Moved { .. } => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) | Refused::TooManyImports(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Damaged(_) | Refused::RolledBack(_) => StatusCode::SERVICE_UNAVAILABLE,

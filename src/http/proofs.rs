@@ -10,9 +10,10 @@ use serde::Deserialize;
 
 use super::{
     App,
-    chains::{Cache, cache_headers, unchanged},
+    cache::{Cache, cache_headers, unchanged},
     extract::{ChainOf, Query, parse_index, path_parameter},
-    problem::{Problem, ProblemDocument},
+    openapi::{Binary, Cached, TileName},
+    problem::Problem,
 };
 use crate::core::{
     hash,
@@ -43,8 +44,8 @@ pub struct CheckpointQuery {
     responses(
         (status = 200, description = "A signed note: origin, size, root, and `quant INDEX HASH`", body = String,
             content_type = "text/plain; charset=utf-8"),
-        (status = 404, description = "So many witnesses have not cosigned any since the node's start", body = ProblemDocument,
-            content_type = "application/problem+json"),
+        Cached,
+        (status = 404, description = "So many witnesses have not cosigned any since the node's start"),
     ),
 )]
 pub async fn checkpoint(
@@ -78,14 +79,14 @@ pub async fn checkpoint(
     path = "/tile/{level}/{*tile}",
     tag = "chain",
     params(
-        ("level" = u8, Path, description = "0 to 63"),
-        ("tile" = String, Path, description = "The number in groups of three digits, all but the last with an x before it, \
-            like `x001/x234/067`; behind a tile that is not complete yet `.p/` and how many hashes, 1 to 255"),
+        ("level" = u8, Path, description = "0 to 63", maximum = 63),
+        ("tile" = TileName, Path, description = "Its name"),
     ),
     responses(
-        (status = 200, description = "32 bytes for each hash; immutable", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 400, description = "The path names no tile", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "The newest checkpoint does not cover it", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "32 bytes for each hash; immutable", body = Binary, content_type = "application/octet-stream"),
+        Cached,
+        (status = 400, description = "The path names no tile"),
+        (status = 404, description = "The newest checkpoint does not cover it"),
     )
 )]
 pub async fn tile(
@@ -95,11 +96,13 @@ pub async fn tile(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let level = place.level.expect("this route has a level");
-    if let Some(unchanged) = place.check(&target, &headers)? {
-        return Ok(unchanged);
-    }
-    let hashes = app.0.node.tile(target.chain.clone(), level, place.path.number(), place.path.width()).await?;
-    let mut response = place.answer(&target, hashes);
+    let mut response = match place.check(&target, &headers)? {
+        Some(unchanged) => unchanged,
+        None => {
+            let (number, width) = (place.path.number(), place.path.width());
+            place.answer(&target, app.0.node.tile(target.chain.clone(), level, number, width).await?)
+        }
+    };
     response.extensions_mut().insert(Incompressible);
     Ok(response)
 }
@@ -112,11 +115,12 @@ pub async fn tile(
     get,
     path = "/tile/entries/{*tile}",
     tag = "chain",
-    params(("tile" = String, Path, description = "As for other tiles")),
+    params(("tile" = TileName, Path, description = "As for other tiles")),
     responses(
-        (status = 200, description = "The leaves; immutable", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 400, description = "The path names no tile", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "The newest checkpoint does not cover it", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "The leaves; immutable", body = Binary, content_type = "application/octet-stream"),
+        Cached,
+        (status = 400, description = "The path names no tile"),
+        (status = 404, description = "The newest checkpoint does not cover it"),
     )
 )]
 pub async fn entries(

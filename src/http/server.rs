@@ -1,6 +1,8 @@
 //! Connections: how many, how long a request may take to arrive, and how they end.
 
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+mod socket;
+
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -14,9 +16,9 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
-use tokio_io_timeout::TimeoutStream;
 
 use crate::limits;
+use socket::Socket;
 
 /// What clients may take up.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,9 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
     let mut builder = http1::Builder::new();
     // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
     builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
+    // A client that has said all may end its side of the connection, and waits for the answer still.
+    builder.half_close(true);
+    socket::keep_alive(&listener);
     let places = Arc::new(Semaphore::new(bounds.connections));
     let graceful = GracefulShutdown::new();
     // Its end is that of this function, and cuts off what is under way still.
@@ -39,20 +44,26 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
     loop {
         let next = async {
             let place = places.clone().acquire_owned().await.expect("the places are never closed");
-            (place, accept(&listener, bounds.write_timeout).await)
+            (place, accept(&listener).await)
         };
         let (place, stream) = tokio::select! {
             next = next => next,
             _ = shutdown.wait_for(|stopping| *stopping) => break,
         };
         let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let socket = TokioIo::new(Socket::new(stream, bounds.write_timeout, shutdown.clone()));
+        let connection = graceful.watch(builder.serve_connection(socket, service));
         let mut cut_off = cut_off.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                // A connection that breaks is the client's matter.
-                _ = connection => {}
-                _ = cut_off.changed() => {}
+            let mut connection = pin!(connection);
+            loop {
+                tokio::select! {
+                    // A connection that breaks is the client's matter.
+                    _ = &mut connection => break,
+                    _ = cut_off.changed() => break,
+                    // The socket looks whether its client is gone each time that the connection is polled.
+                    () = sleep(limits::KEEP_ALIVE) => {}
+                }
             }
             drop(place);
         });
@@ -63,15 +74,13 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
     }
 }
 
-async fn accept(listener: &TcpListener, write_timeout: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Without it, the answer to a small request may wait for an acknowledgement.
                 let _ = stream.set_nodelay(true);
-                let mut stream = TimeoutStream::new(stream);
-                stream.set_write_timeout(Some(write_timeout));
-                return Box::pin(stream);
+                return stream;
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {

@@ -13,7 +13,7 @@ use super::{
     chains::page_limit,
     extract::{Place, Query, read_whole},
     inject::text_header,
-    problem::{Problem, ProblemDocument},
+    problem::Problem,
 };
 use crate::{
     core::{
@@ -38,12 +38,12 @@ use crate::{
     responses(
         (status = 200, description = "The cosignature: a signature line of a note. What it speaks for is on disk", body = String,
             content_type = "text/plain; charset=utf-8"),
-        (status = 400, description = "The body is malformed, or the old size above the checkpoint's", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "No known key of the log has signed it", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "This log is not cosigned", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "The body is malformed, or the old size above the checkpoint's"),
+        (status = 403, description = "No known key of the log has signed it"),
+        (status = 404, description = "This log is not cosigned"),
         (status = 409, description = "Another size was cosigned last: this one", body = String, content_type = "text/x.tlog.size"),
-        (status = 503, description = "It is of a chain of this node, which has lost it", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "It is not shown to continue what was cosigned", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "It is not shown to continue what was cosigned"),
+        (status = 503, description = "It is of a chain of this node, which has lost it, or the witness's clock cannot be right"),
     )
 )]
 pub async fn add_checkpoint(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
@@ -63,6 +63,7 @@ pub async fn add_checkpoint(State(app): State<App>, request: Request<Body>) -> R
         }
         Err(NotCosigned::Refusal(refusal)) => Err(Problem::new(status_of(&refusal), refusal.to_string())),
         Err(NotCosigned::Refused(refused)) => Err(refused.into()),
+        Err(error @ NotCosigned::Clock(_)) => Err(Problem::overloaded(error.to_string())),
     }
 }
 
@@ -88,7 +89,6 @@ fn status_of(refusal: &Refusal) -> StatusCode {
 #[into_params(parameter_in = Query)]
 pub struct WitnessQuery {
     /// Only logs whose names have a hash behind this one.
-    #[param(value_type = Option<String>)]
     after: Option<Hash>,
     /// How many, 100 where it is not said.
     #[param(maximum = 10000)]
@@ -99,6 +99,7 @@ pub struct WitnessQuery {
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct WitnessView<'a> {
     /// The key that checks its cosignatures (C2SP tlog-cosignature), or null where it cosigns none.
+    #[schema(required = true)]
     key: Option<String>,
     /// The logs, in the order of the hashes of their names.
     #[schema(value_type = Vec<Witnessed>)]
@@ -114,7 +115,7 @@ pub struct WitnessView<'a> {
     path = "/witness",
     tag = "node",
     params(WitnessQuery),
-    responses((status = 200, description = "The logs", body = WitnessView, headers(("Link", description = "The next page"))))
+    responses((status = 200, description = "The logs", body = WitnessView, headers(("Link"))))
 )]
 pub async fn witness(State(app): State<App>, Query(query): Query<WitnessQuery>) -> Result<Response, Problem> {
     let limit = page_limit(query.limit)? as usize;
@@ -144,10 +145,10 @@ pub async fn witness(State(app): State<App>, Query(query): Query<WitnessQuery>) 
     get,
     path = "/witness/{log}/checkpoint",
     tag = "node",
-    params(("log" = String, Path, description = "The SHA-256 hash of the log's name, in hexadecimal digits")),
+    params(("log" = Hash, Path, description = "The SHA-256 hash of the log's name, in hexadecimal digits")),
     responses(
         (status = 200, description = "A signed note", body = String, content_type = "text/plain; charset=utf-8"),
-        (status = 404, description = "None was cosigned", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "None was cosigned"),
     )
 )]
 pub async fn cosigned(State(app): State<App>, place: Place) -> Result<Response, Problem> {

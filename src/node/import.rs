@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{Node, now};
+use super::Node;
 use crate::{
     core::{
         export::{Export, Line, Voucher},
@@ -161,7 +161,7 @@ impl Turn {
         if importing.len() >= limits::IMPORTS {
             return Err(Refused::TooManyImports(importing.len()).into());
         }
-        importing.insert(id, now());
+        importing.insert(id, node.now());
         Ok(Turn(node.clone(), id))
     }
 }
@@ -202,7 +202,7 @@ impl Import {
             return Ok(());
         }
         if storing.lineage.is_none() {
-            let begun = progress(self.node.step(self.id, Step::Begin(now())).await?);
+            let begun = progress(self.node.step(self.id, Step::Begin(self.node.now())).await?);
             storing.lineage = begun.map(|begun| Lineage::new(begun.number, None));
         }
         let next = storing.part.next();
@@ -211,7 +211,7 @@ impl Import {
         // Before its own bang, an export of a fork has the rules of its ancestors.
         let verifier = self.export.verifier();
         let name = verifier.rules().map(|rules| rules.name().clone()).filter(|_| verifier.id() == Some(self.id));
-        self.node.step(self.id, Step::Add { part, name, now: now() }).await.map(|_| ())
+        self.node.step(self.id, Step::Add { part, name, now: self.node.now() }).await.map(|_| ())
     }
 
     fn line(&mut self, text: &[u8]) -> Result<(), ImportError> {
@@ -294,7 +294,10 @@ impl Import {
                 let (name, erasures) = (rules.name().clone(), verifier.erased());
                 let finish = Step::Finish { name, bang, size: transactions, quants, erasures, leap };
                 match self.node.step(id, finish).await? {
-                    Outcome::Banged(chain) => (chain, false),
+                    Outcome::Banged(chain) => {
+                        tracing::info!(chain = %chain.name, %id, quants, transactions, "the chain is imported");
+                        (chain, false)
+                    }
                     _ => unreachable!("the outcome of a finished import is Banged"),
                 }
             }
@@ -400,7 +403,7 @@ impl Node {
     async fn give_up_old_imports(&self, age: Duration) -> Result<(), ImportError> {
         for Unfinished { id, state, active, .. } in self.imports().await? {
             let since = active.map_or(0, Timestamp::seconds);
-            let is_old = now().seconds().saturating_sub(since) >= age.as_secs();
+            let is_old = self.now().seconds().saturating_sub(since) >= age.as_secs();
             // One that was given up before the node stopped is removed now.
             if state == State::Removing || state == State::Interrupted && is_old {
                 tracing::info!(chain = %id, "an unfinished import is given up");

@@ -327,7 +327,7 @@ impl Done {
         let found = present.iter().flatten().count();
         match (&self.outcome, self.step.write) {
             (Outcome::Acked(answer), Write::Lines(..)) => {
-                let accepted = answer["accepted"].as_u64().unwrap();
+                let accepted = answer["accepted"].as_u64().unwrap() + answer["replayed"].as_u64().unwrap();
                 let refused: Vec<usize> = answer["errors"]
                     .as_array()
                     .unwrap()

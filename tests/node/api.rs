@@ -36,7 +36,7 @@ fn the_original_interface_works_on_the_default_chain() {
     assert_eq!(node.post("/inject").json(&json!({"data": "{\"test\":\"test2\"}"})).send().unwrap().status(), 202);
     let leap = node.get("/leap").send().unwrap();
     assert_eq!((leap.status().as_u16(), header(&leap, "location")), (201, "/quants/1".into()));
-    assert_eq!(header(&leap, "etag"), "\"2\"");
+    assert_eq!(header(&leap, "etag"), "\"2.1\"");
     let mut leap: Value = leap.json().unwrap();
     assert_eq!(leap.as_object_mut().unwrap().remove("message").unwrap(), "block creation successful");
     let empty: Value = node.post("/leap").send().unwrap().json().unwrap();
@@ -52,6 +52,55 @@ fn the_original_interface_works_on_the_default_chain() {
     assert_eq!(node.json("/")["name"], "qbc");
     assert_eq!(node.json("/chains/qbc/chain"), chain);
     node.audit("");
+}
+
+/// A prompt stood behind the last bracket: JSON came without a line end, but for streams of lines.
+#[test]
+fn every_json_answer_ends_its_line() {
+    let node = small();
+    let long = node.post("/chains/a/inject").json(&json!({"data": "x".repeat(300_000)})).send().unwrap();
+    assert!(long.text().unwrap().ends_with("}\n"));
+    node.leap(A);
+    for path in [
+        "/",
+        "/openapi.json",
+        "/livez",
+        "/readyz",
+        "/chains",
+        "/chains/a",
+        "/discover",
+        "/peers/hello",
+        "/witness",
+        "/chains/a/stats",
+        "/chains/a/chain",
+        "/chains/a/chain?transactions=false",
+        "/chains/a/chain?from=9",
+        "/chains/a/quants/latest",
+        "/chains/a/pool",
+        "/chains/a/transactions",
+        "/chains/a/transactions/1",
+        "/chains/a/transactions/1/receipt",
+        "/chains/a/consistency?from=1",
+        "/nowhere",
+        "/chains/none/stats",
+        "/chains/a/chain?from=x",
+    ] {
+        let answer = node.get(path).send().unwrap();
+        let length = header(&answer, "content-length").parse::<usize>().ok();
+        let body = answer.bytes().unwrap();
+        assert!(body.ends_with(b"\n") && !body.ends_with(b"\n\n"), "{path}");
+        serde_json::from_slice::<Value>(&body).unwrap();
+        assert!(length.is_none_or(|length| length == body.len()), "{path}");
+        let head = node.request(Method::HEAD, path).send().unwrap();
+        assert_eq!(header(&head, "content-length").parse::<usize>().ok(), length, "{path}");
+        assert!(head.bytes().unwrap().is_empty(), "{path}");
+    }
+    for path in ["/leap", "/inject", "/transactions/0/erase"] {
+        let answer = node.post(path).send().unwrap().text().unwrap();
+        assert!(answer.ends_with("}\n") && !answer.contains("\n\n"), "{path}: {answer}");
+    }
+    // Bytes that are hashed stay as they are.
+    assert_eq!(node.get("/chains/a/tile/0/000.p/1").send().unwrap().bytes().unwrap().len(), 32);
 }
 
 #[test]
@@ -625,6 +674,7 @@ fn answers_have_the_shape_that_the_openapi_document_says() {
     };
     for (path, real) in [
         ("/chain", "chain"),
+        ("/chain", "chain?transactions=false"),
         ("/quants/{quant}", "quants/1"),
         ("/transactions", "transactions"),
         ("/transactions/{index}", "transactions/2"),
@@ -650,15 +700,13 @@ fn answers_have_the_shape_that_the_openapi_document_says() {
     let write = |path: &str, status: &str, body: Value| {
         let response = node.post(path).json(&body).send().unwrap();
         assert_eq!(response.status().as_str(), status, "{path}");
+        let path = path.split('?').next().unwrap();
         let media = header(&response, "content-type");
-        let listed = if status.starts_with('4') && document["paths"][path]["post"]["responses"].get(status).is_none() {
-            "4XX"
-        } else {
-            status
-        };
-        check(path, "post", listed, &media, &response.json().unwrap());
+        check(path, "post", status, &media, &response.json().unwrap());
     };
     write("/inject", "202", json!({"data": 1}));
+    write("/inject", "202", json!([{"data": 1, "id": "one"}, {"data": null}]));
+    write("/inject?wait=leap&timeout=0", "504", json!({"data": 2}));
     write("/inject", "422", json!({"data": 1, "foo": 2}));
     write("/leap", "201", json!(null));
     write("/bang", "201", json!({"name": "b", "difficulty": 0, "leap": {"transactions": 5}}));
@@ -666,3 +714,183 @@ fn answers_have_the_shape_that_the_openapi_document_says() {
     write("/fork", "201", json!({"name": "f", "difficulty": 0}));
     write("/discover", "422", json!({"host": "localhost:1"}));
 }
+
+/// Symptom: clients made from the document sent the form for JSON, so that data was stored as the text of a Python value.
+/// Cause: both had one schema. Cure: forms have schemas of their own, and are listed last.
+#[test]
+fn a_form_has_a_schema_of_its_own_behind_that_of_json() {
+    let node = TestNode::start(&[]);
+    let text = node.get("/openapi.json").send().unwrap().text().unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let mut forms = 0;
+    // As it stands in the text: this reader sorts the names of an object.
+    for bodies in text.split("\"requestBody\":").skip(1) {
+        let content = bodies.split("\"responses\":").next().unwrap();
+        let Some(form) = content.find("application/x-www-form-urlencoded") else { continue };
+        assert!(content.find("application/json").unwrap() < form, "{content}");
+        assert!(content.rfind("\"application/").unwrap() < form, "{content}");
+        forms += 1;
+    }
+    assert_eq!(forms, 8, "inject, fork and erase twice, bang, discover");
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let content = &item["post"]["requestBody"]["content"];
+        let schema = |media: &str| content[media]["schema"]["$ref"].as_str().unwrap_or_default().to_owned();
+        let form = schema("application/x-www-form-urlencoded");
+        assert!(form.is_empty() || form != schema("application/json"), "{path}");
+        assert!(form.is_empty() || form.ends_with("Form"), "{path}: {form}");
+    }
+}
+
+/// What the document says of a body is what the node does with it.
+#[test]
+fn the_openapi_document_takes_the_bodies_that_the_node_takes() {
+    let node = TestNode::start(&[]);
+    let document = node.json("/openapi.json");
+    let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let bang = |field: &str, value: Value| json!({"name": "other", "difficulty": 0, field: value});
+    let inject = |field: &str, value: Value| json!({"data": 1, field: value});
+    let bodies = [
+        (
+            "post",
+            "/inject",
+            vec![json!({"data": null}), json!([{"data": 1}, {"data": []}]), inject("id", json!("a/~!"))],
+        ),
+        ("post", "/inject", vec![inject("data", json!({"any": [1.5, true]}))]),
+        ("post", "/bang", vec![bang("schema", json!(null)), bang("schema", json!(false)), bang("schema", json!({}))]),
+        (
+            "post",
+            "/bang",
+            vec![bang("writers", json!(null)), bang("writers", json!([key])), bang("replicas", json!(1))],
+        ),
+        (
+            "post",
+            "/bang",
+            vec![bang("leap", json!(null)), bang("leap", json!({})), bang("max_bytes", json!(4_194_304))],
+        ),
+        ("post", "/bang", vec![bang("leap", json!({"every_ms": null, "transactions": 1}))]),
+        ("post", "/bang", vec![bang("leap", json!({"every_ms": 86_400_000})), bang("max_bytes", json!(1))]),
+        ("post", "/fork", vec![bang("at", json!(0)), bang("writers", json!(null))]),
+        ("patch", "/chains/{chain}", vec![json!({}), json!({"leap": null}), json!({"replicas": 1, "leap": {}})]),
+    ];
+    let wrong = [
+        (
+            "post",
+            "/inject",
+            vec![json!({}), json!([]), json!([1]), json!(null), json!("data"), inject("more", json!(1))],
+        ),
+        ("post", "/inject", vec![inject("id", json!(null)), inject("id", json!("")), inject("id", json!("a b"))]),
+        ("post", "/inject", vec![inject("id", json!("x".repeat(129))), inject("signer", json!(null))]),
+        ("post", "/inject", vec![json!({"data": 1, "signer": key.to_uppercase(), "signature": "0".repeat(128)})]),
+        (
+            "post",
+            "/bang",
+            vec![json!({}), json!([]), json!({"name": null}), json!({"name": "-a"}), json!({"name": "A"})],
+        ),
+        ("post", "/bang", vec![json!({"name": "a".repeat(64)}), bang("more", json!(1)), bang("fork_of", json!(null))]),
+        (
+            "post",
+            "/bang",
+            vec![bang("difficulty", json!(null)), bang("difficulty", json!(49)), bang("schema", json!(1))],
+        ),
+        (
+            "post",
+            "/bang",
+            vec![bang("max_bytes", json!(null)), bang("max_bytes", json!(0)), bang("writers", json!([]))],
+        ),
+        ("post", "/bang", vec![bang("max_bytes", json!(4_194_305)), bang("writers", json!([key, 1]))]),
+        ("post", "/bang", vec![bang("replicas", json!(null)), bang("replicas", json!(2)), bang("leap", json!(1))]),
+        ("post", "/bang", vec![bang("leap", json!({"every_ms": 9})), bang("leap", json!({"every_ms": 86_400_001}))]),
+        ("post", "/bang", vec![bang("leap", json!({"transactions": 0})), bang("leap", json!({"more": 1}))]),
+        ("post", "/fork", vec![bang("at", json!(null)), bang("at", json!(-1)), bang("replicas", json!(1))]),
+        (
+            "patch",
+            "/chains/{chain}",
+            vec![json!({"leap": {"every_ms": 1}}), json!({"replicas": null}), json!({"name": "a"})],
+        ),
+        ("post", "/discover", vec![json!({}), json!({"host": null}), json!({"host": "localhost:1", "more": 1})]),
+        ("post", "/transactions/{index}/erase", vec![json!({}), json!({"reason": null}), json!({"reason": ""})]),
+        ("post", "/transactions/{index}/erase", vec![json!({"reason": "x".repeat(1_025)})]),
+        ("post", "/transactions/{index}/erase", vec![json!({"reason": "x", "signer": null}), json!({"index": 1})]),
+    ];
+    node.inject("", json!("to erase"));
+    let mut names = 0;
+    let mut check = |method: &str, path: &str, body: &Value, is_right: bool| {
+        let schema = &document["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"];
+        let schema = json!({"allOf": [schema], "components": document["components"]});
+        let schema = jsonschema::draft202012::new(&schema).unwrap();
+        assert_eq!(schema.is_valid(body), is_right, "the document on {method} {path} {body}");
+        let mut body = body.clone();
+        if is_right && body["name"] == "other" {
+            names += 1;
+            body["name"] = json!(format!("other-{names}"));
+        }
+        let path = path.replace("{chain}", "qbc").replace("{index}", "1");
+        let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+        let status = node.request(method, &path).json(&body).send().unwrap().status();
+        assert_eq!(status.is_success(), is_right, "{path} {body}: {status}");
+    };
+    for (method, path, bodies) in &bodies {
+        bodies.iter().for_each(|body| check(method, path, body, true));
+    }
+    for (method, path, bodies) in &wrong {
+        bodies.iter().for_each(|body| check(method, path, body, false));
+    }
+}
+
+/// A client of another author, made from the document, in another language: openapi-python-client from the Python Package Index.
+#[test]
+fn a_generated_client_gives_back_what_it_has_sent() {
+    let Some(tool) = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+        .map(|folder| folder.join("openapi-python-client"))
+        .find(|tool| tool.exists())
+    else {
+        eprintln!("skipped: there is no openapi-python-client (pip install openapi-python-client) on the path");
+        return;
+    };
+    let node = TestNode::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let document = file("openapi.json", &node.get("/openapi.json").send().unwrap().text().unwrap());
+    let config = file("config.yml", "post_hooks: []\n");
+    let mut generate = Command::new(&tool);
+    generate.args(["generate", "--meta", "none", "--path"]).arg(document).arg("--config").arg(config);
+    let generated = generate.arg("--output-path").arg(folder.path().join("client")).output().unwrap();
+    assert!(generated.status.success(), "{}", String::from_utf8_lossy(&generated.stderr));
+    // The Python that has the tool has the packages of its clients as well.
+    let mut python = Command::new(std::fs::canonicalize(tool.parent().unwrap()).unwrap().join("python3"));
+    python.arg(file("round_trip.py", ROUND_TRIP)).arg(&node.url);
+    let output = python.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    node.audit("");
+}
+
+const ROUND_TRIP: &str = r#"
+import sys
+from client import Client
+from client.api.chain import chain, chain_inject, erase, inject, leap, receipt, transaction, transaction_by_id
+from client.api.node import bang
+from client.models import Bang, Erase, Inject, InjectWait, Problem
+
+client = Client(base_url=sys.argv[1], raise_on_unexpected_status=True)
+value = {"via": ["a generated client", 1.5, None, True]}
+accepted = inject.sync(client=client, body=Inject(data=value, id="from/a client".replace(" ", "-")))
+found = transaction.sync(accepted.index, client=client)
+assert (found.data, found.state, found.quant) == (value, "pooled", None), found
+waiting = inject.sync_detailed(client=client, body=Inject(data=2), wait=InjectWait.LEAP, timeout=0.0)
+assert (waiting.status_code, waiting.parsed.index) == (504, 2), waiting
+sealed = leap.sync(client=client)
+assert receipt.sync(accepted.index, client=client).quant.index == sealed.index == 1
+assert transaction_by_id.sync("from/a-client", client=client).quant == 1
+listed = chain.sync(client=client)
+assert [one.index for one in listed[1].transactions] == [1, 2], listed
+assert bang.sync(client=client, body=Bang(name="b", difficulty=0, schema=None)).rules.difficulty == 0
+assert chain_inject.sync("b", client=client, body=Inject(data=value)).index == 1
+missing = chain_inject.sync("none", client=client, body=Inject(data=value))
+assert isinstance(missing, Problem) and missing.status == 404, missing
+assert erase.sync(1, client=client, body=Erase(reason="asked for")).erased == 1
+assert not transaction.sync(1, client=client).data
+"#;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::TcpListener,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -105,18 +106,25 @@ fn a_host_that_does_not_answer_is_not_listed() {
 
 /// The host of a server that gives each connection the same answer.
 fn serve(answer: String) -> String {
+    serve_with(move |_| answer.clone())
+}
+
+/// The host of a server that makes its answers of the heads of requests.
+fn serve_with(answer: impl Fn(&str) -> String + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 4096]);
+            let (mut stream, mut head) = (stream.unwrap(), [0; 4096]);
+            let read = stream.read(&mut head).unwrap_or(0);
             // The node may hang up on what is too long.
-            let _ = stream.write_all(answer.as_bytes());
+            let _ = stream.write_all(answer(&String::from_utf8_lossy(&head[..read])).as_bytes());
         }
     });
     host
 }
+
+type Counter = Arc<Mutex<u64>>;
 
 #[test]
 fn only_a_host_of_an_allowed_network_is_called() {
@@ -174,4 +182,98 @@ fn only_a_host_of_an_allowed_network_is_called() {
     }
     problem(node.post_text("/peers/hello", "application/json", "nonsense"), 400);
     assert_eq!(node.json("/discover"), json!([]));
+}
+
+/// Symptom: who asked a node for a chain that another has was told that there is none. Cure: the answer says where it is, as far as
+/// a live node says so in time.
+#[test]
+fn an_unknown_chain_is_answered_with_the_node_that_has_it() {
+    let (a, b, c) = (TestNode::start(&[]), TestNode::start(&[]), TestNode::start(&[]));
+    let id = b.bang(json!({"name": "orders", "difficulty": 0}))["id"].as_str().unwrap().to_owned();
+    let detail = |node: &TestNode, path: &str| {
+        problem(node.get(path).send().unwrap(), 404)["detail"].as_str().unwrap().to_owned()
+    };
+    let there = format!("http://{}/chains/", b.host());
+    assert!(!detail(&a, "/chains/orders").contains(&there), "it does not know the other yet");
+    for node in [&a, &c] {
+        assert_eq!(discover(node, &b.host()).status(), 201);
+    }
+    for path in ["", "/stats", "/chain", "/transactions/0", "/pool"] {
+        let detail = detail(&a, &format!("/chains/orders{path}"));
+        assert!(detail.contains(&format!("{there}orders")), "{path}: {detail}");
+    }
+    assert!(detail(&c, &format!("/chains/{id}")).contains(&format!("{there}{id}")), "by its id as well");
+    let refused = a.post("/chains/orders/inject").json(&json!({"data": 1})).send().unwrap();
+    assert!(problem(refused, 404)["detail"].as_str().unwrap().contains(&there), "and to who would write");
+
+    // What nobody has, or nobody can have, is answered as ever.
+    for name in ["none", "ORDERS", "orders%2Fstats", "orders%3Fx", "%25", "peers"] {
+        let detail = detail(&a, &format!("/chains/{name}/stats"));
+        assert!(!detail.contains("has one"), "{name}: {detail}");
+    }
+    // Nodes ask each other whether they have it themselves, so that no question goes on and on.
+    assert_eq!(b.json("/peers/chains/orders"), json!({"name": "orders", "id": id}));
+    assert_eq!(b.json(&format!("/peers/chains/{id}"))["name"], "orders");
+    let no = problem(a.get("/peers/chains/orders").send().unwrap(), 404);
+    assert!(!no["detail"].as_str().unwrap().contains(&there), "{no}");
+
+    // One that is gone is not named for longer than it counts as live, and a found place is not kept for a dead node.
+    drop(b);
+    eventually("the dead one is not named", || !detail(&a, "/chains/orders").contains(&there));
+}
+
+#[test]
+fn unknown_chains_cost_other_nodes_a_bounded_number_of_calls() {
+    let (hello, calls) = (
+        json!({"host": "localhost:1", "id": "0".repeat(64), "version": "1", "nodes": []}).to_string(),
+        Counter::default(),
+    );
+    let counted = calls.clone();
+    let stub = serve_with(move |request| {
+        if request.starts_with("GET /peers/chains/") {
+            *counted.lock().unwrap() += 1;
+            return "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into();
+        }
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{hello}", hello.len())
+    });
+    let node = TestNode::start(&[]);
+    assert_eq!(discover(&node, &stub).status(), 201);
+    let start = Instant::now();
+    for number in 0..300 {
+        problem(node.get(&format!("/chains/x{number}/stats")).send().unwrap(), 404);
+    }
+    let calls = *calls.lock().unwrap();
+    let seconds = start.elapsed().as_secs() + 1;
+    assert!(calls > 0 && calls <= 16 * seconds, "{calls} calls in {seconds} seconds");
+}
+
+/// Symptom: one node under two names would stand in the list, and in what is recorded, twice. Cure: an id stands there once.
+#[test]
+fn a_node_is_listed_once_whatever_it_is_called() {
+    let (a, mut b) = (TestNode::start(&[]), TestNode::start(&[]));
+    let port = b.host().trim_start_matches("localhost:").to_owned();
+    for name in ["localhost", "127.0.0.1", "LOCALHOST", "localhost", "[::ffff:127.0.0.1]"] {
+        let met = discover(&a, &format!("{name}:{port}"));
+        assert_eq!(met.status(), 201, "{name}");
+        assert_eq!(met.json::<Value>().unwrap().as_array().unwrap().len(), 1, "{name}");
+    }
+    assert_eq!(a.json("/discover").as_array().unwrap().len(), 1);
+    // Another node takes the place of one that it replaces.
+    assert_eq!(b.stop(), Some(0));
+    let b = TestNode::start(&["--port", &port]);
+    assert_eq!(discover(&a, &b.host()).status(), 201);
+    let id = b.json("/")["id"].clone();
+    eventually("the new one alone is listed", || {
+        let live = a.json("/discover");
+        live.as_array().unwrap().len() == 1 && live[0]["id"] == id
+    });
+    let host = a.host();
+    let (data, folder) = a.kill();
+    drop(b);
+    let a = TestNode::open(&data, &["--port", host.trim_start_matches("localhost:")]).with(folder);
+    let b = TestNode::start(&["--port", &port]);
+    eventually("it is known once after a restart", || {
+        let live = a.json("/discover");
+        live.as_array().unwrap().len() == 1 && live[0]["id"] == b.json("/")["id"]
+    });
 }

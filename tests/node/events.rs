@@ -30,7 +30,7 @@ impl Seen {
         let lines = |path: String| {
             let response = node.get(&path).header("accept", "application/x-ndjson").send().expect("it answers");
             assert!(response.status().is_success());
-            response.text().expect("it is text")
+            response.text().expect("it is text").trim_end().to_owned()
         };
         let size = node.size(chain);
         let record = |index: u64| {
@@ -254,8 +254,11 @@ fn a_place_that_cannot_be_is_refused() {
     problem(node.post("/events").send().unwrap(), 405);
     for header in ["1.1\r\nLast-Event-ID: 2.2", "\u{e9}"] {
         let mut stream = node.connect();
-        write!(stream, "GET /events HTTP/1.1\r\nHost: n\r\nConnection: close\r\nLast-Event-ID: {header}\r\n\r\n")
-            .unwrap();
+        write!(
+            stream,
+            "GET /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nLast-Event-ID: {header}\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
@@ -451,7 +454,7 @@ fn thousands_listen_at_one_time() {
             let mut stream = node.connect();
             // They catch up from different places.
             let from = at % 102;
-            write!(stream, "GET /events?from={from} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+            write!(stream, "GET /events?from={from} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
             stream
         })
         .collect();

@@ -723,7 +723,7 @@ fn ten_thousand_slow_connections_keep_nobody_out() {
     for number in 0..count {
         let mut connection = node.connect();
         connection
-            .write_all(if number % 2 == 0 { b"POST /inject HTTP/1.1\r\nHost: x\r\nContent-" } else { b"GE" })
+            .write_all(if number % 2 == 0 { b"POST /inject HTTP/1.1\r\nHost: localhost\r\nContent-" } else { b"GE" })
             .unwrap();
         slow.push(connection);
     }
@@ -768,8 +768,9 @@ fn large_bodies_and_heads_are_refused_in_constant_memory() {
     serves(&node);
     let before = resident(node.pid());
     let mib = || vec![b' '; MIB as usize];
-    let post =
-        |rest: &str| format!("POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{rest}\r\n\r\n");
+    let post = |rest: &str| {
+        format!("POST /inject HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{rest}\r\n\r\n")
+    };
     thread::scope(|scope| {
         for number in 0..8 {
             let (node, post) = (&node, &post);
@@ -780,10 +781,10 @@ fn large_bodies_and_heads_are_refused_in_constant_memory() {
                         let chunk = || [b"100000\r\n", &mib()[..], b"\r\n"].concat();
                         send(node, &post("Transfer-Encoding: chunked"), (0..64).map(|_| chunk()))
                     }
-                    2 => send(node, "POST /inject HTTP/1.1\r\nHost: x\r\nX-Long: ", (0..64).map(|_| mib())),
+                    2 => send(node, "POST /inject HTTP/1.1\r\nHost: localhost\r\nX-Long: ", (0..64).map(|_| mib())),
                     _ => send(
                         node,
-                        &format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(1 << 20)),
+                        &format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(1 << 20)),
                         std::iter::empty(),
                     ),
                 };
@@ -809,8 +810,7 @@ fn garbage_and_half_sent_requests_change_nothing() {
         let status = send(&node, "", std::iter::once([&garbage[..], b"\r\n\r\n"].concat()));
         assert!(matches!(status, None | Some(400..500)), "{status:?}");
     }
-    let half =
-        "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"data\":";
+    let half = "POST /inject HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"data\":";
     let mut open: Vec<TcpStream> = (0..200).map(|_| node.connect()).collect();
     for connection in &mut open {
         connection.write_all(half.as_bytes()).unwrap();

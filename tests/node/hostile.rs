@@ -135,7 +135,7 @@ fn a_body_that_is_too_large_is_413() {
         // It is refused by its head, before it is sent.
         write!(
             stream,
-            "POST {path} HTTP/1.1\r\nHost: node\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n",
             large.len()
         )
         .unwrap();
@@ -223,11 +223,11 @@ fn what_is_no_http_does_no_harm() {
         "GET /stats HTTP/9.9\r\n\r\n",
         "\x16\x03\x01\x02\x00\x01\x00\x01",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: -1\r\n\r\n{}",
-        "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{    }",
-        "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
-        &format!("GET /stats HTTP/1.1\r\nHost: x\r\n{many_headers}\r\n"),
-        &format!("GET /stats HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)),
+        "POST /inject HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: -1\r\n\r\n{}",
+        "POST /inject HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{    }",
+        "POST /inject HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        &format!("GET /stats HTTP/1.1\r\nHost: localhost\r\n{many_headers}\r\n"),
+        &format!("GET /stats HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)),
     ] {
         let mut stream = node.connect();
         // The node may have closed already.
@@ -250,8 +250,11 @@ fn a_request_that_breaks_off_changes_nothing() {
     let node = TestNode::start(&[]);
     for sent in [0, 5, 9] {
         let mut stream = node.connect();
-        write!(stream, "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 10\r\n\r\n")
-            .unwrap();
+        write!(
+            stream,
+            "POST /inject HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\nContent-Length: 10\r\n\r\n"
+        )
+        .unwrap();
         stream.write_all(&b"{\"data\":1}"[..sent]).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();
@@ -268,11 +271,11 @@ fn a_pipeline_of_good_and_bad_requests_is_answered_in_order() {
     let mut stream = node.connect();
     let inject = |body: &str| {
         format!(
-            "POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /inject HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )
     };
-    let last = "GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let last = "GET /stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let pipeline = [inject("{\"data\":1}"), inject("{\"data\":"), inject("{\"data\":2}"), last.into()].concat();
     stream.write_all(pipeline.as_bytes()).unwrap();
     let mut answers = String::new();

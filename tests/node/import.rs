@@ -350,7 +350,7 @@ fn long_export() -> (TestNode, String) {
 fn send_part(node: &TestNode, export: &str, bytes: usize) {
     let mut stream = node.connect();
     let head = format!(
-        "POST /import?chain={} HTTP/1.1\r\nHost: node\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
+        "POST /import?chain={} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
         id_of(export),
         export.len()
     );
@@ -422,6 +422,27 @@ fn an_interrupted_import_takes_no_other_lines() {
     assert_eq!(served(&target, "long")[0], served(&source, "long")[0]);
     target.inject("/chains/long", json!("goes on"));
     target.leap("/chains/long");
+}
+
+/// Symptom: who listened to the default chain when an imported one took its place heard nothing more. Cure: an event says so, and
+/// whoever resumes behind it gets all of the other chain.
+#[test]
+fn a_listener_of_a_replaced_chain_goes_on_with_the_other() {
+    let from = TestNode::start(&[]);
+    from.inject("", json!("theirs"));
+    from.leap("");
+    let to = TestNode::start(&[]);
+    let listening = to.get("/events?from=0").send().unwrap();
+    let said = imported(&to, &export(&from, "qbc"));
+    let text = listening.text().expect("it ends in order");
+    let end = format!("id: 0.0\nevent: replaced\ndata: {{\"chain\":\"qbc\",\"id\":{}}}\n\n", said["id"]);
+    assert!(text.ends_with(&end), "{text}");
+    let mut again = std::io::BufReader::new(to.get("/events").header("last-event-id", "0.0").send().unwrap());
+    let mut line = String::new();
+    while !line.contains("theirs") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut again, &mut line).unwrap() > 0);
+    }
 }
 
 /// Each node has a default chain of the same name: one that nobody has used gives way to an imported one.
@@ -650,7 +671,7 @@ fn idle_imports_take_no_room_and_are_bounded() {
     let open = |number: usize| {
         let mut stream = node.connect();
         let head = format!(
-            "POST /import?chain={number:064x} HTTP/1.1\r\nHost: node\r\nContent-Type: application/x-ndjson\r\n\
+            "POST /import?chain={number:064x} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
              Content-Length: 1000\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).unwrap();
@@ -678,7 +699,7 @@ fn a_pausing_import_stores_what_has_come() {
     let node = TestNode::start(&[]);
     let mut stream = node.connect();
     let head = format!(
-        "POST /import?chain={} HTTP/1.1\r\nHost: node\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
+        "POST /import?chain={} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
         id_of(&export),
         export.len()
     );

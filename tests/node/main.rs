@@ -1,6 +1,9 @@
 //! The node through its HTTP interface: one binary, so that it is linked once.
 
 mod api;
+mod cache;
+mod clients;
+mod clock;
 mod discovery;
 mod erasure;
 mod events;
@@ -8,6 +11,7 @@ mod faults;
 mod hostile;
 mod import;
 mod inject;
+mod origin;
 mod process;
 mod proofs;
 mod readme;

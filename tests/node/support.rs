@@ -6,7 +6,8 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -30,6 +31,8 @@ pub struct TestNode {
     /// Its data folder.
     pub data: PathBuf,
     client: Client,
+    /// Gives the answers of the node that its OpenAPI document does not list, when it has ended.
+    unlisted: Option<JoinHandle<Vec<String>>>,
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -44,7 +47,7 @@ impl TestNode {
 
     /// On this data folder.
     pub fn open(data: &Path, options: &[&str]) -> TestNode {
-        TestNode::spawn(&[], data, options, Stdio::inherit())
+        TestNode::spawn(&[], data, options, Stdio::piped())
     }
 
     /// On this data folder, started by another program, which becomes the node.
@@ -71,13 +74,14 @@ impl TestNode {
         command.env("QBC_PORT", "0").env("QBC_LOG", "warn");
         command.args(["serve", "--data"]).arg(data).args(options);
         let mut process = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts");
+        let unlisted = process.stderr.take().map(|log| thread::spawn(|| pass_on(log)));
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it is text");
         let Some(url) = line.trim().strip_prefix("listening on ") else {
             return Err(process.wait().expect("it ends"));
         };
         let client = Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().expect("a client");
-        Ok(TestNode { url: url.into(), process, data: data.into(), client, _folder: None })
+        Ok(TestNode { url: url.into(), process, data: data.into(), client, unlisted, _folder: None })
     }
 
     /// The same node, that keeps the folder which [`TestNode::kill`] gave.
@@ -156,7 +160,8 @@ impl TestNode {
     /// Sends a request head as it stands, so that no client tidies its path, and gives all that comes back.
     pub fn raw(&self, method: &str, path: &[u8]) -> String {
         let mut stream = self.connect();
-        let head = [method.as_bytes(), b" ", path, b" HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"].concat();
+        let head =
+            [method.as_bytes(), b" ", path, b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"].concat();
         stream.write_all(&head).expect("it reads");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("it answers and closes");
@@ -256,7 +261,8 @@ impl TestNode {
         loop {
             let page = self.get(&format!("{chain}/transactions?from={from}&limit=10000")).send().expect("it answers");
             let text = page.text().expect("it is text");
-            let count = serde_json::from_str::<Vec<Value>>(&text).expect("it is an array").len() as u64;
+            let text = text.trim_end();
+            let count = serde_json::from_str::<Vec<Value>>(text).expect("it is an array").len() as u64;
             if count == 0 {
                 return bytes;
             }
@@ -288,7 +294,15 @@ impl Drop for TestNode {
         // It may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let unlisted = self.unlisted.take().map(|log| log.join().expect("reading a log does not panic"));
+        assert!(thread::panicking() || unlisted.is_none_or(|lines| lines.is_empty()), "see the node's log above");
     }
+}
+
+/// Passes a node's log on, and gives what a debug build says of its OpenAPI document: that it does not list an answer.
+fn pass_on(log: ChildStderr) -> Vec<String> {
+    let lines = BufReader::new(log).lines().map_while(Result::ok);
+    lines.inspect(|line| eprintln!("{line}")).filter(|line| line.contains("OpenAPI document")).collect()
 }
 
 /// Asserts that `qbc verify` finds no fault in a folder.

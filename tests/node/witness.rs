@@ -9,6 +9,7 @@ use std::{
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use ed25519_dalek::SigningKey;
@@ -246,6 +247,38 @@ fn cosignature(request: &str, secret: u8, time: u64) -> String {
     let key = SigningKey::from_bytes(&[secret; 32]);
     note.cosign(KeyName::of_witness(&key.verifying_key()), &key, time);
     note.signatures()[0].to_string()
+}
+
+/// Symptom: a witness that says when it may be called again was called every few moments all the same. Cure: `Retry-After`.
+#[test]
+fn a_witness_that_asks_for_time_is_left_alone_for_so_long() {
+    let (secret, answers) = (11, Arc::new(Mutex::new(Vec::<&str>::new())));
+    // Far in the past of any clock: what counts is the time between the two dates.
+    let date =
+        "429 Too Many Requests\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sunday, 06-Nov-94 08:49:39 GMT";
+    for (first, seconds) in
+        [("503 Service Unavailable\r\nRetry-After: 3", 3), (date, 2), ("503 Busy\r\nRetry-After: soon", 0)]
+    {
+        *answers.lock().unwrap() = vec![first];
+        let (pending, times) = (answers.clone(), Arc::new(Mutex::new(Vec::new())));
+        let told = times.clone();
+        let (host, _) = serve(move |request| {
+            told.lock().unwrap().push(Instant::now());
+            match pending.lock().unwrap().pop() {
+                Some(refusal) => format!("HTTP/1.1 {refusal}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+                None => ok(&cosignature(request, secret, UNIX_EPOCH.elapsed().unwrap().as_secs())),
+            }
+        });
+        let key = other_witness(secret);
+        let node = TestNode::start(&["--witness", &format!("{key}@http://{host}")]);
+        // New quants are no reason to call earlier.
+        eventually("it was called", || !times.lock().unwrap().is_empty());
+        node.leap("");
+        cosigned(&node, "", &[&key]);
+        let times = times.lock().unwrap();
+        let waited = times[1] - times[0];
+        assert!(waited >= Duration::from_secs(seconds), "{first}: called again after {waited:?}");
+    }
 }
 
 /// Makes an answer of the body of a request.

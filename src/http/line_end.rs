@@ -1,0 +1,54 @@
+//! A line end behind every JSON answer, so that a prompt does not stand in its last line.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderValue, Response, header},
+};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+/// Adds the line end where the answer is one JSON value.
+pub fn add(response: Response<Body>) -> Response<Body> {
+    let media = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media = media.split(|&byte| byte == b';').next().unwrap_or_default();
+    let is_json = media == b"application/json" || media.ends_with(b"+json");
+    if is_json { response.map(|body| Body::new(WithLineEnd { body, has_ended: false })) } else { response }
+}
+
+struct WithLineEnd {
+    body: Body,
+    has_ended: bool,
+}
+
+impl HttpBody for WithLineEnd {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.or_else(|| {
+            self.has_ended = true;
+            Some(Ok(Frame::data(Bytes::from_static(b"\n"))))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.has_ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (mut hint, line_end) = (self.body.size_hint(), u64::from(!self.has_ended));
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + line_end);
+        }
+        hint.set_lower(hint.lower() + line_end);
+        hint
+    }
+}

@@ -1,0 +1,205 @@
+//! A connection as hyper sees it, with what hyper does not do by itself.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{body::Bytes, http::StatusCode};
+use bytes::Buf;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::{Instant, Sleep, sleep},
+};
+use tokio_io_timeout::TimeoutStream;
+
+use crate::{
+    http::{new_request_id, problem::Problem},
+    limits,
+};
+
+/// A connection that
+/// - breaks when its peer takes nothing for too long, or is gone while it waits for an answer;
+/// - explains the errors that hyper answers by itself;
+/// - reads on for a while before it closes, so that a client that still sends gets its answer: unread bytes make the kernel
+///   reset a connection, which takes the answer away even where it has arrived.
+pub struct Socket {
+    stream: Pin<Box<TimeoutStream<TcpStream>>>,
+    /// When to look next whether the peer is gone.
+    look: Instant,
+    /// What is left of the answer to a broken head.
+    explanation: Option<Bytes>,
+    /// Once this side is closed.
+    linger: Option<Linger>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// What is read and thrown away before a connection is closed.
+struct Linger {
+    bytes: usize,
+    end: Pin<Box<Sleep>>,
+    pause: Pin<Box<Sleep>>,
+}
+
+/// Lets the kernel find out whether peers are there, on all connections that a listener accepts.
+pub fn keep_alive(listener: &TcpListener) {
+    use rustix::net::sockopt;
+    let set = sockopt::set_socket_keepalive(listener, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(listener, limits::KEEP_ALIVE))
+        .and_then(|()| sockopt::set_tcp_keepintvl(listener, limits::KEEP_ALIVE))
+        .and_then(|()| sockopt::set_tcp_keepcnt(listener, limits::KEEP_ALIVE_PROBES));
+    if let Err(error) = set {
+        tracing::warn!("clients that vanish while they wait for an answer are not noticed: {error}");
+    }
+}
+
+impl Socket {
+    pub fn new(stream: TcpStream, write_timeout: Duration, stopping: watch::Receiver<bool>) -> Socket {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(write_timeout));
+        let look = Instant::now() + limits::KEEP_ALIVE;
+        Socket { stream: Box::pin(stream), look, explanation: None, linger: None, stopping }
+    }
+
+    /// While an answer is awaited, nothing is read that would tell.
+    fn check_peer(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        if now < self.look {
+            return Ok(());
+        }
+        self.look = now + limits::KEEP_ALIVE;
+        self.stream.get_ref().take_error()?.map_or(Ok(()), Err)
+    }
+
+    fn poll_explain(&mut self, cx: &mut Context<'_>, instead_of: usize) -> Poll<io::Result<usize>> {
+        let explanation = self.explanation.as_mut().expect("it was made before");
+        while !explanation.is_empty() {
+            let written = ready!(self.stream.as_mut().poll_write(cx, explanation))?;
+            explanation.advance(written);
+        }
+        Poll::Ready(Ok(instead_of))
+    }
+}
+
+/// A whole answer with a problem document, where `head` is that of an error that hyper answers by itself, without a body.
+/// Ours all have one.
+fn explanation(head: &[u8]) -> Option<Bytes> {
+    let status = head.strip_prefix(b"HTTP/1.1 4")?.get(..2)?;
+    let (status, detail) = match status {
+        b"00" => (
+            StatusCode::BAD_REQUEST,
+            "the head of the request is not HTTP/1.1: look at its first line, the names, lengths and characters of its \
+             headers, and for a CR LF after each",
+        ),
+        b"14" => {
+            (StatusCode::URI_TOO_LONG, "the path and query are longer than 65,534 bytes: send large data in a body")
+        }
+        b"31" => (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "the head of the request has more than 100 headers or 400 KiB: send fewer or shorter ones",
+        ),
+        _ => return None,
+    };
+    let is_bare = head.ends_with(b"\r\n\r\n") && contains(head, b"\r\ncontent-length: 0\r\n");
+    is_bare.then(|| answer(status, detail))
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+fn answer(status: StatusCode, detail: &str) -> Bytes {
+    let problem = Problem::new(status, detail).into_document();
+    let id = new_request_id();
+    let head =
+        format!("HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n", problem.len());
+    let rest = [b"connection: close\r\nx-request-id: ", id.as_bytes(), b"\r\n\r\n", &problem].concat();
+    [head.into_bytes(), rest].concat().into()
+}
+
+impl Linger {
+    fn new() -> Linger {
+        Linger {
+            bytes: limits::LINGER_BYTES,
+            end: Box::pin(sleep(limits::LINGER_TIME)),
+            pause: Box::pin(sleep(limits::LINGER_PAUSE)),
+        }
+    }
+
+    /// Ready when the peer has sent all, or has had its chance.
+    fn poll(&mut self, stream: &mut Pin<Box<TimeoutStream<TcpStream>>>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut buffer = [0; 16 << 10];
+        while self.bytes > 0 {
+            let mut read = ReadBuf::new(&mut buffer);
+            match stream.as_mut().poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    self.bytes = self.bytes.saturating_sub(read.filled().len());
+                    self.pause.as_mut().reset(Instant::now() + limits::LINGER_PAUSE);
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    ready!(first(self.end.as_mut().poll(cx), self.pause.as_mut().poll(cx)));
+                    return Poll::Ready(());
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+fn first(one: Poll<()>, other: Poll<()>) -> Poll<()> {
+    if one.is_ready() { one } else { other }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let [head] = bufs {
+            if self.explanation.is_none() {
+                self.explanation = explanation(head);
+            }
+            if self.explanation.is_some() {
+                return self.poll_explain(cx, head.len());
+            }
+        }
+        self.stream.as_mut().poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_peer()?;
+        self.stream.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Socket { stream, linger, stopping, .. } = &mut *self;
+        if linger.is_none() {
+            ready!(stream.as_mut().poll_shutdown(cx))?;
+        }
+        // Clients keep connections that are idle, and a node that stops does not wait for them.
+        if *stopping.borrow() {
+            return Poll::Ready(Ok(()));
+        }
+        linger.get_or_insert_with(Linger::new).poll(stream, cx).map(Ok)
+    }
+}

@@ -1,0 +1,80 @@
+//! What is left of a request's body when its answer is there.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderValue, Request, Response, header},
+};
+use futures_util::FutureExt;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+
+/// A body that is known still when its reader has dropped it; nothing once it has ended.
+#[derive(Clone)]
+struct Lent(Arc<Mutex<Option<Body>>>);
+
+/// What is left of a body that was lent to a handler.
+pub struct Unread(Option<Lent>);
+
+/// Lends a request's body to whoever handles it.
+pub fn lend(request: Request<Body>) -> (Request<Body>, Unread) {
+    if http_body::Body::is_end_stream(request.body()) {
+        return (request, Unread(None));
+    }
+    let (parts, body) = request.into_parts();
+    let lent = Lent(Arc::new(Mutex::new(Some(body))));
+    (Request::from_parts(parts, Body::new(lent.clone())), Unread(Some(lent)))
+}
+
+impl Unread {
+    /// Announces the end of the connection where the client still sends: nothing else can follow on it.
+    pub fn announce(self, response: &mut Response<Body>) {
+        let Some(mut rest) = self.0 else { return };
+        // What has come already is no reason for it.
+        while !http_body::Body::is_end_stream(&rest) {
+            match rest.frame().now_or_never() {
+                Some(Some(_)) => {}
+                Some(None) => return,
+                None => {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Lent {
+    fn with<T>(&self, look: impl FnOnce(&mut Option<Body>) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl http_body::Body for Lent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.with(|lent| {
+            let Some(body) = lent else { return Poll::Ready(None) };
+            let frame = Pin::new(body).poll_frame(cx);
+            if matches!(frame, Poll::Ready(None | Some(Err(_)))) {
+                *lent = None;
+            }
+            frame
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.with(|lent| lent.as_ref().is_none_or(http_body::Body::is_end_stream))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.with(|lent| lent.as_ref().map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint))
+    }
+}

@@ -202,7 +202,7 @@ pub const IMPORT_PAUSE: Duration = Duration::from_secs(1);
 pub const IMPORTS_EVERY: Duration = Duration::from_secs(60);
 
 /// Entries of an import that was given up which are removed in one step of the writer, so that others do not wait long.
-pub const REMOVE_ENTRIES: usize = 4_096;
+pub const REMOVE_ENTRIES: usize = 512;
 
 /// Bytes of a call of `add-checkpoint`, and of an answer to one: 16 signatures of the largest algorithm, 5 kB each
 /// (C2SP signed-note), in base64, beside the proof and the text.
@@ -249,3 +249,9 @@ pub const HOST_BYTES: usize = 255;
 
 /// Bytes of the path that a proxy says to have stripped (`X-Forwarded-Prefix`): it comes back in headers.
 pub const PREFIX_BYTES: usize = 256;
+
+/// Bytes of rows that bringing the index up to the log gathers before it writes them.
+pub const REPLAY_BYTES: usize = 4 << 20;
+
+/// Time between two lines of the log that say how far a start has come.
+pub const REPLAY_TOLD: Duration = Duration::from_secs(2);

@@ -68,7 +68,7 @@ use std::{
 };
 
 pub use batch::{Batch, Payload, Record, Slot};
-pub use recovery::{Found, check};
+pub use recovery::{Found, check, read};
 use segments::{Preparer, Segment};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -242,6 +242,16 @@ impl Shared {
 }
 
 impl Reader {
+    /// Reads the log in a folder, whether it is in use or not. Nothing is checked before it is read.
+    ///
+    /// # Errors
+    /// There is none, or its first segment is damaged.
+    pub fn open(folder: &Path) -> Result<Reader, LogError> {
+        let found = recovery::open(folder)?;
+        let (shared, _) = found.ok_or_else(|| LogError::Failed(format!("there is no log in {}", folder.display())))?;
+        Ok(Reader(Arc::new(shared)))
+    }
+
     /// A record by its place.
     ///
     /// # Errors

@@ -757,7 +757,7 @@ impl Node {
 
 impl Inner {
     fn open(config: &Config) -> Result<(Inner, Background), StoreError> {
-        let store = Arc::new(Store::open(&config.data)?);
+        let store = Arc::new(Store::open(&config.data, rand::random())?);
         let key = store.secret_key(KeyFile::Node, rand::random())?;
         let witness = match config.cosign.is_empty() {
             true => None,

@@ -612,6 +612,8 @@ struct Pending {
     policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
     witnessed: HashMap<Hash, Witnessed>,
     erased: Option<ChainNumber>,
+    /// A transaction on its way into its run.
+    served: Vec<u8>,
     replaced: Option<Arc<ChainHandle>>,
 }
 
@@ -739,7 +741,7 @@ impl Writer {
             return Ok(Entry { chain: loaded, handle });
         }
         let handle = Arc::new(ChainHandle::new(&loaded, lineage, parent, record.leap, record.erasures));
-        handle.add_rollback(self.store.rollback(record.number)?, false);
+        handle.add_rollback(self.store.rollback(record.id)?, false);
         Ok(Entry { chain: loaded, handle })
     }
 
@@ -805,9 +807,9 @@ impl Writer {
         match self.published.own_health() {
             Health::Failed(detail) => Err(StoreError::Failed(detail)),
             _ if !self.store.has_room() => Err(StoreError::Full),
-            Health::Ready => Ok(()),
+            Health::Ready if !self.store.is_behind() => Ok(()),
             Health::Full if self.full_at.elapsed() < limits::FULL_PAUSE => Err(StoreError::Full),
-            Health::Full => {
+            Health::Ready | Health::Full => {
                 let recovered = self.store.recover().and_then(|()| self.load());
                 match &recovered {
                     Ok(()) => {
@@ -881,7 +883,7 @@ impl Writer {
         witnessed.extend(pending.witnessed.into_iter().map(|(hash, log)| (hash, Arc::new(log))));
         drop(witnessed);
         // An erasure stands from its commit on, and so it is shown, whatever becomes of the key: a start would destroy it.
-        self.store.destroy(doomed).inspect_err(|error| self.fail(error))
+        self.store.erase(doomed).inspect_err(|error| self.fail(error))
     }
 
     fn publish_sealed(&self, handle: &Arc<ChainHandle>) {
@@ -939,7 +941,7 @@ impl Writer {
                 Ok(Outcome::Done)
             }
             Command::SetRollback(chain, rollback) => {
-                pending.batch.rollback(chain, &rollback);
+                pending.batch.rollback(self.entry(chain).handle.id, &rollback);
                 Ok(Outcome::Done)
             }
             Command::SetNodes(hosts) => {
@@ -1014,7 +1016,9 @@ impl Writer {
         let lineage = Arc::new(Lineage::new(number, shared));
         let parent_size = parent.as_ref().map_or(0, |(quant, _)| quant.size());
         let mut run = Run::new(parent_size, shared_bytes);
-        let bytes = shared_bytes + run.push(|out| transaction.write_record(parent_size, out));
+        let mut served = Vec::with_capacity(transaction.record_bytes() + 20);
+        transaction.write_record(parent_size, &mut served);
+        let bytes = shared_bytes + run.push(&served);
         let mut tiles = |tile: Tile| pending.batch.tile(number, &tile);
         let parent = parent.as_ref().map(|(quant, edge)| (quant, edge.clone()));
         let chain = Chain::bang(rules, transaction, parent, quant.clone(), bytes, &mut tiles)
@@ -1096,11 +1100,9 @@ impl Writer {
         let head = &self.entry(number).chain.head;
         transaction.delay_to(head.accepted);
         let by = head.size();
-        let mut erased = Vec::new();
-        record.write_erased(Erased { timestamp: transaction.timestamp(), by }, &mut erased);
-        let run = self.store.run_with(number, index, &erased)?;
+        let erased = Erased { timestamp: transaction.timestamp(), by };
+        pending.batch.erased(number, index, record.commitment, erased);
         let placed = self.entry(number).accept(number, transaction, pending);
-        pending.batch.run(number, run);
         let record = chain_record(&handle);
         pending.batch.chain(&ChainRecord { erasures: record.erasures + 1, ..record });
         pending.erased = Some(number);
@@ -1166,7 +1168,9 @@ impl Entry {
         if run.is_full_for(transaction.record_bytes()) {
             pending.batch.run(number, std::mem::replace(run, Run::new(index, bytes_before)));
         }
-        let bytes = run.push(|out| transaction.write_record(index, out));
+        pending.served.clear();
+        transaction.write_record(index, &mut pending.served);
+        let bytes = run.push(&pending.served);
         let placed = Placed::new(index, &transaction);
         if let Some(id) = transaction.id() {
             pending.batch.id(number, id, index);
@@ -1219,6 +1223,7 @@ fn chain_record(chain: &ChainHandle) -> ChainRecord {
     ChainRecord {
         name: chain.name.to_string(),
         number: chain.number(),
+        id: chain.id,
         parent: chain.lineage.parent(),
         bang: chain.lineage.bang(),
         leap: chain.leap_policy(),

@@ -265,6 +265,13 @@ impl Record {
         Some(self.judge(&self.bytes[range], checksum))
     }
 
+    /// Where all of its payloads stand together, in the record at this place; nothing where they are empty.
+    pub fn all_payloads_place(&self, record: Place) -> Option<Place> {
+        let length = self.bytes.len() - self.plain.end;
+        let place = Place { offset: record.offset + length32(self.plain.end), length: length32(length), ..record };
+        (length > 0).then_some(place)
+    }
+
     /// Where one of its payloads stands, in the record at this place.
     pub fn payload_place(&self, record: Place, at: usize) -> Option<Place> {
         let (range, _) = self.payload_ranges().nth(at)?;

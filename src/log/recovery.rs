@@ -1,7 +1,7 @@
 //! Reads a log from its files, and tells a torn end from damage.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -122,8 +122,21 @@ pub(super) fn judge<E: From<LogError>>(
     Ok(Some(Judged { shared, acknowledged, newest, segment, torn, erasures }))
 }
 
+/// Calls `visit` for each record after `from` in a log that may be in use, but is not written to meanwhile. Returns the newest
+/// batch.
+///
+/// # Errors
+/// As [`Log::open`](super::Log::open).
+pub fn read<E: From<LogError>>(
+    folder: &Path,
+    from: Mark,
+    visit: impl FnMut(Found) -> Result<(), E>,
+) -> Result<Mark, E> {
+    Ok(judge(folder, from, visit)?.map_or(Mark::START, |judged| judged.newest))
+}
+
 /// The files of a log, and what was acknowledged of it.
-fn open(folder: &Path) -> Result<Option<(Shared, Acknowledged)>, LogError> {
+pub(super) fn open(folder: &Path) -> Result<Option<(Shared, Acknowledged)>, LogError> {
     let segments = if folder.is_dir() { segments::open_all(folder)? } else { Vec::new() };
     let Some(first) = segments.first() else {
         return match folder.join(super::ACKNOWLEDGED).exists() {
@@ -160,17 +173,25 @@ fn has_batches(shared: &Shared) -> Result<bool, LogError> {
 pub fn check<E: From<LogError>>(folder: &Path, mut visit: impl FnMut(Found) -> Result<(), E>) -> Result<(), E> {
     let Some((shared, acknowledged)) = open(folder)? else { return Ok(()) };
     let mut scan = Scan::new(&shared, acknowledged, Mark::START)?;
-    let (mut announced, mut erased) = (HashSet::new(), Vec::new());
+    // Where announced erasures end, by where they begin. One may be of many payloads.
+    let (mut announced, mut erased) = (BTreeMap::new(), Vec::new());
     let mut used: BTreeMap<u32, u64> = BTreeMap::from([(0, segments::HEAD as u64)]);
     while let Some((mark, contents)) = scan.next()? {
         used.insert(mark.segment, mark.end.into());
-        announced.extend(contents.erasures.iter().copied());
+        for &Place { segment, offset, length } in &contents.erasures {
+            let end = announced.entry((segment, offset)).or_insert(0);
+            *end = (offset + length).max(*end);
+        }
         for found in contents.found(mark) {
             erased.extend(erased_payloads(&found)?);
             visit(found)?;
         }
     }
-    let unannounced = erased.into_iter().find(|place| !announced.contains(place));
+    let is_announced = |&Place { segment, offset, length }: &Place| {
+        let before = announced.range(..=(segment, offset)).next_back();
+        before.is_some_and(|(start, end)| start.0 == segment && offset + length <= *end)
+    };
+    let unannounced = erased.into_iter().find(|place| !is_announced(place));
     if let Some(Place { segment, offset, .. }) = unannounced {
         let detail = "a payload is zeros, but its erasure was not announced";
         return Err(LogError::damaged(segment, offset.into(), detail).into());

@@ -5,15 +5,14 @@ use std::ops::Bound;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Batch, ChainNumber, Space, Store, StoreError, StoredRun, checked_version, from_json, key, unreadable, versioned,
+    Batch, ChainNumber, Store, StoreError,
+    entries::Entry,
+    index::{Index, PARTS, RunRow, Rows, Space, key, unreadable},
 };
 use crate::core::{hash::Hash, transaction::Timestamp};
 
-/// Marks, in `meta`, an import that is under way.
-const IMPORT: &[u8] = b"import ";
-
-/// The keyspaces that hold parts of a chain, each under a key that begins with its number.
-const PARTS: [Space; 6] = [Space::Runs, Space::Quants, Space::Sizes, Space::Hashes, Space::Ids, Space::Tiles];
+/// Before the id of the chain, the name of the record of an import.
+const IMPORT: &str = "import ";
 
 /// How far the parts of a chain are removed: walking over all that is gone already would take longer with each step.
 #[derive(Default)]
@@ -41,39 +40,47 @@ pub struct ImportRecord {
     pub active: Option<Timestamp>,
 }
 
-fn import_key(id: Hash) -> Vec<u8> {
-    [IMPORT, id.as_bytes()].concat()
+impl Rows {
+    pub(super) fn import(&mut self, record: &ImportRecord) {
+        let value = serde_json::to_string(record).expect("the record of an import is JSON");
+        self.own(&format!("{IMPORT}{}", record.id), Some(&value));
+    }
+
+    pub(super) fn end_import(&mut self, id: Hash) {
+        self.own(&format!("{IMPORT}{id}"), None);
+    }
+}
+
+impl Index {
+    /// All imports that are under way.
+    pub(super) fn imports(&self) -> Result<Vec<ImportRecord>, StoreError> {
+        self.all_own(IMPORT, "the record of an import")
+    }
 }
 
 impl Batch {
     /// An import, new or changed.
     pub fn import(&mut self, record: &ImportRecord) {
-        let value = serde_json::to_vec(record).expect("the record of an import is JSON");
-        self.put(Space::Meta, import_key(record.id), versioned(&value));
+        self.named.push((record.number, record.id));
+        self.rows.import(record);
+        self.entries.push(Entry::import(record));
     }
 
     /// The end of an import.
     pub fn end_import(&mut self, id: Hash) {
-        self.removed.push((Space::Meta, import_key(id)));
+        self.rows.end_import(id);
+        self.entries.push(Entry::EndImport { id });
     }
 }
 
 impl Store {
     /// All imports that are under way.
     pub fn imports(&self) -> Result<Vec<ImportRecord>, StoreError> {
-        let engine = self.engine()?;
-        let entries = engine.space(Space::Meta).prefix(IMPORT);
-        entries
-            .map(|entry| {
-                let value = entry.value().map_err(unreadable)?;
-                checked_version(&value)?;
-                from_json(&value, "the record of an import")
-            })
-            .collect()
+        self.index()?.imports()
     }
 
-    /// Removes at most `limit` more entries of a chain that no record names any more, and says whether none is left. The keys of
-    /// its runs go with them.
+    /// Removes at most `limit` more entries of a chain that no record names any more, and says whether none is left. The data and
+    /// the salts of its transactions are erased with them.
     pub fn remove_parts(
         &self,
         chain: ChainNumber,
@@ -81,18 +88,18 @@ impl Store {
         removed: &mut Removed,
         batch: &mut Batch,
     ) -> Result<bool, StoreError> {
-        let engine = self.engine()?;
+        let index = self.index()?;
         let mut room = limit;
         while let Some(&space) = PARTS.get(removed.spaces) {
             let start = removed.key.clone().map_or(Bound::Included(key([chain.0])), Bound::Excluded);
-            for entry in engine.space(space).range((start, Bound::Excluded(key([chain.0 + 1])))).take(room) {
+            for entry in index.space(space).range((start, Bound::Excluded(key([chain.0 + 1])))).take(room) {
                 let (key, value) = entry.into_inner().map_err(unreadable)?;
                 if let Space::Runs = space {
-                    // Of one that is damaged nobody knows the key.
-                    batch.doomed.extend(StoredRun::decode(&key, value).map(|run| run.slot()));
+                    let place = RunRow::decode(&key, &value)?.place;
+                    batch.purged.extend(self.reader.record(place)?.all_payloads_place(place));
                 }
                 removed.key = Some(key.to_vec());
-                batch.removed.push((space, key.to_vec()));
+                batch.rows.remove(space, key.to_vec());
                 room -= 1;
             }
             if room == 0 {

@@ -20,11 +20,11 @@
 //! Numbers are big-endian, so that a chain is one range. What a fork shares stays under the number of the chain that wrote it: a
 //! [`Lineage`](super::Lineage) says where.
 
-use std::{ops::Range, path::Path, time::Duration};
+use std::{fs, io, ops::Range, path::Path, time::Duration};
 
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use super::{BangPlace, ChainNumber, ChainRecord, StoreError, runs::Erasure};
+use super::{ChainNumber, ChainRecord, StoreError, runs::Erasure};
 use crate::{
     core::{
         hash::Hash,
@@ -128,6 +128,10 @@ pub(super) struct Rows {
 }
 
 impl Rows {
+    pub(super) fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.removed.is_empty()
+    }
+
     pub(super) fn put(&mut self, space: Space, key: Vec<u8>, value: Vec<u8>) {
         self.bytes += key.len() + value.len();
         self.puts.push((space, key, value));
@@ -218,6 +222,45 @@ impl Index {
 
     pub(super) fn number(&self, space: Space, key: &[u8]) -> Result<Option<u64>, StoreError> {
         self.get(space, key)?.map(|value| decode_number(&value)).transpose()
+    }
+
+    /// Opens the index in a folder, or makes it, anew where it cannot be opened.
+    pub(super) fn open_or_make(folder: &Path) -> Result<Index, StoreError> {
+        match Index::open(folder).and_then(|index| index.mark().map(|_| index)) {
+            Err(StoreError::Full) => Err(StoreError::Full),
+            Err(error) => {
+                tracing::warn!("the index cannot be opened: {error}");
+                Index::make(folder)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Makes an empty one in its place.
+    pub(super) fn make_anew(self, folder: &Path) -> Result<Index, StoreError> {
+        drop(self);
+        Index::make(folder)
+    }
+
+    fn make(folder: &Path) -> Result<Index, StoreError> {
+        tracing::info!("the index is made anew from the log");
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::from_io(&error)),
+            _ => {}
+        }
+        Index::open(folder)
+    }
+
+    /// All chains, by name.
+    pub(super) fn chains(&self) -> Result<Vec<ChainRecord>, StoreError> {
+        let decode = |entry: fjall::Guard| from_json(&entry.value().map_err(unreadable)?, "a chain's record");
+        self.space(Space::Chains).iter().map(decode).collect()
+    }
+
+    /// What is the node's own under all names that begin so.
+    pub(super) fn all_own<T: serde::de::DeserializeOwned>(&self, name: &str, what: &str) -> Result<Vec<T>, StoreError> {
+        let decode = |entry: fjall::Guard| from_json(&entry.value().map_err(unreadable)?, what);
+        self.space(Space::Own).prefix(name).map(decode).collect()
     }
 
     /// The mark of the log that it stands at.

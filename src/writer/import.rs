@@ -91,7 +91,7 @@ impl Part {
             self.runs.push(Run::new(self.size, self.bytes));
         }
         let run = self.runs.last_mut().expect("one was pushed where there was none");
-        self.bytes += run.push(|out| out.extend_from_slice(stored));
+        self.bytes += run.push(stored);
         self.ids.extend(record.id.clone().map(|id| (id, self.size)));
         self.tiles.extend(tiles);
         self.size += 1;
@@ -261,7 +261,7 @@ impl Writer {
         let leap = replaced.filter(|policy| *policy != LeapPolicy::default()).unwrap_or(leap);
         let name = name.to_string();
         let bang = Some(bang).filter(|bang| bang.quant > 0);
-        let record = ChainRecord { name, number, parent: None, leap, erasures, bang };
+        let record = ChainRecord { name, number, id, parent: None, leap, erasures, bang };
         // It is read as it will be at the next start, so that nothing becomes visible that could not be opened then.
         let entry: Entry = self.load_chain(&record)?;
         if entry.chain.id != id {

@@ -128,27 +128,6 @@ fn an_erased_value_is_gone_and_every_proof_holds() {
     verifies(&node.data);
 }
 
-/// Whoever kept every file of the engine from before, and sees the files of now, cannot read what was erased.
-#[test]
-fn old_copies_of_the_journal_and_the_tables_cannot_be_read_without_the_key() {
-    let node = TestNode::start(&[]);
-    node.inject("", json!("kept"));
-    node.inject("", json!("gone"));
-    node.leap("");
-    let (data, folder) = node.kill();
-    let old = data.parent().unwrap().join("old");
-    copy(&data, &old);
-    let node = TestNode::open(&data, &[]).with(folder);
-    assert_eq!(erase(&node, "", 2).status(), 201);
-    let (data, _folder) = node.kill();
-
-    fs::copy(data.join("run.keys"), old.join("run.keys")).unwrap();
-    let store = Store::open(&old).unwrap();
-    let lineage = qbc::store::Lineage::new(qbc::store::ChainNumber(0), None);
-    assert!(String::from_utf8(store.record(&lineage, 1).unwrap()).unwrap().contains("kept"));
-    assert!(store.record(&lineage, 2).unwrap_err().to_string().contains("the key of transaction 2 is gone"));
-}
-
 #[test]
 fn what_cannot_be_erased_says_why_and_changes_nothing() {
     let node = TestNode::start(&[]);

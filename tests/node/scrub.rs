@@ -2,17 +2,25 @@
 
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
+use qbc::log::{self, LogError, Mark, Place};
 use serde_json::{Value, json};
 
 use crate::support::{TestNode, eventually, problem, verifies};
 
-/// Flips a bit of the key of the run that was committed as number `run` since the node was made. Nothing that it encrypts
-/// can be read any more.
+/// Flips a bit in the data of the run that was committed as number `run` since the node was made.
 pub fn damage(data: &Path, run: u64) {
-    let keys = File::options().read(true).write(true).open(data.join("run.keys")).unwrap();
+    let mut runs = Vec::new();
+    log::read(&data.join("log"), Mark::START, |found| {
+        let is_run = found.record.plain().first() == Some(&b'R');
+        runs.extend(found.record.payload_place(found.place, 0).filter(|_| is_run));
+        Ok::<_, LogError>(())
+    })
+    .unwrap();
+    let Place { segment, offset, .. } = runs[run as usize];
+    let file = File::options().read(true).write(true).open(data.join(format!("log/{segment:08}.log"))).unwrap();
     let mut byte = [0];
-    keys.read_exact_at(&mut byte, 32 * run).unwrap();
-    keys.write_all_at(&[byte[0] ^ 1], 32 * run).unwrap();
+    file.read_exact_at(&mut byte, offset.into()).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset.into()).unwrap();
 }
 
 /// The default chain (run 0), `good` and `bad` (1 and 2), one transaction in each (3 to 5), and a fork of `bad`.
@@ -55,7 +63,7 @@ fn the_scrub_finds_damage_and_the_other_chains_go_on() {
     let ready = problem(node.get("/readyz").send().unwrap(), 503);
     let detail = ready["detail"].as_str().unwrap();
     assert!(
-        detail.contains("\"bad\" is damaged: the key of transaction 1") && !detail.contains("\"good\""),
+        detail.contains("\"bad\" is damaged: the data folder is damaged: transaction 1") || detail.contains("\"bad\" is damaged: transaction 1") && !detail.contains("\"good\""),
         "{detail}"
     );
 

@@ -255,3 +255,11 @@ pub const REPLAY_BYTES: usize = 4 << 20;
 
 /// Time between two lines of the log that say how far a start has come.
 pub const REPLAY_TOLD: Duration = Duration::from_secs(2);
+
+/// Chains of one node. Each takes some 4 KiB of memory with the hashes at the edge of its tree, so these take 800 MiB, and a start
+/// reads each of them.
+pub const CHAINS: usize = 200_000;
+
+/// Forks of forks, one the child of the other. An id is looked for in each of them, and each has a row in the table of every one
+/// that follows: 10,000 chains of this depth take 60 MiB.
+pub const FORK_DEPTH: usize = 256;

@@ -229,6 +229,9 @@ impl Node {
 
     /// The chains that are damaged, and where. The others go on.
     pub fn damages(&self) -> Vec<(ChainName, String)> {
+        if !self.0.published.has_damage() {
+            return Vec::new();
+        }
         let damage = |(name, chain): (ChainName, Result<Arc<ChainHandle>, String>)| match chain {
             Ok(chain) => Some((name, chain.damage()?.to_owned())),
             Err(detail) => Some((name, detail)),

@@ -466,12 +466,7 @@ impl Store {
 
     /// One transaction as it is served.
     pub fn record(&self, lineage: &Lineage, index: u64) -> Result<Vec<u8>, StoreError> {
-        let chain = lineage.of_transaction(index);
-        let held = self.index()?;
-        let run = self.run(chain, &self.run_row(&held, chain, index)?)?;
-        let (at, mut record) = ((index - run.first) as usize, Vec::new());
-        run.serve(at..at + 1, b',', |at| held.erasure(chain, at), &mut record)?;
-        Ok(record)
+        self.own_record(lineage.of_transaction(index), index)
     }
 
     /// One quant; its hash and proof of work are checked.
@@ -484,10 +479,10 @@ impl Store {
     /// The index of a chain's quant with this hash.
     pub fn quant_with_hash(&self, lineage: &Lineage, hash: Hash) -> Result<Option<u64>, StoreError> {
         let held = self.index()?;
-        for chain in lineage.iter() {
-            if let Some(index) = held.number(Space::Hashes, &key_and(chain.number(), hash.as_bytes()))? {
+        for chain in lineage.writers() {
+            if let Some(index) = held.number(Space::Hashes, &key_and(chain, hash.as_bytes()))? {
                 // A quant of an ancestor behind the fork is not of this chain.
-                return Ok((lineage.of_quant(index) == chain.number()).then_some(index));
+                return Ok((lineage.of_quant(index) == chain).then_some(index));
             }
         }
         Ok(None)
@@ -504,15 +499,35 @@ impl Store {
 
     /// The index of the transaction that a client gave this id.
     pub fn transaction_with_id(&self, lineage: &Lineage, id: &Id) -> Result<Option<u64>, StoreError> {
+        self.own_transaction_with_id(lineage, lineage.writers(), id)
+    }
+
+    /// The same of what the ancestors of a chain wrote.
+    pub fn inherited_with_id(&self, lineage: &Lineage, id: &Id) -> Result<Option<u64>, StoreError> {
+        self.own_transaction_with_id(lineage, lineage.ancestors(), id)
+    }
+
+    fn own_transaction_with_id(
+        &self,
+        lineage: &Lineage,
+        mut writers: impl Iterator<Item = ChainNumber>,
+        id: &Id,
+    ) -> Result<Option<u64>, StoreError> {
         let held = self.index()?;
-        for chain in lineage.iter() {
-            if let Some(index) = held.number(Space::Ids, &key_and(chain.number(), id.as_str().as_bytes()))?
-                && lineage.of_transaction(index) == chain.number()
-            {
-                return Ok(Some(index));
-            }
-        }
-        Ok(None)
+        let find = |chain: ChainNumber| {
+            let found = held.number(Space::Ids, &key_and(chain, id.as_str().as_bytes()))?;
+            Ok(found.filter(|&index| lineage.of_transaction(index) == chain))
+        };
+        writers.find_map(|chain| find(chain).transpose()).transpose()
+    }
+
+    /// One transaction of a chain by its number, as it wrote it itself.
+    pub fn own_record(&self, chain: ChainNumber, index: u64) -> Result<Vec<u8>, StoreError> {
+        let held = self.index()?;
+        let run = self.run(chain, &self.run_row(&held, chain, index)?)?;
+        let (at, mut record) = ((index - run.first) as usize, Vec::new());
+        run.serve(at..at + 1, b',', |at| held.erasure(chain, at), &mut record)?;
+        Ok(record)
     }
 
     /// A complete Merkle tile.

@@ -280,6 +280,16 @@ pub enum Refused {
          DELETE /import?chain=ID, and send this one then"
     )]
     TooManyImports(usize),
+    /// The node has no room for more chains.
+    #[error("the node has {} chains, which is its limit: use one of them, or another node", limits::CHAINS)]
+    TooManyChains,
+    /// Forks of forks.
+    #[error(
+        "the chain is the last of {} forks of forks, which is the limit: fork one of its ancestors, or export it and \
+         import it on another node",
+        limits::FORK_DEPTH
+    )]
+    ForkedTooOften,
     /// Too much waits already.
     #[error("the node has too much to write: send again later")]
     Busy,
@@ -309,6 +319,8 @@ pub struct ChainHandle {
     erasures: AtomicU64,
     /// What does not hold, once that is found.
     damage: OnceLock<String>,
+    /// Whether anything does not hold in any chain of the node: hardly ever, so that nobody has to look at all ancestors.
+    any_damage: Arc<AtomicBool>,
     /// The newest quant that was signed and is not here, once that is found.
     rollback: RwLock<Option<Rollback>>,
     /// Whether an imported chain has taken its place.
@@ -341,6 +353,7 @@ impl ChainHandle {
         parent: Option<Arc<ChainHandle>>,
         leap: LeapPolicy,
         erasures: u64,
+        any_damage: Arc<AtomicBool>,
     ) -> Self {
         ChainHandle {
             name: chain.rules.name().clone(),
@@ -352,6 +365,7 @@ impl ChainHandle {
             leap: RwLock::new(leap),
             erasures: erasures.into(),
             damage: OnceLock::new(),
+            any_damage,
             rollback: RwLock::default(),
             replaced: false.into(),
             is_ahead: false.into(),
@@ -421,8 +435,11 @@ impl ChainHandle {
 
     /// What does not hold in what is stored of it, or of an ancestor.
     pub fn damage(&self) -> Option<&str> {
-        let own = self.damage.get().map(String::as_str);
-        own.or_else(|| self.parent.as_ref().and_then(|parent| parent.damage()))
+        if !self.any_damage.load(Ordering::Acquire) {
+            return None;
+        }
+        std::iter::successors(Some(self), |chain| chain.parent.as_deref())
+            .find_map(|chain| chain.damage.get().map(String::as_str))
     }
 
     /// Whether an imported chain has taken its place. Then its head is sent once more, so that whoever follows it looks.
@@ -440,6 +457,7 @@ impl ChainHandle {
     pub fn set_damage(&self, detail: String) {
         // The first damage that was found stays.
         let _ = self.damage.set(detail);
+        self.any_damage.store(true, Ordering::Release);
     }
 
     /// Why it takes no writes though it holds: a newer quant of it was signed, and its loss is not accepted.
@@ -524,6 +542,8 @@ pub struct Published {
     sealed: mpsc::UnboundedSender<Arc<ChainHandle>>,
     /// What was cosigned of others' logs, by the hashes of their names.
     witnessed: RwLock<BTreeMap<Hash, Arc<Witnessed>>>,
+    /// See [`ChainHandle`]; a chain that could not be loaded counts too.
+    any_damage: Arc<AtomicBool>,
 }
 
 impl Published {
@@ -542,6 +562,11 @@ impl Published {
     /// Why a chain could not be loaded.
     pub fn lost(&self, name: &str) -> Option<String> {
         self.chains.read().expect("no holder of this lock panics").get(name)?.as_ref().err().cloned()
+    }
+
+    /// Whether any chain is damaged.
+    pub fn has_damage(&self) -> bool {
+        self.any_damage.load(Ordering::Acquire)
     }
 
     /// At most `limit` chains in the order of their names, from behind `after`. Of one that could not be loaded, why.
@@ -667,6 +692,7 @@ impl Writer {
             touched,
             sealed,
             witnessed: RwLock::default(),
+            any_damage: Arc::default(),
         });
         let mut writer = Writer {
             store,
@@ -705,6 +731,7 @@ impl Writer {
                     tracing::error!(chain = %name, "the chain is damaged: {detail}");
                     let mut chains = self.published.chains.write().expect("no holder of this lock panics");
                     chains.insert(name.clone(), Err(detail));
+                    self.published.any_damage.store(true, Ordering::Release);
                 }
                 Err(other) => return Err(other),
             }
@@ -740,7 +767,14 @@ impl Writer {
             handle.head.send_replace(loaded.head.clone());
             return Ok(Entry { chain: loaded, handle });
         }
-        let handle = Arc::new(ChainHandle::new(&loaded, lineage, parent, record.leap, record.erasures));
+        let handle = Arc::new(ChainHandle::new(
+            &loaded,
+            lineage,
+            parent,
+            record.leap,
+            record.erasures,
+            self.published.any_damage.clone(),
+        ));
         handle.add_rollback(self.store.rollback(record.id)?, false);
         Ok(Entry { chain: loaded, handle })
     }
@@ -1000,8 +1034,14 @@ impl Writer {
         if self.names.contains(rules.name()) {
             return Err(Refused::NameTaken(rules.name().clone()));
         }
+        if self.names.len() >= limits::CHAINS {
+            return Err(Refused::TooManyChains);
+        }
         let number = self.next_number;
         let parent_handle = parent.map(|(chain, _)| self.entry(chain).handle.clone());
+        if parent_handle.as_ref().is_some_and(|parent| parent.lineage.depth() >= limits::FORK_DEPTH) {
+            return Err(Refused::ForkedTooOften);
+        }
         let mut shared_bytes = 0;
         let (parent, shared) = match parent.zip(parent_handle.as_ref()) {
             Some(((number, index), handle)) => {
@@ -1024,7 +1064,8 @@ impl Writer {
         let chain = Chain::bang(rules, transaction, parent, quant.clone(), bytes, &mut tiles)
             .map_err(|error| Refused::Stale(error.to_string()))?;
 
-        let handle = Arc::new(ChainHandle::new(&chain, lineage, parent_handle, leap, 0));
+        let handle =
+            Arc::new(ChainHandle::new(&chain, lineage, parent_handle, leap, 0, self.published.any_damage.clone()));
         pending.batch.chain(&chain_record(&handle));
         pending.batch.run(number, run);
         pending.batch.quant(number, &quant, parent_size);

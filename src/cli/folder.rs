@@ -312,14 +312,12 @@ impl Item {
 
 /// Whether a transaction of the chain that wrote `index` records its erasure.
 fn records_erasure(store: &Store, lineage: &Lineage, by: u64, index: u64) -> Result<bool, StoreError> {
-    let mut writer = lineage;
-    while let Some((_, parent)) = writer.up().filter(|_| index < writer.own_from()) {
-        writer = parent;
-    }
-    if store.size_and_bytes(writer.number())?.is_none_or(|(size, _)| by >= size) {
+    let writer = lineage.of_transaction(index);
+    if by <= index || store.size_and_bytes(writer)?.is_none_or(|(size, _)| by >= size) {
         return Ok(false);
     }
-    let record = Record::parse(&store.record(writer, by)?);
+    // It may stand after the place of the fork.
+    let record = Record::parse(&store.own_record(writer, by)?);
     Ok(record.is_ok_and(|record| record.index == by && erasure_of(&record) == Some(index)))
 }
 
@@ -328,7 +326,6 @@ fn misplaced(store: &Store, lineage: &Lineage, index: u64, id: &Id) -> Result<Op
     if store.transaction_with_id(lineage, id)? != Some(index) {
         return Ok(Some(format!("it is not found by its id {:?}", id.as_str())));
     }
-    let Some((parent, of)) = lineage.up() else { return Ok(None) };
-    let shared = store.transaction_with_id(of, id)?.is_some_and(|earlier| earlier < parent.size);
+    let shared = index >= lineage.own_from() && store.inherited_with_id(lineage, id)?.is_some();
     Ok(shared.then(|| format!("its id {:?} stands in the chain already", id.as_str())))
 }

@@ -180,6 +180,8 @@ impl From<Refused> for Problem {
             | Refused::GivenUp => StatusCode::CONFLICT,
             Refused::Moved { .. } => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) | Refused::TooManyImports(_) => StatusCode::TOO_MANY_REQUESTS,
+            Refused::TooManyChains => StatusCode::INSUFFICIENT_STORAGE,
+            Refused::ForkedTooOften => StatusCode::UNPROCESSABLE_ENTITY,
             Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Damaged(_) | Refused::RolledBack(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,

@@ -77,18 +77,39 @@ pub struct BangPlace {
     pub quant: u64,
 }
 
-/// Who wrote which part of a chain: itself, its parent, and so on up.
+/// Who wrote which part of a chain: the first of its ancestors, the next, and so on to itself.
 #[derive(Debug)]
 pub struct Lineage {
     number: ChainNumber,
-    parent: Option<(Parent, Arc<Lineage>)>,
+    parent: Option<Parent>,
     bang: Option<BangPlace>,
+    /// In the order of the chain. A look-up is a binary search, however often it was forked.
+    parts: Vec<Part>,
+}
+
+/// What one chain wrote of another that goes on from it.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Who.
+    writer: ChainNumber,
+    /// The first transaction.
+    transactions_from: u64,
+    /// The first quant.
+    quants_from: u64,
 }
 
 impl Lineage {
     /// Of a chain with this number and, if it is a fork, its parent's lineage.
     pub fn new(number: ChainNumber, parent: Option<(Parent, Arc<Lineage>)>) -> Lineage {
-        Lineage { number, parent, bang: None }
+        let (mut parts, from) = match &parent {
+            None => (Vec::new(), Part { writer: number, transactions_from: 0, quants_from: 0 }),
+            Some((parent, lineage)) => {
+                let from = Part { writer: number, transactions_from: parent.size, quants_from: parent.quant + 1 };
+                (lineage.parts.clone(), from)
+            }
+        };
+        parts.push(from);
+        Lineage { number, parent: parent.map(|(parent, _)| parent), bang: None, parts }
     }
 
     /// Of a stored chain and, if it is a fork, its parent's lineage.
@@ -113,59 +134,89 @@ impl Lineage {
 
     /// What the chain was forked from.
     pub fn parent(&self) -> Option<Parent> {
-        self.parent.as_ref().map(|(parent, _)| *parent)
+        self.parent
     }
 
-    /// The parent's own lineage.
-    pub fn up(&self) -> Option<(Parent, &Lineage)> {
-        self.parent.as_ref().map(|(parent, lineage)| (*parent, &**lineage))
+    /// How many forks it took to come here.
+    pub fn depth(&self) -> usize {
+        self.parts.len() - 1
     }
 
     /// The first quant that the chain wrote itself.
     pub fn own_quants_from(&self) -> u64 {
-        self.parent().map_or(0, |parent| parent.quant + 1)
+        self.parent.map_or(0, |parent| parent.quant + 1)
     }
 
     /// The first transaction that the chain wrote itself.
     pub fn own_from(&self) -> u64 {
-        self.parent().map_or(0, |parent| parent.size)
+        self.parent.map_or(0, |parent| parent.size)
     }
 
-    /// From itself upwards.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Lineage> {
-        std::iter::successors(Some(self), |lineage| lineage.parent.as_ref().map(|(_, parent)| &**parent))
+    /// All who wrote parts of it, from itself upwards.
+    pub(super) fn writers(&self) -> impl Iterator<Item = ChainNumber> {
+        self.parts.iter().rev().map(|part| part.writer)
+    }
+
+    /// The same without the chain itself.
+    pub fn ancestors(&self) -> impl Iterator<Item = ChainNumber> {
+        self.writers().skip(1)
     }
 
     /// The chain that wrote a transaction.
-    pub(super) fn of_transaction(&self, index: u64) -> ChainNumber {
-        self.writer(|parent| index >= parent.size)
+    pub fn of_transaction(&self, index: u64) -> ChainNumber {
+        self.last_part(|part| part.transactions_from <= index).writer
     }
 
     pub(super) fn of_quant(&self, index: u64) -> ChainNumber {
-        self.writer(|parent| index > parent.quant)
+        self.last_part(|part| part.quants_from <= index).writer
     }
 
     /// A complete tile that reaches over the place of the fork was written by the fork.
     pub(super) fn of_tile(&self, level: u8, number: u64) -> ChainNumber {
         let leaves = 1u64.checked_shl(8 * (u32::from(level) + 1)).unwrap_or(u64::MAX);
         let end = (number + 1).saturating_mul(leaves);
-        self.writer(|parent| end > parent.size)
+        self.last_part(|part| part.transactions_from < end).writer
     }
 
-    fn writer(&self, is_own: impl Fn(&Parent) -> bool) -> ChainNumber {
-        let own = self.iter().find(|lineage| lineage.parent.as_ref().is_none_or(|(parent, _)| is_own(parent)));
-        own.expect("the first of a lineage has no parent").number
+    /// The last part that begins early enough. The first begins at 0.
+    fn last_part(&self, begins: impl Fn(&Part) -> bool) -> Part {
+        self.parts[self.parts.partition_point(begins) - 1]
     }
 
     /// The end of the part of `0..` that the writer of transaction `index` wrote for this chain.
     pub(super) fn end_of_part(&self, index: u64) -> u64 {
-        let mut end = u64::MAX;
-        for lineage in self.iter() {
-            match &lineage.parent {
-                Some((parent, _)) if index < parent.size => end = parent.size,
-                _ => break,
-            }
+        let next = self.parts.partition_point(|part| part.transactions_from <= index);
+        self.parts.get(next).map_or(u64::MAX, |part| part.transactions_from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against the definition: from the chain upwards, the first that reaches so far.
+    #[test]
+    fn each_part_has_its_writer() {
+        let fork = |number, quant, size, of: &Arc<Lineage>| {
+            let parent = Parent { number: of.number(), quant, size };
+            Arc::new(Lineage::new(ChainNumber(number), Some((parent, of.clone()))))
+        };
+        let root = Arc::new(Lineage::new(ChainNumber(0), None));
+        let child = fork(1, 3, 300, &root);
+        let last = fork(2, 4, 301, &child);
+        let up = [(2, 301, 5), (1, 300, 4), (0, 0, 0)];
+        let writer = |reaches: &dyn Fn(u64, u64) -> bool| {
+            ChainNumber(up.iter().find(|(_, size, quant)| reaches(*size, *quant)).unwrap().0)
+        };
+        for index in [0, 1, 255, 256, 299, 300, 301, 302, 1_000, u64::MAX - 1] {
+            assert_eq!(last.of_transaction(index), writer(&|size, _| size <= index), "{index}");
+            assert_eq!(last.of_quant(index), writer(&|_, quant| quant <= index), "{index}");
         }
-        end
+        for (level, number) in [(0, 0), (0, 1), (0, 2), (1, 0), (7, 0)] {
+            let end = (number + 1) * 256u64.checked_pow(u32::from(level) + 1).unwrap_or(u64::MAX);
+            assert_eq!(last.of_tile(level, number), writer(&|size, _| size < end), "{level} {number}");
+        }
+        assert_eq!([0, 299, 300, 301].map(|index| last.end_of_part(index)), [300, 300, 301, u64::MAX]);
+        assert_eq!((root.depth(), last.depth(), last.ancestors().count()), (0, 2, 2));
     }
 }

@@ -494,3 +494,29 @@ fn mining_ends_with_its_request() {
     node.leap("/chains/x");
     node.audit("/chains/x");
 }
+
+/// Symptom: 30,000 forks, each of the last, made `/readyz` take seconds and a restart minutes. Cause: each look-up walked up all
+/// of them. Cure: a table that is searched, and a bound.
+#[test]
+fn forks_of_forks_end_at_a_bound() {
+    let node = TestNode::start(&[]);
+    node.bang(json!({ "name": "f0", "difficulty": 0 }));
+    let fork = |from: usize| {
+        let name = json!({ "name": format!("f{}", from + 1) });
+        node.post(&format!("/chains/f{from}/fork")).json(&name).send().unwrap()
+    };
+    let deepest = qbc::limits::FORK_DEPTH;
+    for from in 0..deepest {
+        assert_eq!(fork(from).status(), 201, "{from}");
+    }
+    let refused = problem(fork(deepest), 422);
+    assert!(refused["detail"].as_str().unwrap().contains("256 forks of forks"), "{refused}");
+    let last = format!("/chains/f{deepest}");
+    let index = node.inject(&last, json!("deep"));
+    assert_eq!(index, deepest as u64 + 1);
+    node.leap(&last);
+    node.audit(&last);
+    let (data, folder) = node.kill();
+    let node = TestNode::open(&data, &[]).with(folder);
+    assert_eq!(node.json(&format!("{last}/transactions/{index}"))["data"], "deep");
+}

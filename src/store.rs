@@ -311,7 +311,9 @@ impl Store {
             rows.run(chain, &RunRow { first, place: placed.place(slot), bytes_before, count });
         }
         let mark = placed.write()?;
-        if let Err(error) = index.write(rows, Some(mark)) {
+        // The mark passes an announced erasure only when it is done: from the mark on, the next start looks for such.
+        let mark = Some(mark).filter(|_| doomed.is_empty());
+        if let Err(error) = index.write(rows, mark) {
             // It is in the log, so it counts. The index is made to fit before the next write.
             tracing::error!("the index cannot be written: {error}");
             self.is_behind.store(true, std::sync::atomic::Ordering::Relaxed);

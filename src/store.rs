@@ -32,7 +32,10 @@ use std::{
     io,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Mutex, RwLock, RwLockReadGuard},
+    sync::{
+        Mutex, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use entries::Entry;
@@ -207,7 +210,7 @@ pub struct Store {
     /// Empty only while it is opened anew, or where that failed.
     index: RwLock<Option<Index>>,
     /// Whether the index lacks something that the log has, since it could not be written.
-    is_behind: std::sync::atomic::AtomicBool,
+    is_behind: AtomicBool,
     /// The ids of the chains by which the log names them.
     ids: RwLock<HashMap<ChainNumber, Hash>>,
     _lock: File,
@@ -228,24 +231,18 @@ impl Store {
         check_format(folder)?;
         let (log_folder, index_folder) = (folder.join(LOG), folder.join(INDEX));
         let mut index = Index::open_or_make(&index_folder)?;
-        loop {
-            let mark = index.mark()?;
-            let mut replay = Replay::new(&index, &log_folder)?;
-            match Log::open(&log_folder, mark, seed, |found| replay.take(found)) {
-                Err(replay::Fault::Log(LogError::NoSuchMark(_))) if mark != Mark::START => {
-                    tracing::warn!("the index does not fit the log");
-                    drop(replay);
-                    index = index.make_anew(&index_folder)?;
-                }
-                Err(fault) => return Err(fault.into()),
-                Ok((log, reader)) => {
-                    let ids = replay.finish(log.newest())?;
-                    let (index, ids) = (RwLock::new(Some(index)), RwLock::new(ids));
-                    let (log, is_behind) = (Mutex::new(log), false.into());
-                    return Ok(Store { folder: folder.into(), log, reader, index, is_behind, ids, _lock: lock });
-                }
+        let opened = match open_log(&index, &log_folder, seed) {
+            Err(fault) if fault.may_be_of_index() => {
+                tracing::warn!("the index does not fit the log, or is damaged: {}", StoreError::from(fault));
+                index = index.make_anew(&index_folder)?;
+                open_log(&index, &log_folder, seed)
             }
-        }
+            opened => opened,
+        };
+        let (log, reader, ids) = opened?;
+        let (index, ids) = (RwLock::new(Some(index)), RwLock::new(ids));
+        let (log, is_behind) = (Mutex::new(log), false.into());
+        Ok(Store { folder: folder.into(), log, reader, index, is_behind, ids, _lock: lock })
     }
 
     /// Recomputes every checksum of the log. The folder must be at rest; nothing in it is changed.
@@ -311,12 +308,19 @@ impl Store {
             rows.run(chain, &RunRow { first, place: placed.place(slot), bytes_before, count });
         }
         let mark = placed.write()?;
-        // The mark passes an announced erasure only when it is done: from the mark on, the next start looks for such.
-        let mark = Some(mark).filter(|_| doomed.is_empty());
-        if let Err(error) = index.write(rows, mark) {
-            // It is in the log, so it counts. The index is made to fit before the next write.
+        // The start after a crash completes what was announced after the mark, so it may not pass what is still to be erased.
+        let written = index.write(rows, doomed.is_empty().then_some(mark));
+        drop(index);
+        if let Err(error) = written {
+            // It is in the log, so it counts, and it is put into the index from there.
             tracing::error!("the index cannot be written: {error}");
-            self.is_behind.store(true, std::sync::atomic::Ordering::Relaxed);
+            self.is_behind.store(true, Ordering::Relaxed);
+            // Where the disk is full, that comes before the next write.
+            if self.has_room()
+                && let Err(error) = self.catch_up()
+            {
+                tracing::error!("the index cannot be opened again: {error}");
+            }
         }
         Ok(doomed)
     }
@@ -345,10 +349,10 @@ impl Store {
 
     /// Whether the index lacks something that the log has: then [`Store::recover`] must come before the next commit.
     pub fn is_behind(&self) -> bool {
-        self.is_behind.load(std::sync::atomic::Ordering::Relaxed)
+        self.is_behind.load(Ordering::Relaxed)
     }
 
-    /// Makes the store ready to go on after a full disk. Readers wait.
+    /// Makes the store ready to go on after a full disk, or when the index could not be written. Readers wait.
     ///
     /// # Errors
     /// [`StoreError::Full`] while there is still no room; otherwise as [`Store::open`].
@@ -360,15 +364,40 @@ impl Store {
             return Ok(());
         }
         let _log = self.log.lock().expect("no holder of this lock panics");
+        self.catch_up()
+    }
+
+    /// Opens the index again, and puts into it what it lacks. The log must not be written to meanwhile.
+    fn catch_up(&self) -> Result<(), StoreError> {
         let mut guard = self.index.write().expect("no holder of this lock panics");
         // The old one must be closed before its folder can be opened again.
         *guard = None;
-        let (log_folder, index) = (self.folder.join(LOG), Index::open(&self.folder.join(INDEX))?);
-        let mut replay = Replay::new(&index, &log_folder)?;
+        let log_folder = self.folder.join(LOG);
+        let index = guard.insert(Index::open(&self.folder.join(INDEX))?);
+        let ids = self.ids.read().expect("no holder of this lock panics");
+        // The writer has given the chains their numbers.
+        let given = ids.iter().map(|(&number, &id)| (id, number)).collect();
+        let mut replay = Replay::new(index, &log_folder, given)?;
         let newest = log::read(&log_folder, index.mark()?, |found| replay.take(found))?;
         replay.finish(newest)?;
-        *guard = Some(index);
-        self.is_behind.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.is_behind.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes the index anew from the log: it is asked for where a chain does not hold at opening, since that may be the index alone.
+    /// The chains may have other numbers then.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn make_index_anew(&self) -> Result<(), StoreError> {
+        let _log = self.log.lock().expect("no holder of this lock panics");
+        let mut guard = self.index.write().expect("no holder of this lock panics");
+        *guard = None;
+        let log_folder = self.folder.join(LOG);
+        let index = guard.insert(Index::make(&self.folder.join(INDEX))?);
+        let mut replay = Replay::new(index, &log_folder, HashMap::new())?;
+        let newest = log::read(&log_folder, Mark::START, |found| replay.take(found))?;
+        *self.ids.write().expect("no holder of this lock panics") = replay.finish(newest)?;
         Ok(())
     }
 
@@ -587,6 +616,14 @@ impl Store {
             }
         }
     }
+}
+
+/// Opens the log, and brings the index up to it. Gives the ids of the chains, too.
+fn open_log(index: &Index, log: &Path, seed: u64) -> Result<(Log, Reader, HashMap<ChainNumber, Hash>), replay::Fault> {
+    let mut replay = Replay::new(index, log, HashMap::new())?;
+    let (log, reader) = Log::open(log, index.mark()?, seed, |found| replay.take(found))?;
+    let ids = replay.finish(log.newest())?;
+    Ok((log, reader, ids))
 }
 
 /// The index, held open for one read.

@@ -705,8 +705,22 @@ impl Writer {
             pool_limit,
             full_at: Instant::now(),
         };
-        writer.load()?;
+        if !writer.load_whole()? {
+            // It may be the index alone.
+            tracing::warn!("not all chains hold: the index is made anew");
+            writer.store.make_index_anew()?;
+            writer.published.chains.write().expect("no holder of this lock panics").clear();
+            writer.load()?;
+        }
         Ok((writer, Ends { published, commands: sender, touched: touches, sealed: seals }))
+    }
+
+    /// Takes the chains as they stand in the store, and says whether all of them hold.
+    fn load_whole(&mut self) -> Result<bool, StoreError> {
+        match self.load() {
+            Err(StoreError::Damaged(_)) => Ok(false),
+            loaded => loaded.map(|()| self.names.len() == self.chains.len()),
+        }
     }
 
     /// Takes the chains as they stand in the store, at opening and after a full disk. One that is damaged does not hold up the

@@ -102,7 +102,7 @@ pub(super) fn judge<E: From<LogError>>(
     mut visit: impl FnMut(Found) -> Result<(), E>,
 ) -> Result<Option<Judged>, E> {
     let Some((shared, acknowledged)) = open(folder)? else {
-        return if from == Mark::START { Ok(None) } else { Err(LogError::NoSuchMark(from.number).into()) };
+        return if from == Mark::START { Ok(None) } else { Err(LogError::damaged(0, 0, "its file is missing").into()) };
     };
     let mut scan = Scan::new(&shared, acknowledged, from)?;
     let acknowledged = acknowledged.mark.number;

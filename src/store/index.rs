@@ -242,7 +242,7 @@ impl Index {
         Index::make(folder)
     }
 
-    fn make(folder: &Path) -> Result<Index, StoreError> {
+    pub(super) fn make(folder: &Path) -> Result<Index, StoreError> {
         tracing::info!("the index is made anew from the log");
         match fs::remove_dir_all(folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::from_io(&error)),
@@ -261,6 +261,11 @@ impl Index {
     pub(super) fn all_own<T: serde::de::DeserializeOwned>(&self, name: &str, what: &str) -> Result<Vec<T>, StoreError> {
         let decode = |entry: fjall::Guard| from_json(&entry.value().map_err(unreadable)?, what);
         self.space(Space::Own).prefix(name).map(decode).collect()
+    }
+
+    /// Reads what is the node's own: where it cannot be read, the index is made anew.
+    pub(super) fn check_own(&self) -> Result<(), StoreError> {
+        self.space(Space::Own).iter().try_for_each(|entry| entry.into_inner().map(drop).map_err(unreadable))
     }
 
     /// The mark of the log that it stands at.

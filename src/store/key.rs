@@ -91,7 +91,7 @@ impl Store {
         make_folder(folder).map_err(folder_error)?;
         let _lock = lock(folder)?;
         check_format(folder)?;
-        if ["node.key", "acknowledged", "store"].iter().any(|name| folder.join(name).exists()) {
+        if ["node.key", "log"].iter().any(|name| folder.join(name).exists()) {
             return Err(StoreError::Folder(format!(
                 "the data folder {shown} has a key already, which its node has signed with: \
                  import into a new folder, before the first start of its node"

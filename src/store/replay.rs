@@ -32,6 +32,13 @@ pub(super) enum Fault {
     Store(StoreError),
 }
 
+impl Fault {
+    /// Whether an index that is made anew may be free of it.
+    pub(super) fn may_be_of_index(&self) -> bool {
+        matches!(self, Fault::Log(LogError::NoSuchMark(_)) | Fault::Store(StoreError::Damaged(_)))
+    }
+}
+
 impl From<LogError> for Fault {
     fn from(error: LogError) -> Self {
         Fault::Log(error)
@@ -75,6 +82,8 @@ pub(super) struct Replay<'a> {
     completed: Mark,
     chains: HashMap<ChainNumber, Known>,
     numbers: HashMap<Hash, ChainNumber>,
+    /// Numbers that chains get which the index does not have yet.
+    given: HashMap<Hash, ChainNumber>,
     /// The number of the next chain.
     next: ChainNumber,
     /// When it was told last how far it is.
@@ -82,7 +91,13 @@ pub(super) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    pub(super) fn new(index: &'a Index, log: &Path) -> Result<Replay<'a>, StoreError> {
+    /// A chain that the index does not have gets its number from `given`, or the next one.
+    pub(super) fn new(
+        index: &'a Index,
+        log: &Path,
+        given: HashMap<Hash, ChainNumber>,
+    ) -> Result<Replay<'a>, StoreError> {
+        index.check_own()?;
         let mark = index.mark()?;
         let mut replay = Replay {
             index,
@@ -93,6 +108,7 @@ impl<'a> Replay<'a> {
             completed: mark,
             chains: HashMap::new(),
             numbers: HashMap::new(),
+            given,
             next: ChainNumber(0),
             told: Instant::now(),
         };
@@ -113,7 +129,8 @@ impl<'a> Replay<'a> {
         if found.batch != self.batch {
             (self.completed, self.batch) = (self.batch, found.batch);
             if self.rows.bytes > limits::REPLAY_BYTES {
-                self.write(Some(self.completed))?;
+                // The mark comes last: only then the log has completed the erasures before it.
+                self.write(None)?;
                 self.tell();
             }
         }
@@ -149,7 +166,7 @@ impl<'a> Replay<'a> {
 
     /// The number of a chain, which is its own from now on.
     fn number(&self, id: Hash) -> ChainNumber {
-        self.numbers.get(&id).copied().unwrap_or(self.next)
+        self.numbers.get(&id).or_else(|| self.given.get(&id)).copied().unwrap_or(self.next)
     }
 
     fn add_number(&mut self, id: Hash, number: ChainNumber) {

@@ -855,6 +855,8 @@ fn a_named_file_is_written_through_links_and_devices_stay() {
     symlink("target", path("link")).unwrap();
     symlink("link", path("second")).unwrap();
     symlink("new", path("dangling")).unwrap();
+    symlink("loop", path("loop")).unwrap();
+    symlink("nowhere/new", path("astray")).unwrap();
     let fifo = path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
     for (command, content) in &commands {
@@ -863,7 +865,7 @@ fn a_named_file_is_written_through_links_and_devices_stay() {
             to(&path(name)).ok();
             assert_eq!(&fs::read_to_string(path(target)).unwrap(), content, "{name}");
         }
-        assert!(["link", "second", "dangling"].iter().all(|name| path(name).is_symlink()));
+        assert!(["link", "second", "dangling", "loop"].iter().all(|name| path(name).is_symlink()));
         assert_eq!(fs::metadata(path("target")).unwrap().permissions().mode() & 0o777, 0o640);
 
         let reader = thread::spawn({
@@ -880,13 +882,16 @@ fn a_named_file_is_written_through_links_and_devices_stay() {
             ["/dev/null", "/dev/full"].iter().all(|device| fs::metadata(device).unwrap().file_type().is_char_device())
         );
         assert!(to(folder.path()).fails(1).contains("it is a folder"));
+        // Links that lead nowhere are no files either.
+        assert!(to(&path("loop")).fails(1).to_lowercase().contains("too many levels"));
+        assert!(to(&path("astray")).fails(1).contains("there is no folder"));
         for stdout in ["-", "/dev/stdout"] {
             assert_eq!(&to(Path::new(stdout)).ok(), content, "{stdout}");
         }
     }
     let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["dangling", "fifo", "link", "new", "plain", "second", "target"]);
+    assert_eq!(names, ["astray", "dangling", "fifo", "link", "loop", "new", "plain", "second", "target"]);
 }
 
 /// A result that nobody got was a success: Rust's runtime opens /dev/null in place of a closed standard output, and takes a

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::core::{
     hash::Hash,
-    json,
+    json::{self, JsonError},
     note::VerifierKey,
     rules::{ChainName, Rules},
     verify,
@@ -150,8 +150,13 @@ fn read_data(data: &str, is_text: bool) -> Result<(Box<RawValue>, &'static str),
     match serde_json::from_str::<Box<RawValue>>(data) {
         Ok(value) => Ok((value, "")),
         Err(_) if data.trim().is_empty() => Err("there is no data: an empty text is '\"\"', or --text ''".into()),
-        Err(error) if begins_like_json(data) => {
-            Err(format!("the data begins like JSON and is none: {error}; if it is meant as a text, say so with --text"))
+        Err(_) if begins_like_json(data) => {
+            // The gate has the better words for it than serde.
+            let fault = json::parse(data.as_bytes()).err();
+            let fault = fault.map_or(String::new(), |JsonError { line, column, detail, .. }| {
+                format!(": {detail}, at line {line} column {column}")
+            });
+            Err(format!("the data begins like JSON and is none{fault}; if it is meant as a text, say so with --text"))
         }
         Err(_) => as_text(),
     }
@@ -662,7 +667,13 @@ mod tests {
             assert!(told.contains("--text"), "{slip}: {told}");
             assert_eq!(read_data(slip, true).unwrap().0.get(), serde_json::to_string(slip).unwrap());
         }
-        assert!(read_data("{\"a\":1,}", false).unwrap_err().contains(" at line 1 column 8; "));
+        for (slip, fault) in [
+            ("{\"a\":1,}", "a comma with nothing after it: remove it, at line 1 column 8"),
+            ("[1,2", "at line 1 column 5"),
+        ] {
+            let told = read_data(slip, false).unwrap_err();
+            assert!(told.contains(fault), "{slip}: {told}");
+        }
         for text in
             ["hello", "hello world", "nullable", "trueness", "trust", "nothing", "+one", "...", "'a'", "No", "é"]
         {

@@ -59,8 +59,9 @@ pub async fn run(args: ExportArgs, node: Connection) -> anyhow::Result<()> {
         Some(path) => to_file(&node, &runtime, path, &args.key),
         None => {
             let mut out = BufWriter::new(stdout()?);
-            let read = remote::read(&node, &runtime, Part::Export(&mut out), &args.key)?;
-            out.flush()?;
+            let read = remote::read(&node, &runtime, Part::Export(&mut out), &args.key)
+                .and_then(|read| Ok(out.flush().map(|()| read)?))
+                .map_err(output::of_stdout)?;
             // Standard output has the export itself.
             if node.json {
                 output::tell(serde_json::to_string(&exported(&read)?)?);

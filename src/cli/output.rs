@@ -46,11 +46,14 @@ pub fn stdout() -> io::Result<File> {
 
 /// Writes to standard output. A closed pipe is a bare [`io::Error`], which ends the program quietly.
 pub fn print(bytes: &[u8]) -> anyhow::Result<()> {
-    match stdout().and_then(|mut out| out.write_all(bytes)) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(anyhow!("cannot write to standard output: {error}"))
-        }
-        done => Ok(done?),
+    stdout().and_then(|mut out| out.write_all(bytes)).map_err(|error| of_stdout(error.into()))
+}
+
+/// An error that may be one of writing to standard output, with that said. A closed pipe stays as it is.
+pub fn of_stdout(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => anyhow!("cannot write to standard output: {error}"),
+        _ => error,
     }
 }
 
@@ -177,7 +180,10 @@ pub fn is_stdout(path: &Path) -> bool {
 /// Those of `write`, and why the file cannot be written. Of a regular file nothing is left then.
 pub fn write_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let cannot = || format!("cannot write {}", path.display());
-    let before = fs::metadata(path).ok();
+    let before = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        found => Some(found.with_context(cannot)?),
+    };
     let is_in_place = match &before {
         Some(metadata) if metadata.is_dir() => bail!("{}: it is a folder", cannot()),
         Some(metadata) if metadata.file_type().is_socket() => bail!("{}: it is a socket", cannot()),
@@ -194,6 +200,9 @@ pub fn write_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::
         }
         Some(target) => {
             let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+            if !folder.is_dir() {
+                bail!("{}: there is no folder {}", cannot(), folder.display());
+            }
             // As of any new file: the user's mask takes from it.
             let permissions = before.map_or(Permissions::from_mode(0o666), |before| before.permissions());
             let part = tempfile::Builder::new()

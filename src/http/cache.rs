@@ -10,7 +10,12 @@ use axum::{
 };
 use futures_util::stream;
 
-use super::{inject::text_header, proofs::Incompressible};
+use super::{
+    coding::{self, CODINGS},
+    extract::weighted,
+    inject::text_header,
+    proofs::Incompressible,
+};
 
 /// For how long an answer may be kept.
 #[derive(Clone, Copy)]
@@ -80,9 +85,6 @@ pub async fn tag_encodings(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// The encodings that compression makes (see `tower_http` in Cargo.toml).
-const CODINGS: [&str; 3] = ["gzip", "br", "zstd"];
-
 /// Makes the tags of encodings in `If-None-Match` those of the answers inside, and gives each beside what the client had sent. Only
 /// those of encodings that the client still takes are kept.
 fn take_encoded_tags(headers: &mut HeaderMap) -> Vec<(String, String)> {
@@ -90,7 +92,7 @@ fn take_encoded_tags(headers: &mut HeaderMap) -> Vec<(String, String)> {
     if let Some(conditions) = joined(headers, &header::IF_NONE_MATCH).filter(|line| line.trim() != "*") {
         for tag in tags(&conditions) {
             let (plain, coding) = split_coding(tag);
-            let takes = |coding| !headers.contains_key(header::ACCEPT_ENCODING) || takes_coding(headers, coding);
+            let takes = |coding| !headers.contains_key(header::ACCEPT_ENCODING) || coding::takes(headers, coding);
             if coding.is_none_or(takes) {
                 held.push((plain, tag.to_owned()));
             }
@@ -162,21 +164,8 @@ pub fn insists_on(headers: &HeaderMap, first: &str, second: &str) -> bool {
     media_weight(headers, first).weight > media_weight(headers, second).weight
 }
 
-fn media_weight(headers: &HeaderMap, media: &str) -> Weight {
-    weight(headers, &header::ACCEPT, |range| match range.strip_suffix("/*") {
-        Some("*") => 1,
-        Some(kind) => 2 * u8::from(media.split('/').next() == Some(kind)),
-        None => 3 * u8::from(range == media),
-    })
-}
-
-fn takes_coding(headers: &HeaderMap, coding: &str) -> bool {
-    let closeness = |range: &str| if range == "*" { 1 } else { 3 * u8::from(range == coding) };
-    weight(headers, &header::ACCEPT_ENCODING, closeness).weight > 0
-}
-
 /// How much a client wants something.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Weight {
     /// How closely it is named, from 0 for not at all.
     closeness: u8,
@@ -184,22 +173,20 @@ struct Weight {
     weight: u16,
 }
 
-/// The weight (RFC 9110 section 12.4.2) of what a list names, by the element that names it most closely.
-fn weight(headers: &HeaderMap, name: &HeaderName, closeness: impl Fn(&str) -> u8) -> Weight {
-    let mut best = Weight::default();
-    for element in lines(headers, name).flat_map(|line| line.split(',')) {
-        let mut parts = element.split(';').map(|part| part.trim().to_ascii_lowercase());
-        let closeness = closeness(&parts.next().unwrap_or_default());
-        let given = parts.find_map(|part| part.strip_prefix("q=").map(str::parse::<f32>));
-        let weight = match given {
-            Some(Ok(weight)) => (weight.clamp(0.0, 1.0) * 1000.0) as u16,
-            _ => 1000,
-        };
-        if closeness > best.closeness {
-            best = Weight { closeness, weight };
-        }
-    }
-    best
+/// The weight of a media type, by the range that names it most closely.
+fn media_weight(headers: &HeaderMap, media: &str) -> Weight {
+    let closeness = |range: &str| match range.strip_suffix("/*") {
+        Some("*") => 1,
+        Some(kind) => 2 * u8::from(media.split('/').next() == Some(kind)),
+        None => 3 * u8::from(range == media),
+    };
+    let ranges = weighted(headers, &header::ACCEPT).into_iter();
+    ranges.map(|(range, weight)| Weight { closeness: closeness(&range), weight }).fold(
+        Weight::default(),
+        |best, next| {
+            if next.closeness > best.closeness { next } else { best }
+        },
+    )
 }
 
 #[cfg(test)]
@@ -246,21 +233,6 @@ mod tests {
         ] {
             let headers = headers(&header::ACCEPT, accept);
             assert_eq!(prefers(&headers, lines, "application/json"), expected, "{accept:?}");
-        }
-    }
-
-    #[test]
-    fn encodings_are_taken_or_not() {
-        for (accept, gzip) in [
-            (&["gzip"][..], true),
-            (&["br", "GZIP;q=0.1"], true),
-            (&["*"], true),
-            (&["gzip;q=0, *"], false),
-            (&["*;q=0, gzip"], true),
-            (&["identity"], false),
-            (&[""], false),
-        ] {
-            assert_eq!(takes_coding(&headers(&header::ACCEPT_ENCODING, accept), "gzip"), gzip, "{accept:?}");
         }
     }
 }

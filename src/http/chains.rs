@@ -515,6 +515,9 @@ pub struct ReceiptView {
     path: Vec<Hash>,
     /// The checkpoint of exactly that quant: a signed note, with the cosignatures that the node has of it.
     checkpoint: String,
+    /// In the array that answers an inject: `true` where an earlier request did it.
+    #[schema(nullable = false)]
+    replayed: Option<bool>,
 }
 
 /// The receipt of a sealed transaction.
@@ -660,7 +663,9 @@ pub struct Stats {
     /// What does not hold in what is stored of it: then it takes no writes. Null where all holds.
     #[schema(required = true)]
     damage: Option<String>,
-    /// That newer quants of it were signed than it has, as of a restored older data folder: then it takes no writes.
+    /// That newer quants of it were signed than it has, as of a restored older data folder: then it takes no writes. Null where
+    /// nothing speaks for that.
+    #[schema(required = true)]
     rollback: Option<String>,
 }
 

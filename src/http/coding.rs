@@ -19,8 +19,8 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use super::{extract::weighted, problem::Problem};
 use crate::limits;
 
-/// What `Accept-Encoding` names. The later ones are the better ones.
-const CODINGS: [&str; 3] = ["gzip", "br", "zstd"];
+/// What `Accept-Encoding` names, and compression makes (see `tower_http` in Cargo.toml). The later ones are the better ones.
+pub const CODINGS: [&str; 3] = ["gzip", "br", "zstd"];
 
 /// Makes the choice among the codings that the client accepts, and leaves it in `Accept-Encoding` alone, or none.
 ///
@@ -43,11 +43,23 @@ pub async fn choose(mut request: Request<Body>) -> Request<Body> {
 /// The coding that the client likes best, or none where that is to leave the answer as it is.
 fn preferred(headers: &HeaderMap) -> Option<&'static str> {
     let accepted = weighted(headers, &header::ACCEPT_ENCODING);
-    let listed = |name: &str| accepted.iter().find(|(coding, _)| bare(coding) == name).map(|&(_, weight)| weight);
-    let weigh = |coding| (listed(coding).or_else(|| listed("*")).unwrap_or(0), coding);
     // Of equal ones the last.
-    let (weight, coding) = CODINGS.map(weigh).into_iter().max_by_key(|&(weight, _)| weight).expect("there are some");
-    (weight > 0 && weight >= listed("identity").unwrap_or(0)).then_some(coding)
+    let weights = CODINGS.map(|coding| (weight_of(&accepted, coding), coding));
+    let (weight, coding) = weights.into_iter().max_by_key(|&(weight, _)| weight).expect("there are some");
+    (weight > 0 && weight >= listed(&accepted, "identity").unwrap_or(0)).then_some(coding)
+}
+
+/// Whether the client accepts a coding.
+pub fn takes(headers: &HeaderMap, coding: &str) -> bool {
+    weight_of(&weighted(headers, &header::ACCEPT_ENCODING), coding) > 0
+}
+
+fn weight_of(accepted: &[(String, u16)], coding: &str) -> u16 {
+    listed(accepted, coding).or_else(|| listed(accepted, "*")).unwrap_or(0)
+}
+
+fn listed(accepted: &[(String, u16)], name: &str) -> Option<u16> {
+    accepted.iter().find(|(coding, _)| bare(coding) == name).map(|&(_, weight)| weight)
 }
 
 /// `x-gzip` is another name of `gzip` (RFC 9110 section 8.4.1.3).
@@ -157,6 +169,10 @@ pub fn refused(problem: Problem) -> Response<Body> {
 mod tests {
     use super::*;
 
+    fn accepting(lines: &[&'static str]) -> HeaderMap {
+        lines.iter().map(|line| (header::ACCEPT_ENCODING, HeaderValue::from_static(line))).collect()
+    }
+
     #[test]
     fn an_acceptable_coding_is_chosen_or_none() {
         for (lines, chosen) in [
@@ -174,11 +190,22 @@ mod tests {
             (&["gzip;q=0.000"], None),
             (&["gzip;q=2", "br;q=-1", "zstd;q=nan", "", ",;,", "rot13", ";q=1"], None),
         ] {
-            let mut headers = HeaderMap::new();
-            for &line in lines {
-                headers.append(header::ACCEPT_ENCODING, HeaderValue::from_static(line));
-            }
-            assert_eq!(preferred(&headers), chosen, "{lines:?}");
+            assert_eq!(preferred(&accepting(lines)), chosen, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn encodings_are_taken_or_not() {
+        for (accept, gzip) in [
+            (&["gzip"][..], true),
+            (&["br", "GZIP;q=0.1"], true),
+            (&["*"], true),
+            (&["gzip;q=0, *"], false),
+            (&["*;q=0, gzip"], true),
+            (&["identity"], false),
+            (&[""], false),
+        ] {
+            assert_eq!(takes(&accepting(accept), "gzip"), gzip, "{accept:?}");
         }
     }
 }

@@ -302,22 +302,26 @@ pub fn parse_form(body: &[u8]) -> Result<Map<String, Value>, Problem> {
 }
 
 /// The pairs of a form (WHATWG URL, application/x-www-form-urlencoded parsing), but that bytes which are no UTF-8 are
-/// refused and not replaced.
+/// refused and not replaced, and so are noncharacters.
 pub fn parse_pairs(body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
-    let invalid = || Problem::bad_request("the form or query is not UTF-8 where its %-escapes are decoded");
-    let decode = |part: &[u8]| {
+    let decode = |part: &[u8], what: &str| {
         let spaced: Vec<u8> = part.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
-        let text = String::from_utf8(percent_encoding::percent_decode(&spaced).collect()).map_err(|_| invalid())?;
-        match json::has_noncharacter(&text) {
-            true => Err(Problem::bad_request(format!("the form has {}", json::NONCHARACTER))),
-            false => Ok(text),
+        let text = String::from_utf8(percent_encoding::percent_decode(&spaced).collect());
+        let invalid = |_| Problem::bad_request(format!("{what} is not UTF-8 where its %-escapes are decoded"));
+        match text.map_err(invalid)? {
+            text if json::has_noncharacter(&text) => {
+                Err(Problem::bad_request(format!("{what} has {}", json::NONCHARACTER)))
+            }
+            text => Ok(text),
         }
     };
     let pairs = body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
             let split = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
-            Ok((decode(&pair[..split])?, decode(pair.get(split + 1..).unwrap_or_default())?))
+            let name = decode(&pair[..split], "a name in the form or query")?;
+            let value = decode(pair.get(split + 1..).unwrap_or_default(), &format!("the value of {name:?}"))?;
+            Ok((name, value))
         })
         .collect()
 }

@@ -149,6 +149,7 @@ pub struct Acceptance<'a> {
     state: &'static str,
     /// In an array: `true` where an earlier request did it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     replayed: Option<bool>,
 }
 

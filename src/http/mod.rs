@@ -144,7 +144,9 @@ pub fn router(app: App) -> Router {
         // The router's paths, before the document has those of OpenAPI.
         let parameters = openapi::query_parameters(&document);
         let document = openapi::finish(document);
-        let json = document.to_json().expect("the document is JSON").into();
+        let json = document.to_json().expect("the document is JSON");
+        // utoipa's names of these formats are none of the OpenAPI Format Registry.
+        let json = json.replace(r#""u-int"#, r#""uint"#).into();
         Document { json, parameters, answers: openapi::answers(&document) }
     });
 
@@ -206,6 +208,8 @@ async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Re
     let (request, unread) = unread::lend(request);
     let response = match check(&app, &request) {
         Err(problem) => problem.into_response(),
+        // Nobody reads the body of a GET.
+        Ok(()) if matches!(*request.method(), Method::GET | Method::HEAD) => next.run(request).await,
         Ok(()) => match coding::decoded(&app.0.decoders, request) {
             Ok(request) => next.run(request).await,
             Err(problem) => coding::refused(problem),

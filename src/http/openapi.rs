@@ -197,13 +197,13 @@ const IMPLIED: [Implied; 14] = [
     }),
     ("413", "The body is too large", |route| route.has_body()),
     ("414", "The path is too long", |_| true),
-    ("415", "This route takes no such body, or no such coding of it", |route| route.has_body()),
+    ("415", "This route takes no such body, or no such coding of it", |route| route.method != Method::GET),
     ("421", "The node is not known by the name in the header `Host`", |_| true),
     ("422", "The body has not the shape that this route takes", |route| route.has_body()),
     ("431", "The request's head is too large", |_| true),
     ("500", "A fault of the node; its log says more", |_| true),
     ("503", "The node has too much to do or cannot read or write, or the chain is damaged", |route| {
-        route.writes() || route.is_of_a_chain()
+        route.writes() || route.is_of_a_chain() || route.path.starts_with(NESTED)
     }),
     ("507", "The disk is full", |route| route.writes()),
 ];
@@ -214,8 +214,8 @@ const HEADERS: [(&str, &str); 10] = [
     ("Cache-Control", "For how long the answer may be kept"),
     (
         "ETag",
-        "Of what can be cached, the tag for `If-None-Match`; of a chain's figures and of writes, the index that the \
-        next transaction will get, for `If-Match`",
+        "Of what can be cached, the tag for `If-None-Match`; of a chain's figures and of writes, the chain's state, for \
+        `If-Match`: the index that the next transaction will get, and after a leap its quant",
     ),
     ("Idempotent-Replayed", "`true` where an earlier request had done all of it"),
     ("Link", "`rel=\"next\"`: the next page, where there is one"),

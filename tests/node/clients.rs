@@ -346,6 +346,7 @@ fn compressed_bodies_are_decoded_within_the_same_bounds() {
         let refused = send(&node, "/inject", JSON, coding, b"{\"data\":1}".to_vec());
         assert_eq!(header(&refused, "accept-encoding"), "gzip, br, zstd");
         problem(refused, 415);
+        problem(send(&node, "/leap", JSON, coding, b"{}".to_vec()), 415);
     }
     assert_eq!(node.size(""), size);
     // A file of several members is one text (RFC 1952 section 2.2).
@@ -453,7 +454,7 @@ fn error_texts_name_the_field_and_speak_of_http_and_json() {
         ("/stats?from=1", "there is no query parameter \"from\": this route has none"),
         ("/chain?form=1", "there is no query parameter \"form\": this route has from, limit, transactions"),
         ("/chain?from=1&from=2", "the query parameter \"from\" stands twice"),
-        ("/chain?%ff=1", "the form or query is not UTF-8"),
+        ("/chain?%ff=1", "a name in the form or query is not UTF-8"),
         ("/quants/%FF", "the path is not UTF-8"),
     ] {
         let detail = detail(node.get(path).send().unwrap());

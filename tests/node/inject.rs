@@ -270,8 +270,14 @@ fn noncharacters_are_refused_in_bodies_and_forms() {
         let erase = node.post_text("/transactions/0/erase", "application/json", format!("{{\"reason\":\"{text}\"}}"));
         problem(erase, 400);
     }
-    for form in ["data=%EF%BF%BF", "data=1&%EF%B7%90=2", "data=\u{fffe}"] {
-        problem(node.post_text("/inject", "application/x-www-form-urlencoded", form), 400);
+    for (form, at) in [
+        ("data=%EF%BF%BF", "\"data\""),
+        ("data=1&%EF%B7%90=2", "a name"),
+        ("data=\u{fffe}", "\"data\""),
+        ("id=%ff&data=1", "\"id\""),
+    ] {
+        let refused = problem(node.post_text("/inject", "application/x-www-form-urlencoded", form), 400);
+        assert!(refused["detail"].as_str().unwrap().contains(at), "{refused}");
     }
     assert_eq!(node.size(""), 1);
 }

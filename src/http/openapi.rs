@@ -9,7 +9,7 @@ use std::{
 
 use axum::http::{HeaderValue, Method, Response, header};
 use utoipa::{
-    IntoResponses, PartialSchema, ToSchema,
+    IntoResponses, Number, PartialSchema, ToSchema,
     openapi::{
         ArrayBuilder, Components, Content, Header, KnownFormat, Object, ObjectBuilder, OneOfBuilder, OpenApi, Ref,
         RefOr, Required, Schema, SchemaFormat, ServerBuilder, Type,
@@ -336,8 +336,17 @@ fn complete(path: &str, method: Method, operation: &mut Operation) {
         response.headers = names.map(|name| (name.to_owned(), RefOr::Ref(shared("headers", name)))).collect();
     }
     let parameters = operation.parameters.get_or_insert_default();
+    parameters.iter_mut().for_each(bound);
     let names = PARAMETERS.iter().map(|(name, _)| *name).filter(|&name| name == REQUEST_ID || is_cacheable);
     parameters.extend(names.map(|name| RefOr::Ref(shared("parameters", name))));
+}
+
+/// A number in a URL ends where 64 bits do, which its format alone does not tell a client.
+fn bound(parameter: &mut RefOr<Parameter>) {
+    let RefOr::T(Parameter { schema: Some(RefOr::T(Schema::Object(number))), .. }) = parameter else { return };
+    if matches!(number.format, Some(SchemaFormat::KnownFormat(KnownFormat::UInt64))) {
+        number.maximum.get_or_insert(Number::UInt(usize::MAX));
+    }
 }
 
 fn shared(kind: &str, name: &str) -> Ref {

@@ -254,18 +254,11 @@ async fn answer(
             sealed = timeout(wait, head.wait_for(|head| head.newest.size() > last)) => sealed.is_ok(),
             _ = stopping.wait_for(|stopping| *stopping) => false,
         };
-        status = if sealed { StatusCode::CREATED } else { StatusCode::GATEWAY_TIMEOUT };
-        if sealed {
-            let mut receipts = Vec::with_capacity(accepted.len());
-            for accepted in &accepted {
-                let mut receipt = receipt_json(app, chain.clone(), accepted.index).await?;
-                if is_array && accepted.replayed {
-                    receipt.pop();
-                    receipt.extend_from_slice(b",\"replayed\":true}");
-                }
-                receipts.push(receipt);
-            }
-            body = Some(list(receipts, is_array));
+        if !sealed {
+            status = StatusCode::GATEWAY_TIMEOUT;
+        } else if let Ok(receipts) = receipts(app, chain, &accepted, is_array).await {
+            // Where they cannot be read, the transactions are accepted all the same.
+            (status, body) = (StatusCode::CREATED, Some(list(receipts, is_array)));
         }
     }
     let body = body.unwrap_or_else(|| {
@@ -285,6 +278,24 @@ async fn answer(
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+async fn receipts(
+    app: &App,
+    chain: &Arc<ChainHandle>,
+    accepted: &[Accepted],
+    is_array: bool,
+) -> Result<Vec<Vec<u8>>, Problem> {
+    let mut receipts = Vec::with_capacity(accepted.len());
+    for accepted in accepted {
+        let mut receipt = receipt_json(app, chain.clone(), accepted.index).await?;
+        if is_array && accepted.replayed {
+            receipt.pop();
+            receipt.extend_from_slice(b",\"replayed\":true}");
+        }
+        receipts.push(receipt);
+    }
+    Ok(receipts)
 }
 
 pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");

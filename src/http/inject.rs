@@ -1,6 +1,6 @@
 //! `POST /inject`: one transaction, an array, a form, or a stream of lines.
 
-use std::{collections::VecDeque, pin::Pin, time::Duration};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},

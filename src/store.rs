@@ -42,7 +42,7 @@ pub use index::QUIET;
 use index::{Index, Rows, RunRow, Space, decode_number, decode_quant, from_json, key, key_and, malformed, unreadable};
 use key::KeyFile;
 pub use lineage::{BangPlace, ChainNumber, ChainRecord, Lineage, Parent, Rollback};
-use replay::Replay;
+use replay::{Fault, Replay};
 pub use runs::Run;
 use runs::{Erasure, StoredRun};
 
@@ -56,7 +56,7 @@ use crate::{
         witness::Witnessed,
     },
     limits,
-    log::{self, Log, LogError, Mark, Place, Reader},
+    log::{self, Log, LogError, Place, Reader},
 };
 
 /// Why the store could not do what it was asked.
@@ -208,7 +208,7 @@ pub struct Store {
     index: RwLock<Option<Index>>,
     /// Whether the index lacks something that the log has, since it could not be written.
     is_behind: std::sync::atomic::AtomicBool,
-    /// The ids of the chains by which the log names them.
+    /// The ids of the chains by which the log names them. Taken after `index`, which is taken after `log`.
     ids: RwLock<HashMap<ChainNumber, Hash>>,
     _lock: File,
 }
@@ -228,24 +228,24 @@ impl Store {
         check_format(folder)?;
         let (log_folder, index_folder) = (folder.join(LOG), folder.join(INDEX));
         let mut index = Index::open_or_make(&index_folder)?;
-        loop {
-            let mark = index.mark()?;
-            let mut replay = Replay::new(&index, &log_folder)?;
-            match Log::open(&log_folder, mark, seed, |found| replay.take(found)) {
-                Err(replay::Fault::Log(LogError::NoSuchMark(_))) if mark != Mark::START => {
-                    tracing::warn!("the index does not fit the log");
-                    drop(replay);
-                    index = index.make_anew(&index_folder)?;
-                }
-                Err(fault) => return Err(fault.into()),
-                Ok((log, reader)) => {
-                    let ids = replay.finish(log.newest())?;
-                    let (index, ids) = (RwLock::new(Some(index)), RwLock::new(ids));
-                    let (log, is_behind) = (Mutex::new(log), false.into());
-                    return Ok(Store { folder: folder.into(), log, reader, index, is_behind, ids, _lock: lock });
-                }
+        let open = |index: &Index| {
+            let mut replay = Replay::new(index, &log_folder, &HashMap::new())?;
+            let (log, reader) = Log::open(&log_folder, index.mark()?, seed, |found| replay.take(found))?;
+            let ids = replay.finish(log.newest())?;
+            Ok((log, reader, ids))
+        };
+        let opened = match open(&index) {
+            // What is wrong with the log itself is found again.
+            Err(Fault::Log(LogError::NoSuchMark(_)) | Fault::Store(StoreError::Damaged(_))) => {
+                tracing::warn!("the index does not fit the log");
+                index = index.make_anew(&index_folder)?;
+                open(&index)
             }
-        }
+            opened => opened,
+        };
+        let (log, reader, ids) = opened?;
+        let (log, index, ids) = (Mutex::new(log), RwLock::new(Some(index)), RwLock::new(ids));
+        Ok(Store { folder: folder.into(), log, reader, index, is_behind: false.into(), ids, _lock: lock })
     }
 
     /// Recomputes every checksum of the log. The folder must be at rest; nothing in it is changed.
@@ -277,8 +277,10 @@ impl Store {
         let mut log = self.log.lock().expect("no holder of this lock panics");
         let index = self.index()?;
         let Batch { chains, entries: others, runs, quants, erased, purged, mut rows, named } = batch;
-        let mut ids = self.ids.write().expect("no holder of this lock panics");
-        ids.extend(named);
+        if !named.is_empty() {
+            self.ids.write().expect("no holder of this lock panics").extend(named);
+        }
+        let ids = self.ids.read().expect("no holder of this lock panics");
         let id_of = |chain: ChainNumber| ids[&chain];
         // A chain comes before what is said of it.
         let mut entries: Vec<Entry> = chains
@@ -311,10 +313,16 @@ impl Store {
             rows.run(chain, &RunRow { first, place: placed.place(slot), bytes_before, count });
         }
         let mark = placed.write()?;
-        if let Err(error) = index.write(rows, Some(mark)) {
-            // It is in the log, so it counts. The index is made to fit before the next write.
+        // Until it has erased what it announced, a start must find that it did not: the mark comes with the next batch.
+        let written = index.write(rows, Some(mark).filter(|_| doomed.is_empty()));
+        drop(index);
+        if let Err(error) = written {
+            // It is in the log, so it counts.
             tracing::error!("the index cannot be written: {error}");
             self.is_behind.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+        if doomed.is_empty() {
+            self.try_catch_up(&log);
         }
         Ok(doomed)
     }
@@ -328,7 +336,9 @@ impl Store {
             return Ok(());
         }
         let log = self.log.lock().expect("no holder of this lock panics");
-        Ok(log.erase(&doomed)?)
+        log.erase(&doomed)?;
+        self.try_catch_up(&log);
+        Ok(())
     }
 
     /// Whether the file system has room enough to go on writing.
@@ -357,14 +367,34 @@ impl Store {
         if !self.is_behind() {
             return Ok(());
         }
-        let _log = self.log.lock().expect("no holder of this lock panics");
+        self.catch_up(&self.log.lock().expect("no holder of this lock panics"))
+    }
+
+    /// Readers of what was just committed would miss it in an index that lacks it, so that is mended at once where it can be.
+    fn try_catch_up(&self, log: &Log) {
+        if self.is_behind()
+            && self.has_room()
+            && let Err(error) = self.catch_up(log)
+        {
+            tracing::error!("the index cannot be brought up to the log: {error}");
+        }
+    }
+
+    /// Opens the index anew, and puts into it what the log has. All that was announced must be erased.
+    fn catch_up(&self, _log: &Log) -> Result<(), StoreError> {
         let mut guard = self.index.write().expect("no holder of this lock panics");
         // The old one must be closed before its folder can be opened again.
         *guard = None;
-        let (log_folder, index) = (self.folder.join(LOG), Index::open(&self.folder.join(INDEX))?);
-        let mut replay = Replay::new(&index, &log_folder)?;
+        let (log_folder, index_folder) = (self.folder.join(LOG), self.folder.join(INDEX));
+        let mut index = Index::open(&index_folder)?;
+        if let Err(StoreError::Damaged(_)) = index.mark() {
+            index = index.make_anew(&index_folder)?;
+        }
+        let mut ids = self.ids.write().expect("no holder of this lock panics");
+        // The writer and the handles of chains go on with the numbers that they have.
+        let mut replay = Replay::new(&index, &log_folder, &ids)?;
         let newest = log::read(&log_folder, index.mark()?, |found| replay.take(found))?;
-        replay.finish(newest)?;
+        *ids = replay.finish(newest)?;
         *guard = Some(index);
         self.is_behind.store(false, std::sync::atomic::Ordering::Relaxed);
         Ok(())
@@ -605,3 +635,6 @@ impl std::ops::Deref for IndexGuard<'_> {
 pub fn stored_name(record: &ChainRecord) -> Result<ChainName, StoreError> {
     record.name.parse().map_err(|_| StoreError::Damaged(format!("{:?} is no name of a chain", record.name)))
 }
+
+#[cfg(test)]
+mod tests;

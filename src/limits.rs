@@ -43,6 +43,9 @@ pub const BATCH_COMMANDS: usize = 4_096;
 /// Bytes of transactions after which the writer commits what it has.
 pub const BATCH_BYTES: usize = 8 << 20;
 
+/// Bytes of one quant in the log, and somewhat more.
+pub const QUANT_BYTES: usize = 1 << 10;
+
 /// Transactions in one stored run: a lookup of one transaction reads its whole run.
 pub const RUN_TRANSACTIONS: usize = 128;
 

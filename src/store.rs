@@ -211,7 +211,7 @@ pub struct Store {
     index: RwLock<Option<Index>>,
     /// Whether the index lacks something that the log has, since it could not be written.
     is_behind: AtomicBool,
-    /// The ids of the chains by which the log names them.
+    /// The ids of the chains by which the log names them. Taken after `index`, which is taken after `log`.
     ids: RwLock<HashMap<ChainNumber, Hash>>,
     _lock: File,
 }
@@ -274,8 +274,10 @@ impl Store {
         let mut log = self.log.lock().expect("no holder of this lock panics");
         let index = self.index()?;
         let Batch { chains, entries: others, runs, quants, erased, purged, mut rows, named } = batch;
-        let mut ids = self.ids.write().expect("no holder of this lock panics");
-        ids.extend(named);
+        if !named.is_empty() {
+            self.ids.write().expect("no holder of this lock panics").extend(named);
+        }
+        let ids = self.ids.read().expect("no holder of this lock panics");
         let id_of = |chain: ChainNumber| ids[&chain];
         // A chain comes before what is said of it.
         let mut entries: Vec<Entry> = chains
@@ -308,19 +310,16 @@ impl Store {
             rows.run(chain, &RunRow { first, place: placed.place(slot), bytes_before, count });
         }
         let mark = placed.write()?;
-        // The start after a crash completes what was announced after the mark, so it may not pass what is still to be erased.
+        // Until it has erased what it announced, a start must find that it did not: the mark comes with the next batch.
         let written = index.write(rows, doomed.is_empty().then_some(mark));
         drop(index);
         if let Err(error) = written {
-            // It is in the log, so it counts, and it is put into the index from there.
+            // It is in the log, so it counts.
             tracing::error!("the index cannot be written: {error}");
             self.is_behind.store(true, Ordering::Relaxed);
-            // Where the disk is full, that comes before the next write.
-            if self.has_room()
-                && let Err(error) = self.catch_up()
-            {
-                tracing::error!("the index cannot be opened again: {error}");
-            }
+        }
+        if doomed.is_empty() {
+            self.try_catch_up(&log);
         }
         Ok(doomed)
     }
@@ -334,7 +333,9 @@ impl Store {
             return Ok(());
         }
         let log = self.log.lock().expect("no holder of this lock panics");
-        Ok(log.erase(&doomed)?)
+        log.erase(&doomed)?;
+        self.try_catch_up(&log);
+        Ok(())
     }
 
     /// Whether the file system has room enough to go on writing.
@@ -363,23 +364,35 @@ impl Store {
         if !self.is_behind() {
             return Ok(());
         }
-        let _log = self.log.lock().expect("no holder of this lock panics");
-        self.catch_up()
+        self.catch_up(&self.log.lock().expect("no holder of this lock panics"))
     }
 
-    /// Opens the index again, and puts into it what it lacks. The log must not be written to meanwhile.
-    fn catch_up(&self) -> Result<(), StoreError> {
+    /// Readers of what was just committed would miss it in an index that lacks it, so that is mended at once where it can be.
+    fn try_catch_up(&self, log: &Log) {
+        if self.is_behind()
+            && self.has_room()
+            && let Err(error) = self.catch_up(log)
+        {
+            tracing::error!("the index cannot be brought up to the log: {error}");
+        }
+    }
+
+    /// Opens the index anew, and puts into it what the log has. All that was announced must be erased.
+    fn catch_up(&self, _log: &Log) -> Result<(), StoreError> {
         let mut guard = self.index.write().expect("no holder of this lock panics");
         // The old one must be closed before its folder can be opened again.
         *guard = None;
-        let log_folder = self.folder.join(LOG);
-        let index = guard.insert(Index::open(&self.folder.join(INDEX))?);
-        let ids = self.ids.read().expect("no holder of this lock panics");
-        // The writer has given the chains their numbers.
-        let given = ids.iter().map(|(&number, &id)| (id, number)).collect();
-        let mut replay = Replay::new(index, &log_folder, given)?;
+        let (log_folder, index_folder) = (self.folder.join(LOG), self.folder.join(INDEX));
+        let mut index = Index::open(&index_folder)?;
+        if let Err(StoreError::Damaged(_)) = index.mark() {
+            index = index.make_anew(&index_folder)?;
+        }
+        let mut ids = self.ids.write().expect("no holder of this lock panics");
+        // The writer and the handles of chains go on with the numbers that they have.
+        let mut replay = Replay::new(&index, &log_folder, &ids)?;
         let newest = log::read(&log_folder, index.mark()?, |found| replay.take(found))?;
-        replay.finish(newest)?;
+        *ids = replay.finish(newest)?;
+        *guard = Some(index);
         self.is_behind.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -395,7 +408,7 @@ impl Store {
         *guard = None;
         let log_folder = self.folder.join(LOG);
         let index = guard.insert(Index::make(&self.folder.join(INDEX))?);
-        let mut replay = Replay::new(index, &log_folder, HashMap::new())?;
+        let mut replay = Replay::new(index, &log_folder, &HashMap::new())?;
         let newest = log::read(&log_folder, Mark::START, |found| replay.take(found))?;
         *self.ids.write().expect("no holder of this lock panics") = replay.finish(newest)?;
         Ok(())
@@ -620,7 +633,7 @@ impl Store {
 
 /// Opens the log, and brings the index up to it. Gives the ids of the chains, too.
 fn open_log(index: &Index, log: &Path, seed: u64) -> Result<(Log, Reader, HashMap<ChainNumber, Hash>), replay::Fault> {
-    let mut replay = Replay::new(index, log, HashMap::new())?;
+    let mut replay = Replay::new(index, log, &HashMap::new())?;
     let (log, reader) = Log::open(log, index.mark()?, seed, |found| replay.take(found))?;
     let ids = replay.finish(log.newest())?;
     Ok((log, reader, ids))
@@ -644,3 +657,6 @@ impl std::ops::Deref for IndexGuard<'_> {
 pub fn stored_name(record: &ChainRecord) -> Result<ChainName, StoreError> {
     record.name.parse().map_err(|_| StoreError::Damaged(format!("{:?} is no name of a chain", record.name)))
 }
+
+#[cfg(test)]
+mod tests;

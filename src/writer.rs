@@ -156,6 +156,8 @@ impl Command {
         match self {
             Command::Inject { transactions, .. } => transactions.iter().map(Transaction::record_bytes).sum(),
             Command::Import(_, Step::Add { part, .. }) => part.bytes(),
+            Command::Bang { transaction, .. } => transaction.record_bytes(),
+            Command::Cosign { newest, .. } => newest.checkpoint.len(),
             _ => 0,
         }
     }
@@ -903,9 +905,6 @@ impl Writer {
             return Ok(());
         }
         let doomed = self.store.commit(pending.batch).inspect_err(|error| self.fail(error))?;
-        if let Some(chain) = pending.erased {
-            self.chains[&chain].handle.erasures.fetch_add(1, Ordering::Release);
-        }
         for (handle, leap) in pending.policies {
             *handle.leap.write().expect("no holder of this lock panics") = leap;
         }
@@ -930,8 +929,13 @@ impl Writer {
         let mut witnessed = self.published.witnessed.write().expect("no holder of this lock panics");
         witnessed.extend(pending.witnessed.into_iter().map(|(hash, log)| (hash, Arc::new(log))));
         drop(witnessed);
-        // An erasure stands from its commit on, and so it is shown, whatever becomes of the key: a start would destroy it.
-        self.store.erase(doomed).inspect_err(|error| self.fail(error))
+        // An erasure stands from its commit on, whatever becomes of the data: the next start would destroy it.
+        self.store.erase(doomed).inspect_err(|error| self.fail(error))?;
+        // What was read before may have the data. It must not pass for what is read from now on.
+        if let Some(chain) = pending.erased {
+            self.chains[&chain].handle.erasures.fetch_add(1, Ordering::Release);
+        }
+        Ok(())
     }
 
     fn publish_sealed(&self, handle: &Arc<ChainHandle>) {

@@ -20,8 +20,10 @@ use super::{LogError, Mark, Place, Shared, number64};
 /// Bytes of the head of a segment.
 pub(super) const HEAD: usize = 48;
 
-/// Bytes of the largest batch. The writer ends its batches far below.
-pub(super) const LARGEST_BATCH: usize = 32 << 20;
+/// Bytes of the largest batch. The writer ends a batch at [`BATCH_BYTES`](crate::limits::BATCH_BYTES), but the last command may
+/// be an array of [`BODY_BYTES`](crate::limits::BODY_BYTES), of which every five (`1e20,`) are 22 in canonical JSON: 36 MiB, and
+/// 4 MiB for the other fields of its transactions.
+pub(super) const LARGEST_BATCH: usize = 64 << 20;
 
 /// Bytes of the smallest and of the largest segment. Between them a new one is an eighth of the log: what is not used yet is a
 /// small part of the whole, and a log of a terabyte has some thousand files.

@@ -1,8 +1,8 @@
 //! Where what the log holds stands: the index over it, and the only file that names its engine (fjall).
 //!
 //! It is never synced for a write. It is written behind the log, each batch at once with the mark of the log that it comes
-//! from, so after a crash it is as it was at some earlier mark, and the log is read from there on. A lost or damaged one is made
-//! anew from the log.
+//! from, so after a crash it is as it was at some earlier mark, and the log is read from there on. A lost or damaged one, or one for
+//! which that was interrupted, is made anew from the log.
 //!
 //! | keyspace | key | value |
 //! | --- | --- | --- |
@@ -269,9 +269,15 @@ impl Index {
     }
 
     /// The mark of the log that it stands at.
+    ///
+    /// # Errors
+    /// It was written [in part](Index::write_part), and that was not finished.
     pub(super) fn mark(&self) -> Result<Mark, StoreError> {
         let Some(value) = self.get(Space::Meta, MARK)? else { return Ok(Mark::START) };
-        value.as_array().map(Mark::decode).ok_or_else(|| malformed("the mark"))
+        match value.as_array().map(Mark::decode) {
+            Some(Mark::START) => Err(StoreError::Damaged("bringing the index up to the log was interrupted".into())),
+            mark => mark.ok_or_else(|| malformed("the mark")),
+        }
     }
 
     /// The last run that begins before transaction `end` of a chain.
@@ -314,6 +320,13 @@ impl Index {
             write.insert(self.space(Space::Meta), MARK, mark.encode());
         }
         Ok(write.commit()?)
+    }
+
+    /// Makes changes that are a part of what leads to the next mark. Until that is written, the index stands nowhere: the same
+    /// part of the log cannot be put into it twice, since an import that it ends, or a chain that takes another's place, is
+    /// not there any more.
+    pub(super) fn write_part(&self, rows: Rows) -> Result<(), StoreError> {
+        if rows.is_empty() { Ok(()) } else { self.write(rows, Some(Mark::START)) }
     }
 
     /// Waits while too much is to be flushed or merged. The engine would wait as well, but for ever where that fails.

@@ -1,7 +1,7 @@
 //! Brings the index up to the log: what the log says behind the index's mark is put into it, and what follows from that.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -76,14 +76,8 @@ pub(super) struct Replay<'a> {
     log: PathBuf,
     reader: Option<Reader>,
     rows: Rows,
-    /// The newest batch of which something was taken.
-    batch: Mark,
-    /// The batch before it, all of which is in the index or in the rows.
-    completed: Mark,
     chains: HashMap<ChainNumber, Known>,
     numbers: HashMap<Hash, ChainNumber>,
-    /// Numbers that chains get which the index does not have yet.
-    given: HashMap<Hash, ChainNumber>,
     /// The number of the next chain.
     next: ChainNumber,
     /// When it was told last how far it is.
@@ -91,27 +85,27 @@ pub(super) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// A chain that the index does not have gets its number from `given`, or the next one.
+    /// `ids` are the numbers that chains of the log have, though the index may not know them yet.
     pub(super) fn new(
         index: &'a Index,
         log: &Path,
-        given: HashMap<Hash, ChainNumber>,
+        ids: &HashMap<ChainNumber, Hash>,
     ) -> Result<Replay<'a>, StoreError> {
         index.check_own()?;
-        let mark = index.mark()?;
         let mut replay = Replay {
             index,
             log: log.into(),
             reader: None,
             rows: Rows::default(),
-            batch: mark,
-            completed: mark,
             chains: HashMap::new(),
             numbers: HashMap::new(),
-            given,
             next: ChainNumber(0),
             told: Instant::now(),
         };
+        // Of an import that was given up and began again, the newer number counts.
+        for (number, id) in BTreeMap::from_iter(ids) {
+            replay.add_number(*id, *number);
+        }
         let mut records = index.chains()?;
         // A parent has a lower number than its forks.
         records.sort_by_key(|record| record.number);
@@ -126,13 +120,9 @@ impl<'a> Replay<'a> {
 
     /// Takes the next record of the log.
     pub(super) fn take(&mut self, found: Found) -> Result<(), Fault> {
-        if found.batch != self.batch {
-            (self.completed, self.batch) = (self.batch, found.batch);
-            if self.rows.bytes > limits::REPLAY_BYTES {
-                // The mark comes last: only then the log has completed the erasures before it.
-                self.write(None)?;
-                self.tell();
-            }
+        if self.rows.bytes > limits::REPLAY_BYTES {
+            self.write_part()?;
+            self.tell(found.batch);
         }
         match found.record.plain().first() {
             Some(&RUN) => self.run(found)?,
@@ -146,27 +136,27 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Ends at the newest batch of the log. Gives the ids of the chains.
-    pub(super) fn finish(mut self, newest: Mark) -> Result<HashMap<ChainNumber, Hash>, StoreError> {
-        self.write(Some(newest))?;
+    /// Ends at the newest batch of the log, when what was announced to be erased is gone. Gives the ids of the chains.
+    pub(super) fn finish(self, newest: Mark) -> Result<HashMap<ChainNumber, Hash>, StoreError> {
+        self.index.write(self.rows, Some(newest).filter(|mark| *mark != Mark::START))?;
         Ok(self.chains.into_iter().map(|(number, known)| (number, known.id)).collect())
     }
 
-    fn write(&mut self, mark: Option<Mark>) -> Result<(), StoreError> {
-        self.index.write(std::mem::take(&mut self.rows), mark)
+    fn write_part(&mut self) -> Result<(), StoreError> {
+        self.index.write_part(std::mem::take(&mut self.rows))
     }
 
     /// A start that takes long says so.
-    fn tell(&mut self) {
+    fn tell(&mut self, batch: Mark) {
         if self.told.elapsed() >= limits::REPLAY_TOLD {
             self.told = Instant::now();
-            tracing::info!("the index is brought up to the log: batch {} is done", self.completed.number);
+            tracing::info!("the index is brought up to the log: batch {} is reached", batch.number);
         }
     }
 
     /// The number of a chain, which is its own from now on.
     fn number(&self, id: Hash) -> ChainNumber {
-        self.numbers.get(&id).or_else(|| self.given.get(&id)).copied().unwrap_or(self.next)
+        self.numbers.get(&id).copied().unwrap_or(self.next)
     }
 
     fn add_number(&mut self, id: Hash, number: ChainNumber) {
@@ -232,14 +222,18 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
+    fn is_import(&self, number: ChainNumber) -> bool {
+        self.chains.get(&number).is_some_and(|known| !known.is_chain)
+    }
+
     /// What was stored of an import that was given up goes.
     fn end_import(&mut self, id: Hash) -> Result<(), StoreError> {
-        let number = self.numbers.get(&id).copied().filter(|number| !self.chains[number].is_chain);
+        let number = self.numbers.get(&id).copied().filter(|number| self.is_import(*number));
         let Some(number) = number else {
             self.rows.end_import(id);
             return Ok(());
         };
-        self.write(None)?;
+        self.write_part()?;
         for space in PARTS {
             for entry in self.index.space(space).range(key([number.0])..key([number.0 + 1])) {
                 let (key, _) = entry.into_inner().map_err(unreadable)?;
@@ -247,7 +241,7 @@ impl<'a> Replay<'a> {
             }
         }
         // Its number may be given again only when nothing is left under it.
-        self.write(None)?;
+        self.write_part()?;
         self.rows.end_import(id);
         self.chains.remove(&number);
         self.numbers.remove(&id);
@@ -264,7 +258,7 @@ impl<'a> Replay<'a> {
         let (first, bytes_before, count) = (run.first, run.bytes_before(0), run.count() as u32);
         self.rows.run(number, &RunRow { first, place, bytes_before, count });
         if run.end() <= edge.size() {
-            // It was written before an interrupted replay could write its mark.
+            // It is of a batch that erases, which is written without its mark.
             return Ok(());
         }
         if edge.size() != run.first {
@@ -290,7 +284,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         // It reads what came before.
-        self.write(None)?;
+        self.write_part()?;
         let lineage = self.chains[&number].lineage.clone();
         let own = self.index.run_before(number, u64::MAX)?;
         let size = own.map_or(lineage.own_from(), |row| row.end());

@@ -103,7 +103,7 @@ impl Part {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.runs.iter().map(Run::bytes).sum()
+        self.runs.iter().map(Run::bytes).sum::<usize>() + limits::QUANT_BYTES * self.quants.len()
     }
 }
 

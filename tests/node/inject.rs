@@ -100,6 +100,18 @@ fn an_array_is_accepted_whole_or_not_at_all() {
     assert_eq!((most.status().as_u16(), node.size("")), (202, 10_004));
 }
 
+/// Symptom: the writer panicked. Cause: canonical JSON writes `1e20` with all its digits, so a body of 8 MiB can be a batch of 36,
+/// and the log took 32. Cure: it takes what the largest array can be.
+#[test]
+fn an_array_may_be_longer_in_canonical_json() {
+    let node = TestNode::start(&[]);
+    let one = format!(r#"{{"data":[{}1]}}"#, "1e20,".repeat(40_000));
+    let body = format!("[{}]", vec![one; 41].join(","));
+    let sent = node.post("/inject").header("content-type", "application/json").body(body).send().unwrap();
+    assert_eq!(sent.status(), 202);
+    assert_eq!(node.size(""), 42);
+}
+
 #[test]
 fn a_form_carries_text() {
     let node = TestNode::start(&[]);

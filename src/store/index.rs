@@ -20,7 +20,7 @@
 //! Numbers are big-endian, so that a chain is one range. What a fork shares stays under the number of the chain that wrote it: a
 //! [`Lineage`](super::Lineage) says where.
 
-use std::{fs, io, ops::Range, path::Path, time::Duration};
+use std::{fs, io, ops::Range, panic::catch_unwind, path::Path, time::Duration};
 
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
@@ -226,7 +226,10 @@ impl Index {
 
     /// Opens the index in a folder, or makes it, anew where it cannot be opened.
     pub(super) fn open_or_make(folder: &Path) -> Result<Index, StoreError> {
-        match Index::open(folder).and_then(|index| index.mark().map(|_| index)) {
+        let open = || Index::open(folder).and_then(|index| index.mark().map(|_| index));
+        // On some damage of its files, the engine panics.
+        let panicked = |_| Err(StoreError::Damaged("the engine cannot read its files".into()));
+        match catch_unwind(open).unwrap_or_else(panicked) {
             Err(StoreError::Full) => Err(StoreError::Full),
             Err(error) => {
                 tracing::warn!("the index cannot be opened: {error}");
@@ -244,7 +247,7 @@ impl Index {
 
     pub(super) fn make(folder: &Path) -> Result<Index, StoreError> {
         tracing::info!("the index is made anew from the log");
-        match fs::remove_dir_all(folder) {
+        match if folder.is_dir() { fs::remove_dir_all(folder) } else { fs::remove_file(folder) } {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::from_io(&error)),
             _ => {}
         }

@@ -63,7 +63,7 @@ fn the_scrub_finds_damage_and_the_other_chains_go_on() {
     let ready = problem(node.get("/readyz").send().unwrap(), 503);
     let detail = ready["detail"].as_str().unwrap();
     assert!(
-        detail.contains("\"bad\" is damaged: the data folder is damaged: transaction 1") || detail.contains("\"bad\" is damaged: transaction 1") && !detail.contains("\"good\""),
+        detail.contains("\"bad\" is damaged: transaction 1") && !detail.contains("\"good\""),
         "{detail}"
     );
 
@@ -88,7 +88,7 @@ fn a_chain_that_cannot_be_loaded_stops_nothing_else() {
     let node = TestNode::open(&data, &["--log", "off"]).with(folder);
     let chains = node.json("/chains");
     let of = |name: &str| chains.as_array().unwrap().iter().find(|chain| chain["name"] == name).unwrap().clone();
-    assert!(of("bad")["damage"].as_str().unwrap().contains("the key of transaction 1"));
+    assert!(of("bad")["damage"].as_str().unwrap().contains("transaction 1"));
     assert!(of("fork")["damage"].as_str().unwrap().contains("forked from"));
     assert_eq!(of("good")["stats"]["damage"], Value::Null);
     assert_eq!(node.pages("/chains?limit=1").len(), 4, "each page has one, damaged or not");

@@ -713,7 +713,12 @@ fn a_flipped_bit_anywhere_in_the_folder_is_found_and_never_served() {
         let files = walk(&data).into_iter().filter(|path| !path.starts_with(data.join("index")));
         // What is being prepared has another name until it is there.
         for path in files.filter(|path| !path.ends_with("next.part")) {
+            let end = used(&path);
             for (number, at) in places(&path, flips, &mut random).into_iter().enumerate() {
+                // After a kill, what stands after all that was acknowledged is torn off, and means nothing.
+                if is_killed && at >= end && path.extension() == Some("log".as_ref()) {
+                    continue;
+                }
                 let (name, mask) = (path.strip_prefix(&data).unwrap(), 1 << random.below(8));
                 println!("byte {at} of {}", name.display());
                 flip(&path, at, mask);

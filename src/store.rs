@@ -43,7 +43,7 @@ use entries::Entry;
 use folder::{check_format, lock, make_folder, write_whole};
 pub use imports::{ImportRecord, Removed};
 pub use index::QUIET;
-use index::{Index, RunRow, Rows, Space, decode_number, decode_quant, from_json, key, key_and, malformed, unreadable};
+use index::{Index, Rows, RunRow, Space, decode_number, decode_quant, from_json, key, key_and, malformed, unreadable};
 use key::KeyFile;
 pub use lineage::{BangPlace, ChainNumber, ChainRecord, Lineage, Parent, Rollback};
 use replay::Replay;
@@ -279,8 +279,10 @@ impl Store {
         ids.extend(named);
         let id_of = |chain: ChainNumber| ids[&chain];
         // A chain comes before what is said of it.
-        let mut entries: Vec<Entry> =
-            chains.iter().map(|record| Entry::chain(record, record.parent.map(|parent| id_of(parent.number)))).collect();
+        let mut entries: Vec<Entry> = chains
+            .iter()
+            .map(|record| Entry::chain(record, record.parent.map(|parent| id_of(parent.number))))
+            .collect();
         entries.extend(others);
         for (chain, quant, previous_size) in quants {
             rows.quant(chain, &quant, previous_size);

@@ -536,7 +536,8 @@ impl Record {
 /// Appends what a served transaction has in the place of its data and salt when it was erased.
 pub fn write_erased(commitment: Hash, Erased { timestamp, by }: Erased, out: &mut Vec<u8>) {
     use std::io::Write;
-    let erased = format_args!(",\"commitment\":\"{commitment}\",\"erased\":{{\"timestamp\":\"{timestamp}\",\"by\":{by}}}");
+    let erased =
+        format_args!(",\"commitment\":\"{commitment}\",\"erased\":{{\"timestamp\":\"{timestamp}\",\"by\":{by}}}");
     write!(out, "{erased}").expect("writing to memory does not fail");
 }
 

@@ -1,13 +1,6 @@
 //! Reads a log from its files, and tells a torn end from damage.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
-    path::Path,
-    sync::RwLock,
-};
+use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::Path, sync::RwLock};
 
 use super::{
     ALIGNMENT, Acknowledged, LogError, Mark, Payload, Place, Record, Shared,

@@ -21,14 +21,7 @@ pub(super) const ENTRIES: u8 = b'E';
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Entry {
     /// A chain, new or changed.
-    Chain {
-        id: Hash,
-        name: String,
-        parent: Option<Forked>,
-        leap: LeapPolicy,
-        erasures: u64,
-        bang: Option<BangPlace>,
-    },
+    Chain { id: Hash, name: String, parent: Option<Forked>, leap: LeapPolicy, erasures: u64, bang: Option<BangPlace> },
     /// A quant behind one of `previous_size` transactions.
     Quant { chain: Hash, previous_size: u64, quant: QuantFields },
     /// A transaction that is erased.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Batch, ChainNumber, Store, StoreError,
     entries::Entry,
-    index::{Index, PARTS, RunRow, Rows, Space, key, unreadable},
+    index::{Index, PARTS, Rows, RunRow, Space, key, unreadable},
 };
 use crate::core::{hash::Hash, transaction::Timestamp};
 

@@ -401,7 +401,9 @@ pub(super) fn unreadable(error: fjall::Error) -> StoreError {
     };
     // These say nothing of the disk.
     match Errno::from_io_error(io) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => StoreError::Failed(format!("the index cannot be read: {error}")),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+            StoreError::Failed(format!("the index cannot be read: {error}"))
+        }
         _ => StoreError::Damaged(format!("the index cannot be read: {error}: {CURE}")),
     }
 }

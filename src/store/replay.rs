@@ -10,7 +10,7 @@ use std::{
 use super::{
     ChainNumber, ChainRecord, ImportRecord, Lineage, StoreError,
     entries::{self, ENTRIES, Entry},
-    index::{Index, PARTS, RunRow, Rows, key, unreadable},
+    index::{Index, PARTS, Rows, RunRow, key, unreadable},
     runs::{Erasure, RUN, StoredRun},
 };
 use crate::{
@@ -184,7 +184,8 @@ impl<'a> Replay<'a> {
             None => None,
             Some(parent) => {
                 let of = self.chains.get(&parent.number);
-                let of = of.ok_or_else(|| StoreError::Damaged("the chain that another was forked from is missing".into()))?;
+                let of =
+                    of.ok_or_else(|| StoreError::Damaged("the chain that another was forked from is missing".into()))?;
                 Some((parent, of.lineage.clone()))
             }
         };
@@ -273,7 +274,8 @@ impl<'a> Replay<'a> {
         }
         for (index, at) in (run.first..).zip(0..run.count()) {
             let text = run.text(at);
-            let malformed = || StoreError::Damaged(format!("transaction {index} of the chain {} is malformed", run.chain));
+            let malformed =
+                || StoreError::Damaged(format!("transaction {index} of the chain {} is malformed", run.chain));
             edge.push(record_hash(text).ok_or_else(malformed)?, |tile| self.rows.tile(number, &tile));
             if let Some(id) = id_of(text).ok_or_else(malformed)? {
                 self.rows.id(number, &id, index);

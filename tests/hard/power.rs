@@ -461,7 +461,9 @@ impl Recording {
             };
             self.moments[number as usize] + 1
         };
-        (0..count).map(|number| (moment(random), RESTS[number as usize % RESTS.len()], random.below(u64::MAX))).collect()
+        (0..count)
+            .map(|number| (moment(random), RESTS[number as usize % RESTS.len()], random.below(u64::MAX)))
+            .collect()
     }
 }
 

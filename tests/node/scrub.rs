@@ -62,10 +62,7 @@ fn the_scrub_finds_damage_and_the_other_chains_go_on() {
     eventually("it is found", || node.get("/readyz").send().unwrap().status() == 503);
     let ready = problem(node.get("/readyz").send().unwrap(), 503);
     let detail = ready["detail"].as_str().unwrap();
-    assert!(
-        detail.contains("\"bad\" is damaged: transaction 1") && !detail.contains("\"good\""),
-        "{detail}"
-    );
+    assert!(detail.contains("\"bad\" is damaged: transaction 1") && !detail.contains("\"good\""), "{detail}");
 
     for chain in ["/chains/bad", "/chains/fork"] {
         assert!(node.json(&format!("{chain}/stats"))["damage"].as_str().unwrap().contains("transaction 1"), "{chain}");

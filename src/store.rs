@@ -8,6 +8,7 @@
 //! | `index/` | where it stands. It can be removed while the node is stopped: the next start makes it anew |
 //! | `node.key`, `witness.key` | the node's secret keys |
 //! | `format`, `lock` | the form of the folder; held by the one process that uses it |
+//! | `index.opening` | left where the process ended while it opened the index, which is made anew then |
 //!
 //! # What is promised
 //! [`Store::commit`] returns after one batch is synced in the log. Then it is in the index too, and readers see it; they ask only

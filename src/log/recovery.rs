@@ -259,17 +259,25 @@ impl<'a> Scan<'a> {
         let segment = from.segment;
         let mut scan = Scan { shared, acknowledged, newest: from, segment, torn: None, window: Window::default() };
         if from != Mark::START {
-            let found = scan.head(from.segment, from.start.into())?;
-            let is_it = |(head, checksum): &(Head, u64)| {
-                head.number == from.number
-                    && *checksum == from.checksum
-                    && from.end.checked_sub(from.start) == Some(head.length)
-            };
-            if !found.as_ref().is_some_and(is_it) {
+            if !scan.has(from)? {
                 return Err(LogError::NoSuchMark(from.number));
             }
         }
         Ok(scan)
+    }
+
+    /// Whether the batch that ends at this mark is there as a whole.
+    fn has(&mut self, mark: Mark) -> Result<bool, LogError> {
+        let found = self.head(mark.segment, mark.start.into())?;
+        let is_it = |(head, checksum): &(Head, u64)| {
+            head.number == mark.number
+                && *checksum == mark.checksum
+                && mark.end.checked_sub(mark.start) == Some(head.length)
+        };
+        let Some((head, _)) = found.filter(is_it) else { return Ok(false) };
+        let segment = self.shared.segment(mark.segment).expect("the head stands in it");
+        let bytes = self.window.bytes(mark.segment, &segment, mark.start.into(), head.length as usize)?;
+        Ok(bytes.is_some_and(|bytes| batch::parse(&head, bytes, self.shared.seed).is_ok()))
     }
 
     /// The next batch, or nothing at the end of the log.

@@ -16,11 +16,12 @@
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
 //! | `own` | a name | what is the node's own, as JSON |
 //! | `meta` | `mark` | the [`Mark`] of the log that the index stands at |
+//! | each | eight bytes `ff` | nothing: the keyspace is not one that was lost |
 //!
 //! Numbers are big-endian, so that a chain is one range. What a fork shares stays under the number of the chain that wrote it: a
 //! [`Lineage`](super::Lineage) says where.
 
-use std::{fs, io, ops::Range, path::Path, time::Duration};
+use std::{fs, io, ops::Range, panic::catch_unwind, path::Path, time::Duration};
 
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
@@ -74,6 +75,8 @@ pub(super) const PARTS: [Space; 7] =
 
 /// The row of the mark.
 const MARK: &[u8] = b"mark";
+/// A row of each keyspace, after all others: one that was lost, and made anew by the engine, does not have it.
+const THERE: &[u8] = &[0xff; 8];
 
 pub(super) fn key<const N: usize>(parts: [u64; N]) -> Vec<u8> {
     parts.iter().flat_map(|part| part.to_be_bytes()).collect()
@@ -203,7 +206,24 @@ impl Index {
             .open()?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(32 << 20);
         let spaces = SPACES.iter().map(|(_, name)| database.keyspace(name, options)).collect::<Result<_, _>>()?;
-        Ok(Index { database, spaces })
+        let index = Index { database, spaces };
+        index.check_spaces()?;
+        Ok(index)
+    }
+
+    /// After a cut of the power, a keyspace may be lost of which the engine's journal still tells.
+    fn check_spaces(&self) -> Result<(), StoreError> {
+        let are_there = SPACES.iter().map(|&(space, _)| Ok(self.get(space, THERE)?.is_some()));
+        let are_there = are_there.collect::<Result<Vec<bool>, StoreError>>()?;
+        match (are_there.contains(&true), are_there.contains(&false)) {
+            (true, true) => Err(malformed("a keyspace")),
+            (true, false) => Ok(()),
+            (false, _) => {
+                let mut rows = Rows::default();
+                SPACES.iter().for_each(|&(space, _)| rows.put(space, THERE.to_vec(), Vec::new()));
+                self.write(rows, None)
+            }
+        }
     }
 
     pub(super) fn space(&self, space: Space) -> &Keyspace {
@@ -226,7 +246,18 @@ impl Index {
 
     /// Opens the index in a folder, or makes it, anew where it cannot be opened.
     pub(super) fn open_or_make(folder: &Path) -> Result<Index, StoreError> {
-        match Index::open(folder).and_then(|index| index.mark().map(|_| index)) {
+        let open = || Index::open(folder).and_then(|index| index.mark().map(|_| index));
+        // On some damage of its files, the engine panics, or ends the process. Then this file is left.
+        let opening = folder.with_extension("opening");
+        let unreadable = || StoreError::Damaged("the engine cannot read its files".into());
+        let opened = if opening.exists() {
+            Err(unreadable())
+        } else {
+            let _ = fs::write(&opening, []);
+            catch_unwind(open).unwrap_or_else(|_| Err(unreadable()))
+        };
+        let _ = fs::remove_file(opening);
+        match opened {
             Err(StoreError::Full) => Err(StoreError::Full),
             Err(error) => {
                 tracing::warn!("the index cannot be opened: {error}");
@@ -244,7 +275,7 @@ impl Index {
 
     pub(super) fn make(folder: &Path) -> Result<Index, StoreError> {
         tracing::info!("the index is made anew from the log");
-        match fs::remove_dir_all(folder) {
+        match if folder.is_dir() { fs::remove_dir_all(folder) } else { fs::remove_file(folder) } {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::from_io(&error)),
             _ => {}
         }
@@ -254,7 +285,7 @@ impl Index {
     /// All chains, by name.
     pub(super) fn chains(&self) -> Result<Vec<ChainRecord>, StoreError> {
         let decode = |entry: fjall::Guard| from_json(&entry.value().map_err(unreadable)?, "a chain's record");
-        self.space(Space::Chains).iter().map(decode).collect()
+        self.space(Space::Chains).range(..THERE).map(decode).collect()
     }
 
     /// What is the node's own under all names that begin so.

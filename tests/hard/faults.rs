@@ -52,7 +52,7 @@ impl Run {
         Run { base: None, steps: ALL_KINDS.to_vec() }
     }
 
-    /// On a folder that a kill -9 has left, with tables if it is large.
+    /// On a folder that a kill -9 has left, of several segments if it is large.
     fn on_used_folder(is_large: bool) -> Run {
         let folder = tempfile::tempdir().unwrap();
         let node = TestNode::open(&folder.path().join("data"), &[]);
@@ -197,7 +197,7 @@ fn some(targets: Vec<Target>, count: u64, random: &mut Random) -> Vec<(Target, &
     let mut kinds: BTreeMap<(String, String), Vec<Target>> = BTreeMap::new();
     for target in targets {
         let path = target.path.display().to_string();
-        // Tables and lists differ in their numbers alone; a call at the start differs from one in the midst.
+        // Segments, tables and lists differ in their numbers alone; a call at the start differs from one in the midst.
         let kind = path.replace(|letter: char| letter.is_ascii_digit(), "#");
         let kind = if target.is_named { kind } else { "a temporary file".into() };
         kinds.entry((format!("{} {}", target.call, target.number.min(3)), kind)).or_default().push(target);

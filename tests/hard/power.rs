@@ -5,6 +5,7 @@
 //!
 //! - A file has what its newest complete `fsync` or `fdatasync` covered. Each of its pages may have any later content
 //!   that was written to it; a torn page has such a content for each of its sectors.
+//! - Of the index, what was not synced may also be noise, or all of it is lost.
 //! - A folder has the entries that its newest complete `fsync` covered, and those that were made, renamed or removed later
 //!   up to any one of them. That a file is synced says nothing of its name: POSIX promises no more.
 //!
@@ -212,6 +213,16 @@ impl<'a> Reader<'a> {
                 let node = self.open[&call.descriptor().unwrap()].node;
                 self.change(node, Change::Length(call.last_number()), call);
             }
+            "fallocate" => {
+                let node = self.open[&call.descriptor().unwrap()].node;
+                let numbers = call.arguments.rsplit(", ").take(2).map(|number| number.parse::<u64>().unwrap());
+                let [length, at] = numbers.collect::<Vec<_>>()[..] else { panic!("it has an offset and a length") };
+                if call.arguments.contains("PUNCH_HOLE") {
+                    self.change(node, Change::Write { at, bytes: vec![0; length as usize] }, call);
+                } else if at + length > self.lengths[&node] {
+                    self.change(node, Change::Length(at + length), call);
+                }
+            }
             "write" | "writev" | "pwrite64" => {
                 let file = self.open.get_mut(&call.descriptor().unwrap()).expect("it is open");
                 let node = file.node;
@@ -263,9 +274,11 @@ enum Rest {
     All,
     Pages,
     Sectors,
+    /// As sectors, and of the index, which is never synced, anything: noise, or nothing at all.
+    Noise,
 }
 
-const RESTS: [Rest; 4] = [Rest::Nothing, Rest::Pages, Rest::Sectors, Rest::All];
+const RESTS: [Rest; 5] = [Rest::Nothing, Rest::Pages, Rest::Sectors, Rest::All, Rest::Noise];
 
 impl Recording {
     /// Runs steps under strace, first one client and then three at once, on a new folder or a copy of this one.
@@ -278,7 +291,7 @@ impl Recording {
         }
         let all = format!("trace=?lseek,?sendto,?sendmsg,?mmap,{}", trace::WRITES);
         let path = trace.to_str().unwrap();
-        let strace = ["strace", "-D", "-f", "-qq", "-y", "-xx", "-s", "1000000", "-e", &all, "-o", path];
+        let strace = ["strace", "-D", "-f", "-qq", "-y", "-xx", "-s", "2000000", "-e", &all, "-o", path];
         let node = TestNode::under(&strace, &data, &[]);
         let prefix = if base.is_some() { "again" } else { "new" };
         let mut done = base.map_or(Vec::new(), |(_, done)| done.to_vec());
@@ -353,6 +366,7 @@ impl Recording {
     }
 
     fn build_file(&self, node: usize, moment: usize, rest: Rest, random: &mut Random, path: &Path) {
+        let is_index = path.iter().any(|name| name == "index");
         let node = &self.nodes[node];
         match &node.base {
             Some(base) => crate::faults::copy(base, path),
@@ -376,14 +390,18 @@ impl Recording {
                 Change::Length(_) => {}
                 Change::Write { at, bytes } if number < certain => file.write_all_at(bytes, *at).unwrap(),
                 Change::Write { at, bytes } => {
-                    let unit = if rest == Rest::Sectors { SECTOR } else { PAGE };
+                    let unit = if matches!(rest, Rest::Sectors | Rest::Noise) { SECTOR } else { PAGE };
                     let (start, end) = (*at, at + bytes.len() as u64);
                     for piece in start / unit..end.div_ceil(unit) {
                         if number >= *reached.entry(piece).or_insert_with(|| draw(random)) {
                             continue;
                         }
                         let (from, to) = (start.max(piece * unit), end.min((piece + 1) * unit));
-                        file.write_all_at(&bytes[(from - start) as usize..(to - start) as usize], from).unwrap();
+                        let mut piece = bytes[(from - start) as usize..(to - start) as usize].to_vec();
+                        if rest == Rest::Noise && is_index && random.below(8) == 0 {
+                            piece.fill_with(|| random.below(256) as u8);
+                        }
+                        file.write_all_at(&piece, from).unwrap();
                     }
                 }
             }
@@ -404,6 +422,9 @@ impl Recording {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         self.build(moment, rest, random, &data);
+        if rest == Rest::Noise && random.below(4) == 0 {
+            let _ = fs::remove_dir_all(data.join("index"));
+        }
         let node = TestNode::open(&data, &["--log", "error"]);
         script::check(&node, &self.done_at(moment), Asked::RepeatsToo);
         script::goes_on(node);
@@ -440,7 +461,9 @@ impl Recording {
             };
             self.moments[number as usize] + 1
         };
-        (0..count).map(|number| (moment(random), RESTS[number as usize % 4], random.below(u64::MAX))).collect()
+        (0..count)
+            .map(|number| (moment(random), RESTS[number as usize % RESTS.len()], random.below(u64::MAX)))
+            .collect()
     }
 }
 

@@ -305,6 +305,15 @@ fn pass_on(log: ChildStderr) -> Vec<String> {
     lines.inspect(|line| eprintln!("{line}")).filter(|line| line.contains("OpenAPI document")).collect()
 }
 
+/// All files below a folder that hold a text, one a line.
+pub fn files_with(folder: &Path, text: &str) -> String {
+    let mut grep = Command::new("grep");
+    grep.env("LC_ALL", "C").args(["-rlaF", "-e", text]).arg(folder);
+    let output = grep.output().expect("grep runs");
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Asserts that `qbc verify` finds no fault in a folder.
 pub fn verifies(data: &Path) {
     let output = Command::new(env!("CARGO_BIN_EXE_qbc")).arg("verify").arg(data).output().unwrap();

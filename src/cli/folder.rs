@@ -59,7 +59,7 @@ pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow:
         path.display()
     );
     Store::check_files(path)?;
-    let store = Store::open(path, rand::random())?;
+    let store = Store::open(path, 0)?;
     store.nodes()?;
     let mut records = store.chains()?;
     if !records.is_empty() {

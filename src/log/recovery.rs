@@ -258,10 +258,8 @@ impl<'a> Scan<'a> {
     fn new(shared: &'a Shared, acknowledged: Acknowledged, from: Mark) -> Result<Scan<'a>, LogError> {
         let segment = from.segment;
         let mut scan = Scan { shared, acknowledged, newest: from, segment, torn: None, window: Window::default() };
-        if from != Mark::START {
-            if !scan.has(from)? {
-                return Err(LogError::NoSuchMark(from.number));
-            }
+        if from != Mark::START && !scan.has(from)? {
+            return Err(LogError::NoSuchMark(from.number));
         }
         Ok(scan)
     }

@@ -119,7 +119,7 @@ async fn start_baseline(args: &BenchArgs, node: &Target, chain: &str) -> anyhow:
     }
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(load::serve_baseline(listener, bytes.into()));
+    tokio::spawn(load::serve_bare(listener, load::bare_router(bytes.into())));
     Target::parse(&url)
 }
 

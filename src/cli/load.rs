@@ -1,4 +1,4 @@
-//! The load generator of `qbc bench` and of `benches/bars.rs`, and the bare axum server that both compare the node with.
+//! The load generator of `qbc bench` and of `benches/bars`, and the bare axum server that both compare the node with.
 //!
 //! It shares the machine with the node that it loads, so it spends little CPU of its own: keep-alive connections,
 //! requests prepared as bytes, and of an answer only the status and the end are looked for. It speaks plain HTTP/1.1
@@ -389,12 +389,20 @@ pub fn block(body: &[u8], lines: usize) -> Bytes {
     block.into()
 }
 
-/// The baseline: axum with two routes and nothing around them, on the same HTTP/1 server as the node's.
+/// The baseline: axum with two routes and nothing around them.
 ///
 /// `POST /` parses a JSON value and sends it back; `GET /` sends `bytes` from memory.
-pub async fn serve_baseline(listener: TcpListener, bytes: Bytes) -> io::Result<()> {
+pub fn bare_router(bytes: Bytes) -> Router {
     let routes = get(move || async move { bytes }).post(async |Json(value): Json<Value>| Json(value));
-    let service = TowerToHyperService::new(Router::new().route("/", routes));
+    Router::new().route("/", routes)
+}
+
+/// Serves a baseline on the same HTTP/1 server as the node's.
+///
+/// # Errors
+/// No connection can be accepted.
+pub async fn serve_bare(listener: TcpListener, router: Router) -> io::Result<()> {
+    let service = TowerToHyperService::new(router);
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -409,7 +417,7 @@ mod tests {
     async fn baseline(bytes: &'static [u8]) -> Target {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(serve_baseline(listener, Bytes::from_static(bytes)));
+        tokio::spawn(serve_bare(listener, bare_router(Bytes::from_static(bytes))));
         Target::parse(&url).unwrap()
     }
 

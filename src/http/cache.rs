@@ -47,14 +47,15 @@ pub fn unchanged(headers: &HeaderMap, tag: &str, cache: Cache) -> Option<Respons
     has.then(|| (StatusCode::NOT_MODIFIED, cache_headers(tag, cache)).into_response())
 }
 
-/// Around the compression: gives each encoding of an answer a tag of its own, as RFC 9110 section 8.8.3.3 has it, and takes such
-/// tags back.
+/// Around the compression: chooses the coding, gives each encoding of an answer a tag of its own, as RFC 9110 section 8.8.3.3 has
+/// it, and takes such tags back.
 ///
 /// Inside, an answer has one tag, and a chain's state has one tag, whatever its form was.
 pub async fn tag_encodings(mut request: Request, next: Next) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     take_encoded_guards(request.headers_mut());
     let held = if is_read { take_encoded_tags(request.headers_mut()) } else { Vec::new() };
+    coding::choose(request.headers_mut());
     let mut response = next.run(request).await;
     let status = response.status();
     if !is_read || !matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED) {

@@ -26,18 +26,14 @@ pub const CODINGS: [&str; 3] = ["gzip", "br", "zstd"];
 ///
 /// Symptom: `406` in place of the status of a write that was done. Cause: the layer that compresses answers so where nothing
 /// is acceptable. Cure: it is never asked for what it cannot give; such a client gets the answer as it is.
-pub async fn choose(mut request: Request<Body>) -> Request<Body> {
-    if request.headers().contains_key(header::ACCEPT_ENCODING) {
-        match preferred(request.headers()) {
-            Some(coding) => {
-                request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding));
-            }
-            None => {
-                request.headers_mut().remove(header::ACCEPT_ENCODING);
-            }
-        }
+pub fn choose(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::ACCEPT_ENCODING) {
+        return;
     }
-    request
+    match preferred(headers) {
+        Some(coding) => headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding)),
+        None => headers.remove(header::ACCEPT_ENCODING),
+    };
 }
 
 /// The coding that the client likes best, or none where that is to leave the answer as it is.

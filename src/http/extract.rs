@@ -85,14 +85,15 @@ impl FromRequestParts<App> for ChainOf {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        // What is rarely awaited is boxed, as every request moves and stores the whole of its future.
         match path_parameter(parts, |name| name == CHAIN).await? {
             Some(name) => match app.0.node.chain(&name) {
                 Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
-                None => Err(no_chain(app, &name).await),
+                None => Err(Box::pin(no_chain(app, &name)).await),
             },
             None => match app.0.node.chain(ChainName::DEFAULT) {
                 Some(chain) => Ok(ChainOf { chain, prefix: String::new() }),
-                None => Err(no_chain(app, ChainName::DEFAULT).await),
+                None => Err(Box::pin(no_chain(app, ChainName::DEFAULT)).await),
             },
         }
     }

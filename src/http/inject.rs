@@ -220,7 +220,8 @@ pub async fn inject(
     let wait = query.wait()?;
     let format = format_of(request.headers())?;
     if format == Format::Lines {
-        return inject_lines(&app, &target.chain, wait, request).await;
+        // Boxed, as every request moves and stores the whole of its future, and that of a stream is large.
+        return Box::pin(inject_lines(&app, &target.chain, wait, request)).await;
     }
     let (parts, body) = request.into_parts();
     let expected = expected(&parts.headers)?;
@@ -246,21 +247,10 @@ async fn answer(
     let (first, last) =
         (accepted[0].index, accepted.iter().map(|accepted| accepted.index).max().expect("there is a first"));
     let replayed = accepted.iter().all(|accepted| accepted.replayed);
-    let mut status = StatusCode::ACCEPTED;
-    let mut body = None;
-    if let Some(wait) = wait {
-        let (mut head, mut stopping) = (chain.watch(), app.0.stopping.clone());
-        let sealed = tokio::select! {
-            sealed = timeout(wait, head.wait_for(|head| head.newest.size() > last)) => sealed.is_ok(),
-            _ = stopping.wait_for(|stopping| *stopping) => false,
-        };
-        if !sealed {
-            status = StatusCode::GATEWAY_TIMEOUT;
-        } else if let Ok(receipts) = receipts(app, chain, &accepted, is_array).await {
-            // Where they cannot be read, the transactions are accepted all the same.
-            (status, body) = (StatusCode::CREATED, Some(list(receipts, is_array)));
-        }
-    }
+    let (status, body) = match wait {
+        None => (StatusCode::ACCEPTED, None),
+        Some(wait) => Box::pin(receipts(app, chain, &accepted, last, wait, is_array)).await,
+    };
     let body = body.unwrap_or_else(|| {
         let describe =
             |accepted| serde_json::to_vec(&acceptance(chain, accepted, is_array)).expect("an acceptance is JSON");
@@ -269,33 +259,48 @@ async fn answer(
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, text_header(format!("{}/transactions/{first}", target.prefix)));
+    let next = Tag::of_size(last + 1);
     // What is sent again may have been followed by much else, and what was sealed was followed by a leap at least.
-    let (next, now) = (Tag::of_size(last + 1), chain.head().tag());
-    let is_newest = status == StatusCode::CREATED && now.size() == next.size();
     let is_replayed = accepted.iter().any(|accepted| accepted.replayed);
-    headers.insert(header::ETAG, tag_header(if is_replayed || is_newest { now } else { next }));
+    let newest = (is_replayed || status == StatusCode::CREATED).then(|| chain.head().tag());
+    let tag = newest.filter(|newest| is_replayed || newest.size() == next.size()).unwrap_or(next);
+    headers.insert(header::ETAG, tag_header(tag));
     if replayed {
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
 }
 
+/// The receipts of what was accepted, once a quant has sealed `last`; none where that takes too long, or where they cannot be read:
+/// it is accepted all the same.
 async fn receipts(
     app: &App,
     chain: &Arc<ChainHandle>,
     accepted: &[Accepted],
+    last: u64,
+    wait: Duration,
     is_array: bool,
-) -> Result<Vec<Vec<u8>>, Problem> {
+) -> (StatusCode, Option<Vec<u8>>) {
+    let (mut head, mut stopping) = (chain.watch(), app.0.stopping.clone());
+    let sealed = tokio::select! {
+        sealed = timeout(wait, head.wait_for(|head| head.newest.size() > last)) => sealed.is_ok(),
+        _ = stopping.wait_for(|stopping| *stopping) => false,
+    };
+    if !sealed {
+        return (StatusCode::GATEWAY_TIMEOUT, None);
+    }
     let mut receipts = Vec::with_capacity(accepted.len());
     for accepted in accepted {
-        let mut receipt = receipt_json(app, chain.clone(), accepted.index).await?;
+        let Ok(mut receipt) = receipt_json(app, chain.clone(), accepted.index).await else {
+            return (StatusCode::ACCEPTED, None);
+        };
         if is_array && accepted.replayed {
             receipt.pop();
             receipt.extend_from_slice(b",\"replayed\":true}");
         }
         receipts.push(receipt);
     }
-    Ok(receipts)
+    (StatusCode::CREATED, Some(list(receipts, is_array)))
 }
 
 pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");

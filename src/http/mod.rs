@@ -151,18 +151,19 @@ pub fn router(app: App) -> Router {
     });
 
     // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
-    // request ids, the log), and compression comes last, since it changes bodies only, in the coding that is chosen before, with
-    // the tags of its encodings around it.
+    // request ids, the log), and compression comes last, since it changes bodies only, with the choice of the coding and the tags
+    // of its encodings around it.
     let mut routes = routes.fallback(no_route).with_state(app.clone()).layer(CatchPanicLayer::custom(panicked));
     if !app.0.admitted.origins.is_empty() {
         routes = routes.layer(cors(app.0.admitted.origins.clone()));
     }
     let compressible = DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible);
-    routes
-        .layer(middleware::from_fn_with_state(app, frame))
-        .layer(CompressionLayer::new().compress_when(compressible))
-        .layer(middleware::map_request(coding::choose))
-        .layer(middleware::from_fn(cache::tag_encodings))
+    // As one layer, from the outside in: each layer of its own costs every request several allocations.
+    routes.layer((
+        middleware::from_fn(cache::tag_encodings),
+        CompressionLayer::new().compress_when(compressible),
+        middleware::from_fn_with_state(app, frame),
+    ))
 }
 
 fn is_compressible(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {

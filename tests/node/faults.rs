@@ -893,6 +893,9 @@ fn serves_the_same(data: &Path, right: &BTreeMap<String, String>) {
     verifies(data);
 }
 
+/// What is done to an index, by name.
+type Harm<'a> = (&'a str, &'a dyn Fn(&Path));
+
 /// The index can be lost, damaged, half made or of another folder: the log has it all.
 #[test]
 fn whatever_becomes_of_the_index_everything_is_served_the_same() {
@@ -911,7 +914,7 @@ fn whatever_becomes_of_the_index_everything_is_served_the_same() {
         let each =
             |copied: &Path, change: &dyn Fn(&Path)| walk(&copied.join("index")).iter().for_each(|file| change(file));
         let cut = |path: &Path, length| File::options().write(true).open(path).unwrap().set_len(length).unwrap();
-        let harms: [(&str, &dyn Fn(&Path)); 11] = [
+        let harms: [Harm; 11] = [
             ("removed", &|copied| fs::remove_dir_all(copied.join("index")).unwrap()),
             ("emptied", &|copied| each(copied, &|path| fs::remove_file(path).unwrap())),
             ("cut to nothing", &|copied| each(copied, &|path| cut(path, 0))),

@@ -25,7 +25,7 @@ pub(super) const HEAD: usize = 48;
 /// 4 MiB for the other fields of its transactions.
 pub(super) const LARGEST_BATCH: usize = 64 << 20;
 
-/// Bytes of the smallest and of the largest segment. Between them a new one is an eighth of the log: what is not used yet is a
+/// Bytes of the smallest and of the largest segment. Between them a new one is a sixteenth of the log: what is not used yet is a
 /// small part of the whole, and a log of a terabyte has some thousand files.
 const SIZES: [u64; 2] = [1 << 20, 256 << 20];
 
@@ -238,7 +238,7 @@ impl Shared {
     fn next_capacity(&self) -> u64 {
         let segments = self.segments.read().expect("no holder of this lock panics");
         let total: u64 = segments.iter().map(|segment| segment.capacity).sum();
-        (total / 8).next_multiple_of(SIZES[0]).clamp(SIZES[0], SIZES[1])
+        (total / 16).next_multiple_of(SIZES[0]).clamp(SIZES[0], SIZES[1])
     }
 }
 

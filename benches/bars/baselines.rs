@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     os::unix::{
         fs::{MetadataExt, chown},
         process::CommandExt,
@@ -100,11 +100,11 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Waits until somebody listens on a port of this host.
-fn await_port(port: u16, server: &mut Child) -> Result<()> {
+/// Waits until a server is ready.
+fn await_ready(server: &mut Child, mut is_ready: impl FnMut() -> bool) -> Result<()> {
     let start = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        ensure!(server.try_wait()?.is_none() && start.elapsed() < START_TIME, "it does not listen on port {port}");
+    while !is_ready() {
+        ensure!(server.try_wait()?.is_none() && start.elapsed() < START_TIME, "it does not become ready");
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
@@ -151,7 +151,7 @@ impl Redis {
         ]);
         let server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let mut redis = Redis { server, port };
-        await_port(port, &mut redis.server).context("redis-server")?;
+        await_ready(&mut redis.server, || TcpStream::connect(("127.0.0.1", port)).is_ok()).context("redis-server")?;
         Ok(Some(redis))
     }
 
@@ -228,7 +228,10 @@ impl Postgres {
         let log = File::create(bench.folder.path().join("postgres.log"))?;
         let server = postgres.arg(&data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         let mut postgres = Postgres { programs, user, folder, port, server };
-        await_port(port, &mut postgres.server).context("postgres")?;
+        let mut asked = program(&postgres.programs, "pg_isready", user);
+        asked.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
+        let is_ready = || asked.status().is_ok_and(|status| status.success());
+        await_ready(&mut postgres.server, is_ready).context("postgres")?;
         postgres.run("CREATE TABLE bars (id bigserial PRIMARY KEY, data text NOT NULL)", &["-t", "1"])?;
         Ok(Some(postgres))
     }

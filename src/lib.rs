@@ -9,7 +9,7 @@
 //! | [`core`] | the format: hashes, JSON, Merkle tree, transactions, rules, quants, chains, notes, verification. Pure | |
 //! | [`limits`] | every bound, with its reason | |
 //! | [`log`] | the durable log: segments, batches, recovery, erasure in place. Knows nothing of chains | |
-//! | [`store`] | the durable store; the only place that names the storage engine | `core` |
+//! | [`store`] | the log's contents in terms of chains, and the index over it; the only place that names the index's engine | `core`, `log` |
 //! | [`writer`] | the one writer: commands in one order, one commit with one sync for all that waits | `store` |
 //! | [`clock`] | the time of day | `core` |
 //! | [`mine`] | proof of work, on threads of its own | `core` |

@@ -131,10 +131,6 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// has accepted. On a small file system a sixteenth of it is enough.
 pub const FREE_BYTES: u64 = 64 << 20;
 
-/// Free bytes of the data folder's file system below which a failure of the engine's work in the background is taken for
-/// one of a full disk: merging tables needs several times their size for a while.
-pub const SCARCE_BYTES: u64 = 1 << 30;
-
 /// Time after a write that found the disk full in which the store is not opened anew, since readers wait for that.
 pub const FULL_PAUSE: Duration = Duration::from_secs(1);
 

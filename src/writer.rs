@@ -805,7 +805,7 @@ impl Writer {
                 bytes += envelope.command.bytes();
                 envelopes.push(envelope);
             }
-            // An erasure stores a run anew, so that run must be in the store. The end of an import may replace a chain, which
+            // What an erasure overwrites must be in the log, and its place in the index. The end of an import may replace a chain, which
             // nothing may have changed meanwhile, and what is removed must be gone before anything is put in its place.
             let is_alone = |envelope: &Envelope| {
                 matches!(

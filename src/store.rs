@@ -1,4 +1,4 @@
-//! The durable store: the [log](crate::log), in which everything is kept once, and the [index] over it, which says where.
+//! The durable store: the [`log`], in which everything is kept once, and the index over it, which says where.
 //!
 //! A data folder has
 //!

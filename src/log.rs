@@ -70,6 +70,7 @@ use std::{
 pub use batch::{Batch, Payload, Record, Slot};
 pub use recovery::{Found, check, read};
 use segments::{Preparer, Segment};
+pub(crate) use segments::{make_folder, sync_folder};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Batches and records begin at multiples of this.
@@ -319,7 +320,7 @@ impl Log {
         visit: impl FnMut(Found) -> Result<(), E>,
     ) -> Result<(Log, Reader), E> {
         let in_folder = |error: io::Error| LogError::write(&format!("cannot use {}", folder.display()), &error);
-        segments::make_folder(folder).map_err(in_folder)?;
+        make_folder(folder).map_err(in_folder)?;
         let (shared, newest, segment) = match recovery::judge(folder, from, visit)? {
             Some(judged) => judged.settle()?,
             None => segments::create(folder, seed).map_err(in_folder)?,
@@ -331,7 +332,7 @@ impl Log {
         Acknowledged { mark: newest, is_closed: false }
             .write(&file, shared.seed)
             .and_then(|()| file.sync_all())
-            .and_then(|()| segments::sync_folder(folder))
+            .and_then(|()| sync_folder(folder))
             .map_err(in_folder)?;
         let progress = Arc::new(Progress { file, written: Mutex::new(Some(newest)) });
         let preparer = Preparer::start(&shared, segment)?;

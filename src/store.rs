@@ -40,7 +40,7 @@ use std::{
 };
 
 use entries::Entry;
-use folder::{check_format, lock, make_folder, write_whole};
+use folder::{check_format, lock, write_whole};
 pub use imports::{ImportRecord, Removed};
 pub use index::QUIET;
 use index::{Index, Rows, RunRow, Space, decode_number, decode_quant, from_json, key, key_and, malformed, unreadable};
@@ -60,7 +60,7 @@ use crate::{
         witness::Witnessed,
     },
     limits,
-    log::{self, Log, LogError, Mark, Place, Reader},
+    log::{self, Log, LogError, Mark, Place, Reader, make_folder},
 };
 
 /// Why the store could not do what it was asked.

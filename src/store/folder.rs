@@ -8,18 +8,10 @@ use std::{
 };
 
 use super::StoreError;
+use crate::log::sync_folder;
 
 /// The form of the data folder that this program reads and writes.
 const FOLDER_FORMAT: &str = "qbc-data 3\n";
-
-/// Makes a folder and those above it that are missing, with names that outlive a power cut.
-pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
-    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
-    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
-    fs::create_dir_all(folder)?;
-    let parents = missing.into_iter().filter_map(Path::parent);
-    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_folder)
-}
 
 /// Writes a new file of a folder, readable as `mode` says. After a crash it is there as a whole, or not at all.
 pub(super) fn write_whole(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
@@ -34,11 +26,6 @@ pub(super) fn write_whole(folder: &Path, name: &str, mode: u32, bytes: &[u8]) ->
     file.sync_all()?;
     fs::rename(&part, folder.join(name))?;
     sync_folder(folder)
-}
-
-/// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {

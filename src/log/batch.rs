@@ -250,7 +250,12 @@ impl Record {
 
     /// Its payloads in their order.
     pub fn payloads(&self) -> impl Iterator<Item = Payload<'_>> {
-        let places = self.payload_ranges();
+        self.payloads_from(0)
+    }
+
+    /// Its payloads from one of them on. Those before are not checked.
+    pub fn payloads_from(&self, first: usize) -> impl Iterator<Item = Payload<'_>> {
+        let places = self.payload_ranges().skip(first);
         places.map(|(range, checksum)| self.judge(&self.bytes[range], checksum))
     }
 

@@ -158,7 +158,7 @@ impl StoredRun {
                 start..end
             })
             .collect();
-        let is_whole = count > 0 && end == plain.len() && record.payloads().count() == count;
+        let is_whole = count > 0 && end == plain.len() && record.payload_lengths().count() == count;
         if is_whole { Ok(StoredRun { record, chain, first, bytes_before, texts }) } else { Err(damaged()) }
     }
 
@@ -192,7 +192,7 @@ impl StoredRun {
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
         let start = part.start;
-        for (at, payload) in self.record.payloads().enumerate().take(part.end).skip(start) {
+        for (at, payload) in part.zip(self.record.payloads_from(start)) {
             if at > start {
                 out.push(separator);
             }

@@ -37,7 +37,7 @@ use crate::{
     mine::Miner,
     store::{Lineage, Rollback, Store, StoreError, key::KeyFile},
     writer::{
-        ChainHandle, Command, Ends, Envelope, Guard, Health, Outcome, Placed, Published, Refused, Writer,
+        ChainHandle, Command, Ends, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request, Writer,
         checked_record, edge_at,
     },
 };
@@ -73,7 +73,7 @@ pub struct Node(Arc<Inner>);
 struct Inner {
     store: Arc<Store>,
     published: Arc<Published>,
-    commands: mpsc::Sender<Envelope>,
+    requests: mpsc::Sender<Envelope>,
     miner: Miner,
     key: ed25519_dalek::SigningKey,
     /// Complete tiles that were served lately, by chain, level and number. They never change.
@@ -206,7 +206,7 @@ impl Node {
 
     /// Whether the node takes writes.
     pub fn health(&self) -> Health {
-        if self.0.commands.is_closed() {
+        if self.0.requests.is_closed() {
             return Health::Failed("the writer has stopped".into());
         }
         self.0.published.health()
@@ -263,9 +263,14 @@ impl Node {
         tokio::task::spawn_blocking(move || read(&store)).await.expect("a read of the store does not panic")
     }
 
-    async fn submit(&self, command: Command, room: Option<OwnedSemaphorePermit>) -> Result<Outcome, Refused> {
+    async fn submit(
+        &self,
+        request: impl Into<Request>,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<Outcome, Refused> {
         let (reply, outcome) = oneshot::channel();
-        self.0.commands.try_send(Envelope { command, reply, room }).map_err(|error| match error {
+        let request = request.into();
+        self.0.requests.try_send(Envelope { request, reply, room }).map_err(|error| match error {
             TrySendError::Full(_) => Refused::Busy,
             TrySendError::Closed(_) => Refused::Stopping,
         })?;
@@ -347,7 +352,7 @@ impl Node {
         let transactions = self.record(chain, submissions);
         let command = Command::Inject { chain: chain.number(), guard: None, transactions, each_for_itself: true };
         let (reply, outcome) = oneshot::channel();
-        self.0.commands.send(Envelope { command, reply, room }).await.map_err(|_| Refused::Stopping)?;
+        self.0.requests.send(Envelope { request: command.into(), reply, room }).await.map_err(|_| Refused::Stopping)?;
         Ok(async {
             match outcome.await.unwrap_or(Err(Refused::Stopping))? {
                 Outcome::Injected(placed) => Ok(placed),
@@ -450,7 +455,7 @@ impl Node {
         let mut recorded = self.0.recorded.lock().await;
         let hosts = known.borrow().clone();
         if recorded.take().as_ref() != Some(&hosts) {
-            self.submit(Command::SetNodes(hosts.clone()), None).await?;
+            self.submit(Own::SetNodes(hosts.clone()), None).await?;
         }
         *recorded = Some(hosts);
         Ok(())
@@ -541,7 +546,7 @@ impl Node {
             }
             false => tracing::error!(chain = %chain.name, "the chain takes no writes: {rollback}"),
         }
-        if let Err(error) = self.submit(Command::SetRollback(chain.number(), rollback), None).await {
+        if let Err(error) = self.submit(Own::SetRollback(chain.id, rollback), None).await {
             tracing::warn!(chain = %chain.name, "that newer quants were signed is not recorded: {error}");
         }
     }
@@ -608,7 +613,7 @@ impl Node {
             let line = format!("{}\n", note.signatures().last().expect("it was just cosigned"));
             let newest = Witnessed { checkpoint: note.to_string(), ..newest };
             let previous = before.map(|before| (before.size, before.root));
-            match self.submit(Command::Cosign { previous, newest }, None).await {
+            match self.submit(Own::Cosign { previous, newest }, None).await {
                 Ok(_) => return Ok(line),
                 // It is judged anew by what came in between.
                 Err(Refused::Overtaken) => {}
@@ -619,7 +624,7 @@ impl Node {
 
     async fn accuse(&self, origin: &str, evidence: Evidence) -> Result<(), Refused> {
         let proven = evidence.proven;
-        match self.submit(Command::Accuse { origin: origin.into(), evidence }, None).await? {
+        match self.submit(Own::Accuse { origin: origin.into(), evidence }, None).await? {
             Outcome::Accused(true) if proven => {
                 tracing::error!(origin, "the log has signed two histories: GET /witness has both as evidence");
             }
@@ -771,7 +776,7 @@ impl Inner {
             }
         };
         let (writer, ends) = Writer::open(store.clone(), config.pool_limit)?;
-        let Ends { published, commands, touched, sealed } = ends;
+        let Ends { published, requests, touched, sealed } = ends;
         let failed = |error: std::io::Error| StoreError::Failed(format!("cannot start a thread: {error}"));
         let miner = Miner::new(config.mining_threads).map_err(failed)?;
         let writer = std::thread::Builder::new().name("writer".into()).spawn(|| writer.run()).map_err(failed)?;
@@ -782,7 +787,7 @@ impl Inner {
         let inner = Inner {
             store,
             published,
-            commands,
+            requests,
             miner,
             key,
             witness,

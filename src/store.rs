@@ -18,7 +18,7 @@
 //! The batch that records an erasure announces it in the log, too. When that is durable, [`Store::erase`] overwrites the data and
 //! the salt in the one place where they stand. Where that is interrupted, the next opening completes it.
 
-mod entries;
+mod effects;
 mod folder;
 mod imports;
 mod index;
@@ -39,7 +39,8 @@ use std::{
     },
 };
 
-use entries::Entry;
+pub use effects::{Effect, ForkPoint};
+use effects::{Entry, OwnEntry};
 use folder::{check_format, lock, write_whole};
 pub use imports::{ImportRecord, Removed};
 pub use index::QUIET;
@@ -56,7 +57,7 @@ use crate::{
         merkle::Tile,
         quant::Quant,
         rules::ChainName,
-        transaction::{Erased, Id},
+        transaction::{Erased, Id, Transaction},
         witness::Witnessed,
     },
     limits,
@@ -100,14 +101,16 @@ impl From<LogError> for StoreError {
 }
 
 /// Changes that become durable together or not at all.
+///
+/// It is filled effect by effect, each with what is derived from it for the index: so what it logs is the effects in their order,
+/// and consecutive transactions of a chain share a run.
 #[derive(Default)]
 pub struct Batch {
-    chains: Vec<ChainRecord>,
-    /// What else is logged beside the transactions.
-    entries: Vec<Entry>,
-    runs: Vec<(ChainNumber, Run)>,
-    quants: Vec<(ChainNumber, Quant, u64)>,
-    erased: Vec<(ChainNumber, u64, Erasure)>,
+    logged: Vec<Logged>,
+    /// By chain, the one of `logged` whose run its next transaction belongs to.
+    open: HashMap<ChainNumber, usize>,
+    /// Transactions whose payloads are to be erased.
+    erased: Vec<(ChainNumber, u64)>,
     /// Payloads that are erased with the whole chain that they are of.
     purged: Vec<Place>,
     /// What only the index has.
@@ -116,48 +119,113 @@ pub struct Batch {
     named: Vec<(ChainNumber, Hash)>,
 }
 
+/// A record of the log in the making.
+struct Logged {
+    /// The plain bytes before the run, or all of them.
+    plain: Vec<u8>,
+    run: Option<(ChainNumber, Run)>,
+}
+
 impl Batch {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.chains.is_empty()
-            && self.entries.is_empty()
-            && self.runs.is_empty()
-            && self.quants.is_empty()
-            && self.erased.is_empty()
-            && self.purged.is_empty()
-            && self.rows.is_empty()
+        self.logged.is_empty() && self.purged.is_empty() && self.rows.is_empty()
     }
 
-    /// A chain's record, new or changed.
-    pub fn chain(&mut self, record: &ChainRecord) {
+    fn log(&mut self, entry: &Entry) {
+        self.logged.push(Logged { plain: entry.encode(), run: None });
+    }
+
+    /// An effect with one transaction.
+    fn log_with(&mut self, entry: &Entry, chain: ChainNumber, mut run: Run, transaction: &Transaction) -> u64 {
+        let mut served = Vec::with_capacity(transaction.record_bytes() + 20);
+        transaction.write_record(run.first(), &mut served);
+        let bytes = run.push(&served);
+        self.logged.push(Logged { plain: entry.encode(), run: Some((chain, run)) });
+        self.open.remove(&chain);
+        bytes
+    }
+
+    /// [`Effect::Bang`], for a chain behind so many bytes of its parent's transactions. Gives those of its own.
+    pub fn bang(
+        &mut self,
+        record: &ChainRecord,
+        parent: Option<ForkPoint>,
+        shared_bytes: u64,
+        bang: &Transaction,
+        quant: &Quant,
+    ) -> u64 {
+        let shared = parent.map_or(0, |parent| parent.size);
         self.named.push((record.number, record.id));
         self.rows.chain(record);
-        self.chains.push(record.clone());
+        self.rows.quant(record.number, quant, shared, quant.size());
+        let (name, leap, first) = (record.name.clone(), record.leap, quant.clone().into());
+        let entry = Entry::Bang { name, parent, leap, quant: first };
+        self.log_with(&entry, record.number, Run::new(record.id, shared, shared_bytes), bang)
     }
 
-    /// A run of transactions.
-    pub fn run(&mut self, chain: ChainNumber, run: Run) {
-        self.runs.push((chain, run));
+    /// One transaction of [`Effect::Inject`], behind so many bytes of its chain's. Gives its own.
+    pub fn transaction(
+        &mut self,
+        (number, chain): (ChainNumber, Hash),
+        index: u64,
+        bytes_before: u64,
+        transaction: &Transaction,
+        served: &mut Vec<u8>,
+    ) -> u64 {
+        let logged = &mut self.logged;
+        let new = |logged: &mut Vec<Logged>| {
+            logged.push(Logged { plain: Vec::new(), run: Some((number, Run::new(chain, index, bytes_before))) });
+            logged.len() - 1
+        };
+        let at = self.open.entry(number).or_insert_with(|| new(logged));
+        let is_full =
+            |logged: &Logged| matches!(&logged.run, Some((_, run)) if run.is_full_for(transaction.record_bytes()));
+        if is_full(&logged[*at]) {
+            *at = new(logged);
+        }
+        served.clear();
+        transaction.write_record(index, served);
+        let (_, run) = logged[*at].run.as_mut().expect("what is open has a run");
+        if let Some(id) = transaction.id() {
+            self.rows.id(number, id, index);
+        }
+        run.push(served)
     }
 
-    /// A quant behind one of `previous_size` transactions.
-    pub fn quant(&mut self, chain: ChainNumber, quant: &Quant, previous_size: u64) {
-        self.quants.push((chain, quant.clone(), previous_size));
+    /// [`Effect::Seal`] of a chain that has `size` transactions, behind a quant of `previous_size`.
+    pub fn seal(&mut self, (number, chain): (ChainNumber, Hash), quant: &Quant, previous_size: u64, size: u64) {
+        self.rows.quant(number, quant, previous_size, size);
+        self.log(&Entry::Seal { chain, quant: quant.clone().into() });
+        self.open.remove(&number);
     }
 
-    /// A client's id of a transaction.
-    pub fn id(&mut self, chain: ChainNumber, id: &Id, index: u64) {
-        self.rows.id(chain, id, index);
+    /// [`Effect::Erase`]: the transaction must be in the log already, and `record` is the newest of the chain, behind so many bytes.
+    /// Gives its own. The payload is to be [erased](Store::erase) then.
+    pub fn erase(
+        &mut self,
+        chain: &ChainRecord,
+        index: u64,
+        commitment: Hash,
+        (record, by, bytes_before): (&Transaction, u64, u64),
+    ) -> u64 {
+        let erased = Erased { timestamp: record.timestamp(), by };
+        self.rows.chain(chain);
+        self.rows.erased(chain.number, index, &Erasure { erased, commitment });
+        self.erased.push((chain.number, index));
+        let entry = Entry::Erase { chain: chain.id, index, commitment };
+        self.log_with(&entry, chain.number, Run::new(chain.id, by, bytes_before), record)
+    }
+
+    /// [`Effect::SetLeap`]; the record has the new policy.
+    pub fn set_leap(&mut self, record: &ChainRecord) {
+        self.rows.chain(record);
+        self.log(&Entry::SetLeap { chain: record.id, leap: record.leap });
     }
 
     /// A complete Merkle tile.
     pub fn tile(&mut self, chain: ChainNumber, tile: &Tile) {
         self.rows.tile(chain, tile);
-    }
-
-    /// That a transaction is erased, which must be in the log already. Its payload is to be [erased](Store::erase) then.
-    pub fn erased(&mut self, chain: ChainNumber, index: u64, commitment: Hash, erased: Erased) {
-        self.erased.push((chain, index, Erasure { erased, commitment }));
     }
 
     /// The hosts of known nodes.
@@ -179,7 +247,7 @@ impl Batch {
     /// Something of the node's own.
     fn own(&mut self, name: String, value: Option<String>) {
         self.rows.own(&name, value.as_deref());
-        self.entries.push(Entry::Own { name, value });
+        self.logged.push(Logged { plain: OwnEntry { name, value }.encode(), run: None });
     }
 }
 
@@ -274,40 +342,30 @@ impl Store {
     pub fn commit(&self, batch: Batch) -> Result<Vec<Place>, StoreError> {
         let mut log = self.log.lock().expect("no holder of this lock panics");
         let index = self.index()?;
-        let Batch { chains, entries: others, runs, quants, erased, purged, mut rows, named } = batch;
+        let Batch { logged, erased, purged, mut rows, named, .. } = batch;
         if !named.is_empty() {
             self.ids.write().expect("no holder of this lock panics").extend(named);
         }
-        let ids = self.ids.read().expect("no holder of this lock panics");
-        let id_of = |chain: ChainNumber| ids[&chain];
-        // A chain comes before what is said of it.
-        let mut entries: Vec<Entry> = chains
-            .iter()
-            .map(|record| Entry::chain(record, record.parent.map(|parent| id_of(parent.number))))
-            .collect();
-        entries.extend(others);
-        for (chain, quant, previous_size) in quants {
-            rows.quant(chain, &quant, previous_size);
-            entries.push(Entry::Quant { chain: id_of(chain), previous_size, quant: quant.into() });
-        }
         let mut doomed = purged;
-        for (chain, at, erasure) in erased {
+        for (chain, at) in erased {
             let row = self.run_row(&index, chain, at)?;
-            let run = self.stored_run(chain, id_of(chain), &row)?;
+            let run = self.run(chain, &row)?;
             doomed.push(run.payload_place(row.place, (at - run.first) as usize).ok_or_else(|| missing(at))?);
-            rows.erased(chain, at, &erasure);
-            entries.push(Entry::erased(id_of(chain), at, &erasure));
         }
         let mut batch = log.batch();
-        if !entries.is_empty() {
-            batch.push(&entries::encode(&entries), []);
+        let mut runs = Vec::new();
+        for Logged { plain, run } in logged {
+            match run {
+                None => drop(batch.push(&plain, [])),
+                Some((chain, run)) => {
+                    let slot = run.log(plain, &mut batch);
+                    runs.push((chain, run.first(), run.bytes_before(), run.count(), slot));
+                }
+            }
         }
-        let runs: Vec<_> = runs.iter().map(|(chain, run)| (*chain, run, run.log(id_of(*chain), &mut batch))).collect();
         doomed.iter().for_each(|place| batch.erase(*place));
-        drop(ids);
         let placed = log.place(batch)?;
-        for (chain, run, slot) in runs {
-            let (first, bytes_before, count) = (run.first(), run.bytes_before(), run.count());
+        for (chain, first, bytes_before, count, slot) in runs {
             rows.run(chain, &RunRow { first, place: placed.place(slot), bytes_before, count });
         }
         let mark = placed.write()?;
@@ -439,10 +497,9 @@ impl Store {
         Ok(run.bytes_before((size - run.first) as usize))
     }
 
-    /// The newest quant that a chain wrote itself.
-    pub fn newest_quant(&self, chain: ChainNumber) -> Result<Option<Quant>, StoreError> {
-        let entry = self.index()?.last(Space::Quants, key([chain.0, 0])..key([chain.0 + 1]))?;
-        entry.map(|(_, value)| decode_quant(&value)).transpose()
+    /// The newest quant that a chain wrote itself, and how many transactions the chain had when it was sealed.
+    pub fn newest_quant(&self, chain: ChainNumber) -> Result<Option<(Quant, u64)>, StoreError> {
+        self.index()?.newest_quant(chain)
     }
 
     /// Appends transactions as they are served to `out`, as many runs from the front of `range` as fit into `bytes` but at least
@@ -518,7 +575,8 @@ impl Store {
     pub fn quant(&self, lineage: &Lineage, index: u64) -> Result<Quant, StoreError> {
         let chain = lineage.of_quant(index);
         let value = self.index()?.get(Space::Quants, &key_and(chain, &index.to_be_bytes()))?;
-        decode_quant(&value.ok_or_else(|| StoreError::Damaged(format!("quant {index} is missing")))?)
+        let value = value.ok_or_else(|| StoreError::Damaged(format!("quant {index} is missing")))?;
+        decode_quant(&value).map(|(quant, _)| quant)
     }
 
     /// The index of a chain's quant with this hash.

@@ -41,6 +41,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
             "scrub.rs",
             "witness.rs",
             "writer.rs",
+            "writer/",
             "main.rs",
         ],
     ),

@@ -68,7 +68,9 @@ impl Made {
         let parent: Option<(&Quant, Edge)> =
             parent.as_ref().map(|made| (&*made.chain.head.newest, (*made.chain.head.edge).clone()));
         let quant = mined(bang_header(&rules, &bang, parent.clone(), timestamp));
-        let chain = Chain::bang(Arc::new(rules), &bang, parent, quant, 0, &mut |_| ()).unwrap();
+        Chain::check_bang(&rules, &bang, parent.clone(), &quant).unwrap();
+        let edge = parent.map_or(Edge::new(), |(_, edge)| edge);
+        let chain = Chain::bang(Arc::new(rules), &bang, edge, quant, 0, &mut |_| ());
         let mut made = Made { chain, lines, leaves };
         made.serve(&bang);
         made.serve_quant();
@@ -96,7 +98,7 @@ impl Made {
 
     fn leap(&mut self, step: &Value) {
         let header = self.chain.head.cut(self.chain.rules.difficulty(), parsed(step, "leap"));
-        self.chain.seal(mined(header)).unwrap();
+        self.chain.seal(mined(header));
         self.serve_quant();
     }
 

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::core::{
         chain::{Chain, bang_header, bang_transaction},
-        merkle::Tile,
+        merkle::{Edge, Tile},
         rules::Rules,
         transaction::{Submission, Timestamp, Transaction},
     };
@@ -179,7 +179,7 @@ mod tests {
         let bang = bang_transaction(&rules, now, [1; 16]);
         let first = bang_header(&rules, &bang, None, now).mine(0..1).unwrap();
         let mut no_tiles = |_: Tile| ();
-        let mut chain = Chain::bang(rules.into(), &bang, None, first.clone(), 0, &mut no_tiles).unwrap();
+        let mut chain = Chain::bang(rules.into(), &bang, Edge::new(), first.clone(), 0, &mut no_tiles);
         let transactions = ["{\"a\":[1,2.5,\"\\u0000é\"]}", "null"].map(|data| {
             let id = Some("order-1".parse().unwrap()).filter(|_| data == "null");
             let submission = Submission { data: data.into(), id, signed: None };

@@ -178,7 +178,7 @@ impl<'a> OneChain<'a> {
 
     fn verify(mut self, record: &ChainRecord, allow_unproven_erasures: bool) -> anyhow::Result<Verified> {
         let number = self.lineage.number();
-        let newest = self.store.newest_quant(number)?.context("it has no quant")?.index();
+        let newest = self.store.newest_quant(number)?.context("it has no quant")?.0.index();
         let (size, bytes) = self.store.size_and_bytes(number)?.context("its bang is missing")?;
         self.read_next(newest)?;
         self.transactions(size, newest)?;

@@ -174,37 +174,41 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Makes a chain of its mined first quant. Arguments as for [`bang_header`]; `bytes` are those of the parent's
-    /// transactions that it shares, and of its bang.
+    /// Whether a quant seals exactly this bang behind this parent. Arguments as for [`bang_header`].
     ///
     /// # Errors
-    /// The quant does not seal exactly this bang behind this parent.
-    pub fn bang(
-        rules: Arc<Rules>,
+    /// What does not fit.
+    pub fn check_bang(
+        rules: &Rules,
         bang: &Transaction,
         parent: Option<(&Quant, Edge)>,
-        quant: Quant,
-        bytes: u64,
-        tiles: &mut impl FnMut(Tile),
-    ) -> Result<Chain, QuantError> {
-        let (previous, mut edge) = match parent {
-            Some((quant, edge)) => (Some(quant), edge),
-            None => (None, Edge::new()),
-        };
+        quant: &Quant,
+    ) -> Result<(), QuantError> {
+        let (previous, mut edge) = parent.map_or((None, Edge::new()), |(quant, edge)| (Some(quant), edge));
         quant.check_follows(previous)?;
-        edge.push(bang.hash(), tiles);
+        edge.push(bang.hash(), |_| ());
         let Header { root, size, difficulty, .. } = quant.header();
         if *root != edge.root() || *size != edge.size() || *difficulty != rules.difficulty() {
             return Err(QuantError::Link("the first quant of a chain seals its bang and nothing else".into()));
         }
-        let head = Head {
-            newest: Arc::new(quant.clone()),
-            edge: Arc::new(edge),
-            bytes,
-            accepted: bang.timestamp(),
-            has_leaped: false,
-        };
-        Ok(Chain { id: quant.hash(), rules, head })
+        Ok(())
+    }
+
+    /// Makes a chain of its mined first quant, which was [checked](Chain::check_bang). `edge` is that of the parent's tree at the
+    /// quant that a fork goes on from; `bytes` are those of the parent's transactions that it shares, and of its bang.
+    pub fn bang(
+        rules: Arc<Rules>,
+        bang: &Transaction,
+        mut edge: Edge,
+        quant: Quant,
+        bytes: u64,
+        tiles: &mut impl FnMut(Tile),
+    ) -> Chain {
+        edge.push(bang.hash(), tiles);
+        let id = quant.hash();
+        let accepted = bang.timestamp();
+        let head = Head { newest: Arc::new(quant), edge: Arc::new(edge), bytes, accepted, has_leaped: false };
+        Chain { id, rules, head }
     }
 
     /// Accepts a transaction of so many stored bytes, and gives its index. The rules were checked before, and it is not earlier
@@ -218,19 +222,23 @@ impl Chain {
         index
     }
 
-    /// Puts a mined quant behind the newest. Its root is taken as it is: it was [cut](Head::cut) from a head of this chain,
-    /// which may have grown since.
+    /// Whether a mined quant may be put behind the newest. Its root is taken as it is: it was [cut](Head::cut) from a head of this
+    /// chain, which may have grown since.
     ///
     /// # Errors
     /// It does not follow the newest quant, as when another leap was faster.
-    pub fn seal(&mut self, quant: Quant) -> Result<(), QuantError> {
+    pub fn check_seal(&self, quant: &Quant) -> Result<(), QuantError> {
         quant.check_follows(Some(&self.head.newest))?;
         if quant.size() > self.head.size() || quant.header().difficulty != self.rules.difficulty() {
             return Err(QuantError::Link("the quant seals what the chain does not have".into()));
         }
+        Ok(())
+    }
+
+    /// Puts a quant that was [checked](Chain::check_seal) behind the newest.
+    pub fn seal(&mut self, quant: Quant) {
         self.head.newest = Arc::new(quant);
         self.head.has_leaped = true;
-        Ok(())
     }
 }
 
@@ -295,7 +303,7 @@ mod tests {
         let rules = rules("a");
         let bang = bang_transaction(&rules, time(10), [0; 16]);
         let quant = mined(bang_header(&rules, &bang, None, time(10)));
-        Chain::bang(Arc::new(rules), &bang, None, quant, 100, &mut |_| ()).unwrap()
+        Chain::bang(Arc::new(rules), &bang, Edge::new(), quant, 100, &mut |_| ())
     }
 
     #[test]
@@ -318,10 +326,11 @@ mod tests {
         let faster = mined(chain.head.cut(2, time(20)));
         chain.inject(&transaction("y"), 10, &mut |_| ());
         let root = chain.head.edge.root();
-        chain.seal(faster.clone()).unwrap();
+        chain.check_seal(&faster).unwrap();
+        chain.seal(faster.clone());
         assert_eq!((chain.head.size(), chain.head.pooled(), chain.head.bytes), (5, 1, 140));
         assert!(faster.header().root != root && chain.head.edge.root() == root);
-        assert!(matches!(chain.seal(slower), Err(QuantError::Link(_))));
+        assert!(matches!(chain.check_seal(&slower), Err(QuantError::Link(_))));
         assert_eq!(*chain.head.newest, faster);
     }
 
@@ -335,10 +344,10 @@ mod tests {
         chain.inject(&transaction("x"), 10, &mut |_| ());
         tags.push(chain.head.tag());
         // It leaves something pooled.
-        chain.seal(mined(slow)).unwrap();
+        chain.seal(mined(slow));
         tags.push(chain.head.tag());
         for _ in 0..2 {
-            chain.seal(mined(chain.head.cut(2, time(12)))).unwrap();
+            chain.seal(mined(chain.head.cut(2, time(12))));
             tags.push(chain.head.tag());
         }
         chain.inject(&transaction("y"), 10, &mut |_| ());
@@ -362,7 +371,7 @@ mod tests {
         let mut chain = new_chain();
         let header = chain.head.cut(2, time(9));
         assert_eq!((header.timestamp, header.size), (time(10), 1), "the clock was set back");
-        chain.seal(mined(header)).unwrap();
+        chain.seal(mined(header));
         assert_eq!(chain.head.cut(2, time(11)).timestamp, time(11));
     }
 
@@ -378,9 +387,9 @@ mod tests {
             Header { index: 2, ..header.clone() },
             Header { previous_hash: Hash::ZERO, ..header.clone() },
         ] {
-            assert!(chain.seal(mined(wrong)).is_err());
+            assert!(chain.check_seal(&mined(wrong)).is_err());
         }
-        chain.seal(mined(header)).unwrap();
+        chain.seal(mined(header));
     }
 
     #[test]
@@ -395,7 +404,7 @@ mod tests {
             Header { index: 1, ..header.clone() },
             Header { previous_hash: Hash::from_bytes([1; 32]), ..header },
         ] {
-            let made = Chain::bang(Arc::new(rules.clone()), &bang, None, mined(wrong), 0, &mut |_| ());
+            let made = Chain::check_bang(&rules, &bang, None, &mined(wrong));
             assert!(matches!(made, Err(QuantError::Link(_))));
         }
     }
@@ -405,7 +414,7 @@ mod tests {
     fn a_fork_goes_on_from_its_parents_tree() {
         let mut parent = new_chain();
         parent.inject(&transaction("x"), 10, &mut |_| ());
-        parent.seal(mined(parent.head.cut(2, time(50)))).unwrap();
+        parent.seal(mined(parent.head.cut(2, time(50))));
         let (at, edge) = (parent.head.newest.clone(), (*parent.head.edge).clone());
         parent.inject(&transaction("y"), 10, &mut |_| ());
 
@@ -415,9 +424,10 @@ mod tests {
         let header = bang_header(&rules, &bang, Some((&at, edge.clone())), time(40));
         assert_eq!((header.index, header.size, header.timestamp), (2, 3, time(50)));
         let quant = mined(header);
-        let orphan = Chain::bang(Arc::new(rules.clone()), &bang, None, quant.clone(), 0, &mut |_| ());
+        let orphan = Chain::check_bang(&rules, &bang, None, &quant);
         assert!(orphan.is_err(), "without its parent it follows nothing");
-        let fork = Chain::bang(Arc::new(rules), &bang, Some((&at, edge)), quant, 120, &mut |_| ()).unwrap();
+        Chain::check_bang(&rules, &bang, Some((&at, edge.clone())), &quant).unwrap();
+        let fork = Chain::bang(Arc::new(rules), &bang, edge, quant, 120, &mut |_| ());
         assert_eq!((fork.head.size(), fork.head.pooled()), (3, 0));
         assert!(fork.id != parent.id && fork.head.edge.root() != parent.head.edge.root());
     }

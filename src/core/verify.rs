@@ -501,7 +501,7 @@ mod tests {
             let rules = Rules::from_value(&json!({"name": "c0", "difficulty": 1})).ok().unwrap();
             let bang = bang_transaction(&rules, Node::time(0), [0; 16]);
             let quant = mined(bang_header(&rules, &bang, None, Node::time(0)));
-            let chain = Chain::bang(Arc::new(rules), &bang, None, quant, 0, &mut |_| ()).unwrap();
+            let chain = Chain::bang(Arc::new(rules), &bang, Edge::new(), quant, 0, &mut |_| ());
             let key = SigningKey::from_bytes(&[5; 32]);
             let mut node = Node { chain, key, export: Vec::new(), leaves: Vec::new() };
             node.serve(&bang);
@@ -569,7 +569,7 @@ mod tests {
 
         fn leap(&mut self) {
             let header = self.chain.head.cut(self.chain.rules.difficulty(), Node::time(self.leaves.len()));
-            self.chain.seal(mined(header)).unwrap();
+            self.chain.seal(mined(header));
             self.serve_quant();
         }
 
@@ -580,7 +580,7 @@ mod tests {
             let edge = (*self.chain.head.edge).clone();
             let bang = bang_transaction(&rules, Node::time(self.leaves.len()), [0; 16]);
             let quant = mined(bang_header(&rules, &bang, Some((&at, edge.clone())), Node::time(0)));
-            self.chain = Chain::bang(Arc::new(rules), &bang, Some((&at, edge)), quant, 0, &mut |_| ()).unwrap();
+            self.chain = Chain::bang(Arc::new(rules), &bang, edge, quant, 0, &mut |_| ());
             self.serve(&bang);
             self.serve_quant();
         }

@@ -19,7 +19,6 @@ use crate::{
         export::{Export, Line, Voucher},
         hash::Hash,
         json,
-        merkle::Tile,
         note::VerifierKey,
         quant::Quant,
         transaction::{Id, Record, Timestamp},
@@ -181,7 +180,7 @@ impl Import {
         let turn = Turn::take(node, id)?;
         let target = match node.chain(&id.to_string()) {
             Some(chain) => Target::Here(chain),
-            None => Target::Stored(Box::new(Storing::behind(find(node, id).await?))),
+            None => Target::Stored(Box::new(Storing::behind(id, find(node, id).await?))),
         };
         let export = Export::new(Verifier::without_ids(), keys);
         let bang = BangPlace { transaction: 0, quant: 0 };
@@ -223,14 +222,12 @@ impl Import {
         let at_line = |fault| ImportError::Fault { line, fault };
         let in_force = self.export.verifier().in_force();
         let item = Line::parse(text, in_force.as_deref());
-        let previous = self.export.verifier().newest().map_or(0, Quant::size);
-        let mut tiles = Vec::new();
-        self.export.take(&item, &mut |tile| tiles.push(tile)).map_err(at_line)?;
+        self.export.take(&item, &mut |_| ()).map_err(at_line)?;
         match item {
             Line::Transaction(Ok(checked)) => {
                 check_depth(checked.record()).map_err(at_line)?;
                 let Target::Stored(storing) = &mut self.target else { return Ok(()) };
-                storing.transaction(&self.node.0.store, checked.record(), tiles, line)
+                storing.transaction(&self.node.0.store, checked.record(), line)
             }
             Line::Quant(Ok(quant)) => {
                 if self.export.verifier().id() == Some(quant.hash()) {
@@ -238,7 +235,7 @@ impl Import {
                     self.check_name(&quant)?;
                 }
                 match &mut self.target {
-                    Target::Stored(storing) => storing.quant(&self.node.0.store, quant, previous, line),
+                    Target::Stored(storing) => storing.quant(&self.node.0.store, quant, line),
                     Target::Here(chain) => compare(&self.node.0.store, chain, &quant),
                 }
             }
@@ -437,11 +434,11 @@ fn unfinished(store: &Store, record: ImportRecord) -> Result<Unfinished, StoreEr
 }
 
 impl Storing {
-    fn behind(stored: Option<Progress>) -> Storing {
+    fn behind(id: Hash, stored: Option<Progress>) -> Storing {
         let lineage = stored.map(|stored| Lineage::new(stored.number, None));
         let Progress { size, bytes, quants, .. } = stored.unwrap_or(Progress::none(ChainNumber(0)));
         let found = Found { size, quants };
-        Storing { found, lineage, stored: VecDeque::new(), part: Part::new(size, bytes), ids: HashSet::new() }
+        Storing { found, lineage, stored: VecDeque::new(), part: Part::new(id, size, bytes), ids: HashSet::new() }
     }
 
     /// What is stored already.
@@ -449,7 +446,7 @@ impl Storing {
         self.lineage.as_ref().expect("what was found stored has a number")
     }
 
-    fn transaction(&mut self, store: &Store, record: &Record, tiles: Vec<Tile>, line: u64) -> Result<(), ImportError> {
+    fn transaction(&mut self, store: &Store, record: &Record, line: u64) -> Result<(), ImportError> {
         let index = record.index;
         if let Some(id) = &record.id {
             let earlier = match &self.lineage {
@@ -464,7 +461,7 @@ impl Storing {
         let mut bytes = Vec::with_capacity(512);
         record.write(&mut bytes);
         if index >= self.found.size {
-            self.part.transaction(record, &bytes, tiles);
+            self.part.transaction(&bytes);
             return Ok(());
         }
         if self.stored.is_empty() {
@@ -475,9 +472,9 @@ impl Storing {
         if self.stored.pop_front().is_none_or(|stored| stored != bytes) { Err(differs(line)) } else { Ok(()) }
     }
 
-    fn quant(&mut self, store: &Store, quant: Quant, previous_size: u64, line: u64) -> Result<(), ImportError> {
+    fn quant(&mut self, store: &Store, quant: Quant, line: u64) -> Result<(), ImportError> {
         if quant.index() >= self.found.quants {
-            self.part.quant(quant, previous_size);
+            self.part.quant(quant);
             return Ok(());
         }
         let is_same = store.quant(self.lineage(), quant.index())? == quant;

@@ -5,11 +5,12 @@ use std::ops::Bound;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Batch, ChainNumber, Store, StoreError,
-    entries::Entry,
+    Batch, ChainNumber, ChainRecord, Logged, Run, Store, StoreError,
+    effects::Entry,
     index::{Index, PARTS, Rows, RunRow, Space, key, unreadable},
+    runs,
 };
-use crate::core::{hash::Hash, transaction::Timestamp};
+use crate::core::{hash::Hash, merkle::Edge, quant::Quant, transaction::Timestamp};
 
 /// Before the id of the chain, the name of the record of an import.
 const IMPORT: &str = "import ";
@@ -59,17 +60,55 @@ impl Index {
 }
 
 impl Batch {
-    /// An import, new or changed.
-    pub fn import(&mut self, record: &ImportRecord) {
-        self.named.push((record.number, record.id));
+    /// [`Effect::Import`](super::Effect::Import): `edge` is that of the transactions that are stored, and moves on; `sealed` is the
+    /// size of the newest quant that is stored.
+    ///
+    /// # Panics
+    /// A transaction is malformed.
+    pub fn import(
+        &mut self,
+        record: &ImportRecord,
+        at: Timestamp,
+        parts: (Vec<Run>, Vec<Quant>),
+        edge: &mut Edge,
+        mut sealed: u64,
+    ) {
+        let (runs, quants) = parts;
+        let chain = record.number;
+        self.named.push((chain, record.id));
         self.rows.import(record);
-        self.entries.push(Entry::import(record));
+        for run in runs {
+            runs::index(run.texts(), chain, edge, &mut self.rows).expect("what is imported was verified");
+            self.logged.push(Logged { plain: Vec::new(), run: Some((chain, run)) });
+        }
+        for quant in &quants {
+            self.rows.quant(chain, quant, sealed, quant.size());
+            sealed = quant.size();
+        }
+        let quants = quants.into_iter().map(Into::into).collect();
+        self.log(&Entry::Import { chain: record.id, name: record.name.clone(), at, quants });
     }
 
-    /// The end of an import.
-    pub fn end_import(&mut self, id: Hash) {
-        self.rows.end_import(id);
-        self.entries.push(Entry::EndImport { id });
+    /// [`Effect::Adopt`](super::Effect::Adopt).
+    pub fn adopt(&mut self, record: &ChainRecord) {
+        let ChainRecord { id: chain, leap, erasures, .. } = *record;
+        let name = record.name.clone();
+        let bang = record.bang.unwrap_or(super::BangPlace { transaction: 0, quant: 0 });
+        self.rows.chain(record);
+        self.rows.end_import(chain);
+        self.log(&Entry::Adopt { chain, name, bang, leap, erasures });
+    }
+
+    /// [`Effect::AbandonImport`](super::Effect::AbandonImport); the record says so.
+    pub fn abandon_import(&mut self, record: &ImportRecord) {
+        self.rows.import(record);
+        self.log(&Entry::AbandonImport { chain: record.id });
+    }
+
+    /// [`Effect::EndImport`](super::Effect::EndImport).
+    pub fn end_import(&mut self, chain: Hash) {
+        self.rows.end_import(chain);
+        self.log(&Entry::EndImport { chain });
     }
 }
 

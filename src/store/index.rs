@@ -9,7 +9,7 @@
 //! | `chains` | name | [`ChainRecord`] as JSON |
 //! | `runs` | chain, index of the first | place in the log, bytes of the chain before it, number of transactions |
 //! | `erased` | chain, index | time and index of the erasure, commitment |
-//! | `quants` | chain, index | the quant as it is served |
+//! | `quants` | chain, index | transactions of the chain when it was sealed, the quant as it is served |
 //! | `sizes` | chain, size | index of the first quant of that size |
 //! | `hashes` | chain, hash of a quant | its index |
 //! | `ids` | chain, a client's id | index of its transaction |
@@ -159,10 +159,11 @@ impl Rows {
         self.put(Space::Erased, key([chain.0, index]), value);
     }
 
-    /// A quant behind one of `previous_size` transactions.
-    pub(super) fn quant(&mut self, chain: ChainNumber, quant: &Quant, previous_size: u64) {
+    /// A quant behind one of `previous_size` transactions, sealed when the chain had `size`.
+    pub(super) fn quant(&mut self, chain: ChainNumber, quant: &Quant, previous_size: u64, size: u64) {
         let index = quant.index().to_be_bytes();
-        let value = serde_json::to_vec(quant).expect("a quant is JSON");
+        let mut value = size.to_be_bytes().to_vec();
+        serde_json::to_writer(&mut value, quant).expect("a quant is JSON");
         self.put(Space::Quants, key_and(chain, &index), value);
         self.put(Space::Hashes, key_and(chain, quant.hash().as_bytes()), index.to_vec());
         if quant.size() > previous_size {
@@ -317,6 +318,12 @@ impl Index {
         entry.map(|(key, value)| RunRow::decode(&key, &value)).transpose()
     }
 
+    /// The newest quant that a chain wrote itself, and how many transactions the chain had when it was sealed.
+    pub(super) fn newest_quant(&self, chain: ChainNumber) -> Result<Option<(Quant, u64)>, StoreError> {
+        let entry = self.last(Space::Quants, key([chain.0, 0])..key([chain.0 + 1]))?;
+        entry.map(|(_, value)| decode_quant(&value)).transpose()
+    }
+
     /// What is left of an erased transaction.
     pub(super) fn erasure(&self, chain: ChainNumber, index: u64) -> Result<Option<Erasure>, StoreError> {
         let Some(value) = self.get(Space::Erased, &key([chain.0, index]))? else { return Ok(None) };
@@ -396,10 +403,13 @@ pub(super) fn decode_number(value: &[u8]) -> Result<u64, StoreError> {
     value.as_array().map(|bytes| u64::from_be_bytes(*bytes)).ok_or_else(|| malformed("a number"))
 }
 
-pub(super) fn decode_quant(value: &[u8]) -> Result<Quant, StoreError> {
-    let fields: QuantFields = from_json(value, "a quant")?;
+/// A quant, and how many transactions the chain had when it was sealed.
+pub(super) fn decode_quant(value: &[u8]) -> Result<(Quant, u64), StoreError> {
+    let (size, json) = value.split_first_chunk().ok_or_else(|| malformed("a quant"))?;
+    let fields: QuantFields = from_json(json, "a quant")?;
     let index = fields.index;
-    Quant::try_from(fields).map_err(|error| StoreError::Damaged(format!("quant {index}: {error}")))
+    let quant = Quant::try_from(fields).map_err(|error| StoreError::Damaged(format!("quant {index}: {error}")))?;
+    Ok((quant, u64::from_be_bytes(*size)))
 }
 
 pub(super) fn from_json<T: serde::de::DeserializeOwned>(value: &[u8], what: &str) -> Result<T, StoreError> {

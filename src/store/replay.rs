@@ -8,20 +8,20 @@ use std::{
 };
 
 use super::{
-    ChainNumber, ChainRecord, ImportRecord, Lineage, StoreError,
-    entries::{self, ENTRIES, Entry},
+    ChainNumber, ChainRecord, ImportRecord, Lineage, Parent, StoreError,
+    effects::{self, Content, Entry},
     index::{Index, PARTS, Rows, RunRow, key, unreadable},
-    runs::{Erasure, RUN, StoredRun},
+    runs::{self, Erasure, StoredRun},
 };
 use crate::{
     core::{
         hash::Hash,
         merkle::{Edge, TILE_WIDTH, perfect_root},
-        quant::Quant,
-        transaction::{Erased, Id, record_hash},
+        quant::{Quant, QuantFields},
+        transaction::{Erased, record_hash},
     },
     limits,
-    log::{Found, LogError, Mark, Reader},
+    log::{Found, LogError, Mark, Place, Reader},
 };
 
 /// Why the log cannot be replayed.
@@ -60,14 +60,27 @@ impl From<Fault> for StoreError {
     }
 }
 
-/// What is known of a chain while the log is replayed.
+/// What is known of a chain, or of an import, while the log is replayed.
 struct Known {
     id: Hash,
     lineage: Arc<Lineage>,
-    /// The growing edge of its tree, once something was added to it.
-    edge: Option<Edge>,
-    /// Whether it is a chain; else it is an import.
-    is_chain: bool,
+    /// As it stands in the index.
+    of: Of,
+    /// Where it ends, once something was added to it.
+    end: Option<End>,
+}
+
+enum Of {
+    Chain(ChainRecord),
+    Import(ImportRecord),
+}
+
+/// The end of a chain.
+struct End {
+    /// The growing edge of its tree.
+    edge: Edge,
+    /// The transactions that its newest quant seals.
+    sealed: u64,
 }
 
 /// The index while it is brought up to the log.
@@ -124,14 +137,10 @@ impl<'a> Replay<'a> {
             self.write_part()?;
             self.tell(found.batch);
         }
-        match found.record.plain().first() {
-            Some(&RUN) => self.run(found)?,
-            Some(&ENTRIES) => {
-                for entry in entries::decode(found.record.plain())? {
-                    self.entry(entry)?;
-                }
-            }
-            _ => return Err(StoreError::Damaged("the log has a record that is none of this program's".into()).into()),
+        match effects::decode(found.record.plain())? {
+            Content::Own(entry) => self.rows.own(&entry.name, entry.value.as_deref()),
+            Content::Run => self.run(found)?,
+            Content::Effect(entry) => self.effect(entry, found)?,
         }
         Ok(())
     }
@@ -180,50 +189,113 @@ impl<'a> Replay<'a> {
             }
         };
         self.add_number(record.id, record.number);
-        let edge = self.chains.remove(&record.number).and_then(|known| known.edge);
+        let end = self.chains.remove(&record.number).and_then(|known| known.end);
         let lineage = Arc::new(Lineage::of(record, parent));
-        self.chains.insert(record.number, Known { id: record.id, lineage, edge, is_chain: true });
+        self.chains.insert(record.number, Known { id: record.id, lineage, of: Of::Chain(record.clone()), end });
         Ok(())
     }
 
     fn add_import(&mut self, record: &ImportRecord) {
         self.add_number(record.id, record.number);
+        let end = self.chains.remove(&record.number).and_then(|known| known.end);
         let lineage = Arc::new(Lineage::new(record.number, None));
-        let known = || Known { id: record.id, lineage, edge: None, is_chain: false };
-        self.chains.entry(record.number).or_insert_with(known);
+        self.chains.insert(record.number, Known { id: record.id, lineage, of: Of::Import(record.clone()), end });
     }
 
-    fn entry(&mut self, entry: Entry) -> Result<(), StoreError> {
+    /// The record of a chain that was made.
+    fn chain(&self, id: Hash) -> Result<ChainRecord, StoreError> {
+        match &self.chains[&self.known(id)?].of {
+            Of::Chain(record) => Ok(record.clone()),
+            Of::Import(_) => {
+                Err(StoreError::Damaged(format!("the log speaks of the chain {id} before it was complete")))
+            }
+        }
+    }
+
+    /// The record of an import, which begins where there is none.
+    fn import(&self, id: Hash) -> ImportRecord {
+        let number = self.number(id);
+        match self.chains.get(&number).map(|known| &known.of) {
+            Some(Of::Import(record)) => record.clone(),
+            _ => ImportRecord { id, number, given_up: false, name: None, active: None },
+        }
+    }
+
+    fn effect(&mut self, entry: Entry, found: Found) -> Result<(), StoreError> {
         match entry {
-            Entry::Chain { id, name, parent, leap, erasures, bang } => {
-                let parent = parent.map(|of| self.known(of.chain).map(|number| of.parent(number))).transpose()?;
-                let record = ChainRecord { name, number: self.number(id), id, parent, leap, erasures, bang };
+            Entry::Bang { name, parent, leap, quant } => {
+                let parent = match parent {
+                    Some(at) => Some(Parent { number: self.known(at.chain)?, quant: at.quant, size: at.size }),
+                    None => None,
+                };
+                let (id, size) = (quant.hash, parent.map_or(0, |parent| parent.size));
+                let record = ChainRecord { name, number: self.number(id), id, parent, leap, erasures: 0, bang: None };
+                self.rows.chain(&record);
+                self.add_chain(&record)?;
+                self.begin(record.number, size)?;
+                self.run(found)?;
+                self.quant(record.number, quant)?;
+            }
+            Entry::Seal { chain, quant } => {
+                let number = self.known(chain)?;
+                self.quant(number, quant)?;
+            }
+            Entry::Erase { chain, index, commitment } => {
+                let mut record = self.chain(chain)?;
+                let run = StoredRun::decode(found.record)?;
+                let (by, timestamp) = (run.first, runs::time_of(run.text(0))?);
+                // A batch that erases comes again where the erasure may have been interrupted.
+                if self.index.erasure(record.number, index)?.is_none() {
+                    record.erasures += 1;
+                    self.rows.chain(&record);
+                    self.add_chain(&record)?;
+                }
+                let erasure = Erasure { erased: Erased { timestamp, by }, commitment };
+                self.rows.erased(record.number, index, &erasure);
+                self.transactions(found.place, &run)?;
+            }
+            Entry::SetLeap { chain, leap } => {
+                let record = ChainRecord { leap, ..self.chain(chain)? };
                 self.rows.chain(&record);
                 self.add_chain(&record)?;
             }
-            Entry::Import { id, given_up, name, active } => {
-                let record = ImportRecord { id, number: self.number(id), given_up, name, active };
+            Entry::Import { chain, name, at, quants } => {
+                let record = ImportRecord { name, active: Some(at), ..self.import(chain) };
+                self.rows.import(&record);
+                self.add_import(&record);
+                quants.into_iter().try_for_each(|quant| self.quant(record.number, quant))?;
+            }
+            Entry::Adopt { chain: id, name, bang, leap, erasures } => {
+                let number = self.known(id)?;
+                let bang = Some(bang).filter(|bang| bang.quant > 0);
+                let record = ChainRecord { name, number, id, parent: None, leap, erasures, bang };
+                self.rows.chain(&record);
+                self.rows.end_import(id);
+                self.add_chain(&record)?;
+            }
+            Entry::AbandonImport { chain } => {
+                let record = ImportRecord { given_up: true, ..self.import(chain) };
                 self.rows.import(&record);
                 self.add_import(&record);
             }
-            Entry::EndImport { id } => self.end_import(id)?,
-            Entry::Quant { chain, previous_size, quant } => {
-                let index = quant.index;
-                let quant = Quant::try_from(quant)
-                    .map_err(|error| StoreError::Damaged(format!("quant {index} of the chain {chain}: {error}")))?;
-                self.rows.quant(self.known(chain)?, &quant, previous_size);
-            }
-            Entry::Erased { chain, index, timestamp, by, commitment } => {
-                let erasure = Erasure { erased: Erased { timestamp, by }, commitment };
-                self.rows.erased(self.known(chain)?, index, &erasure);
-            }
-            Entry::Own { name, value } => self.rows.own(&name, value.as_deref()),
+            Entry::EndImport { chain } => self.end_import(chain)?,
         }
         Ok(())
     }
 
+    fn quant(&mut self, number: ChainNumber, fields: QuantFields) -> Result<(), StoreError> {
+        let (index, id) = (fields.index, self.chains[&number].id);
+        let quant = Quant::try_from(fields)
+            .map_err(|error| StoreError::Damaged(format!("quant {index} of the chain {id}: {error}")))?;
+        self.ensure_end(number)?;
+        let end = self.chains.get_mut(&number).and_then(|known| known.end.as_mut()).expect("it was just found");
+        self.rows.quant(number, &quant, end.sealed, end.edge.size());
+        end.sealed = quant.size();
+        Ok(())
+    }
+
     fn is_import(&self, number: ChainNumber) -> bool {
-        self.chains.get(&number).is_some_and(|known| !known.is_chain)
+        self.chains.get(&number).is_some_and(|known| matches!(known.of, Of::Import(_)))
     }
 
     /// What was stored of an import that was given up goes.
@@ -248,13 +320,15 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    fn run(&mut self, found: Found) -> Result<(), StoreError> {
-        let place = found.place;
-        let run = StoredRun::decode(found.record)?;
+    fn run(&mut self, Found { place, record, .. }: Found) -> Result<(), StoreError> {
+        self.transactions(place, &StoredRun::decode(record)?)
+    }
+
+    fn transactions(&mut self, place: Place, run: &StoredRun) -> Result<(), StoreError> {
         let number = self.known(run.chain)?;
-        self.ensure_edge(number)?;
-        let known = self.chains.get_mut(&number).expect("a chain with a number is known");
-        let edge = known.edge.as_mut().expect("it was just found");
+        self.ensure_end(number)?;
+        let edge =
+            &mut self.chains.get_mut(&number).and_then(|known| known.end.as_mut()).expect("it was just found").edge;
         let (first, bytes_before, count) = (run.first, run.bytes_before(0), run.count() as u32);
         self.rows.run(number, &RunRow { first, place, bytes_before, count });
         if run.end() <= edge.size() {
@@ -266,30 +340,34 @@ impl<'a> Replay<'a> {
             let detail = format!("the log goes on with transaction {first} of the chain {id}, which has {size}");
             return Err(StoreError::Damaged(detail));
         }
-        for (index, at) in (run.first..).zip(0..run.count()) {
-            let text = run.text(at);
-            let malformed =
-                || StoreError::Damaged(format!("transaction {index} of the chain {} is malformed", run.chain));
-            edge.push(record_hash(text).ok_or_else(malformed)?, |tile| self.rows.tile(number, &tile));
-            if let Some(id) = id_of(text).ok_or_else(malformed)? {
-                self.rows.id(number, &id, index);
-            }
-        }
-        Ok(())
+        runs::index(run.texts(), number, edge, &mut self.rows)
     }
 
-    /// Finds where the tree of a chain stands in the index.
-    fn ensure_edge(&mut self, number: ChainNumber) -> Result<(), StoreError> {
-        if self.chains[&number].edge.is_some() {
+    /// Finds where a chain ends in the index.
+    fn ensure_end(&mut self, number: ChainNumber) -> Result<(), StoreError> {
+        if self.chains[&number].end.is_some() {
             return Ok(());
         }
         // It reads what came before.
         self.write_part()?;
-        let lineage = self.chains[&number].lineage.clone();
         let own = self.index.run_before(number, u64::MAX)?;
-        let size = own.map_or(lineage.own_from(), |row| row.end());
+        let size = own.map_or(self.chains[&number].lineage.own_from(), |row| row.end());
+        self.begin(number, size)?;
+        let sealed = self.index.newest_quant(number)?.map_or(0, |(quant, _)| quant.size());
+        let end = self.chains.get_mut(&number).and_then(|known| known.end.as_mut()).expect("it was just begun");
+        end.sealed = sealed.max(end.sealed);
+        Ok(())
+    }
+
+    /// A chain has so many transactions, all of them sealed.
+    fn begin(&mut self, number: ChainNumber, size: u64) -> Result<(), StoreError> {
+        let lineage = self.chains[&number].lineage.clone();
+        if size > 0 {
+            self.write_part()?;
+        }
         let edge = Edge::at(size, |level, tile, width| self.hashes(&lineage, level, tile, width))?;
-        self.chains.get_mut(&number).expect("a chain with a number is known").edge = Some(edge);
+        let end = End { edge, sealed: lineage.own_from() };
+        self.chains.get_mut(&number).expect("a chain with a number is known").end = Some(end);
         Ok(())
     }
 
@@ -319,14 +397,4 @@ impl<'a> Replay<'a> {
         }
         Ok(hashes)
     }
-}
-
-/// The client's id in the text of a transaction, if it has one. `None` where the text is malformed.
-fn id_of(text: &[u8]) -> Option<Option<Id>> {
-    // Its place is the first after the index, and its text has no escapes but those of JSON.
-    let rest = text.strip_prefix(b"{\"index\":")?;
-    let digits = rest.iter().position(|byte| !byte.is_ascii_digit())?;
-    let Some(quoted) = rest[digits..].strip_prefix(b",\"id\":") else { return Some(None) };
-    let mut values = serde_json::Deserializer::from_slice(quoted).into_iter::<String>();
-    values.next()?.ok()?.parse().ok().map(Some)
 }

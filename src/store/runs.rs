@@ -1,6 +1,7 @@
-//! Runs: consecutive transactions of one chain, as they stand in one record of the log.
+//! Runs: consecutive transactions of one chain, as they stand in one record of the log, alone or behind an
+//! [effect](super::effects).
 //!
-//! The plain bytes of the record are, numbers big-endian:
+//! Its plain bytes are, numbers big-endian:
 //!
 //! | part | bytes |
 //! | --- | --- |
@@ -18,9 +19,13 @@
 
 use std::ops::Range;
 
-use super::StoreError;
+use super::{ChainNumber, StoreError, effects::run_start, index::Rows};
 use crate::{
-    core::{hash::Hash, transaction},
+    core::{
+        hash::Hash,
+        merkle::Edge,
+        transaction::{self, Id, Timestamp, record_hash},
+    },
     limits,
     log::{Batch, Payload, Place, Record, Slot},
 };
@@ -38,8 +43,8 @@ const DATA: &[u8] = b",\"data\":";
 const END: usize = ",\"hash\":\"\"}".len() + 64;
 
 /// Consecutive transactions of one chain that are committed together.
-#[derive(Default)]
 pub struct Run {
+    chain: Hash,
     first: u64,
     bytes_before: u64,
     lengths: Vec<u32>,
@@ -50,9 +55,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// An empty run behind `bytes_before` bytes of the chain's earlier transactions.
-    pub fn new(first: u64, bytes_before: u64) -> Self {
-        Run { first, bytes_before, ..Run::default() }
+    /// An empty run of a chain, behind `bytes_before` bytes of its earlier transactions.
+    pub fn new(chain: Hash, first: u64, bytes_before: u64) -> Self {
+        let (lengths, texts, payloads, ends) = Default::default();
+        Run { chain, first, bytes_before, lengths, texts, payloads, ends }
     }
 
     /// Whether it should be put before `bytes` more are added.
@@ -93,15 +99,25 @@ impl Run {
     }
 
     /// Bytes of the chain's transactions before it.
-    pub(super) fn bytes_before(&self) -> u64 {
+    pub fn bytes_before(&self) -> u64 {
         self.bytes_before
     }
 
-    /// Adds it to a batch of the log.
-    pub(super) fn log(&self, chain: Hash, batch: &mut Batch) -> Slot {
-        let mut plain = Vec::with_capacity(HEAD + 4 * self.lengths.len() + self.texts.len());
+    /// The texts of its transactions.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        self.lengths.iter().scan(self.texts.as_slice(), |rest, length| {
+            let (text, after) = rest.split_at(*length as usize);
+            *rest = after;
+            Some(text)
+        })
+    }
+
+    /// Adds it to a batch of the log, behind the plain bytes of an effect if it is a part of one.
+    pub(super) fn log(&self, effect: Vec<u8>, batch: &mut Batch) -> Slot {
+        let mut plain = effect;
+        plain.reserve(HEAD + 4 * self.lengths.len() + self.texts.len());
         plain.push(RUN);
-        plain.extend_from_slice(chain.as_bytes());
+        plain.extend_from_slice(self.chain.as_bytes());
         plain.extend_from_slice(&self.first.to_be_bytes());
         plain.extend_from_slice(&self.bytes_before.to_be_bytes());
         plain.extend_from_slice(&self.count().to_be_bytes());
@@ -137,10 +153,11 @@ pub(super) struct StoredRun {
 }
 
 impl StoredRun {
-    /// A run of the log, if this record is one.
+    /// The run in a record of the log, if it has one.
     pub(super) fn decode(record: Record) -> Result<StoredRun, StoreError> {
         let damaged = || StoreError::Damaged("a run of transactions is malformed".into());
-        let plain = record.plain();
+        let start = run_start(record.plain()).ok_or_else(damaged)?;
+        let plain = record.plain().get(start..).ok_or_else(damaged)?;
         let head: &[u8; HEAD] = plain.first_chunk().filter(|head| head[0] == RUN).ok_or_else(damaged)?;
         let number = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
         let (chain, first, bytes_before) =
@@ -153,9 +170,9 @@ impl StoredRun {
             .0
             .iter()
             .map(|length| {
-                let start = end;
+                let from = end;
                 end += u32::from_be_bytes(*length) as usize;
-                start..end
+                start + from..start + end
             })
             .collect();
         let is_whole = count > 0 && end == plain.len() && record.payload_lengths().count() == count;
@@ -170,6 +187,11 @@ impl StoredRun {
     /// The index behind its last transaction.
     pub(super) fn end(&self) -> u64 {
         self.first + self.count() as u64
+    }
+
+    /// The texts of its transactions.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.count()).map(|at| self.text(at))
     }
 
     /// What is never erased of a transaction.
@@ -224,4 +246,45 @@ impl StoredRun {
         let bytes = self.texts.iter().zip(self.record.payload_lengths()).map(|(text, payload)| text.len() + payload);
         self.bytes_before + bytes.take(at).sum::<usize>() as u64
     }
+}
+
+/// Puts what follows from the texts of consecutive transactions into the index: the tiles that they complete, and their ids.
+///
+/// # Errors
+/// A text is malformed.
+pub(super) fn index<'a>(
+    texts: impl Iterator<Item = &'a [u8]>,
+    chain: ChainNumber,
+    edge: &mut Edge,
+    rows: &mut Rows,
+) -> Result<(), StoreError> {
+    for text in texts {
+        let index = edge.size();
+        let malformed = || StoreError::Damaged(format!("transaction {index} is malformed"));
+        edge.push(record_hash(text).ok_or_else(malformed)?, &mut |tile| rows.tile(chain, &tile));
+        if let Some(id) = id_of(text).ok_or_else(malformed)? {
+            rows.id(chain, &id, index);
+        }
+    }
+    Ok(())
+}
+
+/// When the transaction of a text was accepted.
+///
+/// # Errors
+/// The text is malformed.
+pub(super) fn time_of(text: &[u8]) -> Result<Timestamp, StoreError> {
+    // The mark stands in no id, where its quotes would be escaped.
+    let read = || str::from_utf8(text).ok()?.split_once(",\"timestamp\":\"")?.1.get(..27)?.parse().ok();
+    read().ok_or_else(|| StoreError::Damaged("the time of a transaction is malformed".into()))
+}
+
+/// The client's id in the text of a transaction, if it has one. `None` where the text is malformed.
+fn id_of(text: &[u8]) -> Option<Option<Id>> {
+    // Its place is the first after the index, and its text has no escapes but those of JSON.
+    let rest = text.strip_prefix(b"{\"index\":")?;
+    let digits = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+    let Some(quoted) = rest[digits..].strip_prefix(b",\"id\":") else { return Some(None) };
+    let mut values = serde_json::Deserializer::from_slice(quoted).into_iter::<String>();
+    values.next()?.ok()?.parse().ok().map(Some)
 }

@@ -1,7 +1,12 @@
 //! The index after crashes that left it somewhere else than the log.
 
 use super::*;
-use crate::core::transaction::Timestamp;
+use crate::core::{
+    chain::{bang_header, bang_transaction},
+    json,
+    rules::Rules,
+    transaction::{Submission, Timestamp},
+};
 
 const SEED: u64 = 0x5eed;
 const CHAIN: ChainNumber = ChainNumber(0);
@@ -10,25 +15,50 @@ fn open(folder: &Path) -> Store {
     Store::open(folder, SEED).unwrap()
 }
 
-fn id(of: u8) -> Hash {
-    Hash::from_bytes([of; 32])
+fn time() -> Timestamp {
+    Timestamp::from_micros(1).unwrap()
 }
 
-fn record(number: ChainNumber, id: Hash) -> ChainRecord {
-    let leap = Default::default();
-    ChainRecord { name: format!("chain{}", number.0), number, id, parent: None, leap, erasures: 0, bang: None }
+/// A chain with this number for a name.
+struct Made {
+    record: ChainRecord,
+    bang: Transaction,
+    quant: Quant,
 }
 
-/// A transaction as it is served, with its index for an id.
-fn served(index: u64) -> String {
-    let (salt, hash) = ("0".repeat(32), id(index as u8));
-    format!(r#"{{"index":{index},"id":"i{index}","data":"secret {index}","salt":"{salt}","hash":"{hash}"}}"#)
+fn made(number: ChainNumber) -> Made {
+    let name = format!("chain{}", number.0);
+    let rules = Rules::from_value(&serde_json::json!({"name": name, "difficulty": 0})).ok().unwrap();
+    let bang = bang_transaction(&rules, time(), [0; 16]);
+    let quant = bang_header(&rules, &bang, None, time()).mine(0..u64::MAX).unwrap();
+    let (id, leap) = (quant.hash(), Default::default());
+    let record = ChainRecord { name, number, id, parent: None, leap, erasures: 0, bang: None };
+    Made { record, bang, quant }
 }
 
-fn run(index: u64) -> Run {
-    let mut run = Run::new(index, 0);
-    run.push(served(index).as_bytes());
-    run
+impl Made {
+    fn bang(&self, batch: &mut Batch) {
+        batch.bang(&self.record, None, 0, &self.bang, &self.quant);
+    }
+
+    fn inject(&self, batch: &mut Batch, index: u64) {
+        let of = (self.record.number, self.record.id);
+        batch.transaction(of, index, 0, &transaction(index), &mut Vec::new());
+    }
+}
+
+/// With its index for an id.
+fn transaction(index: u64) -> Transaction {
+    let data = json::canonical(&serde_json::json!(format!("secret {index}")));
+    let id = Some(format!("i{index}").parse().unwrap());
+    Transaction::new(Submission { data, id, signed: None }, None, time(), [0; 16])
+}
+
+/// As it is served.
+fn served(index: u64) -> Vec<u8> {
+    let mut served = Vec::new();
+    transaction(index).write_record(index, &mut served);
+    served
 }
 
 fn commit(store: &Store, fill: impl FnOnce(&mut Batch)) -> Vec<Place> {
@@ -42,17 +72,21 @@ fn commit(store: &Store, fill: impl FnOnce(&mut Batch)) -> Vec<Place> {
 #[test]
 fn an_erasure_that_was_interrupted_is_completed() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
+    let (store, chain) = (open(folder.path()), made(CHAIN));
     commit(&store, |batch| {
-        batch.chain(&record(CHAIN, id(1)));
-        batch.run(CHAIN, run(0));
+        chain.bang(batch);
+        chain.inject(batch, 1);
     });
-    let erased = Erased { timestamp: Timestamp::from_micros(1).unwrap(), by: 1 };
-    let doomed = commit(&store, |batch| batch.erased(CHAIN, 0, id(2), erased));
+    let record = ChainRecord { erasures: 1, ..chain.record };
+    let doomed = commit(&store, |batch| {
+        batch.erase(&record, 1, Hash::ZERO, (&transaction(2), 2, 0));
+    });
     assert_eq!(doomed.len(), 1);
     drop(store);
-    let text = String::from_utf8(open(folder.path()).own_record(CHAIN, 0).unwrap()).unwrap();
+    let store = open(folder.path());
+    let text = String::from_utf8(store.own_record(CHAIN, 1).unwrap()).unwrap();
     assert!(!text.contains("secret") && text.contains("\"erased\""), "{text}");
+    assert_eq!(store.chains().unwrap()[0].erasures, 1, "the batch was replayed once more");
 }
 
 /// Symptom: a start that was killed while it made the index left parts that the next one took for its own, such as the row of a
@@ -60,10 +94,10 @@ fn an_erasure_that_was_interrupted_is_completed() {
 #[test]
 fn an_index_that_is_half_made_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
+    let (store, chain) = (open(folder.path()), made(CHAIN));
     commit(&store, |batch| {
-        batch.chain(&record(CHAIN, id(1)));
-        batch.run(CHAIN, run(0));
+        chain.bang(batch);
+        chain.inject(batch, 1);
     });
     drop(store);
     let stray: Id = "stray".parse().unwrap();
@@ -74,8 +108,8 @@ fn an_index_that_is_half_made_is_made_anew() {
     drop(index);
     let (store, lineage) = (open(folder.path()), Lineage::new(CHAIN, None));
     assert_eq!(store.transaction_with_id(&lineage, &stray).unwrap(), None);
-    assert_eq!(store.transaction_with_id(&lineage, &"i0".parse().unwrap()).unwrap(), Some(0));
-    assert_eq!(store.own_record(CHAIN, 0).unwrap(), served(0).as_bytes());
+    assert_eq!(store.transaction_with_id(&lineage, &"i1".parse().unwrap()).unwrap(), Some(1));
+    assert_eq!(store.own_record(CHAIN, 1).unwrap(), served(1));
 }
 
 /// Symptom: the node did not start where its index lacked a part of a chain before its mark. Cure: such an index does not fit the
@@ -83,24 +117,21 @@ fn an_index_that_is_half_made_is_made_anew() {
 #[test]
 fn an_index_that_does_not_fit_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
+    let (store, chain) = (open(folder.path()), made(CHAIN));
     commit(&store, |batch| {
-        batch.chain(&record(CHAIN, id(1)));
-        batch.run(CHAIN, run(0));
+        chain.bang(batch);
+        chain.inject(batch, 1);
     });
     let mark = store.index().unwrap().mark().unwrap();
-    commit(&store, |batch| batch.run(CHAIN, run(1)));
+    commit(&store, |batch| chain.inject(batch, 2));
     drop(store);
     let index = Index::open(&folder.path().join(INDEX)).unwrap();
     let mut rows = Rows::default();
-    (0..2).for_each(|index| rows.remove(Space::Runs, key([CHAIN.0, index])));
+    (1..3).for_each(|index| rows.remove(Space::Runs, key([CHAIN.0, index])));
     index.write(rows, Some(mark)).unwrap();
     drop(index);
     let store = open(folder.path());
-    assert_eq!(
-        [0, 1].map(|index| store.own_record(CHAIN, index).unwrap()),
-        [0, 1].map(|index| served(index).into_bytes())
-    );
+    assert_eq!([1, 2].map(|index| store.own_record(CHAIN, index).unwrap()), [1, 2].map(served));
 }
 
 /// Symptom: after the index could not be written for a new chain, the chain was damaged. Cause: it came into the index with another
@@ -109,21 +140,22 @@ fn an_index_that_does_not_fit_is_made_anew() {
 fn a_chain_that_the_index_lacks_keeps_its_number() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    commit(&store, |batch| batch.chain(&record(CHAIN, id(1))));
+    commit(&store, |batch| made(CHAIN).bang(batch));
     let mark = store.index().unwrap().mark().unwrap();
     // Those between were of imports that were given up.
-    let number = ChainNumber(5);
+    let chain = made(ChainNumber(5));
+    let number = chain.record.number;
     commit(&store, |batch| {
-        batch.chain(&record(number, id(2)));
-        batch.run(number, run(0));
+        chain.bang(batch);
+        chain.inject(batch, 1);
     });
     let mut rows = Rows::default();
     rows.remove(Space::Chains, b"chain5".to_vec());
-    rows.remove(Space::Runs, key([number.0, 0]));
+    (0..2).for_each(|index| rows.remove(Space::Runs, key([number.0, index])));
     store.index().unwrap().write(rows, Some(mark)).unwrap();
     store.is_behind.store(true, std::sync::atomic::Ordering::Relaxed);
     store.recover().unwrap();
     assert!(!store.is_behind());
-    assert_eq!(store.own_record(number, 0).unwrap(), served(0).as_bytes());
+    assert_eq!(store.own_record(number, 1).unwrap(), served(1));
     assert!(store.chains().unwrap().iter().any(|record| record.number == number));
 }

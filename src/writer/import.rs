@@ -5,18 +5,22 @@
 
 use std::sync::Arc;
 
-use super::{ChainHandle, Entry, Outcome, Pending, Refused, Writer, stored_rules};
+use super::{
+    ChainHandle, Outcome, Refused,
+    ledger::{Entry, Ledger, Needed, Pending},
+    load::{load_edge, stored_rules},
+};
 use crate::{
     core::{
         chain::LeapPolicy,
         hash::Hash,
-        merkle::Tile,
+        merkle::Edge,
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Record, Timestamp},
+        transaction::Timestamp,
     },
     limits,
-    store::{BangPlace, ChainNumber, ChainRecord, ImportRecord, Removed, Run, Store, StoreError},
+    store::{BangPlace, ChainNumber, ChainRecord, Effect, ImportRecord, Lineage, Removed, Run, Store, StoreError},
 };
 
 /// A step of an import.
@@ -53,9 +57,10 @@ pub enum Step {
     GiveUp,
 }
 
-/// Consecutive transactions and quants of a chain, and what is derived from them.
-#[derive(Default)]
+/// Consecutive transactions and quants of a chain.
 pub struct Part {
+    /// The chain's id.
+    chain: Hash,
     /// Transactions before it.
     from: u64,
     /// Transactions up to its end.
@@ -63,16 +68,13 @@ pub struct Part {
     /// Bytes of all transactions up to its end.
     bytes: u64,
     runs: Vec<Run>,
-    tiles: Vec<Tile>,
-    ids: Vec<(Id, u64)>,
-    /// Each with the size of the quant before.
-    quants: Vec<(Quant, u64)>,
+    quants: Vec<Quant>,
 }
 
 impl Part {
     /// An empty part behind so many transactions and their bytes.
-    pub fn new(from: u64, bytes: u64) -> Part {
-        Part { from, size: from, bytes, ..Part::default() }
+    pub fn new(chain: Hash, from: u64, bytes: u64) -> Part {
+        Part { chain, from, size: from, bytes, runs: Vec::new(), quants: Vec::new() }
     }
 
     /// Whether there is nothing in it.
@@ -82,24 +84,22 @@ impl Part {
 
     /// The empty part that follows.
     pub fn next(&self) -> Part {
-        Part::new(self.size, self.bytes)
+        Part::new(self.chain, self.size, self.bytes)
     }
 
-    /// Adds the next transaction with the tiles that it completes. `stored` is its record.
-    pub fn transaction(&mut self, record: &Record, stored: &[u8], tiles: Vec<Tile>) {
-        if self.runs.last().is_none_or(|run| run.is_full_for(stored.len())) {
-            self.runs.push(Run::new(self.size, self.bytes));
+    /// Adds the next transaction as it is served.
+    pub fn transaction(&mut self, served: &[u8]) {
+        if self.runs.last().is_none_or(|run| run.is_full_for(served.len())) {
+            self.runs.push(Run::new(self.chain, self.size, self.bytes));
         }
         let run = self.runs.last_mut().expect("one was pushed where there was none");
-        self.bytes += run.push(stored);
-        self.ids.extend(record.id.clone().map(|id| (id, self.size)));
-        self.tiles.extend(tiles);
+        self.bytes += run.push(served);
         self.size += 1;
     }
 
-    /// Adds the next quant, behind one of `previous_size` transactions.
-    pub fn quant(&mut self, quant: Quant, previous_size: u64) {
-        self.quants.push((quant, previous_size));
+    /// Adds the next quant.
+    pub fn quant(&mut self, quant: Quant) {
+        self.quants.push(quant);
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -127,7 +127,7 @@ impl Progress {
     /// What is stored is damaged.
     pub fn load(store: &Store, number: ChainNumber) -> Result<Progress, StoreError> {
         let (size, bytes) = store.size_and_bytes(number)?.unwrap_or((0, 0));
-        let quants = store.newest_quant(number)?.map_or(0, |quant| quant.index() + 1);
+        let quants = store.newest_quant(number)?.map_or(0, |(quant, _)| quant.index() + 1);
         Ok(Progress { number, size, bytes, quants })
     }
 
@@ -137,50 +137,72 @@ impl Progress {
     }
 }
 
-/// An import in the writer's own, newest state.
+/// An import in its newest state.
 pub(super) struct Importing {
     record: ImportRecord,
     progress: Progress,
+    /// The growing edge of its tree.
+    edge: Edge,
+    /// The transactions that its newest quant seals.
+    sealed: u64,
     /// How far it is removed.
     removed: Removed,
 }
 
 impl Importing {
-    /// As it stands in the store. One that is damaged there is given up.
-    pub(super) fn load(store: &Store, record: &ImportRecord) -> Result<Importing, StoreError> {
-        let mut record = record.clone();
-        let progress = match Progress::load(store, record.number) {
-            Ok(progress) => progress,
-            Err(StoreError::Damaged(detail)) => {
-                tracing::error!(chain = %record.id, "what is stored of an import is damaged: {detail}");
-                record.given_up = true;
-                Progress::none(record.number)
-            }
-            Err(other) => return Err(other),
-        };
-        Ok(Importing { record, progress, removed: Removed::default() })
+    /// Of which nothing is stored.
+    fn new(record: ImportRecord) -> Importing {
+        let progress = Progress::none(record.number);
+        Importing { record, progress, edge: Edge::new(), sealed: 0, removed: Removed::default() }
     }
 
-    pub(super) fn number(&self) -> ChainNumber {
-        self.progress.number
+    /// As it stands in the store. One that is damaged there is given up.
+    pub(super) fn load(store: &Store, record: &ImportRecord) -> Result<Importing, StoreError> {
+        let load = || {
+            let progress = Progress::load(store, record.number)?;
+            let sealed = store.newest_quant(record.number)?.map_or(0, |(quant, _)| quant.size());
+            Ok((progress, load_edge(store, &Lineage::new(record.number, None), progress.size)?, sealed))
+        };
+        let mut importing = Importing::new(record.clone());
+        match load() {
+            Ok((progress, edge, sealed)) => Ok(Importing { progress, edge, sealed, ..importing }),
+            Err(StoreError::Damaged(detail)) => {
+                tracing::error!(chain = %record.id, "what is stored of an import is damaged: {detail}");
+                importing.record.given_up = true;
+                Ok(importing)
+            }
+            Err(other) => Err(other),
+        }
     }
 }
 
-impl Writer {
-    pub(super) fn import(&mut self, id: Hash, step: Step, pending: &mut Pending) -> Result<Outcome, Refused> {
-        match step {
-            Step::Find => self.find_import(id).map(Outcome::Importing),
-            Step::Begin(now) => self.begin_import(id, now, pending),
-            Step::Add { part, name, now } => self.add_part(id, part, name, now, pending),
-            Step::Finish { name, bang, size, quants, erasures, leap } => {
-                let stored = self.imports.get(&id).map(|found| found.progress);
-                if stored.is_some_and(|stored| stored.size != size || stored.quants != quants) {
-                    return Err(Refused::ImportIsLonger);
+/// Deciding.
+impl Ledger {
+    pub(super) fn decide_import(&mut self, id: Hash, step: Step, pending: &mut Pending) -> Result<Outcome, Refused> {
+        let effect = match step {
+            Step::Find => return self.find_import(id).map(Outcome::Importing),
+            Step::Begin(at) => {
+                if let Some(progress) = self.find_import(id)? {
+                    return Ok(Outcome::Importing(Some(progress)));
                 }
-                self.finish_import(id, &name, bang, (erasures, leap), pending)
+                let effect = Effect::Import { chain: id, name: None, at, runs: Vec::new(), quants: Vec::new() };
+                self.apply(effect, Needed::Nothing, pending);
+                return self.find_import(id).map(Outcome::Importing);
             }
-            Step::GiveUp => self.give_up_import(id, pending),
-        }
+            Step::Add { part, name, now } => {
+                self.check_part(&part)?;
+                let Part { runs, quants, .. } = part;
+                Effect::Import { chain: id, name: name.map(|name| name.to_string()), at: now, runs, quants }
+            }
+            Step::Finish { name, bang, size, quants, erasures, leap } => {
+                let (effect, entry) = self.decide_adopt(id, &name, bang, (size, quants), (erasures, leap))?;
+                let made = self.apply(effect, Needed::Chain(Box::new(entry)), pending);
+                return Ok(Outcome::Banged(made.expect("an import ends with a chain")));
+            }
+            Step::GiveUp => return self.give_up_import(id, pending),
+        };
+        self.apply(effect, Needed::Nothing, pending);
+        Ok(Outcome::Done)
     }
 
     /// How far it has come, or nothing where nothing is stored of it and there is room for one more.
@@ -194,103 +216,128 @@ impl Writer {
         }
     }
 
-    fn begin_import(&mut self, id: Hash, now: Timestamp, pending: &mut Pending) -> Result<Outcome, Refused> {
-        if let Some(progress) = self.find_import(id)? {
-            return Ok(Outcome::Importing(Some(progress)));
-        }
-        let number = self.next_number;
-        self.next_number = ChainNumber(number.0 + 1);
-        let record = ImportRecord { id, number, given_up: false, name: None, active: Some(now) };
-        pending.batch.import(&record);
-        let progress = Progress::none(number);
-        self.imports.insert(id, Importing { record, progress, removed: Removed::default() });
-        Ok(Outcome::Importing(Some(progress)))
+    fn unfinished(&self, id: Hash) -> Result<&Importing, Refused> {
+        self.imports.get(&id).filter(|found| !found.record.given_up).ok_or(Refused::GivenUp)
     }
 
-    fn add_part(
-        &mut self,
-        id: Hash,
-        part: Part,
-        name: Option<ChainName>,
-        now: Timestamp,
-        pending: &mut Pending,
-    ) -> Result<Outcome, Refused> {
-        let found = self.imports.get_mut(&id).filter(|found| !found.record.given_up).ok_or(Refused::GivenUp)?;
-        let progress = &mut found.progress;
+    fn check_part(&self, part: &Part) -> Result<(), Refused> {
+        let progress = self.unfinished(part.chain)?.progress;
         let follows =
-            part.from == progress.size && part.quants.first().is_none_or(|(quant, _)| quant.index() == progress.quants);
-        if !follows {
-            return Err(Refused::Stale("the import went on elsewhere".into()));
-        }
-        found.record.active = Some(now);
-        if let Some(name) = name {
-            found.record.name = Some(name.to_string());
-        }
-        pending.batch.import(&found.record);
-        let number = progress.number;
-        progress.size = part.size;
-        progress.bytes = part.bytes;
-        progress.quants += part.quants.len() as u64;
-        part.runs.into_iter().for_each(|run| pending.batch.run(number, run));
-        part.tiles.iter().for_each(|tile| pending.batch.tile(number, tile));
-        part.ids.iter().for_each(|(id, index)| pending.batch.id(number, id, *index));
-        part.quants.iter().for_each(|(quant, previous_size)| pending.batch.quant(number, quant, *previous_size));
-        Ok(Outcome::Done)
+            part.from == progress.size && part.quants.first().is_none_or(|quant| quant.index() == progress.quants);
+        if follows { Ok(()) } else { Err(Refused::Stale("the import went on elsewhere".into())) }
     }
 
-    fn finish_import(
-        &mut self,
+    fn decide_adopt(
+        &self,
         id: Hash,
         name: &ChainName,
         bang: BangPlace,
+        (size, quants): (u64, u64),
         (erasures, leap): (u64, LeapPolicy),
-        pending: &mut Pending,
-    ) -> Result<Outcome, Refused> {
-        let found = self.imports.get(&id).filter(|found| !found.record.given_up).ok_or(Refused::GivenUp)?;
-        let number = found.number();
-        if self.names.contains(name) {
-            let of_first =
-                |record: &ChainRecord| record.parent.is_some_and(|parent| parent.number == ChainNumber::FIRST);
-            let is_forked = self.store.chains()?.iter().any(of_first);
-            let other = self.published.chain(name.as_str());
-            let other = other.filter(|other| other.is_untouched_default()).filter(|_| !is_forked);
-            pending.replaced = Some(other.ok_or_else(|| Refused::NameTaken(name.clone()))?);
+    ) -> Result<(Effect, Entry), Refused> {
+        let progress = self.unfinished(id)?.progress;
+        if progress.size != size || progress.quants != quants {
+            return Err(Refused::ImportIsLonger);
         }
-        // What this node's operator has said for its default chain counts more than what an export says.
-        let replaced = pending.replaced.as_ref().map(|replaced| replaced.leap_policy());
-        let leap = replaced.filter(|policy| *policy != LeapPolicy::default()).unwrap_or(leap);
-        let name = name.to_string();
-        let bang = Some(bang).filter(|bang| bang.quant > 0);
-        let record = ChainRecord { name, number, id, parent: None, leap, erasures, bang };
+        let mut leap = leap;
+        if self.names.contains(name) {
+            let other = self.replaceable(name)?.ok_or_else(|| Refused::NameTaken(name.clone()))?;
+            // What this node's operator has said for its default chain counts more than what an export says.
+            let said = Some(other.leap_policy()).filter(|policy| *policy != LeapPolicy::default());
+            leap = said.unwrap_or(leap);
+        }
         // It is read as it will be at the next start, so that nothing becomes visible that could not be opened then.
-        let entry: Entry = self.load_chain(&record)?;
+        let entry = self.load_adopted(id, name, bang, leap, erasures)?;
         if entry.chain.id != id {
             return Err(StoreError::Damaged("the imported chain has another id".into()).into());
         }
-        let handle = entry.handle.clone();
-        pending.batch.chain(&record);
-        pending.batch.end_import(id);
-        pending.made.push(number);
-        self.imports.remove(&id);
-        self.names.insert(handle.name.clone());
-        self.chains.insert(number, entry);
-        Ok(Outcome::Banged(handle))
+        Ok((Effect::Adopt { chain: id, bang, leap, erasures }, entry))
+    }
+
+    fn load_adopted(
+        &self,
+        id: Hash,
+        name: &ChainName,
+        bang: BangPlace,
+        leap: LeapPolicy,
+        erasures: u64,
+    ) -> Result<Entry, StoreError> {
+        let number = self.imports[&id].record.number;
+        let (name, bang) = (name.to_string(), Some(bang).filter(|bang| bang.quant > 0));
+        self.load_chain(&ChainRecord { name, number, id, parent: None, leap, erasures, bang })
+    }
+
+    /// The chain of this name, where it is the default chain that nobody has used: an imported one may take its place.
+    fn replaceable(&self, name: &ChainName) -> Result<Option<Arc<ChainHandle>>, StoreError> {
+        let other = self.published.chain(name.as_str()).filter(|other| other.is_untouched_default());
+        let Some(other) = other else { return Ok(None) };
+        let is_of_it = |record: &ChainRecord| record.parent.is_some_and(|parent| parent.number == other.number());
+        let is_forked = self.store.chains()?.iter().any(is_of_it);
+        Ok((!is_forked).then_some(other))
     }
 
     fn give_up_import(&mut self, id: Hash, pending: &mut Pending) -> Result<Outcome, Refused> {
         let Some(found) = self.imports.get_mut(&id) else { return Ok(Outcome::Done) };
-        let number = found.number();
-        if !std::mem::replace(&mut found.record.given_up, true) {
+        if !found.record.given_up {
             // First for sure: what is half removed must not be gone on with.
-            pending.batch.import(&found.record);
+            self.apply(Effect::AbandonImport { chain: id }, Needed::Nothing, pending);
             return Ok(Outcome::Removing);
         }
+        let number = found.record.number;
         if self.store.remove_parts(number, limits::REMOVE_ENTRIES, &mut found.removed, &mut pending.batch)? {
-            pending.batch.end_import(id);
-            self.imports.remove(&id);
+            self.apply(Effect::EndImport { chain: id }, Needed::Nothing, pending);
             return Ok(Outcome::Done);
         }
         Ok(Outcome::Removing)
+    }
+}
+
+/// Applying.
+impl Ledger {
+    pub(super) fn import_part(
+        &mut self,
+        id: Hash,
+        name: Option<String>,
+        at: Timestamp,
+        (runs, quants): (Vec<Run>, Vec<Quant>),
+        pending: &mut Pending,
+    ) {
+        let number = self.number(id);
+        let new = || Importing::new(ImportRecord { id, number, given_up: false, name: None, active: None });
+        let Importing { record, progress, edge, sealed, .. } = self.imports.entry(id).or_insert_with(new);
+        record.active = Some(at);
+        if name.is_some() {
+            record.name = name;
+        }
+        if let Some(run) = runs.last() {
+            progress.bytes = run.bytes_before() + run.bytes() as u64;
+        }
+        progress.quants += quants.len() as u64;
+        let before = *sealed;
+        *sealed = quants.last().map_or(before, Quant::size);
+        pending.batch.import(record, at, (runs, quants), edge, before);
+        progress.size = edge.size();
+    }
+
+    pub(super) fn adopt(&mut self, id: Hash, entry: Entry, pending: &mut Pending) -> Arc<ChainHandle> {
+        if self.names.contains(&entry.handle.name) {
+            pending.replaced = self.published.chain(entry.handle.name.as_str());
+        }
+        pending.batch.adopt(&entry.record());
+        self.imports.remove(&id);
+        self.add(entry, pending)
+    }
+
+    pub(super) fn abandon_import(&mut self, id: Hash, pending: &mut Pending) {
+        let Some(found) = self.imports.get_mut(&id) else { return };
+        found.record.given_up = true;
+        pending.batch.abandon_import(&found.record);
+    }
+
+    pub(super) fn end_import(&mut self, id: Hash, pending: &mut Pending) {
+        self.imports.remove(&id);
+        self.forget_number(id);
+        pending.batch.end_import(id);
     }
 }
 

@@ -13,6 +13,7 @@ use qbc::{
         chain::{Chain, bang_header, bang_transaction},
         export::checkpoint_line,
         json,
+        merkle::Edge,
         note::{Checkpoint, KeyName, Note},
         rules::Rules,
         transaction::{Submission, Timestamp, Transaction},
@@ -276,7 +277,7 @@ fn forged(name: &str, data: &str) -> String {
     let rules = Rules::from_value(&json!({"name": name, "difficulty": 0})).ok().unwrap();
     let bang = bang_transaction(&rules, now, [1; 16]);
     let first = bang_header(&rules, &bang, None, now).mine(0..1).unwrap();
-    let mut chain = Chain::bang(rules.into(), &bang, None, first.clone(), 0, &mut |_| ()).unwrap();
+    let mut chain = Chain::bang(rules.into(), &bang, Edge::new(), first.clone(), 0, &mut |_| ());
     let submission = Submission { data: data.into(), id: None, signed: None };
     let transaction = Transaction::new(submission, None, now, [2; 16]);
     chain.inject(&transaction, 0, &mut |_| ());

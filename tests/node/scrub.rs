@@ -11,8 +11,7 @@ use crate::support::{TestNode, eventually, problem, verifies};
 pub fn damage(data: &Path, run: u64) {
     let mut runs = Vec::new();
     log::read(&data.join("log"), Mark::START, |found| {
-        let is_run = found.record.plain().first() == Some(&b'R');
-        runs.extend(found.record.payload_place(found.place, 0).filter(|_| is_run));
+        runs.extend(found.record.payload_place(found.place, 0));
         Ok::<_, LogError>(())
     })
     .unwrap();

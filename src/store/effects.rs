@@ -1,0 +1,245 @@
+//! Effects: what the log says of the chains.
+//!
+//! An [`Effect`] is what a command came to when it was decided on the newest state of the chains. Nothing of it can fail any more:
+//! the same effects in the same order make the same chains, byte by byte, wherever they are applied, and however they were
+//! batched. Chains are named by their ids. What follows from an effect (indexes, tiles, which transaction has which id, where
+//! something stands) is not in it: that is the [index](super::index)'s.
+//!
+//! # In the log
+//! A record of the log is one effect, or a part of one. Its plain bytes are
+//!
+//! | part | bytes |
+//! | --- | --- |
+//! | `E`, and the length of the text as a big-endian number | 1 + 4 |
+//! | the effect without its transactions, as JSON | |
+//! | the [run](super::runs) of its transactions, if it has any | |
+//!
+//! Transactions that clients inject are a run alone, which may be of several effects of one chain: where it begins and ends is this
+//! node's own matter. What is the node's own is in records `O` with an [`OwnEntry`] as JSON: it is no effect.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BangPlace, StoreError,
+    runs::{RUN, Run},
+};
+use crate::core::{
+    chain::LeapPolicy,
+    hash::Hash,
+    quant::{Quant, QuantFields},
+    transaction::{Timestamp, Transaction},
+};
+
+/// Marks, in the log, an effect with more than injected transactions.
+const EFFECT: u8 = b'E';
+/// Marks, in the log, what is the node's own.
+const OWN: u8 = b'O';
+/// Bytes of the length of an effect's JSON.
+const LENGTH: usize = 4;
+
+/// What a command came to.
+pub enum Effect {
+    /// A chain is made. Its id is the hash of the quant; its name and its rules are in the transaction.
+    Bang {
+        /// What it goes on from, if it is a fork.
+        parent: Option<ForkPoint>,
+        /// When it leaps by itself.
+        leap: LeapPolicy,
+        /// The transaction that records its rules.
+        bang: Transaction,
+        /// The quant that seals it.
+        quant: Quant,
+    },
+    /// Transactions are accepted, in this order.
+    Inject {
+        /// Where.
+        chain: Hash,
+        /// None is earlier than the one before.
+        transactions: Vec<Transaction>,
+    },
+    /// A quant seals what was pooled when it was cut.
+    Seal {
+        /// Where.
+        chain: Hash,
+        /// It follows the chain's newest.
+        quant: Quant,
+    },
+    /// The payload of a transaction is erased.
+    Erase {
+        /// The chain that wrote it.
+        chain: Hash,
+        /// Which one.
+        index: u64,
+        /// What its leaf says of the payload.
+        commitment: Hash,
+        /// The transaction that records it.
+        record: Transaction,
+    },
+    /// A chain leaps by another policy.
+    SetLeap {
+        /// Which one.
+        chain: Hash,
+        /// The new policy.
+        leap: LeapPolicy,
+    },
+    /// A verified part of a chain that was made elsewhere is stored.
+    Import {
+        /// The id that the chain will have.
+        chain: Hash,
+        /// Its name, once that is known.
+        name: Option<String>,
+        /// When it came.
+        at: Timestamp,
+        /// The transactions that follow those that are stored.
+        runs: Vec<Run>,
+        /// The quants that follow those that are stored.
+        quants: Vec<Quant>,
+    },
+    /// An imported chain is complete, and becomes a chain like others. One with its name, which nobody has used, gives way.
+    Adopt {
+        /// Which one.
+        chain: Hash,
+        /// Where its own bang stands.
+        bang: BangPlace,
+        /// When it leaps by itself.
+        leap: LeapPolicy,
+        /// Its transactions that came without their data.
+        erasures: u64,
+    },
+    /// What is stored of an import is to be removed.
+    AbandonImport {
+        /// Which one.
+        chain: Hash,
+    },
+    /// Nothing of an import is left.
+    EndImport {
+        /// Which one.
+        chain: Hash,
+    },
+}
+
+/// The quant of a chain that a fork goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForkPoint {
+    /// The chain that made it.
+    pub chain: Hash,
+    /// Its index.
+    pub quant: u64,
+    /// The transactions that the chain had with it.
+    pub size: u64,
+}
+
+/// An effect without its transactions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Entry {
+    /// Its run is the bang. The name is in that, too, but a chain whose bang is damaged has one still.
+    Bang {
+        name: String,
+        parent: Option<ForkPoint>,
+        leap: LeapPolicy,
+        quant: QuantFields,
+    },
+    Seal {
+        chain: Hash,
+        quant: QuantFields,
+    },
+    /// Its run is the record of the erasure.
+    Erase {
+        chain: Hash,
+        index: u64,
+        commitment: Hash,
+    },
+    SetLeap {
+        chain: Hash,
+        leap: LeapPolicy,
+    },
+    /// The transactions come before it, in runs of their own.
+    Import {
+        chain: Hash,
+        name: Option<String>,
+        at: Timestamp,
+        quants: Vec<QuantFields>,
+    },
+    /// The name is in the bang, too.
+    Adopt {
+        chain: Hash,
+        name: String,
+        bang: BangPlace,
+        leap: LeapPolicy,
+        erasures: u64,
+    },
+    AbandonImport {
+        chain: Hash,
+    },
+    EndImport {
+        chain: Hash,
+    },
+}
+
+/// Something of the node's own, or nothing any more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OwnEntry {
+    pub(super) name: String,
+    pub(super) value: Option<String>,
+}
+
+/// What a record of the log is.
+pub(super) enum Content {
+    /// An effect, whose run follows if it has one.
+    Effect(Entry),
+    /// Injected transactions.
+    Run,
+    /// Something of the node's own.
+    Own(OwnEntry),
+}
+
+impl Entry {
+    /// The plain bytes before its run.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut plain = vec![EFFECT];
+        plain.extend_from_slice(&[0; LENGTH]);
+        serde_json::to_writer(&mut plain, self).expect("an effect is JSON");
+        let length = u32::try_from(plain.len() - 1 - LENGTH).expect("an effect is bounded far below 4 GiB");
+        plain[1..=LENGTH].copy_from_slice(&length.to_be_bytes());
+        plain
+    }
+}
+
+impl OwnEntry {
+    /// The plain bytes of its record.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut plain = vec![OWN];
+        serde_json::to_writer(&mut plain, self).expect("a name and a text are JSON");
+        plain
+    }
+}
+
+/// Where the run begins in the plain bytes of a record.
+pub(super) fn run_start(plain: &[u8]) -> Option<usize> {
+    match plain.first()? {
+        &RUN => Some(0),
+        &EFFECT => {
+            let length = u32::from_be_bytes(*plain[1..].first_chunk()?);
+            (1 + LENGTH).checked_add(length as usize)
+        }
+        _ => None,
+    }
+}
+
+/// Reads a record from its plain bytes.
+pub(super) fn decode(plain: &[u8]) -> Result<Content, StoreError> {
+    let read = || match plain.split_first()? {
+        (&RUN, _) => Some(Content::Run),
+        (&OWN, json) => serde_json::from_slice(json).ok().map(Content::Own),
+        (&EFFECT, rest) => {
+            let end = run_start(plain)?;
+            let entry = serde_json::from_slice(rest.get(LENGTH..end - 1)?).ok()?;
+            Some(Content::Effect(entry))
+        }
+        _ => None,
+    };
+    read().ok_or_else(|| StoreError::Damaged("the log has a record that is none of this program's".into()))
+}

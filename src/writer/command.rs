@@ -1,0 +1,330 @@
+//! What the writer is asked for, and what it answers.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{ChainHandle, Progress, Step};
+use crate::{
+    core::{
+        chain::{Expected, LeapPolicy, Tag},
+        hash::Hash,
+        quant::Quant,
+        rules::{ChainName, Rules},
+        transaction::{Record, Timestamp, Transaction},
+        witness::{Evidence, Witnessed},
+    },
+    limits,
+    store::{ChainNumber, Rollback, StoreError},
+};
+
+/// The states of a chain in which a write may be made.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// The chain that the client speaks of, which may be a fork of the one that is changed.
+    pub chain: ChainNumber,
+    /// Its states.
+    pub expected: Expected,
+}
+
+/// A change that is asked for. It holds all that is not deterministic: time, salt, proof of work.
+pub enum Command {
+    /// Makes a chain of its mined first quant.
+    Bang {
+        /// Its rules, its name among them.
+        rules: Arc<Rules>,
+        /// The chain and quant that it goes on from, if it is a fork.
+        parent: Option<(ChainNumber, u64)>,
+        /// The transaction that records the rules.
+        transaction: Transaction,
+        /// The quant that seals it.
+        quant: Quant,
+        /// When it leaps by itself.
+        leap: LeapPolicy,
+        /// Only then.
+        guard: Option<Guard>,
+    },
+    /// Accepts transactions that meet the chain's rules.
+    Inject {
+        /// Where.
+        chain: ChainNumber,
+        /// Only then.
+        guard: Option<Guard>,
+        /// In this order.
+        transactions: Vec<Transaction>,
+        /// Whether a refused one leaves the others accepted.
+        each_for_itself: bool,
+    },
+    /// Puts a mined quant behind the newest.
+    Seal {
+        /// Where.
+        chain: ChainNumber,
+        /// Only then.
+        guard: Option<Guard>,
+        /// What.
+        quant: Quant,
+    },
+    /// Erases the data of a transaction that the chain wrote itself.
+    Erase {
+        /// Where.
+        chain: ChainNumber,
+        /// Which one.
+        index: u64,
+        /// Only then.
+        guard: Option<Guard>,
+        /// The transaction that records it.
+        transaction: Transaction,
+    },
+    /// Changes when a chain leaps by itself.
+    SetLeap {
+        /// Where.
+        chain: ChainNumber,
+        /// The new policy.
+        leap: LeapPolicy,
+        /// Only then.
+        guard: Option<Guard>,
+    },
+    /// A step of the import of the chain with this id.
+    Import(Hash, Step),
+}
+
+/// Something of the node's own, which no other node has.
+pub enum Own {
+    /// Records that newer quants of the chain with this id were signed.
+    SetRollback(Hash, Rollback),
+    /// Records the hosts of all known nodes.
+    SetNodes(Vec<String>),
+    /// Records a checkpoint of another's log before its cosignature is given away.
+    Cosign {
+        /// Only if the newest that was cosigned of the log has this size and root.
+        previous: Option<(u64, Hash)>,
+        /// The checkpoint. What was kept of the log as evidence stays.
+        newest: Witnessed,
+    },
+    /// Keeps what shows that a log has signed two histories.
+    Accuse {
+        /// The log.
+        origin: String,
+        /// What shows it.
+        evidence: Evidence,
+    },
+}
+
+/// What the writer may be asked for.
+pub enum Request {
+    /// A change of a chain.
+    Change(Command),
+    /// Something of the node's own.
+    Own(Own),
+}
+
+impl From<Command> for Request {
+    fn from(command: Command) -> Self {
+        Request::Change(command)
+    }
+}
+
+impl From<Own> for Request {
+    fn from(own: Own) -> Self {
+        Request::Own(own)
+    }
+}
+
+/// A request with the way back for its outcome.
+pub struct Envelope {
+    /// What is to be done.
+    pub request: Request,
+    /// Who waits for it.
+    pub reply: oneshot::Sender<Result<Outcome, Refused>>,
+    /// The memory that it takes up, given back when it is done, whether or not anybody still waits.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+impl Envelope {
+    /// Bytes that it adds to a batch.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.request {
+            Request::Change(command) => command.bytes(),
+            Request::Own(Own::Cosign { newest, .. }) => newest.checkpoint.len(),
+            Request::Own(_) => 0,
+        }
+    }
+
+    /// Whether all before it must be in the log and the index when it is decided, and nothing may be decided before it is. What an
+    /// erasure overwrites must stand in one place. The end of an import may replace a chain, which nothing may have changed
+    /// meanwhile, and what is removed must be gone before anything is put in its place.
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(
+            self.request,
+            Request::Change(Command::Erase { .. } | Command::Import(_, Step::Finish { .. } | Step::GiveUp))
+        )
+    }
+}
+
+impl Command {
+    /// The chain that it is about.
+    pub(super) fn chain(&self) -> Option<ChainNumber> {
+        match self {
+            Command::Inject { chain, .. }
+            | Command::Seal { chain, .. }
+            | Command::Erase { chain, .. }
+            | Command::SetLeap { chain, .. } => Some(*chain),
+            Command::Bang { parent, .. } => parent.map(|(chain, _)| chain),
+            Command::Import(..) => None,
+        }
+    }
+
+    /// Whether it makes the history of its chain longer, or takes something out of it.
+    pub(super) fn changes_history(&self) -> bool {
+        matches!(self, Command::Inject { .. } | Command::Seal { .. } | Command::Erase { .. })
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Command::Inject { transactions, .. } => transactions.iter().map(Transaction::record_bytes).sum(),
+            Command::Import(_, Step::Add { part, .. }) => part.bytes(),
+            Command::Bang { transaction, .. } => transaction.record_bytes(),
+            _ => 0,
+        }
+    }
+}
+
+/// What a command did.
+pub enum Outcome {
+    /// The new chain.
+    Banged(Arc<ChainHandle>),
+    /// The chain's state behind a new quant.
+    Sealed(Tag),
+    /// What became of each transaction; only those of `each_for_itself` can be refused here.
+    Injected(Vec<Result<Placed, Refused>>),
+    /// Where an erasure is recorded.
+    Erased(Placed),
+    /// Whether the evidence was new.
+    Accused(bool),
+    /// How far an import has come, or nothing where nothing is stored of it.
+    Importing(Option<Progress>),
+    /// Some of an import that was given up is still there.
+    Removing,
+    /// It is done.
+    Done,
+}
+
+/// Where a transaction stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its final index.
+    pub index: u64,
+    /// Its leaf hash.
+    pub hash: Hash,
+    /// When it was accepted.
+    pub timestamp: Timestamp,
+    /// Whether a transaction with the same id that came earlier is the one there.
+    pub replayed: bool,
+}
+
+impl Placed {
+    pub(super) fn new(index: u64, transaction: &Transaction) -> Placed {
+        Placed { index, hash: transaction.hash(), timestamp: transaction.timestamp(), replayed: false }
+    }
+
+    pub(super) fn replay(record: &Record) -> Placed {
+        Placed { index: record.index, hash: record.hash, timestamp: record.timestamp, replayed: true }
+    }
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refused {
+    /// A chain of this name exists.
+    #[error("a chain with the name \"{0}\" exists already")]
+    NameTaken(ChainName),
+    /// Somebody else was faster.
+    #[error("the chain \"{chain}\" has changed: the tag of its state is \"{tag}\" now, not {expected}")]
+    Moved {
+        /// The chain that the client spoke of.
+        chain: ChainName,
+        /// What the client expected.
+        expected: Expected,
+        /// What is.
+        tag: Tag,
+    },
+    /// The id names another transaction.
+    #[error("the id {id:?} belongs to transaction {index}, which has other data or another signer")]
+    IdTaken {
+        /// The client's id.
+        id: String,
+        /// Of the transaction that has it.
+        index: u64,
+    },
+    /// The id names a transaction of which only a hash is left.
+    #[error(
+        "the id {id:?} belongs to transaction {index}, whose data was erased: whether this is the same data can no longer be \
+         compared, so it is not accepted as a repetition; other data needs another id"
+    )]
+    IdErased {
+        /// The client's id.
+        id: String,
+        /// Of the transaction that has it.
+        index: u64,
+    },
+    /// The id names two transactions of one request.
+    #[error("the id {0:?} stands twice in this request, with other data or another signer")]
+    IdTwice(String),
+    /// What the node itself recorded stays.
+    #[error(
+        "transaction {0} is a record of the node itself (a bang, or an erasure): only what clients injected can be erased"
+    )]
+    NotErasable(u64),
+    /// It came without its data, and without the record of that.
+    #[error("transaction {0} is erased already; the record of that is on the chain that this one was copied from")]
+    ErasedElsewhere(u64),
+    /// Not all that is stored of an import was verified.
+    #[error(
+        "an unfinished import of this chain has stored more than this export has: send the longer one, or give that import \
+         up with DELETE /import, and send this one then"
+    )]
+    ImportIsLonger,
+    /// What is stored of the chain does not hold.
+    #[error("the chain is damaged, and takes no writes: {0}")]
+    Damaged(String),
+    /// The chain is an older copy of what was signed.
+    #[error("the chain takes no writes: {0}")]
+    RolledBack(String),
+    /// The chain's pool is full.
+    #[error("the pool of the chain holds {0} transactions, which is its limit: leap, then send again")]
+    PoolFull(u64),
+    /// The quant does not follow the newest one.
+    #[error("another leap was faster: {0}")]
+    Stale(String),
+    /// Another checkpoint of the same log was cosigned meanwhile.
+    #[error("another checkpoint of the log was faster")]
+    Overtaken,
+    /// What is stored of an import is being removed.
+    #[error("an earlier import of this chain was given up and is being removed: send again later")]
+    GivenUp,
+    /// So many chains are stored in part.
+    #[error(
+        "{0} imports are not finished, which is the limit: GET /import lists them; finish one, or give one up with \
+         DELETE /import?chain=ID, and send this one then"
+    )]
+    TooManyImports(usize),
+    /// The node has no room for more chains.
+    #[error("the node has {} chains, which is its limit: use one of them, or another node", limits::CHAINS)]
+    TooManyChains,
+    /// Forks of forks.
+    #[error(
+        "the chain is the last of {} forks of forks, which is the limit: fork one of its ancestors, or export it and \
+         import it on another node",
+        limits::FORK_DEPTH
+    )]
+    ForkedTooOften,
+    /// Too much waits already.
+    #[error("the node has too much to write: send again later")]
+    Busy,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The store could not take it.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,391 @@
+//! Chains as all but the writer see them.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc, Mutex, OnceLock, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::{mpsc, watch};
+
+use super::command::{Guard, Refused};
+use crate::{
+    core::{
+        chain::{Chain, Expected, Head, LeapPolicy},
+        hash::Hash,
+        note::{Note, Signature},
+        rules::{ChainName, Rules},
+        transaction::Timestamp,
+        witness::{Cosigned, Witnessed},
+    },
+    store::{ChainNumber, Lineage, Rollback, Store},
+};
+
+/// A chain as all but the writer see it.
+pub struct ChainHandle {
+    /// Its name.
+    pub name: ChainName,
+    /// The hash of its first own quant.
+    pub id: Hash,
+    /// Its rules.
+    pub rules: Arc<Rules>,
+    /// Where its parts are stored.
+    pub lineage: Arc<Lineage>,
+    /// What it was forked from.
+    parent: Option<Arc<ChainHandle>>,
+    pub(super) head: watch::Sender<Head>,
+    leap: RwLock<LeapPolicy>,
+    /// Transactions of its own that were erased.
+    pub(super) erasures: AtomicU64,
+    /// What does not hold, once that is found.
+    damage: OnceLock<String>,
+    /// Whether anything does not hold in any chain of the node: hardly ever, so that nobody has to look at all ancestors.
+    any_damage: Arc<AtomicBool>,
+    /// The newest quant that was signed and is not here, once that is found.
+    rollback: RwLock<Option<Rollback>>,
+    /// Whether an imported chain has taken its place.
+    replaced: AtomicBool,
+    /// Whether it was told that its newest time lies in the future.
+    pub(crate) is_ahead: AtomicBool,
+    /// When it was read again last.
+    scrubbed: RwLock<Option<Scrubbed>>,
+    /// What witnesses have cosigned since the node's start.
+    cosigned: RwLock<Cosigned>,
+    /// One leap at a time: the next cuts what this one left.
+    pub(crate) leaping: tokio::sync::Mutex<()>,
+    /// Whether a task waits to leap by the policy.
+    pub(crate) armed: AtomicBool,
+}
+
+/// That all of a chain was read again and held.
+#[derive(Clone, Copy, Debug)]
+pub struct Scrubbed {
+    /// The chain's size then.
+    pub size: u64,
+    /// When it was done.
+    pub timestamp: Timestamp,
+}
+
+impl ChainHandle {
+    pub(super) fn new(
+        chain: &Chain,
+        lineage: Arc<Lineage>,
+        parent: Option<Arc<ChainHandle>>,
+        leap: LeapPolicy,
+        erasures: u64,
+        any_damage: Arc<AtomicBool>,
+    ) -> Self {
+        ChainHandle {
+            name: chain.rules.name().clone(),
+            id: chain.id,
+            rules: chain.rules.clone(),
+            lineage,
+            parent,
+            head: watch::Sender::new(chain.head.clone()),
+            leap: RwLock::new(leap),
+            erasures: erasures.into(),
+            damage: OnceLock::new(),
+            any_damage,
+            rollback: RwLock::default(),
+            replaced: false.into(),
+            is_ahead: false.into(),
+            scrubbed: RwLock::default(),
+            cosigned: RwLock::default(),
+            leaping: tokio::sync::Mutex::new(()),
+            armed: false.into(),
+        }
+    }
+
+    /// Its number in the store.
+    pub fn number(&self) -> ChainNumber {
+        self.lineage.number()
+    }
+
+    /// The chain that made a quant of this chain: itself, or the ancestor whose rules held there.
+    pub fn maker_of(self: &Arc<Self>, quant: u64) -> Arc<ChainHandle> {
+        match &self.parent {
+            Some(parent) if quant < self.lineage.own_quants_from() => parent.maker_of(quant),
+            _ => self.clone(),
+        }
+    }
+
+    /// The chain that wrote a transaction of this chain: itself, or an ancestor.
+    pub fn writer_of(self: &Arc<Self>, transaction: u64) -> Arc<ChainHandle> {
+        match &self.parent {
+            Some(parent) if transaction < self.lineage.own_from() => parent.writer_of(transaction),
+            _ => self.clone(),
+        }
+    }
+
+    /// How many transactions of this chain and of its ancestors were erased: what was read of them before may differ.
+    pub fn erasures(&self) -> u64 {
+        let shared = self.parent.as_ref().map_or(0, |parent| parent.erasures());
+        shared + self.erasures.load(Ordering::Acquire)
+    }
+
+    /// The newest durable head.
+    pub fn head(&self) -> Head {
+        self.head.borrow().clone()
+    }
+
+    /// Follows the head.
+    pub fn watch(&self) -> watch::Receiver<Head> {
+        self.head.subscribe()
+    }
+
+    /// The guard of a write that is to be made in these states of the chain only.
+    pub fn guard(&self, expected: Option<Expected>) -> Option<Guard> {
+        expected.map(|expected| Guard { chain: self.number(), expected })
+    }
+
+    /// # Errors
+    /// The chain is in none of the states that are expected.
+    pub fn check_expected(&self, expected: &Expected, head: &Head) -> Result<(), Refused> {
+        let (chain, tag) = (self.name.clone(), head.tag());
+        if expected.allows(tag) { Ok(()) } else { Err(Refused::Moved { chain, expected: expected.clone(), tag }) }
+    }
+
+    /// Whether it is the default chain as a new node makes it, which nobody has used: an imported one may take its place.
+    pub fn is_untouched_default(&self) -> bool {
+        let head = self.head();
+        self.number() == ChainNumber::FIRST
+            && self.name.as_str() == ChainName::DEFAULT
+            && (head.size(), head.newest.index()) == (1, 0)
+    }
+
+    /// What does not hold in what is stored of it, or of an ancestor.
+    pub fn damage(&self) -> Option<&str> {
+        if !self.any_damage.load(Ordering::Acquire) {
+            return None;
+        }
+        std::iter::successors(Some(self), |chain| chain.parent.as_deref())
+            .find_map(|chain| chain.damage.get().map(String::as_str))
+    }
+
+    /// Whether an imported chain has taken its place. Then its head is sent once more, so that whoever follows it looks.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_replaced(&self) {
+        self.set_damage("an imported chain has taken its place".into());
+        self.replaced.store(true, Ordering::Release);
+        self.head.send_modify(|_| ());
+    }
+
+    /// Records that it is damaged: it takes no more writes until the node is started again.
+    pub fn set_damage(&self, detail: String) {
+        // The first damage that was found stays.
+        let _ = self.damage.set(detail);
+        self.any_damage.store(true, Ordering::Release);
+    }
+
+    /// Why it takes no writes though it holds: a newer quant of it was signed, and its loss is not accepted.
+    pub fn rollback(&self) -> Option<String> {
+        let rollback = self.rollback.read().expect("no holder of this lock panics");
+        let rollback = rollback.as_ref().filter(|rollback| !rollback.accepted)?;
+        let cure = format!(
+            "put the newest copy back, or go on in a fork; to write on this one all the same, start the node once with \
+             --accept-rollback {}",
+            self.name
+        );
+        Some(format!("{rollback}: the data folder is an older copy, or another node signs with its key; {cure}"))
+    }
+
+    /// Takes up that a newer quant was signed, or that its loss is accepted, and gives what is to be recorded, if anything.
+    pub fn add_rollback(&self, found: Option<Rollback>, accepted: bool) -> Option<Rollback> {
+        let mut known = self.rollback.write().expect("no holder of this lock panics");
+        let is_known = |found: &Rollback| known.as_ref().is_some_and(|known| known.quant >= found.quant);
+        let newest = found.filter(|found| !is_known(found)).or_else(|| known.clone())?;
+        let newest = Rollback { accepted: accepted || newest.accepted, ..newest };
+        (*known != Some(newest.clone())).then(|| known.insert(newest).clone())
+    }
+
+    /// Whether its history may be changed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_writable(&self) -> Result<(), Refused> {
+        match (self.damage(), self.rollback()) {
+            (Some(damage), _) => Err(Refused::Damaged(damage.to_owned())),
+            (None, Some(rollback)) => Err(Refused::RolledBack(rollback)),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// When all of it was read again last, and held.
+    pub fn scrubbed(&self) -> Option<Scrubbed> {
+        *self.scrubbed.read().expect("no holder of this lock panics")
+    }
+
+    /// Records that all of it was read again, and held.
+    pub fn set_scrubbed(&self, scrubbed: Scrubbed) {
+        *self.scrubbed.write().expect("no holder of this lock panics") = Some(scrubbed);
+    }
+
+    /// Reads what witnesses have cosigned since the node's start.
+    pub fn cosigned<T>(&self, read: impl FnOnce(&Cosigned) -> T) -> T {
+        read(&self.cosigned.read().expect("no holder of this lock panics"))
+    }
+
+    /// Adds a witness's cosignature, which must hold, of the checkpoint of a quant.
+    pub fn add_cosignature(&self, quant: u64, note: &Note, cosignature: Signature) {
+        self.cosigned.write().expect("no holder of this lock panics").add(quant, note, cosignature);
+    }
+
+    pub(super) fn set_leap_policy(&self, leap: LeapPolicy) {
+        *self.leap.write().expect("no holder of this lock panics") = leap;
+    }
+
+    /// When it leaps by itself.
+    pub fn leap_policy(&self) -> LeapPolicy {
+        *self.leap.read().expect("no holder of this lock panics")
+    }
+}
+
+/// Whether the node takes writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Ready,
+    /// Not until space is freed.
+    Full,
+    /// Not until it is started again.
+    Failed(String),
+}
+
+/// What the writer publishes: the chains by name, and its own health.
+pub struct Published {
+    /// Of a chain that could not be loaded, why.
+    chains: RwLock<BTreeMap<ChainName, Result<Arc<ChainHandle>, String>>>,
+    store: Arc<Store>,
+    health: Mutex<Health>,
+    /// Chains that may have to leap by their policy.
+    touched: mpsc::UnboundedSender<Arc<ChainHandle>>,
+    /// Chains with a new quant.
+    sealed: mpsc::UnboundedSender<Arc<ChainHandle>>,
+    /// What was cosigned of others' logs, by the hashes of their names.
+    witnessed: RwLock<BTreeMap<Hash, Arc<Witnessed>>>,
+    /// See [`ChainHandle`]; a chain that could not be loaded counts too.
+    pub(super) any_damage: Arc<AtomicBool>,
+}
+
+impl Published {
+    /// Of no chains yet, with the chains that are touched and sealed from now on.
+    #[expect(clippy::type_complexity, reason = "it is used once")]
+    pub(super) fn new(
+        store: Arc<Store>,
+    ) -> (Published, mpsc::UnboundedReceiver<Arc<ChainHandle>>, mpsc::UnboundedReceiver<Arc<ChainHandle>>) {
+        let (touched, touches) = mpsc::unbounded_channel();
+        let (sealed, seals) = mpsc::unbounded_channel();
+        let published = Published {
+            chains: RwLock::default(),
+            store,
+            health: Mutex::new(Health::Ready),
+            touched,
+            sealed,
+            witnessed: RwLock::default(),
+            any_damage: Arc::default(),
+        };
+        (published, touches, seals)
+    }
+
+    /// Makes a chain visible.
+    pub(super) fn add(&self, handle: &Arc<ChainHandle>) {
+        let mut chains = self.chains.write().expect("no holder of this lock panics");
+        chains.insert(handle.name.clone(), Ok(handle.clone()));
+    }
+
+    /// Says why a chain cannot be loaded.
+    pub(super) fn add_lost(&self, name: ChainName, detail: String) {
+        self.chains.write().expect("no holder of this lock panics").insert(name, Err(detail));
+        self.any_damage.store(true, Ordering::Release);
+    }
+
+    /// Forgets all chains.
+    pub(super) fn clear(&self) {
+        self.chains.write().expect("no holder of this lock panics").clear();
+    }
+
+    pub(super) fn add_witnessed(&self, logs: impl IntoIterator<Item = (Hash, Arc<Witnessed>)>) {
+        self.witnessed.write().expect("no holder of this lock panics").extend(logs);
+    }
+
+    pub(super) fn tell_sealed(&self, handle: &Arc<ChainHandle>) {
+        // Nobody follows where there are no witnesses.
+        let _ = self.sealed.send(handle.clone());
+    }
+
+    pub(super) fn tell_touched(&self, handle: &Arc<ChainHandle>) {
+        // Nobody leaps any more when the receiver is gone: the node is stopping.
+        let _ = self.touched.send(handle.clone());
+    }
+
+    pub(super) fn set_health(&self, health: Health) {
+        *self.health.lock().expect("no holder of this lock panics") = health;
+    }
+
+    /// A chain by its name or its id, which is longer than any name.
+    pub fn chain(&self, name: &str) -> Option<Arc<ChainHandle>> {
+        let chains = self.chains.read().expect("no holder of this lock panics");
+        match chains.get(name) {
+            Some(chain) => chain.as_ref().ok().cloned(),
+            None => {
+                let id = name.parse().ok()?;
+                chains.values().flatten().find(|chain| chain.id == id).cloned()
+            }
+        }
+    }
+
+    /// Why a chain could not be loaded.
+    pub fn lost(&self, name: &str) -> Option<String> {
+        self.chains.read().expect("no holder of this lock panics").get(name)?.as_ref().err().cloned()
+    }
+
+    /// Whether any chain is damaged.
+    pub fn has_damage(&self) -> bool {
+        self.any_damage.load(Ordering::Acquire)
+    }
+
+    /// At most `limit` chains in the order of their names, from behind `after`. Of one that could not be loaded, why.
+    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<(ChainName, Result<Arc<ChainHandle>, String>)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let chains = self.chains.read().expect("no holder of this lock panics");
+        let chains = chains.range::<str, _>((start, Bound::Unbounded));
+        chains.take(limit).map(|(name, chain)| (name.clone(), chain.clone())).collect()
+    }
+
+    /// What was cosigned of a log.
+    pub fn witnessed(&self, log: Hash) -> Option<Arc<Witnessed>> {
+        self.witnessed.read().expect("no holder of this lock panics").get(&log).cloned()
+    }
+
+    /// What was cosigned of at most `limit` logs, in the order of the hashes of their names, from behind `after`.
+    pub fn all_witnessed(&self, after: Option<Hash>, limit: usize) -> Vec<(Hash, Arc<Witnessed>)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let logs = self.witnessed.read().expect("no holder of this lock panics");
+        logs.range((start, Bound::Unbounded)).take(limit).map(|(hash, log)| (*hash, log.clone())).collect()
+    }
+
+    /// How many chains there are.
+    pub fn count(&self) -> usize {
+        self.chains.read().expect("no holder of this lock panics").len()
+    }
+
+    /// Whether the node takes writes. Where there is room again, the next write opens the store anew.
+    pub fn health(&self) -> Health {
+        match self.own_health() {
+            Health::Failed(detail) => Health::Failed(detail),
+            _ if self.store.has_room() => Health::Ready,
+            _ => Health::Full,
+        }
+    }
+
+    /// What the writer has met with.
+    pub(super) fn own_health(&self) -> Health {
+        self.health.lock().expect("no holder of this lock panics").clone()
+    }
+}

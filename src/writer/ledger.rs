@@ -1,0 +1,671 @@
+//! The newest state of all chains, durable or about to be: what is asked for is decided on it, and effects are applied to it.
+//!
+//! *Deciding* refuses, or makes an [`Effect`]. It looks at everything: guards, ids that were given before, limits, and whether what
+//! is stored on this node holds. *Applying* an effect looks at nothing but the state of the chains and the effect, and does not
+//! fail: the same effects in the same order make the same chains. How they are batched makes no difference.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    ChainHandle, Command, Guard, Health, Outcome, Own, Placed, Published, Refused, Request,
+    import::Importing,
+    load::{checked_record, edge_at, load_chain},
+};
+use crate::{
+    core::{
+        chain::{Chain, Head, LeapPolicy},
+        hash::{self, Hash},
+        merkle::{Edge, Tile},
+        quant::Quant,
+        rules::{ChainName, Rules},
+        transaction::{Erased, Id, Signed, Transaction},
+        verify,
+        witness::Witnessed,
+    },
+    limits,
+    store::{Batch, ChainNumber, ChainRecord, Effect, ForkPoint, Lineage, Parent, Store, StoreError, stored_name},
+};
+
+/// The newest state of all chains.
+pub(super) struct Ledger {
+    pub(super) store: Arc<Store>,
+    pub(super) published: Arc<Published>,
+    pub(super) chains: HashMap<ChainNumber, Entry>,
+    /// The chains and imports by their ids.
+    numbers: HashMap<Hash, ChainNumber>,
+    pub(super) names: HashSet<ChainName>,
+    /// By the ids that the chains will have.
+    pub(super) imports: HashMap<Hash, Importing>,
+    next_number: ChainNumber,
+    /// What was cosigned of others' logs, by the hashes of their names.
+    witnessed: HashMap<Hash, Arc<Witnessed>>,
+    /// Ids of the batch before, which the store may not know yet.
+    recent: HashMap<(ChainNumber, Id), Named>,
+    pool_limit: u64,
+}
+
+/// A chain in its newest state.
+pub(super) struct Entry {
+    pub(super) chain: Chain,
+    pub(super) leap: LeapPolicy,
+    pub(super) erasures: u64,
+    pub(super) handle: Arc<ChainHandle>,
+}
+
+/// What one batch changes, until it is committed.
+#[derive(Default)]
+pub(super) struct Pending {
+    pub(super) batch: Batch,
+    /// Ids of this batch, which the store does not know yet.
+    ids: HashMap<(ChainNumber, Id), Named>,
+    touched: HashSet<ChainNumber>,
+    /// The newest heads of those that were touched.
+    pub(super) heads: HashMap<ChainNumber, (Arc<ChainHandle>, Head)>,
+    pub(super) made: Vec<Arc<ChainHandle>>,
+    pub(super) policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
+    pub(super) witnessed: HashMap<Hash, Arc<Witnessed>>,
+    pub(super) erased: Option<Arc<ChainHandle>>,
+    pub(super) replaced: Option<Arc<ChainHandle>>,
+    /// A transaction on its way into its run.
+    served: Vec<u8>,
+}
+
+/// A transaction with an id, and what a repetition must equal.
+struct Named {
+    placed: Placed,
+    data: Vec<u8>,
+    signer: Option<[u8; 32]>,
+}
+
+impl Named {
+    /// What a transaction with the same id comes to.
+    fn compare(&self, transaction: &Transaction) -> Result<Placed, Refused> {
+        let Named { placed, data, signer } = self;
+        match data == transaction.data() && *signer == transaction.signer() {
+            true => Ok(Placed { replayed: true, ..*placed }),
+            false => {
+                let id = transaction.id().map(|id| id.as_str().into()).unwrap_or_default();
+                Err(Refused::IdTaken { id, index: placed.index })
+            }
+        }
+    }
+}
+
+/// What applying an effect needs beside the newest state: made of the effect and of what is stored, the same on every node.
+pub(super) enum Needed {
+    Nothing,
+    /// The rules in the bang, and what a fork shares with its parent.
+    Bang {
+        rules: Arc<Rules>,
+        edge: Edge,
+        bytes: u64,
+    },
+    /// The imported chain, as the next start will read it.
+    Chain(Box<Entry>),
+}
+
+impl Ledger {
+    /// Loads and verifies all chains of a store.
+    ///
+    /// # Errors
+    /// The list of chains cannot be read.
+    pub(super) fn open(store: Arc<Store>, published: Arc<Published>, pool_limit: u64) -> Result<Ledger, StoreError> {
+        let mut ledger = Ledger {
+            store,
+            published,
+            chains: HashMap::new(),
+            numbers: HashMap::new(),
+            names: HashSet::new(),
+            imports: HashMap::new(),
+            next_number: ChainNumber(0),
+            witnessed: HashMap::new(),
+            recent: HashMap::new(),
+            pool_limit,
+        };
+        if !ledger.load_whole()? {
+            // It may be the index alone.
+            tracing::warn!("not all chains hold: the index is made anew");
+            ledger.store.make_index_anew()?;
+            ledger.published.clear();
+            ledger.load()?;
+        }
+        Ok(ledger)
+    }
+
+    /// Takes the chains as they stand in the store, and says whether all of them hold.
+    fn load_whole(&mut self) -> Result<bool, StoreError> {
+        match self.load() {
+            Err(StoreError::Damaged(_)) => Ok(false),
+            loaded => loaded.map(|()| self.names.len() == self.chains.len()),
+        }
+    }
+
+    /// Takes the chains as they stand in the store, at opening and after a failure. One that is damaged does not hold up the
+    /// others.
+    pub(super) fn load(&mut self) -> Result<(), StoreError> {
+        self.chains.clear();
+        self.numbers.clear();
+        self.names.clear();
+        self.recent.clear();
+        let witnessed = self.store.witnessed()?.into_iter().map(|log| (hash::origin(&log.origin), Arc::new(log)));
+        self.witnessed = witnessed.collect();
+        self.published.add_witnessed(self.witnessed.clone());
+        let mut records = self.store.chains()?;
+        // A parent has a lower number than its forks.
+        records.sort_by_key(|record| record.number);
+        for record in records {
+            let name = stored_name(&record)?;
+            self.take_number(record.id, record.number);
+            match self.load_chain(&record) {
+                Ok(entry) => {
+                    self.published.add(&entry.handle);
+                    self.chains.insert(record.number, entry);
+                }
+                Err(StoreError::Damaged(detail)) => {
+                    tracing::error!(chain = %name, "the chain is damaged: {detail}");
+                    self.published.add_lost(name.clone(), detail);
+                }
+                Err(other) => return Err(other),
+            }
+            self.names.insert(name);
+        }
+        self.imports.clear();
+        for record in self.store.imports()? {
+            self.take_number(record.id, record.number);
+            self.imports.insert(record.id, Importing::load(&self.store, &record)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn load_chain(&self, record: &ChainRecord) -> Result<Entry, StoreError> {
+        let parent = match record.parent {
+            Some(parent) => {
+                let parent = self.chains.get(&parent.number);
+                let damaged = || StoreError::Damaged("the chain that it was forked from is damaged or missing".into());
+                Some(parent.ok_or_else(damaged)?.handle.clone())
+            }
+            None => None,
+        };
+        let shared = record.parent.zip(parent.as_ref().map(|parent| parent.lineage.clone()));
+        let lineage = Arc::new(Lineage::of(record, shared));
+        let chain = load_chain(&self.store, &lineage)?;
+        let name = stored_name(record)?;
+        if *chain.rules.name() != name {
+            return Err(StoreError::Damaged("its bang has another name".into()));
+        }
+        let ChainRecord { leap, erasures, .. } = *record;
+        // After a full disk the handles that others hold are kept, and moved to what is on disk.
+        let published = self.published.chain(name.as_str());
+        if let Some(handle) = published.filter(|handle| handle.number() == record.number) {
+            handle.head.send_replace(chain.head.clone());
+            return Ok(Entry { chain, leap, erasures, handle });
+        }
+        let any_damage = self.published.any_damage.clone();
+        let handle = Arc::new(ChainHandle::new(&chain, lineage, parent, leap, erasures, any_damage));
+        handle.add_rollback(self.store.rollback(record.id)?, false);
+        Ok(Entry { chain, leap, erasures, handle })
+    }
+
+    /// Notes the number of a chain: each is given once.
+    fn take_number(&mut self, id: Hash, number: ChainNumber) {
+        self.numbers.insert(id, number);
+        self.next_number = self.next_number.max(ChainNumber(number.0 + 1));
+    }
+
+    /// The number of a chain or an import, a new one where it has none yet.
+    pub(super) fn number(&mut self, id: Hash) -> ChainNumber {
+        let number = self.numbers.get(&id).copied().unwrap_or(self.next_number);
+        self.take_number(id, number);
+        number
+    }
+
+    /// Forgets the number of an import that is gone.
+    pub(super) fn forget_number(&mut self, id: Hash) {
+        self.numbers.remove(&id);
+    }
+
+    /// Whether a write could succeed, or nothing where the chains must be loaded first.
+    pub(super) fn is_ready(&self) -> Option<Result<(), StoreError>> {
+        match self.published.own_health() {
+            Health::Failed(detail) => Some(Err(StoreError::Failed(detail))),
+            _ if !self.store.has_room() => Some(Err(StoreError::Full)),
+            Health::Ready if !self.store.is_behind() => Some(Ok(())),
+            Health::Ready | Health::Full => None,
+        }
+    }
+
+    /// Ends a batch: what comes after is of the next one.
+    pub(super) fn finish(&mut self, pending: &mut Pending) {
+        for log in pending.witnessed.values() {
+            pending.batch.witnessed(log);
+        }
+        let heads = pending.touched.drain().map(|number| {
+            let entry = &self.chains[&number];
+            (number, (entry.handle.clone(), entry.chain.head.clone()))
+        });
+        pending.heads = heads.collect();
+        self.recent = std::mem::take(&mut pending.ids);
+    }
+
+    pub(super) fn entry(&mut self, chain: ChainNumber) -> &mut Entry {
+        self.chains.get_mut(&chain).expect("requests name chains by the number in their handle")
+    }
+
+    fn chain_with(&mut self, id: Hash) -> (ChainNumber, &mut Entry) {
+        let number = self.numbers[&id];
+        (number, self.chains.get_mut(&number).expect("an effect is of a chain that is there"))
+    }
+}
+
+/// Deciding.
+impl Ledger {
+    /// Decides on a request, and applies what it comes to.
+    pub(super) fn decide(&mut self, request: Request, pending: &mut Pending) -> Result<Outcome, Refused> {
+        let command = match request {
+            Request::Change(command) => command,
+            Request::Own(own) => return self.own(own, pending),
+        };
+        if let Some(chain) = command.chain() {
+            let damage = match self.chains.get(&chain) {
+                Some(entry) => entry.handle.damage(),
+                None => Some("it is not there any more"),
+            };
+            if let Some(damage) = damage {
+                return Err(Refused::Damaged(damage.to_owned()));
+            }
+            if command.changes_history() {
+                self.entry(chain).handle.check_writable()?;
+            }
+        }
+        match command {
+            Command::Bang { rules, parent, transaction, quant, leap, guard } => {
+                self.check(guard)?;
+                let (effect, needed) = self.decide_bang(rules, parent, transaction, quant, leap)?;
+                let made = self.apply(effect, needed, pending);
+                Ok(Outcome::Banged(made.expect("a bang makes a chain")))
+            }
+            Command::Inject { chain, guard, transactions, each_for_itself } => {
+                let (accepted, outcome) = self.decide_inject(chain, guard, transactions, each_for_itself, pending)?;
+                if !accepted.is_empty() {
+                    let chain = self.entry(chain).chain.id;
+                    self.apply(Effect::Inject { chain, transactions: accepted }, Needed::Nothing, pending);
+                }
+                Ok(Outcome::Injected(outcome))
+            }
+            Command::Seal { chain, guard, quant } => {
+                self.check(guard)?;
+                let of = &self.entry(chain).chain;
+                of.check_seal(&quant).map_err(|error| Refused::Stale(error.to_string()))?;
+                let effect = Effect::Seal { chain: of.id, quant };
+                self.apply(effect, Needed::Nothing, pending);
+                Ok(Outcome::Sealed(self.entry(chain).chain.head.tag()))
+            }
+            Command::Erase { chain, index, guard, transaction } => {
+                self.check(guard)?;
+                let effect = match self.decide_erase(chain, index, transaction)? {
+                    Ok(effect) => effect,
+                    Err(earlier) => return Ok(Outcome::Erased(earlier)),
+                };
+                let Effect::Erase { record, .. } = &effect else { unreachable!("an erasure was decided") };
+                let placed = Placed::new(self.entry(chain).chain.head.size(), record);
+                self.apply(effect, Needed::Nothing, pending);
+                Ok(Outcome::Erased(placed))
+            }
+            Command::SetLeap { chain, leap, guard } => {
+                self.check(guard)?;
+                let chain = self.entry(chain).chain.id;
+                self.apply(Effect::SetLeap { chain, leap }, Needed::Nothing, pending);
+                Ok(Outcome::Done)
+            }
+            Command::Import(id, step) => self.decide_import(id, step, pending),
+        }
+    }
+
+    /// Whether a guarded write may be made now.
+    fn check(&self, guard: Option<Guard>) -> Result<(), Refused> {
+        let Some(Guard { chain, expected }) = guard else { return Ok(()) };
+        let entry = self.chains.get(&chain).ok_or_else(|| Refused::Damaged("it is not there any more".into()))?;
+        entry.handle.check_expected(&expected, &entry.chain.head)
+    }
+
+    fn decide_bang(
+        &self,
+        rules: Arc<Rules>,
+        parent: Option<(ChainNumber, u64)>,
+        bang: Transaction,
+        quant: Quant,
+        leap: LeapPolicy,
+    ) -> Result<(Effect, Needed), Refused> {
+        if self.names.contains(rules.name()) {
+            return Err(Refused::NameTaken(rules.name().clone()));
+        }
+        if self.names.len() >= limits::CHAINS {
+            return Err(Refused::TooManyChains);
+        }
+        let (parent, shared) = match parent {
+            None => (None, None),
+            Some((number, index)) => {
+                let handle = &self.chains[&number].handle;
+                if handle.lineage.depth() >= limits::FORK_DEPTH {
+                    return Err(Refused::ForkedTooOften);
+                }
+                let quant = self.store.quant(&handle.lineage, index)?;
+                let point = ForkPoint { chain: handle.id, quant: index, size: quant.size() };
+                (Some(point), Some((quant, self.shared(point)?)))
+            }
+        };
+        let of = shared.as_ref().map(|(quant, (edge, _))| (quant, edge.clone()));
+        Chain::check_bang(&rules, &bang, of, &quant).map_err(|error| Refused::Stale(error.to_string()))?;
+        let (edge, bytes) = shared.map_or((Edge::new(), 0), |(_, shared)| shared);
+        let needed = Needed::Bang { rules, edge, bytes };
+        Ok((Effect::Bang { parent, leap, bang, quant }, needed))
+    }
+
+    /// What a fork shares with its parent: the tree's edge, and the bytes of the transactions.
+    fn shared(&self, point: ForkPoint) -> Result<(Edge, u64), StoreError> {
+        let handle = &self.chains[&self.numbers[&point.chain]].handle;
+        Ok((edge_at(&self.store, handle, point.size)?, self.store.bytes_at(&handle.lineage, point.size)?))
+    }
+
+    /// The transactions that are accepted, and what becomes of each that was sent.
+    #[expect(clippy::type_complexity, reason = "it is used once")]
+    fn decide_inject(
+        &mut self,
+        number: ChainNumber,
+        guard: Option<Guard>,
+        transactions: Vec<Transaction>,
+        each_for_itself: bool,
+        pending: &Pending,
+    ) -> Result<(Vec<Transaction>, Vec<Result<Placed, Refused>>), Refused> {
+        let found = self.find_replays(number, &transactions, pending);
+        if !each_for_itself && let Some(refused) = found.iter().find_map(|found| found.as_ref().err()) {
+            return Err(refused.clone());
+        }
+        let new = found.iter().filter(|found| matches!(found, Ok(Found::New))).count() as u64;
+        // A request that is a retry through and through was accepted when its guard held.
+        if new > 0 {
+            self.check(guard)?;
+        }
+        let head = &self.chains[&number].chain.head;
+        let room = self.pool_limit.saturating_sub(head.pooled());
+        if !each_for_itself && new > room {
+            return Err(Refused::PoolFull(self.pool_limit));
+        }
+        let (mut time, mut index) = (head.accepted, head.size());
+        let end = index.saturating_add(room);
+        let mut accepted: Vec<Transaction> = Vec::with_capacity(transactions.len());
+        let mut outcome: Vec<Result<Placed, Refused>> = Vec::with_capacity(found.len());
+        for (mut transaction, found) in transactions.into_iter().zip(found) {
+            outcome.push(match found {
+                Err(refused) => Err(refused),
+                Ok(Found::Replay(placed)) => Ok(placed),
+                // The first one may have been refused.
+                Ok(Found::Again(first)) => outcome[first].clone().map(|placed| Placed { replayed: true, ..placed }),
+                Ok(Found::New) if index >= end => Err(Refused::PoolFull(self.pool_limit)),
+                Ok(Found::New) => {
+                    // The clock may have been set back, and of two requests at one time the later one may come here first.
+                    transaction.delay_to(time);
+                    let placed = Placed::new(index, &transaction);
+                    (time, index) = (transaction.timestamp(), index + 1);
+                    accepted.push(transaction);
+                    Ok(placed)
+                }
+            });
+        }
+        Ok((accepted, outcome))
+    }
+
+    /// Whether each transaction is new, or that its id is taken.
+    fn find_replays(
+        &self,
+        number: ChainNumber,
+        transactions: &[Transaction],
+        pending: &Pending,
+    ) -> Vec<Result<Found, Refused>> {
+        let mut own = HashMap::new();
+        let find = |(at, transaction)| self.find(number, (at, transaction), &mut own, pending);
+        transactions.iter().enumerate().map(find).collect()
+    }
+
+    /// `own` has the new ones of the same command: where it is an array, all or nothing, a conflict between two of them must be
+    /// found before any is accepted.
+    fn find<'a>(
+        &self,
+        number: ChainNumber,
+        (at, transaction): (usize, &'a Transaction),
+        own: &mut HashMap<&'a Id, (usize, &'a Transaction)>,
+        pending: &Pending,
+    ) -> Result<Found, Refused> {
+        let Some(id) = transaction.id() else { return Ok(Found::New) };
+        if !(pending.ids.is_empty() && self.recent.is_empty()) {
+            let key = (number, id.clone());
+            if let Some(named) = pending.ids.get(&key).or_else(|| self.recent.get(&key)) {
+                return named.compare(transaction).map(Found::Replay);
+            }
+        }
+        if let Some(replay) = find_replay(&self.store, &self.chains[&number].handle.lineage, transaction, id)? {
+            return Ok(Found::Replay(replay));
+        }
+        let Some((first_at, first)) = own.get(id) else {
+            own.insert(id, (at, transaction));
+            return Ok(Found::New);
+        };
+        match first.data() == transaction.data() && first.signer() == transaction.signer() {
+            true => Ok(Found::Again(*first_at)),
+            false => Err(Refused::IdTwice(id.as_str().into())),
+        }
+    }
+
+    /// The erasure, or the one that was there before.
+    fn decide_erase(
+        &mut self,
+        number: ChainNumber,
+        index: u64,
+        mut record: Transaction,
+    ) -> Result<Result<Effect, Placed>, Refused> {
+        let Entry { chain, handle, .. } = &self.chains[&number];
+        let erased = checked_record(&self.store, &handle.lineage, index)?;
+        if let Some(Erased { by, .. }) = erased.erased {
+            let is_there = by < chain.head.size();
+            let by = is_there.then(|| checked_record(&self.store, &handle.lineage, by)).transpose()?;
+            return match by.filter(|by| verify::erasure_of(by) == Some(index)) {
+                Some(by) => Ok(Err(Placed::replay(&by))),
+                None => Err(Refused::ErasedElsewhere(index)),
+            };
+        }
+        if erased.kind.is_some() {
+            return Err(Refused::NotErasable(index));
+        }
+        record.delay_to(chain.head.accepted);
+        Ok(Ok(Effect::Erase { chain: chain.id, index, commitment: erased.commitment, record }))
+    }
+
+    fn own(&mut self, own: Own, pending: &mut Pending) -> Result<Outcome, Refused> {
+        match own {
+            Own::SetRollback(chain, rollback) => pending.batch.rollback(chain, &rollback),
+            Own::SetNodes(hosts) => pending.batch.nodes(&hosts),
+            Own::Cosign { previous, newest } => {
+                let log = hash::origin(&newest.origin);
+                let before = self.witnessed.get(&log);
+                if before.map(|before| (before.size, before.root)) != previous {
+                    return Err(Refused::Overtaken);
+                }
+                let evidence = before.map(|before| before.evidence.clone()).unwrap_or_default();
+                self.witness(log, Witnessed { evidence, ..newest }, pending);
+            }
+            Own::Accuse { origin, evidence } => {
+                let log = hash::origin(&origin);
+                let mut accused = Witnessed::clone(self.witnessed.get(&log).ok_or(Refused::Overtaken)?);
+                let is_new = accused.keep(evidence);
+                if is_new {
+                    self.witness(log, accused, pending);
+                }
+                return Ok(Outcome::Accused(is_new));
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn witness(&mut self, log: Hash, witnessed: Witnessed, pending: &mut Pending) {
+        let witnessed = Arc::new(witnessed);
+        pending.witnessed.insert(log, witnessed.clone());
+        self.witnessed.insert(log, witnessed);
+    }
+}
+
+/// What is known of a transaction before it is accepted.
+enum Found {
+    /// It takes a place.
+    New,
+    /// It repeats an earlier one of the same command, which stands there.
+    Again(usize),
+    /// It repeats this one.
+    Replay(Placed),
+}
+
+/// Applying.
+impl Ledger {
+    /// Applies an effect that was decided on this state, or on the equal one of another node. Gives the chain that it makes.
+    pub(super) fn apply(&mut self, effect: Effect, needed: Needed, pending: &mut Pending) -> Option<Arc<ChainHandle>> {
+        match effect {
+            Effect::Bang { parent, leap, bang, quant } => {
+                let Needed::Bang { rules, edge, bytes } = needed else { unreachable!("a bang has rules") };
+                return Some(self.bang(rules, parent, leap, (&bang, quant), (edge, bytes), pending));
+            }
+            Effect::Inject { chain, transactions } => {
+                let (number, entry) = self.chain_with(chain);
+                transactions.into_iter().for_each(|transaction| entry.accept(number, transaction, pending));
+                pending.touched.insert(number);
+            }
+            Effect::Seal { chain, quant } => {
+                let (number, entry) = self.chain_with(chain);
+                let head = &entry.chain.head;
+                pending.batch.seal((number, chain), &quant, head.newest.size(), head.size());
+                entry.chain.seal(quant);
+                pending.touched.insert(number);
+            }
+            Effect::Erase { chain, index, commitment, record } => {
+                let (number, entry) = self.chain_with(chain);
+                entry.erasures += 1;
+                let (by, bytes) = (entry.chain.head.size(), entry.chain.head.bytes);
+                let bytes = pending.batch.erase(&entry.record(), index, commitment, (&record, by, bytes));
+                entry.chain.inject(&record, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
+                pending.erased = Some(entry.handle.clone());
+                pending.touched.insert(number);
+            }
+            Effect::SetLeap { chain, leap } => {
+                let (number, entry) = self.chain_with(chain);
+                entry.leap = leap;
+                pending.batch.set_leap(&entry.record());
+                pending.policies.push((entry.handle.clone(), leap));
+                pending.touched.insert(number);
+            }
+            Effect::Import { chain, name, at, runs, quants } => {
+                self.import_part(chain, name, at, (runs, quants), pending);
+            }
+            Effect::Adopt { chain, .. } => {
+                let Needed::Chain(entry) = needed else { unreachable!("what was imported was loaded") };
+                return Some(self.adopt(chain, *entry, pending));
+            }
+            Effect::AbandonImport { chain } => self.abandon_import(chain, pending),
+            Effect::EndImport { chain } => self.end_import(chain, pending),
+        }
+        None
+    }
+
+    fn bang(
+        &mut self,
+        rules: Arc<Rules>,
+        parent: Option<ForkPoint>,
+        leap: LeapPolicy,
+        (bang, quant): (&Transaction, Quant),
+        (edge, shared_bytes): (Edge, u64),
+        pending: &mut Pending,
+    ) -> Arc<ChainHandle> {
+        let number = self.number(quant.hash());
+        let of = parent.map(|point| {
+            let of = &self.chains[&self.numbers[&point.chain]];
+            (Parent { number: of.handle.number(), quant: point.quant, size: point.size }, of.handle.clone())
+        });
+        let (place, parent_handle) = of.unzip();
+        let shared = place.zip(parent_handle.as_ref().map(|parent| parent.lineage.clone()));
+        let lineage = Arc::new(Lineage::new(number, shared));
+        let record = ChainRecord {
+            name: rules.name().to_string(),
+            number,
+            id: quant.hash(),
+            parent: place,
+            leap,
+            erasures: 0,
+            bang: None,
+        };
+        let bytes = shared_bytes + pending.batch.bang(&record, parent, shared_bytes, bang, &quant);
+        let chain = Chain::bang(rules, bang, edge, quant, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
+        let any_damage = self.published.any_damage.clone();
+        let handle = Arc::new(ChainHandle::new(&chain, lineage, parent_handle, leap, 0, any_damage));
+        self.add(Entry { chain, leap, erasures: 0, handle }, pending)
+    }
+
+    /// Adds a chain that was made.
+    pub(super) fn add(&mut self, entry: Entry, pending: &mut Pending) -> Arc<ChainHandle> {
+        let handle = entry.handle.clone();
+        pending.made.push(handle.clone());
+        self.names.insert(handle.name.clone());
+        self.chains.insert(handle.number(), entry);
+        handle
+    }
+}
+
+impl Entry {
+    fn accept(&mut self, number: ChainNumber, transaction: Transaction, pending: &mut Pending) {
+        let (index, bytes_before) = (self.chain.head.size(), self.chain.head.bytes);
+        let of = (number, self.chain.id);
+        let bytes = pending.batch.transaction(of, index, bytes_before, &transaction, &mut pending.served);
+        self.chain.inject(&transaction, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
+        if let Some(id) = transaction.id() {
+            let (placed, signer) = (Placed::new(index, &transaction), transaction.signer());
+            let named = Named { placed, data: transaction.data().to_vec(), signer };
+            pending.ids.insert((number, id.clone()), named);
+        }
+    }
+
+    /// What is stored of it beside its transactions and quants.
+    pub(super) fn record(&self) -> ChainRecord {
+        let Entry { chain, leap, erasures, handle } = self;
+        ChainRecord {
+            name: handle.name.to_string(),
+            number: handle.number(),
+            id: chain.id,
+            parent: handle.lineage.parent(),
+            bang: handle.lineage.bang(),
+            leap: *leap,
+            erasures: *erasures,
+        }
+    }
+}
+
+/// The durable transaction that a transaction with this id repeats, or that the id is taken.
+///
+/// Of an erased one there is no data to compare. A signature speaks for chain, data and id, and Ed25519 gives the same one for
+/// the same, so it still tells the same from other data.
+fn find_replay(
+    store: &Store,
+    lineage: &Lineage,
+    transaction: &Transaction,
+    id: &Id,
+) -> Result<Option<Placed>, Refused> {
+    let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(None) };
+    let record = checked_record(store, lineage, index)?;
+    let signer = |signed: Option<&Signed>| signed.map(|signed| signed.signer);
+    let same = match &record.data {
+        Some(data) => data == transaction.data() && signer(record.signed.as_ref()) == transaction.signer(),
+        None if record.signed.is_none() && transaction.signed().is_none() => {
+            return Err(Refused::IdErased { id: id.as_str().into(), index });
+        }
+        None => record.signed.as_ref() == transaction.signed(),
+    };
+    if same { Ok(Some(Placed::replay(&record))) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
+}

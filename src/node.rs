@@ -326,7 +326,12 @@ impl Node {
         let writer = chain.writer_of(index);
         let time = self.time_in(&writer);
         let transaction = Transaction::new(submission, Some(Kind::Erasure), time, rand::random());
-        let command = Command::Erase { chain: writer.number(), index, guard: chain.guard(expected), transaction };
+        let command = Command::Erase {
+            chain: writer.number(),
+            index,
+            guard: chain.guard(expected),
+            transaction: transaction.into(),
+        };
         match self.submit(command, None).await? {
             Outcome::Erased(placed) => {
                 if !placed.replayed {
@@ -376,8 +381,11 @@ impl Node {
             }
             // So a quant is never earlier than what it seals.
             let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), self.time_in(chain))).await;
-            let seal =
-                Command::Seal { chain: chain.number(), guard: chain.guard(expected.clone()), quant: quant.clone() };
+            let seal = Command::Seal {
+                chain: chain.number(),
+                guard: chain.guard(expected.clone()),
+                quant: quant.clone().into(),
+            };
             match self.submit(seal, None).await {
                 Ok(Outcome::Sealed(tag)) => return Ok((quant, tag)),
                 Ok(_) => unreachable!("the outcome of a seal is Sealed"),
@@ -423,6 +431,7 @@ impl Node {
         let quant = self.0.miner.mine(bang_header(&rules, &transaction, shared, time)).await;
         let rules = Arc::new(rules);
         let origin = origin.map(|(name, at)| format!("forked from quant {at} of {name}"));
+        let (transaction, quant) = (transaction.into(), quant.into());
         match self.submit(Command::Bang { rules, parent: number, transaction, quant, leap, guard }, None).await? {
             Outcome::Banged(chain) => {
                 tracing::info!(chain = %chain.name, id = %chain.id, "the chain is {}", origin.as_deref().unwrap_or("made"));

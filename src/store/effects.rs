@@ -189,7 +189,7 @@ pub(super) struct OwnEntry {
 /// What a record of the log is.
 pub(super) enum Content {
     /// An effect, whose run follows if it has one.
-    Effect(Entry),
+    Effect(Box<Entry>),
     /// Injected transactions.
     Run,
     /// Something of the node's own.
@@ -219,9 +219,9 @@ impl OwnEntry {
 
 /// Where the run begins in the plain bytes of a record.
 pub(super) fn run_start(plain: &[u8]) -> Option<usize> {
-    match plain.first()? {
-        &RUN => Some(0),
-        &EFFECT => {
+    match *plain.first()? {
+        RUN => Some(0),
+        EFFECT => {
             let length = u32::from_be_bytes(*plain[1..].first_chunk()?);
             (1 + LENGTH).checked_add(length as usize)
         }
@@ -237,7 +237,7 @@ pub(super) fn decode(plain: &[u8]) -> Result<Content, StoreError> {
         (&EFFECT, rest) => {
             let end = run_start(plain)?;
             let entry = serde_json::from_slice(rest.get(LENGTH..end - 1)?).ok()?;
-            Some(Content::Effect(entry))
+            Some(Content::Effect(Box::new(entry)))
         }
         _ => None,
     };

@@ -140,7 +140,7 @@ impl<'a> Replay<'a> {
         match effects::decode(found.record.plain())? {
             Content::Own(entry) => self.rows.own(&entry.name, entry.value.as_deref()),
             Content::Run => self.run(found)?,
-            Content::Effect(entry) => self.effect(entry, found)?,
+            Content::Effect(entry) => self.effect(*entry, found)?,
         }
         Ok(())
     }

@@ -36,9 +36,9 @@ pub enum Command {
         /// The chain and quant that it goes on from, if it is a fork.
         parent: Option<(ChainNumber, u64)>,
         /// The transaction that records the rules.
-        transaction: Transaction,
+        transaction: Box<Transaction>,
         /// The quant that seals it.
-        quant: Quant,
+        quant: Box<Quant>,
         /// When it leaps by itself.
         leap: LeapPolicy,
         /// Only then.
@@ -62,7 +62,7 @@ pub enum Command {
         /// Only then.
         guard: Option<Guard>,
         /// What.
-        quant: Quant,
+        quant: Box<Quant>,
     },
     /// Erases the data of a transaction that the chain wrote itself.
     Erase {
@@ -73,7 +73,7 @@ pub enum Command {
         /// Only then.
         guard: Option<Guard>,
         /// The transaction that records it.
-        transaction: Transaction,
+        transaction: Box<Transaction>,
     },
     /// Changes when a chain leaps by itself.
     SetLeap {

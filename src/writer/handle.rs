@@ -275,7 +275,6 @@ pub struct Published {
 
 impl Published {
     /// Of no chains yet, with the chains that are touched and sealed from now on.
-    #[expect(clippy::type_complexity, reason = "it is used once")]
     pub(super) fn new(
         store: Arc<Store>,
     ) -> (Published, mpsc::UnboundedReceiver<Arc<ChainHandle>>, mpsc::UnboundedReceiver<Arc<ChainHandle>>) {

@@ -283,7 +283,7 @@ impl Ledger {
         match command {
             Command::Bang { rules, parent, transaction, quant, leap, guard } => {
                 self.check(guard)?;
-                let (effect, needed) = self.decide_bang(rules, parent, transaction, quant, leap)?;
+                let (effect, needed) = self.decide_bang(rules, parent, *transaction, *quant, leap)?;
                 let made = self.apply(effect, needed, pending);
                 Ok(Outcome::Banged(made.expect("a bang makes a chain")))
             }
@@ -299,13 +299,13 @@ impl Ledger {
                 self.check(guard)?;
                 let of = &self.entry(chain).chain;
                 of.check_seal(&quant).map_err(|error| Refused::Stale(error.to_string()))?;
-                let effect = Effect::Seal { chain: of.id, quant };
+                let effect = Effect::Seal { chain: of.id, quant: *quant };
                 self.apply(effect, Needed::Nothing, pending);
                 Ok(Outcome::Sealed(self.entry(chain).chain.head.tag()))
             }
             Command::Erase { chain, index, guard, transaction } => {
                 self.check(guard)?;
-                let effect = match self.decide_erase(chain, index, transaction)? {
+                let effect = match self.decide_erase(chain, index, *transaction)? {
                     Ok(effect) => effect,
                     Err(earlier) => return Ok(Outcome::Erased(earlier)),
                 };

@@ -243,3 +243,92 @@ pub(super) fn decode(plain: &[u8]) -> Result<Content, StoreError> {
     };
     read().ok_or_else(|| StoreError::Damaged("the log has a record that is none of this program's".into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHAIN: Hash = Hash::from_bytes([0x1a; 32]);
+
+    fn quant() -> QuantFields {
+        QuantFields {
+            index: 3,
+            timestamp: "2026-11-26T20:00:00.000001Z".into(),
+            difficulty: 0,
+            previous_hash: Hash::from_bytes([2; 32]),
+            root: Hash::from_bytes([3; 32]),
+            size: 5,
+            version: 1,
+            proof: 7,
+            hash: Hash::from_bytes([4; 32]),
+        }
+    }
+
+    /// Frozen: every node that will ever read a log of this one relies on it.
+    #[test]
+    fn effects_have_one_encoding() {
+        let [chain, two, three, four] = [0x1a, 2, 3, 4].map(|byte| hex::encode([byte; 32]));
+        let quant_text = format!(
+            r#"{{"index":3,"timestamp":"2026-11-26T20:00:00.000001Z","difficulty":0,"previous_hash":"{two}","root":"{three}","size":5,"version":1,"proof":7,"hash":"{four}"}}"#
+        );
+        let leap = LeapPolicy { every_ms: Some(1_000), transactions: None };
+        let at: Timestamp = "2026-11-26T20:00:00.000000Z".parse().unwrap();
+        let parent = Some(ForkPoint { chain: CHAIN, quant: 2, size: 4 });
+        let bang = BangPlace { transaction: 4, quant: 3 };
+        let name = || "a".to_owned();
+        let frozen = [
+            (
+                Entry::Bang { name: name(), parent, leap, quant: quant() },
+                format!(
+                    r#"{{"bang":{{"name":"a","parent":{{"chain":"{chain}","quant":2,"size":4}},"leap":{{"every_ms":1000}},"quant":{quant_text}}}}}"#
+                ),
+            ),
+            (
+                Entry::Seal { chain: CHAIN, quant: quant() },
+                format!(r#"{{"seal":{{"chain":"{chain}","quant":{quant_text}}}}}"#),
+            ),
+            (
+                Entry::Erase { chain: CHAIN, index: 1, commitment: Hash::from_bytes([2; 32]) },
+                format!(r#"{{"erase":{{"chain":"{chain}","index":1,"commitment":"{two}"}}}}"#),
+            ),
+            (
+                Entry::SetLeap { chain: CHAIN, leap: LeapPolicy::default() },
+                format!(r#"{{"set_leap":{{"chain":"{chain}","leap":{{}}}}}}"#),
+            ),
+            (
+                Entry::Import { chain: CHAIN, name: None, at, quants: vec![quant()] },
+                format!(
+                    r#"{{"import":{{"chain":"{chain}","name":null,"at":"2026-11-26T20:00:00.000000Z","quants":[{quant_text}]}}}}"#
+                ),
+            ),
+            (
+                Entry::Adopt { chain: CHAIN, name: name(), bang, leap, erasures: 2 },
+                format!(
+                    r#"{{"adopt":{{"chain":"{chain}","name":"a","bang":{{"transaction":4,"quant":3}},"leap":{{"every_ms":1000}},"erasures":2}}}}"#
+                ),
+            ),
+            (Entry::AbandonImport { chain: CHAIN }, format!(r#"{{"abandon_import":{{"chain":"{chain}"}}}}"#)),
+            (Entry::EndImport { chain: CHAIN }, format!(r#"{{"end_import":{{"chain":"{chain}"}}}}"#)),
+        ];
+        for (entry, json) in frozen {
+            let plain = [b"E", &(json.len() as u32).to_be_bytes()[..], json.as_bytes()].concat();
+            assert_eq!(String::from_utf8_lossy(&entry.encode()), String::from_utf8_lossy(&plain));
+            assert_eq!(run_start(&plain), Some(plain.len()));
+            let Content::Effect(read) = decode(&plain).unwrap() else { panic!("it is an effect") };
+            assert_eq!(read.encode(), plain);
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let whole = Entry::EndImport { chain: CHAIN }.encode();
+        for end in 0..whole.len() {
+            assert!(decode(&whole[..end]).is_err(), "{end}");
+        }
+        for wrong in
+            [&b"X{}"[..], b"E\xff\xff\xff\xff{}", b"E\0\0\0\x02{}", b"O{}", b"O{\"name\":\"a\",\"value\":null,\"x\":1}"]
+        {
+            assert!(decode(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -252,8 +252,11 @@ pub const PREFIX_BYTES: usize = 256;
 /// Bytes of rows that bringing the index up to the log gathers before it writes them.
 pub const REPLAY_BYTES: usize = 4 << 20;
 
-/// Time between two lines of the log that say how far a start has come.
-pub const REPLAY_TOLD: Duration = Duration::from_secs(2);
+/// Time after which a start shows again how far it has come.
+pub const REPLAY_TOLD: Duration = Duration::from_millis(200);
+
+/// The same for lines of the log.
+pub const OPENING_TOLD: Duration = Duration::from_secs(2);
 
 /// Chains of one node. Each takes some 4 KiB of memory with the hashes at the edge of its tree, so these take 800 MiB, and a start
 /// reads each of them.

@@ -42,6 +42,7 @@ use crate::{
     },
 };
 
+pub use crate::store::Progress;
 pub use import::{Import, ImportError, Imported, State as ImportState, Unfinished};
 
 /// The signatures of the node itself below a checkpoint.
@@ -64,6 +65,8 @@ pub struct Config {
     pub accept_rollback: Vec<String>,
     /// What tells the time.
     pub clock: Clock,
+    /// Is told how far a start that takes long has come.
+    pub progress: Progress,
 }
 
 /// A running node. A clone is another handle to the same.
@@ -774,7 +777,7 @@ impl Node {
 
 impl Inner {
     fn open(config: &Config) -> Result<(Inner, Background), StoreError> {
-        let store = Arc::new(Store::open(&config.data, rand::random())?);
+        let store = Arc::new(Store::open(&config.data, rand::random(), config.progress.clone())?);
         let key = store.secret_key(KeyFile::Node, rand::random())?;
         let witness = match config.cosign.is_empty() {
             true => None,

@@ -34,7 +34,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{
-        Mutex, RwLock, RwLockReadGuard,
+        Arc, Mutex, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -97,6 +97,34 @@ impl From<LogError> for StoreError {
             LogError::Failed(detail) => StoreError::Failed(detail),
             damaged => StoreError::Damaged(damaged.to_string()),
         }
+    }
+}
+
+/// Is told how far bringing the index up to the log has come, where that takes long.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(u64, u64) + Send + Sync>);
+
+impl Progress {
+    /// Calls `told` with the number of the batch that was reached, and with that of the last.
+    pub fn new(told: impl Fn(u64, u64) + Send + Sync + 'static) -> Progress {
+        Progress(Arc::new(told))
+    }
+
+    fn tell(&self, batch: u64, last: u64) {
+        (self.0)(batch, last);
+    }
+}
+
+impl Default for Progress {
+    /// Tells nobody.
+    fn default() -> Self {
+        Progress::new(|_, _| ())
+    }
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Progress")
     }
 }
 
@@ -280,6 +308,7 @@ pub struct Store {
     index: RwLock<Option<Index>>,
     /// Whether the index lacks something that the log has, since it could not be written.
     is_behind: AtomicBool,
+    progress: Progress,
     /// The ids of the chains by which the log names them. Taken after `index`, which is taken after `log`.
     ids: RwLock<HashMap<ChainNumber, Hash>>,
     _lock: File,
@@ -292,7 +321,7 @@ impl Store {
     /// # Errors
     /// Another process uses it, it is no data folder, it is of another form, or the log is damaged or has lost what was
     /// acknowledged. Of a damaged log nothing is changed.
-    pub fn open(folder: &Path, seed: u64) -> Result<Store, StoreError> {
+    pub fn open(folder: &Path, seed: u64, progress: Progress) -> Result<Store, StoreError> {
         let folder_error =
             |error: io::Error| StoreError::Folder(format!("cannot use the data folder {}: {error}", folder.display()));
         make_folder(folder).map_err(folder_error)?;
@@ -300,18 +329,18 @@ impl Store {
         check_format(folder)?;
         let (log_folder, index_folder) = (folder.join(LOG), folder.join(INDEX));
         let mut index = Index::open_or_make(&index_folder)?;
-        let opened = match open_log(&index, &log_folder, seed) {
+        let opened = match open_log(&index, &log_folder, seed, &progress) {
             Err(fault) if fault.may_be_of_index() => {
                 tracing::warn!("the index does not fit the log, or is damaged: {}", StoreError::from(fault));
                 index = index.make_anew(&index_folder)?;
-                open_log(&index, &log_folder, seed)
+                open_log(&index, &log_folder, seed, &progress)
             }
             opened => opened,
         };
         let (log, reader, ids) = opened?;
         let (index, ids) = (RwLock::new(Some(index)), RwLock::new(ids));
         let (log, is_behind) = (Mutex::new(log), false.into());
-        Ok(Store { folder: folder.into(), log, reader, index, is_behind, ids, _lock: lock })
+        Ok(Store { folder: folder.into(), log, reader, index, is_behind, progress, ids, _lock: lock })
     }
 
     /// Recomputes every checksum of the log. The folder must be at rest; nothing in it is changed.
@@ -448,7 +477,7 @@ impl Store {
         }
         let mut ids = self.ids.write().expect("no holder of this lock panics");
         // The writer and the handles of chains go on with the numbers that they have.
-        let mut replay = Replay::new(&index, &log_folder, &ids)?;
+        let mut replay = Replay::new(&index, &log_folder, &ids, &self.progress)?;
         let newest = log::read(&log_folder, index.mark()?, |found| replay.take(found))?;
         *ids = replay.finish(newest)?;
         *guard = Some(index);
@@ -467,7 +496,7 @@ impl Store {
         *guard = None;
         let log_folder = self.folder.join(LOG);
         let index = guard.insert(Index::make(&self.folder.join(INDEX))?);
-        let mut replay = Replay::new(index, &log_folder, &HashMap::new())?;
+        let mut replay = Replay::new(index, &log_folder, &HashMap::new(), &self.progress)?;
         let newest = log::read(&log_folder, Mark::START, |found| replay.take(found))?;
         *self.ids.write().expect("no holder of this lock panics") = replay.finish(newest)?;
         Ok(())
@@ -691,8 +720,13 @@ impl Store {
 }
 
 /// Opens the log, and brings the index up to it. Gives the ids of the chains, too.
-fn open_log(index: &Index, log: &Path, seed: u64) -> Result<(Log, Reader, HashMap<ChainNumber, Hash>), replay::Fault> {
-    let mut replay = Replay::new(index, log, &HashMap::new())?;
+fn open_log(
+    index: &Index,
+    log: &Path,
+    seed: u64,
+    progress: &Progress,
+) -> Result<(Log, Reader, HashMap<ChainNumber, Hash>), replay::Fault> {
+    let mut replay = Replay::new(index, log, &HashMap::new(), progress)?;
     let (log, reader) = Log::open(log, index.mark()?, seed, |found| replay.take(found))?;
     let ids = replay.finish(log.newest())?;
     Ok((log, reader, ids))

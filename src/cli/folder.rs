@@ -25,7 +25,7 @@ use crate::{
         verify::{Checked, Fault, InForce, Verifier, erasure_of},
     },
     limits,
-    store::{ChainNumber, ChainRecord, Lineage, Store, StoreError, key::KeyFile},
+    store::{ChainNumber, ChainRecord, Lineage, Progress, Store, StoreError, key::KeyFile},
 };
 
 /// A folder that holds.
@@ -59,7 +59,7 @@ pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow:
         path.display()
     );
     Store::check_files(path)?;
-    let store = Store::open(path, 0)?;
+    let store = Store::open(path, 0, Progress::default())?;
     store.nodes()?;
     let mut records = store.chains()?;
     if !records.is_empty() {

@@ -412,6 +412,7 @@ fn is_number_for_address(url: &Url, text: &str) -> bool {
 enum Unit {
     Transactions,
     Bytes,
+    Batches,
 }
 
 /// A bar on standard error, where that is a terminal and no script listens.
@@ -421,6 +422,7 @@ fn progress(json: bool, unit: Unit, length: u64) -> ProgressBar {
     }
     let template = match unit {
         Unit::Transactions => "{wide_bar} {human_pos}/{human_len} transactions, {per_sec}, {eta} left",
+        Unit::Batches => "{wide_bar} batch {human_pos} of {human_len} is in the index, {eta} left",
         Unit::Bytes => "{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
     };
     ProgressBar::new(length).with_style(ProgressStyle::with_template(template).expect("the template is valid"))

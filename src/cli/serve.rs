@@ -23,7 +23,7 @@ use crate::{
     core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
     http::{self, Admitted, App, HostName, Origin},
     leap, limits,
-    node::{Background, Config, Node},
+    node::{Background, Config, Node, Progress},
     peers::{Allowed, Host, Identity, Peers},
     scrub, store,
     witness::{self, Witness},
@@ -182,6 +182,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         cosign: Trusted::new(args.cosign).map_err(anyhow::Error::msg).context("--cosign")?,
         accept_rollback: args.accept_rollback,
         clock: Clock::default(),
+        progress: opening(),
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
     let (node, background) = Node::start(config).await?;
@@ -328,6 +329,28 @@ fn signals() -> anyhow::Result<impl Future<Output = ()>> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Shows how far the index is brought up to the log: a bar on a terminal, else a line of the log now and then.
+fn opening() -> Progress {
+    let bar = std::io::stderr().is_terminal().then(|| super::progress(false, super::Unit::Batches, 0));
+    let told = std::sync::Mutex::new(std::time::Instant::now());
+    Progress::new(move |batch, last| match &bar {
+        Some(bar) => {
+            bar.set_length(last);
+            bar.set_position(batch);
+            if batch >= last {
+                bar.finish_and_clear();
+            }
+        }
+        None => {
+            let mut told = told.lock().expect("no holder of this lock panics");
+            if told.elapsed() >= limits::OPENING_TOLD {
+                *told = std::time::Instant::now();
+                tracing::info!("the index is brought up to the log: batch {batch} of {last}");
+            }
         }
     })
 }

@@ -650,6 +650,7 @@ mod tests {
                 cosign: Default::default(),
                 accept_rollback: Vec::new(),
                 clock: Default::default(),
+                progress: Default::default(),
             };
             let (node, _) = Node::start(config).await.unwrap();
             let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };

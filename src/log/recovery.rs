@@ -17,6 +17,8 @@ const WINDOW: usize = 1 << 20;
 pub struct Found {
     /// The batch that it is in.
     pub batch: Mark,
+    /// The number of the newest acknowledged batch, to tell how much is left.
+    pub acknowledged: u64,
     /// Where it stands.
     pub place: Place,
     /// What it is.
@@ -109,7 +111,7 @@ pub(super) fn judge<E: From<LogError>>(
     let mut erasures = Vec::new();
     while let Some((mark, contents)) = scan.next()? {
         erasures.extend_from_slice(&contents.erasures);
-        contents.found(mark).try_for_each(&mut visit)?;
+        contents.found(mark, acknowledged).try_for_each(&mut visit)?;
     }
     let (newest, segment, torn) = (scan.newest, scan.segment, scan.torn);
     Ok(Some(Judged { shared, acknowledged, newest, segment, torn, erasures }))
@@ -175,7 +177,7 @@ pub fn check<E: From<LogError>>(folder: &Path, mut visit: impl FnMut(Found) -> R
             let end = announced.entry((segment, offset)).or_insert(0);
             *end = (offset + length).max(*end);
         }
-        for found in contents.found(mark) {
+        for found in contents.found(mark, acknowledged.mark.number) {
             erased.extend(erased_payloads(&found)?);
             visit(found)?;
         }
@@ -224,8 +226,13 @@ fn erased_payloads(found: &Found) -> Result<Vec<Place>, LogError> {
 
 impl Contents {
     /// The records of a batch in their order.
-    fn found(self, batch: Mark) -> impl Iterator<Item = Found> {
-        self.records.into_iter().map(move |(slot, record)| Found { batch, place: batch.place(slot), record })
+    fn found(self, batch: Mark, acknowledged: u64) -> impl Iterator<Item = Found> {
+        self.records.into_iter().map(move |(slot, record)| Found {
+            batch,
+            acknowledged,
+            place: batch.place(slot),
+            record,
+        })
     }
 }
 

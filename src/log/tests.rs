@@ -164,7 +164,7 @@ impl Tried {
         let (_, reader) = self.log.as_ref().unwrap();
         for kept in &self.kept {
             let record = reader.record(kept.place).unwrap();
-            assert_eq!(found(Found { batch: Mark::START, place: kept.place, record }), *kept);
+            assert_eq!(found(Found { batch: Mark::START, acknowledged: 0, place: kept.place, record }), *kept);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    ChainNumber, ChainRecord, ImportRecord, Lineage, Parent, StoreError,
+    ChainNumber, ChainRecord, ImportRecord, Lineage, Parent, Progress, StoreError,
     effects::{self, Content, Entry},
     index::{Index, PARTS, Rows, RunRow, key, unreadable},
     runs::{self, Erasure, StoredRun},
@@ -93,8 +93,10 @@ pub(super) struct Replay<'a> {
     numbers: HashMap<Hash, ChainNumber>,
     /// The number of the next chain.
     next: ChainNumber,
+    progress: &'a Progress,
     /// When it was told last how far it is.
     told: Instant,
+    has_told: bool,
 }
 
 impl<'a> Replay<'a> {
@@ -103,6 +105,7 @@ impl<'a> Replay<'a> {
         index: &'a Index,
         log: &Path,
         ids: &HashMap<ChainNumber, Hash>,
+        progress: &'a Progress,
     ) -> Result<Replay<'a>, StoreError> {
         index.check_own()?;
         let mut replay = Replay {
@@ -113,7 +116,9 @@ impl<'a> Replay<'a> {
             chains: HashMap::new(),
             numbers: HashMap::new(),
             next: ChainNumber(0),
+            progress,
             told: Instant::now(),
+            has_told: false,
         };
         // Of an import that was given up and began again, the newer number counts.
         for (number, id) in BTreeMap::from_iter(ids) {
@@ -135,7 +140,7 @@ impl<'a> Replay<'a> {
     pub(super) fn take(&mut self, found: Found) -> Result<(), Fault> {
         if self.rows.bytes > limits::REPLAY_BYTES {
             self.write_part()?;
-            self.tell(found.batch);
+            self.tell(&found);
         }
         match effects::decode(found.record.plain())? {
             Content::Own(entry) => self.rows.own(&entry.name, entry.value.as_deref()),
@@ -148,6 +153,9 @@ impl<'a> Replay<'a> {
     /// Ends at the newest batch of the log, when what was announced to be erased is gone. Gives the ids of the chains.
     pub(super) fn finish(self, newest: Mark) -> Result<HashMap<ChainNumber, Hash>, StoreError> {
         self.index.write(self.rows, Some(newest).filter(|mark| *mark != Mark::START))?;
+        if self.has_told {
+            self.progress.tell(newest.number, newest.number);
+        }
         Ok(self.chains.into_iter().map(|(number, known)| (number, known.id)).collect())
     }
 
@@ -156,10 +164,10 @@ impl<'a> Replay<'a> {
     }
 
     /// A start that takes long says so.
-    fn tell(&mut self, batch: Mark) {
+    fn tell(&mut self, found: &Found) {
         if self.told.elapsed() >= limits::REPLAY_TOLD {
-            self.told = Instant::now();
-            tracing::info!("the index is brought up to the log: batch {} is reached", batch.number);
+            (self.told, self.has_told) = (Instant::now(), true);
+            self.progress.tell(found.batch.number, found.acknowledged);
         }
     }
 

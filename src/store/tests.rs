@@ -12,7 +12,7 @@ const SEED: u64 = 0x5eed;
 const CHAIN: ChainNumber = ChainNumber(0);
 
 fn open(folder: &Path) -> Store {
-    Store::open(folder, SEED).unwrap()
+    Store::open(folder, SEED, Progress::default()).unwrap()
 }
 
 fn time() -> Timestamp {

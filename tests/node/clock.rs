@@ -225,6 +225,7 @@ async fn a_clock_beyond_all_calendars_stops_nothing() {
         cosign: Default::default(),
         accept_rollback: Vec::new(),
         clock: Clock::new(|| UNIX_EPOCH + Duration::from_secs(300_000_000_000)),
+        progress: Default::default(),
     };
     let (node, _background) = Node::start(config).await.unwrap();
     let chain = node.chain("qbc").unwrap();

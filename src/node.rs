@@ -30,7 +30,7 @@ use crate::{
         note::{Algorithm, Checkpoint, KeyName, Note, VerifierKey},
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Kind, Submission, Timestamp, Transaction, record_leaf},
+        transaction::{Id, Kind, Record, Submission, Timestamp, Transaction},
         witness::{self, Evidence, Refusal, Rejected, Trusted, Witnessed},
     },
     limits,
@@ -38,7 +38,7 @@ use crate::{
     store::{Lineage, Rollback, Store, StoreError, key::KeyFile},
     writer::{
         ChainHandle, Command, Ends, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request, Writer,
-        checked_record, edge_at,
+        checked_transaction, edge_at,
     },
 };
 
@@ -421,8 +421,8 @@ impl Node {
             Some((chain, quant)) => {
                 let (number, size) = (chain.number(), quant.size());
                 let read = move |store: &Store| {
-                    let last = checked_record(store, &chain.lineage, size - 1)?;
-                    Ok((edge_at(store, &chain, size)?, last.timestamp))
+                    let last = checked_transaction(store, &chain.lineage, size - 1)?;
+                    Ok((edge_at(store, &chain, size)?, last.timestamp()))
                 };
                 (Some((number, quant.index())), Some((quant, self.read(read).await?)))
             }
@@ -710,8 +710,8 @@ impl Node {
                 let mut records = Vec::new();
                 let end = store.records(&chain.lineage, next..range.end, b'\n', limits::CHUNK_BYTES, &mut records)?;
                 for (index, record) in (next..end).zip(records.split(|&byte| byte == b'\n')) {
-                    let leaf = record_leaf(record)
-                        .ok_or_else(|| StoreError::Damaged(format!("transaction {index} is malformed")))?;
+                    let leaf = Record::parse(record).map(|record| record.transaction.leaf());
+                    let leaf = leaf.map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
                     let length = u16::try_from(leaf.len()).expect("a leaf is bounded by the length of an id");
                     bundle.extend_from_slice(&length.to_be_bytes());
                     bundle.extend_from_slice(&leaf);

@@ -154,7 +154,7 @@ impl Pass {
             return Err(damaged(&format!("it says that it is transaction {}", record.index)));
         }
         let mut completed = Vec::new();
-        self.edge.push(record.hash, |tile| completed.push(tile));
+        self.edge.push(record.transaction.hash(), |tile| completed.push(tile));
         for Tile { level, number, hashes } in completed {
             if store.tile(&self.lineage, level, number)? != hashes {
                 return Err(damaged(&format!("tile {number} of level {level}, which it completes, is another one")));

@@ -166,9 +166,7 @@ impl Batch {
 
     /// An effect with one transaction.
     fn log_with(&mut self, entry: &Entry, chain: ChainNumber, mut run: Run, transaction: &Transaction) -> u64 {
-        let mut served = Vec::with_capacity(transaction.record_bytes() + 20);
-        transaction.write_record(run.first(), &mut served);
-        let bytes = run.push(&served);
+        let bytes = run.push(transaction);
         self.logged.push(Logged { plain: entry.encode(), run: Some((chain, run)) });
         self.open.remove(&chain);
         bytes
@@ -199,7 +197,6 @@ impl Batch {
         index: u64,
         bytes_before: u64,
         transaction: &Transaction,
-        served: &mut Vec<u8>,
     ) -> u64 {
         let logged = &mut self.logged;
         let new = |logged: &mut Vec<Logged>| {
@@ -208,17 +205,15 @@ impl Batch {
         };
         let at = self.open.entry(number).or_insert_with(|| new(logged));
         let is_full =
-            |logged: &Logged| matches!(&logged.run, Some((_, run)) if run.is_full_for(transaction.record_bytes()));
+            |logged: &Logged| matches!(&logged.run, Some((_, run)) if run.is_full_for(transaction.served_bytes()));
         if is_full(&logged[*at]) {
             *at = new(logged);
         }
-        served.clear();
-        transaction.write_record(index, served);
         let (_, run) = logged[*at].run.as_mut().expect("what is open has a run");
         if let Some(id) = transaction.id() {
             self.rows.id(number, id, index);
         }
-        run.push(served)
+        run.push(transaction)
     }
 
     /// [`Effect::Seal`] of a chain that has `size` transactions, behind a quant of `previous_size`.

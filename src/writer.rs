@@ -35,7 +35,7 @@ use ledger::{Ledger, Pending};
 pub use command::{Command, Envelope, Guard, Outcome, Own, Placed, Refused, Request};
 pub use handle::{ChainHandle, Health, Published, Scrubbed};
 pub use import::{Part, Progress, Step, in_force_at};
-pub use load::{checked_record, edge_at};
+pub use load::{checked_transaction, edge_at};
 
 /// What the writer shares with the rest of the node.
 pub struct Ends {

@@ -104,7 +104,7 @@ impl Made {
 
     fn serve(&mut self, transaction: &Transaction) {
         let mut record = Vec::new();
-        transaction.write_record(self.leaves.len() as u64, &mut record);
+        transaction.write(self.leaves.len() as u64, &mut record);
         self.lines.push(String::from_utf8(record).unwrap());
         self.leaves.push(transaction.hash());
     }

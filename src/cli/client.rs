@@ -128,7 +128,7 @@ pub async fn inject(node: &Connection, args: InjectArgs) -> anyhow::Result<()> {
             "transaction {} is sealed by quant {}{note}, hash {}",
             receipt.record.index,
             receipt.quant.index(),
-            receipt.record.hash
+            receipt.record.transaction.hash()
         ))?;
     } else {
         let Acceptance { chain, index, hash, state } = read_answer(&body)?;

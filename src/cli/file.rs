@@ -190,7 +190,7 @@ mod tests {
         let second = chain.head.cut(0, now).mine(0..1).unwrap();
         let record = |index: u64, transaction: &Transaction| {
             let mut out = Vec::new();
-            transaction.write_record(index, &mut out);
+            transaction.write(index, &mut out);
             String::from_utf8(out).unwrap()
         };
         let records = [record(0, &bang), record(1, &transactions[0]), record(2, &transactions[1])];

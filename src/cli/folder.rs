@@ -294,13 +294,13 @@ impl Item {
     ) -> Result<Item, StoreError> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let record = Record::parse(text);
-        let misplaced = match record.as_ref().ok().and_then(|record| record.id.as_ref()) {
+        let misplaced = match record.as_ref().ok().and_then(|record| record.transaction.id()) {
             Some(id) => misplaced(store, lineage, index, id)?,
             None => None,
         };
         let bytes = match &record {
             // What an erasure took away counts on.
-            Ok(Record { erased: Some(_), .. }) => {
+            Ok(record) if record.transaction.erased().is_some() => {
                 store.bytes_at(lineage, index + 1)? - store.bytes_at(lineage, index)?
             }
             _ => text.len() as u64,
@@ -318,7 +318,7 @@ fn records_erasure(store: &Store, lineage: &Lineage, by: u64, index: u64) -> Res
     }
     // It may stand after the place of the fork.
     let record = Record::parse(&store.own_record(writer, by)?);
-    Ok(record.is_ok_and(|record| record.index == by && erasure_of(&record) == Some(index)))
+    Ok(record.is_ok_and(|record| record.index == by && erasure_of(&record.transaction) == Some(index)))
 }
 
 /// Each id leads to its one transaction. The index of a fork is asked before that of its parent, so the parent is asked too.

@@ -188,7 +188,7 @@ impl<'a> Source<'a> {
         // Where it stands is no part of the record.
         ["state", "quant"].iter().for_each(|name| drop(fields.remove(*name)));
         let record = Record::from_value(Value::Object(fields));
-        Ok(record.is_ok_and(|record| record.index == by && verify::erasure_of(&record) == Some(index)))
+        Ok(record.is_ok_and(|record| record.index == by && verify::erasure_of(&record.transaction) == Some(index)))
     }
 
     fn transactions(self, from: u64, end: u64) -> anyhow::Result<Body> {
@@ -266,7 +266,7 @@ impl Item {
         let record = Record::parse(text);
         let line = record.as_ref().ok().filter(|_| exports).map(|record| {
             let mut line = Vec::with_capacity(text.len());
-            record.write_canonical(&mut line);
+            record.transaction.write_canonical(record.index, &mut line);
             line.push(b'\n');
             line
         });

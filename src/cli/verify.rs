@@ -253,7 +253,7 @@ impl VerifiedReceipt {
             Some(_) if keys.is_empty() => Voucher::Unchecked,
             _ => Voucher::Key(receipt.check_signature(keys)?.clone()),
         };
-        let erased = receipt.record.data.is_none();
+        let erased = receipt.record.transaction.data().is_none();
         let whose = unproven(&voucher).into_iter();
         Ok(VerifiedReceipt {
             chain: receipt.chain,

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range, str::FromStr};
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, Timelike, Utc};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -24,12 +24,34 @@ impl Timestamp {
     /// From microseconds since 1970 in UTC. `None` outside of the years 0000 to 9999, which RFC 3339 cannot write.
     pub fn from_micros(micros: i64) -> Option<Self> {
         let moment = DateTime::from_timestamp_micros(micros)?;
-        (0..=9999).contains(&chrono::Datelike::year(&moment)).then_some(Timestamp(moment))
+        (0..=9999).contains(&moment.year()).then_some(Timestamp(moment))
     }
 
     /// Microseconds since 1970, negative before.
     pub fn micros(self) -> i64 {
         self.0.timestamp_micros()
+    }
+
+    /// As it is written. chrono's own writer takes ten times as long, which shows where each transaction is written.
+    fn digits(self) -> [u8; 27] {
+        let (date, time) = (self.0.date_naive(), self.0.time());
+        let parts = [
+            (0..4, date.year() as u32),
+            (5..7, date.month()),
+            (8..10, date.day()),
+            (11..13, time.hour()),
+            (14..16, time.minute()),
+            (17..19, time.second()),
+            (20..26, time.nanosecond() / 1_000),
+        ];
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        for (place, mut number) in parts {
+            for digit in text[place].iter_mut().rev() {
+                *digit += (number % 10) as u8;
+                number /= 10;
+            }
+        }
+        text
     }
 
     /// Whole seconds since 1970, 0 before.
@@ -40,7 +62,7 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Micros, true))
+        f.write_str(str::from_utf8(&self.digits()).expect("digits are text"))
     }
 }
 
@@ -175,81 +197,108 @@ pub struct Submission {
     pub signed: Option<Signed>,
 }
 
-/// A transaction as it is recorded: everything but its place.
+/// A transaction: everything but its place.
 ///
-/// Its fields cannot be changed, since its hash speaks for them.
+/// Its fields cannot be changed one by one, since its hash speaks for them.
 #[derive(Clone, Debug)]
 pub struct Transaction {
     id: Option<Id>,
     kind: Option<Kind>,
+    signed: Option<Signed>,
     timestamp: Timestamp,
     commitment: Hash,
     hash: Hash,
-    signed: Option<Signed>,
-    /// The record as it is stored and served, from behind the number of the index on.
-    tail: Vec<u8>,
-    /// Where its time stands in `tail`.
-    time: usize,
-    /// Where its data stands in `tail`.
-    data: Range<usize>,
+    payload: Payload,
+}
+
+/// What can be erased of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// It is there.
+    Whole {
+        /// Canonical JSON.
+        data: Vec<u8>,
+        /// It hides the data in the commitment.
+        salt: [u8; 16],
+    },
+    /// It was erased: the commitment is left.
+    Erased(Erased),
+}
+
+/// That a transaction was erased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// When.
+    pub timestamp: Timestamp,
+    /// The index of the transaction that records it, in the chain that wrote the erased one.
+    pub by: u64,
 }
 
 impl Transaction {
     /// Records a submission at a moment. The salt must be random: it hides erased data (FORMAT: commitment).
     pub fn new(submission: Submission, kind: Option<Kind>, timestamp: Timestamp, salt: [u8; 16]) -> Self {
         let Submission { data, id, signed } = submission;
-        let text = timestamp.to_string();
         let commitment = hash::commitment(&salt, &data);
-        let leaf = Leaf { commitment, id: id.as_ref(), kind, signed: signed.as_ref(), timestamp: &text };
-        let hash = leaf.hash();
+        Transaction::of(id, kind, signed, timestamp, commitment, Payload::Whole { data, salt })
+    }
 
-        let mut tail = Vec::with_capacity(data.len() + 384);
-        leaf.write_names(&mut tail);
-        tail.extend_from_slice(b",\"timestamp\":\"");
-        let time = tail.len();
-        tail.extend_from_slice(text.as_bytes());
-        tail.push(b'"');
-        leaf.write_signature(&mut tail);
-        tail.extend_from_slice(b",\"data\":");
-        let start = tail.len();
-        tail.extend_from_slice(&data);
-        let data = start..tail.len();
-        tail.extend_from_slice(b",\"salt\":\"");
-        let mut digits = [0; 32];
-        hex::encode_to_slice(salt, &mut digits).expect("16 bytes are 32 digits");
-        tail.extend_from_slice(&digits);
-        tail.extend_from_slice(b"\",\"hash\":\"");
-        tail.extend_from_slice(&hash.to_hex());
-        tail.extend_from_slice(b"\"}");
-        Transaction { id, kind, timestamp, commitment, hash, signed, tail, time, data }
+    /// Its hash is computed; the commitment must be that of the payload.
+    fn of(
+        id: Option<Id>,
+        kind: Option<Kind>,
+        signed: Option<Signed>,
+        timestamp: Timestamp,
+        commitment: Hash,
+        payload: Payload,
+    ) -> Self {
+        let mut transaction = Transaction { id, kind, signed, timestamp, commitment, hash: Hash::ZERO, payload };
+        transaction.hash = hash::leaf(&transaction.leaf());
+        transaction
     }
 
     /// Moves it on to a moment, where it is earlier. The data is not hashed again, so it costs little.
     pub fn delay_to(&mut self, moment: Timestamp) {
-        if self.timestamp >= moment {
-            return;
+        if self.timestamp < moment {
+            self.timestamp = moment;
+            self.hash = hash::leaf(&self.leaf());
         }
-        let text = moment.to_string();
-        let leaf = Leaf {
-            commitment: self.commitment,
-            id: self.id.as_ref(),
-            kind: self.kind,
-            signed: self.signed.as_ref(),
-            timestamp: &text,
-        };
-        (self.timestamp, self.hash) = (moment, leaf.hash());
-        self.tail[self.time..self.time + text.len()].copy_from_slice(text.as_bytes());
-        // The record ends with the hash.
-        let end = self.tail.len() - 2;
-        self.tail[end - 64..end].copy_from_slice(&self.hash.to_hex());
     }
 
-    /// Its canonical data.
-    pub fn data(&self) -> &[u8] {
-        &self.tail[self.data.clone()]
+    /// Its canonical data, unless it was erased.
+    pub fn data(&self) -> Option<&[u8]> {
+        match &self.payload {
+            Payload::Whole { data, .. } => Some(data),
+            Payload::Erased(_) => None,
+        }
     }
 
-    /// Who signed it, and how.
+    /// The salt of its commitment, unless it was erased.
+    pub fn salt(&self) -> Option<&[u8; 16]> {
+        match &self.payload {
+            Payload::Whole { salt, .. } => Some(salt),
+            Payload::Erased(_) => None,
+        }
+    }
+
+    /// When and by what it was erased, if it was.
+    pub fn erased(&self) -> Option<Erased> {
+        match self.payload {
+            Payload::Whole { .. } => None,
+            Payload::Erased(erased) => Some(erased),
+        }
+    }
+
+    /// The same without its payload.
+    pub fn erase(self, erased: Erased) -> Transaction {
+        Transaction { payload: Payload::Erased(erased), ..self }
+    }
+
+    /// What the node recorded, nothing for what clients inject.
+    pub fn kind(&self) -> Option<Kind> {
+        self.kind
+    }
+
+    /// Who signed it, and how. Not checked: that needs the chain.
     pub fn signed(&self) -> Option<&Signed> {
         self.signed.as_ref()
     }
@@ -269,105 +318,181 @@ impl Transaction {
         self.timestamp
     }
 
+    /// `H(salt ‖ data)`.
+    pub fn commitment(&self) -> Hash {
+        self.commitment
+    }
+
     /// Its Merkle leaf hash.
     pub fn hash(&self) -> Hash {
         self.hash
     }
 
-    /// Bytes of its record, but for the digits of the index.
-    pub fn record_bytes(&self) -> usize {
-        RECORD_START.len() + self.tail.len()
+    /// About how many bytes it is served as.
+    pub fn served_bytes(&self) -> usize {
+        // The names, the time, the salt and the hash; and the key and the signature with their names.
+        const FIELDS: usize = 192;
+        const SIGNED: usize = 220;
+        let id = self.id.as_ref().map_or(0, |id| id.as_str().len());
+        FIELDS + id + self.data().map_or(0, <[u8]>::len) + self.signed.as_ref().map_or(0, |_| SIGNED)
     }
 
-    /// Appends its record at this index: the JSON object that is stored and served.
-    pub fn write_record(&self, index: u64, out: &mut Vec<u8>) {
-        use std::io::Write;
-        out.extend_from_slice(RECORD_START);
-        write!(out, "{index}").expect("writing to memory does not fail");
-        out.extend_from_slice(&self.tail);
-    }
-}
-
-const RECORD_START: &[u8] = b"{\"index\":";
-
-/// The leaf hash that stands in a stored record, without parsing it: each record ends with it.
-pub fn record_hash(record: &[u8]) -> Option<Hash> {
-    let digits = record.strip_suffix(b"\"}")?;
-    std::str::from_utf8(&digits[digits.len().checked_sub(64)?..]).ok()?.parse().ok()
-}
-
-/// The leaf of a stored record, without parsing it: what its hash speaks for, and it is checked that it does.
-///
-/// The parts stand in the order of [`Transaction::new`], and an erased record has its commitment in the place of its data.
-/// The marks between them stand in no id, where their quotes would be escaped.
-pub fn record_leaf(record: &[u8]) -> Option<Vec<u8>> {
-    let text = str::from_utf8(record).ok()?;
-    let (head, commitment) = match text.split_once(",\"data\":") {
-        Some((head, rest)) => {
-            let (data, salt) = rest.rsplit_once(",\"salt\":\"")?;
-            let salt = take_hex(salt.get(..32)?, "salt").ok()?;
-            (head, hash::commitment(&salt, data.as_bytes()))
-        }
-        None => {
-            let (head, rest) = text.split_once(",\"commitment\":\"")?;
-            (head, rest.get(..64)?.parse().ok()?)
-        }
-    };
-    let (names, rest) = head.split_once(",\"timestamp\":\"")?;
-    let names = names.find(',').map_or("", |end_of_index| &names[end_of_index..]);
-    let (time, signature) = rest.split_once('"')?;
-    let leaf = format!("{{\"commitment\":\"{commitment}\"{names}{signature},\"timestamp\":\"{time}\"}}").into_bytes();
-    (Some(hash::leaf(&leaf)) == record_hash(record)).then_some(leaf)
-}
-
-fn write_kind(kind: Kind, out: &mut Vec<u8>) {
-    out.extend_from_slice(b",\"kind\":\"");
-    out.extend_from_slice(kind.as_str().as_bytes());
-    out.push(b'"');
-}
-
-/// What the Merkle tree commits to of a transaction.
-struct Leaf<'a> {
-    commitment: Hash,
-    id: Option<&'a Id>,
-    kind: Option<Kind>,
-    signed: Option<&'a Signed>,
-    timestamp: &'a str,
-}
-
-impl Leaf<'_> {
-    fn hash(&self) -> Hash {
+    /// What the Merkle tree commits to (FORMAT: leaf): canonical JSON (RFC 8785).
+    pub fn leaf(&self) -> Vec<u8> {
         let mut leaf = Vec::with_capacity(512);
-        leaf.extend_from_slice(b"{\"commitment\":\"");
-        leaf.extend_from_slice(&self.commitment.to_hex());
-        leaf.push(b'"');
-        self.write_names(&mut leaf);
+        leaf.push(b'{');
+        self.write_commitment(&mut leaf);
+        self.write_id(&mut leaf);
+        self.write_kind(&mut leaf);
         self.write_signature(&mut leaf);
-        leaf.extend_from_slice(b",\"timestamp\":\"");
-        leaf.extend_from_slice(self.timestamp.as_bytes());
-        leaf.extend_from_slice(b"\"}");
-        hash::leaf(&leaf)
+        self.write_time(&mut leaf);
+        leaf.push(b'}');
+        leaf
     }
 
-    fn write_names(&self, out: &mut Vec<u8>) {
-        if let Some(id) = self.id {
+    /// Appends it as it is served at this index.
+    pub fn write(&self, index: u64, out: &mut Vec<u8>) {
+        self.write_head(index, out);
+        self.write_payload(out);
+        self.write_end(out);
+    }
+
+    /// Appends it as it is served, without what can be erased, which comes to `payload`.
+    pub fn write_apart(&self, index: u64, text: &mut Vec<u8>, payload: &mut Vec<u8>) {
+        self.write_head(index, text);
+        self.write_payload(match self.payload {
+            Payload::Whole { .. } => payload,
+            Payload::Erased(_) => text,
+        });
+        self.write_end(text);
+    }
+
+    fn write_head(&self, index: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"index\":");
+        write_number(index, out);
+        self.write_id(out);
+        self.write_kind(out);
+        self.write_time(out);
+        self.write_signature(out);
+        if let Payload::Whole { .. } = self.payload {
+            out.extend_from_slice(DATA);
+        }
+    }
+
+    fn write_payload(&self, out: &mut Vec<u8>) {
+        match &self.payload {
+            Payload::Whole { data, salt } => {
+                out.extend_from_slice(data);
+                write_field(",\"salt\":\"", &hex_digits::<32>(salt), out);
+            }
+            Payload::Erased(erased) => write_erased(self.commitment, *erased, out),
+        }
+    }
+
+    fn write_end(&self, out: &mut Vec<u8>) {
+        write_field(",\"hash\":\"", &self.hash.to_hex(), out);
+        out.push(b'}');
+    }
+
+    /// Appends it as it is exported: canonical JSON (RFC 8785).
+    pub fn write_canonical(&self, index: u64, out: &mut Vec<u8>) {
+        out.push(b'{');
+        match &self.payload {
+            Payload::Whole { data, .. } => {
+                out.extend_from_slice(&DATA[1..]);
+                out.extend_from_slice(data);
+            }
+            Payload::Erased(Erased { timestamp, by }) => {
+                self.write_commitment(out);
+                out.extend_from_slice(b",\"erased\":{\"by\":");
+                write_number(*by, out);
+                write_field(",\"timestamp\":\"", &timestamp.digits(), out);
+                out.push(b'}');
+            }
+        }
+        write_field(",\"hash\":\"", &self.hash.to_hex(), out);
+        self.write_id(out);
+        out.extend_from_slice(b",\"index\":");
+        write_number(index, out);
+        self.write_kind(out);
+        if let Some(salt) = self.salt() {
+            write_field(",\"salt\":\"", &hex_digits::<32>(salt), out);
+        }
+        self.write_signature(out);
+        self.write_time(out);
+        out.push(b'}');
+    }
+
+    fn write_commitment(&self, out: &mut Vec<u8>) {
+        write_field("\"commitment\":\"", &self.commitment.to_hex(), out);
+    }
+
+    fn write_id(&self, out: &mut Vec<u8>) {
+        if let Some(id) = &self.id {
             out.extend_from_slice(b",\"id\":");
             json::write_string(id.as_str(), out);
         }
+    }
+
+    fn write_kind(&self, out: &mut Vec<u8>) {
         if let Some(kind) = self.kind {
             write_kind(kind, out);
         }
     }
 
+    fn write_time(&self, out: &mut Vec<u8>) {
+        write_field(",\"timestamp\":\"", &self.timestamp.digits(), out);
+    }
+
     fn write_signature(&self, out: &mut Vec<u8>) {
-        if let Some(signed) = self.signed {
-            out.extend_from_slice(b",\"signature\":\"");
-            out.extend_from_slice(hex::encode(signed.signature).as_bytes());
-            out.extend_from_slice(b"\",\"signer\":\"");
-            out.extend_from_slice(hex::encode(signed.signer).as_bytes());
-            out.push(b'"');
+        if let Some(Signed { signer, signature }) = &self.signed {
+            write_field(",\"signature\":\"", &hex_digits::<128>(signature), out);
+            write_field(",\"signer\":\"", &hex_digits::<64>(signer), out);
         }
     }
+}
+
+/// What stands before the data of a served transaction.
+pub const DATA: &[u8] = b",\"data\":";
+
+/// Bytes of a served transaction from behind its payload on: its hash.
+pub const END_BYTES: usize = ",\"hash\":\"\"}".len() + 64;
+
+/// Appends what a served transaction has in the place of its data and salt when it was erased.
+pub fn write_erased(commitment: Hash, Erased { timestamp, by }: Erased, out: &mut Vec<u8>) {
+    write_field(",\"commitment\":\"", &commitment.to_hex(), out);
+    write_field(",\"erased\":{\"timestamp\":\"", &timestamp.digits(), out);
+    out.extend_from_slice(b",\"by\":");
+    write_number(by, out);
+    out.push(b'}');
+}
+
+fn write_kind(kind: Kind, out: &mut Vec<u8>) {
+    write_field(",\"kind\":\"", kind.as_str().as_bytes(), out);
+}
+
+/// A field whose value is a string without escapes; `name` ends with its opening quote.
+fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(value);
+    out.push(b'"');
+}
+
+fn write_number(number: u64, out: &mut Vec<u8>) {
+    use std::io::Write;
+    write!(out, "{number}").expect("writing to memory does not fail");
+}
+
+fn hex_digits<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut digits = [0; N];
+    hex::encode_to_slice(bytes, &mut digits).expect("a byte is two digits");
+    digits
+}
+
+/// The leaf hash that stands in a served transaction, without parsing it: each ends with it.
+pub fn record_hash(served: &[u8]) -> Option<Hash> {
+    let digits = served.strip_suffix(b"\"}")?;
+    std::str::from_utf8(&digits[digits.len().checked_sub(64)?..]).ok()?.parse().ok()
 }
 
 /// A transaction as somebody serves it: its form is checked and its hash recomputed, its place is not known yet.
@@ -375,33 +500,8 @@ impl Leaf<'_> {
 pub struct Record {
     /// The place that it claims.
     pub index: u64,
-    /// The client's name for it.
-    pub id: Option<Id>,
-    /// What the node recorded, absent for what clients inject.
-    pub kind: Option<Kind>,
-    /// Who wrote it. Not checked yet: that needs the chain.
-    pub signed: Option<Signed>,
-    /// When a node accepted it.
-    pub timestamp: Timestamp,
-    /// Its data in canonical form, or nothing if it was erased.
-    pub data: Option<Vec<u8>>,
-    /// The salt of its commitment, or nothing if it was erased.
-    pub salt: Option<[u8; 16]>,
-    /// `H(salt ‖ data)`: recomputed, or what is left of an erased one.
-    pub commitment: Hash,
-    /// When it was erased, if it was.
-    pub erased: Option<Erased>,
-    /// The leaf hash, recomputed from all of the above.
-    pub hash: Hash,
-}
-
-/// That a transaction was erased.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Erased {
-    /// When.
-    pub timestamp: Timestamp,
-    /// The index of the transaction that records it, in the chain that wrote the erased one.
-    pub by: u64,
+    /// What stands there.
+    pub transaction: Transaction,
 }
 
 impl Record {
@@ -438,12 +538,12 @@ impl Record {
         let claimed: Hash = take_hash(&mut fields, "hash")?.ok_or("\"hash\" is missing")?;
         let data = fields.remove("data").map(|data| json::canonical(&data));
         let salt = take_text(&mut fields, "salt")?.map(|salt| take_hex(&salt, "salt")).transpose()?;
-        let (commitment, erased) = match (&data, &salt) {
-            (Some(data), Some(salt)) => (hash::commitment(salt, data), None),
+        let (commitment, payload) = match (data, salt) {
+            (Some(data), Some(salt)) => (hash::commitment(&salt, &data), Payload::Whole { data, salt }),
             (None, None) => {
                 let erased = fields.remove("erased").ok_or("there is neither \"data\" nor \"erased\"")?;
                 let commitment = take_hash(&mut fields, "commitment")?.ok_or("\"commitment\" is missing")?;
-                (commitment, Some(Erased::from_value(erased)?))
+                (commitment, Payload::Erased(Erased::from_value(erased)?))
             }
             _ => return Err("of \"data\" and \"salt\" one is missing".into()),
         };
@@ -452,93 +552,13 @@ impl Record {
         if let Some(name) = fields.keys().next() {
             return Err(format!("{name:?} is no field of a transaction"));
         }
-        let time = timestamp.to_string();
-        let leaf = Leaf { commitment, id: id.as_ref(), kind, signed: signed.as_ref(), timestamp: &time };
-        let hash = leaf.hash();
+        let transaction = Transaction::of(id, kind, signed, timestamp, commitment, payload);
+        let hash = transaction.hash;
         if hash != claimed {
             return Err(format!("\"hash\" is {claimed}, but its content hashes to {hash}"));
         }
-        Ok(Record { index, id, kind, signed, timestamp, data, salt, commitment, erased, hash })
+        Ok(Record { index, transaction })
     }
-
-    /// Appends it as it is exported: canonical JSON (RFC 8785).
-    pub fn write_canonical(&self, out: &mut Vec<u8>) {
-        use std::io::Write;
-        let Record { index, timestamp, commitment, hash, .. } = self;
-        let wrote = "writing to memory does not fail";
-        match (&self.data, &self.erased) {
-            (Some(data), _) => {
-                out.extend_from_slice(b"{\"data\":");
-                out.extend_from_slice(data);
-            }
-            (None, erased) => {
-                write!(out, "{{\"commitment\":\"{commitment}\"").expect(wrote);
-                erased.iter().for_each(|Erased { timestamp, by }| {
-                    write!(out, ",\"erased\":{{\"by\":{by},\"timestamp\":\"{timestamp}\"}}").expect(wrote);
-                });
-            }
-        }
-        write!(out, ",\"hash\":\"{hash}\"").expect(wrote);
-        if let Some(id) = &self.id {
-            out.extend_from_slice(b",\"id\":");
-            json::write_string(id.as_str(), out);
-        }
-        write!(out, ",\"index\":{index}").expect(wrote);
-        if let Some(kind) = self.kind {
-            write!(out, ",\"kind\":\"{}\"", kind.as_str()).expect(wrote);
-        }
-        if let Some(salt) = &self.salt {
-            write!(out, ",\"salt\":\"{}\"", hex::encode(salt)).expect(wrote);
-        }
-        if let Some(Signed { signer, signature }) = &self.signed {
-            write!(out, ",\"signature\":\"{}\",\"signer\":\"{}\"", hex::encode(signature), hex::encode(signer))
-                .expect(wrote);
-        }
-        write!(out, ",\"timestamp\":\"{timestamp}\"}}").expect(wrote);
-    }
-
-    /// Appends it as it is stored and served: the bytes that [`Transaction::write_record`] has written.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        use std::io::Write;
-        let Record { index, timestamp, commitment, hash, .. } = self;
-        let leaf = Leaf {
-            commitment: *commitment,
-            id: self.id.as_ref(),
-            kind: self.kind,
-            signed: self.signed.as_ref(),
-            timestamp: "",
-        };
-        let wrote = "writing to memory does not fail";
-        out.extend_from_slice(RECORD_START);
-        write!(out, "{index}").expect(wrote);
-        leaf.write_names(out);
-        write!(out, ",\"timestamp\":\"{timestamp}\"").expect(wrote);
-        leaf.write_signature(out);
-        match (&self.data, &self.salt, &self.erased) {
-            (Some(data), Some(salt), _) => {
-                out.extend_from_slice(b",\"data\":");
-                out.extend_from_slice(data);
-                write!(out, ",\"salt\":\"{}\"", hex::encode(salt)).expect(wrote);
-            }
-            (_, _, Some(erased)) => write_erased(*commitment, *erased, out),
-            _ => unreachable!("what has no data and no salt was erased"),
-        }
-        write!(out, ",\"hash\":\"{hash}\"}}").expect(wrote);
-    }
-
-    /// Its record after an erasure: everything but the data and the salt.
-    pub fn write_erased(&self, erased: Erased, out: &mut Vec<u8>) {
-        let (id, signed) = (self.id.clone(), self.signed.clone());
-        Record { id, signed, data: None, salt: None, erased: Some(erased), ..*self }.write(out);
-    }
-}
-
-/// Appends what a served transaction has in the place of its data and salt when it was erased.
-pub fn write_erased(commitment: Hash, Erased { timestamp, by }: Erased, out: &mut Vec<u8>) {
-    use std::io::Write;
-    let erased =
-        format_args!(",\"commitment\":\"{commitment}\",\"erased\":{{\"timestamp\":\"{timestamp}\",\"by\":{by}}}");
-    write!(out, "{erased}").expect("writing to memory does not fail");
 }
 
 impl Erased {
@@ -620,15 +640,12 @@ impl<'a> Walk<'a> {
             }),
             _ => return None,
         };
-        let time = plain_text(self.timestamp?)?;
-        let timestamp = time.parse().ok()?;
+        let timestamp = plain_text(self.timestamp?)?.parse().ok()?;
         let (data, salt) = (self.data?, take_hex(plain_text(self.salt?)?, "salt").ok()?);
-        let commitment = hash::commitment(&salt, data);
-        let leaf = Leaf { commitment, id: id.as_ref(), kind, signed: signed.as_ref(), timestamp: time };
-        let hash = leaf.hash();
-        (plain_text(self.hash?)?.as_bytes() == hash.to_hex()).then_some(())?;
-        let (data, salt, erased) = (Some(data.to_vec()), Some(salt), None);
-        Some(Record { index, id, kind, signed, timestamp, data, salt, commitment, erased, hash })
+        let (commitment, data) = (hash::commitment(&salt, data), data.to_vec());
+        let transaction = Transaction::of(id, kind, signed, timestamp, commitment, Payload::Whole { data, salt });
+        let is_it = plain_text(self.hash?)?.as_bytes() == transaction.hash.to_hex();
+        is_it.then_some(Record { index, transaction })
     }
 }
 
@@ -843,7 +860,7 @@ mod tests {
         fn what_is_recorded_is_read_back((submission, kind, timestamp, salt) in submissions(), index in 0..1u64 << 53) {
             let transaction = Transaction::new(submission.clone(), kind, timestamp, salt);
             let mut bytes = b"before".to_vec();
-            transaction.write_record(index, &mut bytes);
+            transaction.write(index, &mut bytes);
             let bytes = &bytes[6..];
             // Delayed, it is what it would be if it had been made then; earlier it never becomes.
             for earlier in [time(-62_167_219_200_000_000), timestamp] {
@@ -851,24 +868,30 @@ mod tests {
                 delayed.delay_to(timestamp);
                 delayed.delay_to(earlier);
                 let mut record = Vec::new();
-                delayed.write_record(index, &mut record);
+                delayed.write(index, &mut record);
                 prop_assert_eq!((&record[..], delayed.hash()), (bytes, transaction.hash()));
             }
-            prop_assert_eq!(transaction.record_bytes() + index.to_string().len(), bytes.len());
-            prop_assert_eq!(transaction.data(), &submission.data[..]);
+            let about = transaction.served_bytes();
+            prop_assert!(bytes.len().abs_diff(about) < 192, "{} is not about {about}", bytes.len());
+            prop_assert_eq!(transaction.data(), Some(&submission.data[..]));
             prop_assert_eq!(record_hash(bytes), Some(transaction.hash()));
-            let leaf = record_leaf(bytes).unwrap();
+            let leaf = transaction.leaf();
+            let (mut text, mut payload) = (Vec::new(), Vec::new());
+            transaction.write_apart(index, &mut text, &mut payload);
+            let (start, end) = text.split_at(text.len() - END_BYTES);
+            prop_assert_eq!([start, &payload, end].concat(), bytes);
+            prop_assert!(start.ends_with(DATA));
 
-            let record = Record::parse(bytes).unwrap();
-            prop_assert_eq!((record.index, record.hash), (index, transaction.hash()));
-            prop_assert_eq!((&record.id, record.kind), (&submission.id, kind));
-            prop_assert_eq!((&record.signed, record.timestamp), (&submission.signed, timestamp));
-            prop_assert_eq!(record.data.as_ref(), Some(&submission.data));
+            let Record { index: read_index, transaction: read } = Record::parse(bytes).unwrap();
+            prop_assert_eq!((read_index, read.hash()), (index, transaction.hash()));
+            prop_assert_eq!((read.id(), read.kind()), (submission.id.as_ref(), kind));
+            prop_assert_eq!((read.signed(), read.timestamp()), (submission.signed.as_ref(), timestamp));
+            prop_assert_eq!(read.data(), Some(&submission.data[..]));
             let mut written = Vec::new();
-            record.write(&mut written);
+            read.write(index, &mut written);
             prop_assert_eq!(&written, bytes);
             written.clear();
-            record.write_canonical(&mut written);
+            read.write_canonical(index, &mut written);
             prop_assert_eq!(&written, &json::canonical(&json::parse(bytes).unwrap()));
 
             // The hash as FORMAT writes it, and the same after an erasure.
@@ -884,20 +907,25 @@ mod tests {
             let place = bytes.windows(8).position(|window| window == b",\"data\":").unwrap();
             let erased = json!({"timestamp": timestamp.to_string(), "by": index});
             let rest = format!(",\"commitment\":{},\"erased\":{erased},\"hash\":\"{}\"}}", fields["commitment"], transaction.hash());
-            prop_assert_eq!(record_leaf(&[&bytes[..place], rest.as_bytes()].concat()), Some(leaf));
+            let without = [&bytes[..place], rest.as_bytes()].concat();
+            prop_assert_eq!(Record::parse(&without).unwrap().transaction.leaf(), leaf);
+            (text, payload) = (Vec::new(), Vec::new());
+            let gone = transaction.clone().erase(Erased { timestamp, by: index });
+            gone.write_apart(index, &mut text, &mut payload);
+            prop_assert_eq!((json::parse(&text).unwrap(), payload.len()), (json::parse(&without).unwrap(), 0));
             fields.insert("index".into(), index.into());
             fields.insert("hash".into(), transaction.hash().to_string().into());
             prop_assert!(Record::from_value(json!(fields)).is_err(), "an erased transaction says so");
             fields.insert("erased".into(), json!({"timestamp": timestamp.to_string(), "by": index}));
-            let erased = Record::from_value(json!(fields)).unwrap();
+            let erased = Record::from_value(json!(fields)).unwrap().transaction;
             let mut written = Vec::new();
-            erased.write(&mut written);
+            erased.write(index, &mut written);
             prop_assert_eq!(json::parse(&written).unwrap(), json!(fields));
             prop_assert_eq!(record_hash(&written), Some(transaction.hash()));
             written.clear();
-            erased.write_canonical(&mut written);
+            erased.write_canonical(index, &mut written);
             prop_assert_eq!(written, json::canonical(&json!(fields)));
-            prop_assert_eq!((erased.hash, erased.data, erased.signed), (transaction.hash(), None, submission.signed));
+            prop_assert_eq!((erased.hash(), erased.data(), erased.signed()), (transaction.hash(), None, submission.signed.as_ref()));
         }
 
         #[test]
@@ -907,12 +935,10 @@ mod tests {
             bit in 0..8u8,
         ) {
             let mut bytes = Vec::new();
-            Transaction::new(submission, kind, timestamp, salt).write_record(7, &mut bytes);
+            Transaction::new(submission, kind, timestamp, salt).write(7, &mut bytes);
             let original = json::parse(&bytes).unwrap();
-            let whole = bytes.clone();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
-            prop_assert!(record_leaf(&bytes).is_none_or(|leaf| Some(leaf) == record_leaf(&whole)));
             // Its place is no part of a transaction: only the tree knows it.
             if let Ok(record) = Record::parse(&bytes) {
                 let mut changed = json::parse(&bytes).unwrap();
@@ -933,7 +959,7 @@ mod tests {
             cut in any::<prop::sample::Index>(),
         ) {
             let mut stored = Vec::new();
-            Transaction::new(submission, kind, timestamp, salt).write_record(7, &mut stored);
+            Transaction::new(submission, kind, timestamp, salt).write(7, &mut stored);
             let exported = json::canonical(&json::parse(&stored).unwrap());
             for text in [stored, exported] {
                 let whole = Walk::over(&text);
@@ -974,7 +1000,7 @@ mod tests {
     fn the_walk_leaves_what_is_rare_to_the_gate() {
         let mut bytes = Vec::new();
         let submission = Submission { data: b"[1]".to_vec(), id: None, signed: None };
-        Transaction::new(submission, None, time(0), [0xab; 16]).write_record(3, &mut bytes);
+        Transaction::new(submission, None, time(0), [0xab; 16]).write(3, &mut bytes);
         let text = String::from_utf8(bytes).unwrap();
         assert!(Walk::over(text.as_bytes()).is_some());
         let with = |from: &str, to: &str| text.replacen(from, to, 1);
@@ -1004,7 +1030,7 @@ mod tests {
         let mut bytes = Vec::new();
         let id = Some("n\"1".parse().unwrap());
         let submission = Submission { data: b"null".to_vec(), id, signed: None };
-        Transaction::new(submission, None, time(0), [0; 16]).write_record(3, &mut bytes);
+        Transaction::new(submission, None, time(0), [0; 16]).write(3, &mut bytes);
         let record = json::parse(&bytes).unwrap();
         let with = |name: &str, value: Value| {
             let mut changed = record.clone();
@@ -1043,7 +1069,7 @@ mod tests {
         }
         assert!(Record::from_value(json!([])).is_err());
         for cut in [&b""[..], b"\"}", b"{\"hash\":\"00\"}", &bytes[..bytes.len() - 1]] {
-            assert_eq!((record_hash(cut), record_leaf(cut)), (None, None));
+            assert_eq!((record_hash(cut), Record::parse(cut).is_err()), (None, true));
         }
     }
 }

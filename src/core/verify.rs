@@ -14,7 +14,7 @@ use super::{
     note::{Checkpoint, KeyName, Note, NoteError, VerifierKey},
     quant::{Quant, QuantFields},
     rules::{Refusal, Rules},
-    transaction::{Erased, Id, Kind, Record, take_text},
+    transaction::{Erased, Id, Kind, Record, Transaction, take_text},
 };
 
 /// The first fault that was found.
@@ -77,7 +77,9 @@ impl Checked {
     /// Checks a transaction against rules that will probably be in force when its turn comes. Where it breaks them, or they
     /// are not in force then, [`Verifier::checked`] decides.
     pub fn new(record: Record, in_force: Option<&InForce>) -> Checked {
-        let meets = in_force.filter(|of| record.kind.is_none() && check_rules(of, &record).is_ok()).map(|of| of.id);
+        let meets = in_force
+            .filter(|of| record.transaction.kind().is_none() && check_rules(of, &record).is_ok())
+            .map(|of| of.id);
         Checked { record, meets }
     }
 
@@ -218,7 +220,7 @@ impl Verifier {
         if self.bang.is_some() {
             return fault("it follows a bang within one quant, which seals the bang alone".into());
         }
-        match (&record.kind, &self.current) {
+        match (record.transaction.kind(), &self.current) {
             (Some(Kind::Bang), _) => self.bang = Some(self.check_bang(record)?),
             (_, None) => return fault("a chain starts with its bang".into()),
             (Some(Kind::Erasure), Some(current)) => {
@@ -229,23 +231,23 @@ impl Verifier {
                 check_rules(current, record).map_err(|detail| Fault::of_transaction(index, detail))?
             }
         }
-        if let (Some(id), Some(ids)) = (&record.id, &mut self.ids)
+        if let (Some(id), Some(ids)) = (record.transaction.id(), &mut self.ids)
             && !ids.insert(id.clone())
         {
             return fault(format!("its id {:?} stands in the chain already", id.as_str()));
         }
         self.count_erased(record);
-        self.edge.push(record.hash, tiles);
+        self.edge.push(record.transaction.hash(), tiles);
         Ok(())
     }
 
     /// An erased transaction says which one records that. It may be wrong without anybody's fault: the record of it may be on
     /// the chain that this one was forked or copied from. So [`Verifier::check_erasures`] is for the caller to ask.
     fn count_erased(&mut self, record: &Record) {
-        if let Some(erased) = erasure_of(record) {
+        if let Some(erased) = erasure_of(&record.transaction) {
             self.unproven.remove(&(record.index, erased));
         }
-        if let Some(Erased { by, .. }) = record.erased {
+        if let Some(Erased { by, .. }) = record.transaction.erased() {
             self.erased += 1;
             self.unproven.insert((by, record.index));
         }
@@ -256,7 +258,7 @@ impl Verifier {
         if self.edge.size() != self.newest.as_ref().map_or(0, Quant::size) {
             return Err(fault("a bang stands between the transactions of one quant".into()));
         }
-        let data = record.data.as_ref().ok_or_else(|| fault("a bang cannot be erased".into()))?;
+        let data = record.transaction.data().ok_or_else(|| fault("a bang cannot be erased".into()))?;
         let data = json::parse(data).map_err(|error| fault(error.to_string()))?;
         let rules = Rules::from_value(&data)
             .map_err(|faults| fault(format!("its rules are no rules: {}: {}", faults[0].pointer, faults[0].detail)))?;
@@ -301,24 +303,25 @@ impl Verifier {
 }
 
 /// The transaction that an erasure records.
-pub fn erasure_of(record: &Record) -> Option<u64> {
-    let data = record.data.as_ref().filter(|_| record.kind == Some(Kind::Erasure))?;
+pub fn erasure_of(transaction: &Transaction) -> Option<u64> {
+    let data = transaction.data().filter(|_| transaction.kind() == Some(Kind::Erasure))?;
     json::parse(data).ok()?.get("index")?.as_u64()
 }
 
 fn check_erasure_record(InForce { id, rules }: &InForce, record: &Record) -> Result<(), String> {
-    let data = record.data.as_ref().ok_or("the record of an erasure cannot be erased")?;
-    let erased = erasure_of(record).filter(|&erased| erased < record.index);
+    let Record { index, transaction } = record;
+    let data = transaction.data().ok_or("the record of an erasure cannot be erased")?;
+    let erased = erasure_of(transaction).filter(|erased| erased < index);
     erased.ok_or("it is the record of an erasure, but names no earlier transaction")?;
-    rules.check_signature(*id, record.kind, data, record.id.as_ref(), record.signed.as_ref()).map_err(told)
+    rules.check_signature(*id, transaction.kind(), data, transaction.id(), transaction.signed()).map_err(told)
 }
 
-fn check_rules(InForce { id, rules }: &InForce, record: &Record) -> Result<(), String> {
-    let signed = record.signed.as_ref();
-    let outcome = match &record.data {
+fn check_rules(InForce { id, rules }: &InForce, Record { transaction, .. }: &Record) -> Result<(), String> {
+    let signed = transaction.signed();
+    let outcome = match transaction.data() {
         Some(data) => {
             let value = || json::parse(data).expect("what is canonical can be read");
-            rules.check_recorded(*id, data, record.id.as_ref(), signed, value)
+            rules.check_recorded(*id, data, transaction.id(), signed, value)
         }
         // Only the commitment is left: what the data was cannot be checked against the rules, nor can its signature.
         None => rules.check_writer(signed),
@@ -383,7 +386,7 @@ pub fn receipt(value: Value) -> Result<Receipt, Fault> {
         .map_err(|detail| Fault { place: "the receipt's transaction".into(), detail })?;
     let quant = quant(take("quant")?).map_err(|detail| Fault { place: "the receipt's quant".into(), detail })?;
     let path: Vec<Hash> = parse("path", take("path")?)?;
-    merkle::check_inclusion(record.hash, record.index, quant.size(), &path, quant.header().root)
+    merkle::check_inclusion(record.transaction.hash(), record.index, quant.size(), &path, quant.header().root)
         .map_err(|error| Fault { place: "the receipt's path".into(), detail: error.to_string() })?;
     let unsound = |detail: String| Fault { place: "the receipt's checkpoint".into(), detail };
     let checkpoint = take_text(&mut fields, "checkpoint").map_err(fault)?;
@@ -530,7 +533,7 @@ mod tests {
 
         fn serve(&mut self, transaction: &Transaction) {
             let mut record = Vec::new();
-            transaction.write_record(self.leaves.len() as u64, &mut record);
+            transaction.write(self.leaves.len() as u64, &mut record);
             self.export.push(record);
             self.leaves.push(transaction.hash());
         }
@@ -781,7 +784,7 @@ mod tests {
         assert!(fault(&Node::of(&[Step::Leap]).export[2..]).contains("\"index\" is 1, but 0 is next"));
         let mut records = Vec::new();
         Transaction::new(Submission { data: b"1".to_vec(), id: None, signed: None }, None, Node::time(0), [0; 16])
-            .write_record(0, &mut records);
+            .write(0, &mut records);
         assert!(fault(&[records]).contains("starts with its bang"));
         assert!(verified(&new[..1]).is_ok_and(|verifier| verifier.id().is_none()), "no quant, no chain");
     }
@@ -817,8 +820,9 @@ mod tests {
 
         // Erased or not, what stands in a chain with writers was signed by one of them.
         let rules = Rules::from_value(&json!({"name": "a", "writers": [hex::encode(node.key.verifying_key())]}));
-        let mut erased = Record::from_value(json::parse(&Node::new().export[0]).unwrap()).unwrap();
-        erased.data = None;
+        let whole = Record::from_value(json::parse(&Node::new().export[0]).unwrap()).unwrap();
+        let by = Erased { timestamp: Node::time(9), by: 2 };
+        let erased = Record { transaction: whole.transaction.erase(by), ..whole };
         assert!(
             check_rules(&InForce { id: Hash::ZERO, rules: rules.ok().unwrap() }, &erased)
                 .is_err_and(|detail| detail.contains("not signed"))

@@ -30,7 +30,7 @@ use crate::{
         proof::TlogProof,
         quant::{Quant, QuantFields},
         rules::{ChainName, Fault, ForkOf},
-        transaction::{Id, Timestamp, record_leaf},
+        transaction::{Id, Record, Timestamp},
     },
     limits,
     node::{Node, Receipt},
@@ -562,8 +562,8 @@ pub async fn receipt(
 /// The receipt of a sealed transaction as a C2SP tlog-proof.
 async fn tlog_proof(app: &App, chain: Arc<ChainHandle>, index: u64) -> Result<String, Problem> {
     let Receipt { record, path, checkpoint, .. } = app.0.node.receipt(chain, index).await?;
-    let leaf = record_leaf(&record);
-    let leaf = leaf.ok_or_else(|| StoreError::Damaged(format!("transaction {index} is malformed")))?;
+    let leaf = Record::parse(&record).map(|record| record.transaction.leaf());
+    let leaf = leaf.map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
     Ok(TlogProof { leaf: Some(leaf), index, path, checkpoint }.to_string())
 }
 

@@ -320,7 +320,7 @@ impl Import {
 
 /// What is nested deeper could be stored, but some of what is served around it could not be read any more.
 fn check_depth(record: &Record) -> Result<(), Fault> {
-    let Some(data) = &record.data else { return Ok(()) };
+    let Some(data) = record.transaction.data() else { return Ok(()) };
     let is_deep = || json::parse(data).is_ok_and(|value| json::depth(&value) > limits::DATA_DEPTH);
     if json::canonical_length(data, limits::DATA_DEPTH).is_some() || !is_deep() {
         return Ok(());
@@ -448,7 +448,7 @@ impl Storing {
 
     fn transaction(&mut self, store: &Store, record: &Record, line: u64) -> Result<(), ImportError> {
         let index = record.index;
-        if let Some(id) = &record.id {
+        if let Some(id) = record.transaction.id() {
             let earlier = match &self.lineage {
                 Some(lineage) => store.transaction_with_id(lineage, id)?.is_some_and(|other| other != index),
                 None => false,
@@ -458,12 +458,12 @@ impl Storing {
                 return Err(ImportError::Fault { line, fault: Fault::of_transaction(index, detail) });
             }
         }
-        let mut bytes = Vec::with_capacity(512);
-        record.write(&mut bytes);
         if index >= self.found.size {
-            self.part.transaction(&bytes);
+            self.part.transaction(&record.transaction);
             return Ok(());
         }
+        let mut bytes = Vec::with_capacity(512);
+        record.transaction.write(index, &mut bytes);
         if self.stored.is_empty() {
             let mut records = Vec::new();
             store.records(self.lineage(), index..self.found.size, b'\n', limits::CHUNK_BYTES, &mut records)?;

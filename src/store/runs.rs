@@ -24,7 +24,7 @@ use crate::{
     core::{
         hash::Hash,
         merkle::Edge,
-        transaction::{self, Id, Timestamp, record_hash},
+        transaction::{DATA, END_BYTES, Erased, Id, Timestamp, Transaction, record_hash, write_erased},
     },
     limits,
     log::{Batch, Payload, Place, Record, Slot},
@@ -35,12 +35,6 @@ pub(super) const RUN: u8 = b'R';
 
 /// Bytes of the plain bytes before the lengths of the texts.
 const HEAD: usize = 1 + 32 + 8 + 8 + 4;
-
-/// What stands before the data in a text.
-const DATA: &[u8] = b",\"data\":";
-
-/// Bytes of a text behind the payload: the hash.
-const END: usize = ",\"hash\":\"\"}".len() + 64;
 
 /// Consecutive transactions of one chain that are committed together.
 pub struct Run {
@@ -67,20 +61,15 @@ impl Run {
             && (self.lengths.len() >= limits::RUN_TRANSACTIONS || self.bytes() + bytes > limits::RUN_BYTES)
     }
 
-    /// Adds the next transaction as it is served, and gives its size in bytes.
-    pub fn push(&mut self, served: &[u8]) -> u64 {
-        // The mark stands in no id, where its quotes would be escaped.
-        let data = served.windows(DATA.len()).position(|window| window == DATA);
-        let payload = match data {
-            Some(at) => at + DATA.len()..served.len() - END,
-            None => served.len()..served.len(),
-        };
-        self.texts.extend_from_slice(&served[..payload.start]);
-        self.texts.extend_from_slice(&served[payload.end..]);
-        self.lengths.push(u32::try_from(served.len() - payload.len()).expect("a run is bounded far below 4 GiB"));
-        self.payloads.extend_from_slice(&served[payload]);
+    /// Adds the next transaction, and gives its size in bytes as it is served.
+    pub fn push(&mut self, transaction: &Transaction) -> u64 {
+        let (texts, payloads) = (self.texts.len(), self.payloads.len());
+        let index = self.first + u64::from(self.count());
+        transaction.write_apart(index, &mut self.texts, &mut self.payloads);
+        let length = self.texts.len() - texts;
+        self.lengths.push(u32::try_from(length).expect("a run is bounded far below 4 GiB"));
         self.ends.push(self.payloads.len());
-        served.len() as u64
+        (length + self.payloads.len() - payloads) as u64
     }
 
     /// Bytes of its transactions.
@@ -135,7 +124,7 @@ impl Run {
 #[derive(Clone, Copy)]
 pub(super) struct Erasure {
     /// When, and by which transaction.
-    pub(super) erased: transaction::Erased,
+    pub(super) erased: Erased,
     /// What the leaf says of the data.
     pub(super) commitment: Hash,
 }
@@ -220,7 +209,7 @@ impl StoredRun {
             }
             let (index, text) = (self.first + at as u64, self.text(at));
             let damaged = |detail: &str| StoreError::Damaged(format!("transaction {index}: {detail}"));
-            let split = text.len().checked_sub(END).ok_or_else(|| damaged("it is malformed"))?;
+            let split = text.len().checked_sub(END_BYTES).ok_or_else(|| damaged("it is malformed"))?;
             match payload {
                 Payload::Whole([]) => out.extend_from_slice(text),
                 Payload::Whole(payload) => {
@@ -232,7 +221,7 @@ impl StoredRun {
                     let erasure = erasure(index)?.ok_or_else(|| damaged("its data is zeros, but it was not erased"))?;
                     let kept = text[..split].strip_suffix(DATA).ok_or_else(|| damaged("it is malformed"))?;
                     out.extend_from_slice(kept);
-                    transaction::write_erased(erasure.commitment, erasure.erased, out);
+                    write_erased(erasure.commitment, erasure.erased, out);
                     out.extend_from_slice(&text[split..]);
                 }
                 Payload::Damaged => return Err(damaged("its data is not as it was written")),

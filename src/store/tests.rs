@@ -43,7 +43,7 @@ impl Made {
 
     fn inject(&self, batch: &mut Batch, index: u64) {
         let of = (self.record.number, self.record.id);
-        batch.transaction(of, index, 0, &transaction(index), &mut Vec::new());
+        batch.transaction(of, index, 0, &transaction(index));
     }
 }
 
@@ -57,7 +57,7 @@ fn transaction(index: u64) -> Transaction {
 /// As it is served.
 fn served(index: u64) -> Vec<u8> {
     let mut served = Vec::new();
-    transaction(index).write_record(index, &mut served);
+    transaction(index).write(index, &mut served);
     served
 }
 

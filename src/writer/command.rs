@@ -11,7 +11,7 @@ use crate::{
         hash::Hash,
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Record, Timestamp, Transaction},
+        transaction::{Timestamp, Transaction},
         witness::{Evidence, Witnessed},
     },
     limits,
@@ -181,9 +181,9 @@ impl Command {
 
     fn bytes(&self) -> usize {
         match self {
-            Command::Inject { transactions, .. } => transactions.iter().map(Transaction::record_bytes).sum(),
+            Command::Inject { transactions, .. } => transactions.iter().map(Transaction::served_bytes).sum(),
             Command::Import(_, Step::Add { part, .. }) => part.bytes(),
-            Command::Bang { transaction, .. } => transaction.record_bytes(),
+            Command::Bang { transaction, .. } => transaction.served_bytes(),
             _ => 0,
         }
     }
@@ -227,8 +227,8 @@ impl Placed {
         Placed { index, hash: transaction.hash(), timestamp: transaction.timestamp(), replayed: false }
     }
 
-    pub(super) fn replay(record: &Record) -> Placed {
-        Placed { index: record.index, hash: record.hash, timestamp: record.timestamp, replayed: true }
+    pub(super) fn replay(index: u64, transaction: &Transaction) -> Placed {
+        Placed { replayed: true, ..Placed::new(index, transaction) }
     }
 }
 

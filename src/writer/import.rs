@@ -17,7 +17,7 @@ use crate::{
         merkle::Edge,
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::Timestamp,
+        transaction::{Timestamp, Transaction},
     },
     limits,
     store::{BangPlace, ChainNumber, ChainRecord, Effect, ImportRecord, Lineage, Removed, Run, Store, StoreError},
@@ -87,13 +87,13 @@ impl Part {
         Part::new(self.chain, self.size, self.bytes)
     }
 
-    /// Adds the next transaction as it is served.
-    pub fn transaction(&mut self, served: &[u8]) {
-        if self.runs.last().is_none_or(|run| run.is_full_for(served.len())) {
+    /// Adds the next transaction.
+    pub fn transaction(&mut self, transaction: &Transaction) {
+        if self.runs.last().is_none_or(|run| run.is_full_for(transaction.served_bytes())) {
             self.runs.push(Run::new(self.chain, self.size, self.bytes));
         }
         let run = self.runs.last_mut().expect("one was pushed where there was none");
-        self.bytes += run.push(served);
+        self.bytes += run.push(transaction);
         self.size += 1;
     }
 

@@ -12,7 +12,7 @@ use std::{
 use super::{
     ChainHandle, Command, Guard, Health, Outcome, Own, Placed, Published, Refused, Request,
     import::Importing,
-    load::{checked_record, edge_at, load_chain},
+    load::{checked_transaction, edge_at, load_chain},
 };
 use crate::{
     core::{
@@ -21,7 +21,7 @@ use crate::{
         merkle::{Edge, Tile},
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Erased, Id, Signed, Transaction},
+        transaction::{Erased, Id, Transaction},
         verify,
         witness::Witnessed,
     },
@@ -69,8 +69,6 @@ pub(super) struct Pending {
     pub(super) witnessed: HashMap<Hash, Arc<Witnessed>>,
     pub(super) erased: Option<Arc<ChainHandle>>,
     pub(super) replaced: Option<Arc<ChainHandle>>,
-    /// A transaction on its way into its run.
-    served: Vec<u8>,
 }
 
 /// A transaction with an id, and what a repetition must equal.
@@ -84,7 +82,7 @@ impl Named {
     /// What a transaction with the same id comes to.
     fn compare(&self, transaction: &Transaction) -> Result<Placed, Refused> {
         let Named { placed, data, signer } = self;
-        match data == transaction.data() && *signer == transaction.signer() {
+        match Some(&data[..]) == transaction.data() && *signer == transaction.signer() {
             true => Ok(Placed { replayed: true, ..*placed }),
             false => {
                 let id = transaction.id().map(|id| id.as_str().into()).unwrap_or_default();
@@ -467,20 +465,20 @@ impl Ledger {
         mut record: Transaction,
     ) -> Result<Result<Effect, Placed>, Refused> {
         let Entry { chain, handle, .. } = &self.chains[&number];
-        let erased = checked_record(&self.store, &handle.lineage, index)?;
-        if let Some(Erased { by, .. }) = erased.erased {
+        let erased = checked_transaction(&self.store, &handle.lineage, index)?;
+        if let Some(Erased { by, .. }) = erased.erased() {
             let is_there = by < chain.head.size();
-            let by = is_there.then(|| checked_record(&self.store, &handle.lineage, by)).transpose()?;
-            return match by.filter(|by| verify::erasure_of(by) == Some(index)) {
-                Some(by) => Ok(Err(Placed::replay(&by))),
+            let record = is_there.then(|| checked_transaction(&self.store, &handle.lineage, by)).transpose()?;
+            return match record.filter(|record| verify::erasure_of(record) == Some(index)) {
+                Some(record) => Ok(Err(Placed::replay(by, &record))),
                 None => Err(Refused::ErasedElsewhere(index)),
             };
         }
-        if erased.kind.is_some() {
+        if erased.kind().is_some() {
             return Err(Refused::NotErasable(index));
         }
         record.delay_to(chain.head.accepted);
-        Ok(Ok(Effect::Erase { chain: chain.id, index, commitment: erased.commitment, record }))
+        Ok(Ok(Effect::Erase { chain: chain.id, index, commitment: erased.commitment(), record }))
     }
 
     fn own(&mut self, own: Own, pending: &mut Pending) -> Result<Outcome, Refused> {
@@ -623,11 +621,12 @@ impl Entry {
     fn accept(&mut self, number: ChainNumber, transaction: Transaction, pending: &mut Pending) {
         let (index, bytes_before) = (self.chain.head.size(), self.chain.head.bytes);
         let of = (number, self.chain.id);
-        let bytes = pending.batch.transaction(of, index, bytes_before, &transaction, &mut pending.served);
+        let bytes = pending.batch.transaction(of, index, bytes_before, &transaction);
         self.chain.inject(&transaction, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
         if let Some(id) = transaction.id() {
             let (placed, signer) = (Placed::new(index, &transaction), transaction.signer());
-            let named = Named { placed, data: transaction.data().to_vec(), signer };
+            let data = transaction.data().unwrap_or_default().to_vec();
+            let named = Named { placed, data, signer };
             pending.ids.insert((number, id.clone()), named);
         }
     }
@@ -658,14 +657,16 @@ fn find_replay(
     id: &Id,
 ) -> Result<Option<Placed>, Refused> {
     let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(None) };
-    let record = checked_record(store, lineage, index)?;
-    let signer = |signed: Option<&Signed>| signed.map(|signed| signed.signer);
-    let same = match &record.data {
-        Some(data) => data == transaction.data() && signer(record.signed.as_ref()) == transaction.signer(),
-        None if record.signed.is_none() && transaction.signed().is_none() => {
+    let earlier = checked_transaction(store, lineage, index)?;
+    let same = match earlier.data() {
+        Some(data) => Some(data) == transaction.data() && earlier.signer() == transaction.signer(),
+        None if earlier.signed().is_none() && transaction.signed().is_none() => {
             return Err(Refused::IdErased { id: id.as_str().into(), index });
         }
-        None => record.signed.as_ref() == transaction.signed(),
+        None => earlier.signed() == transaction.signed(),
     };
-    if same { Ok(Some(Placed::replay(&record))) } else { Err(Refused::IdTaken { id: id.as_str().into(), index }) }
+    match same {
+        true => Ok(Some(Placed::replay(index, &earlier))),
+        false => Err(Refused::IdTaken { id: id.as_str().into(), index }),
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
         json,
         merkle::{self, Edge, perfect_root},
         rules::Rules,
-        transaction::{Kind, Record},
+        transaction::{Kind, Record, Transaction},
     },
     store::{Lineage, Store, StoreError},
 };
@@ -50,7 +50,7 @@ pub(super) fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, Stor
     let rules = stored_rules(store, lineage, place.transaction)?;
     let first = place.quant;
     let id = if newest.index() == first { newest.hash() } else { store.quant(lineage, first)?.hash() };
-    let accepted = checked_record(store, lineage, size - 1)?.timestamp;
+    let accepted = checked_transaction(store, lineage, size - 1)?.timestamp();
     let has_leaped = size_then == size && newest.index() != first;
     let head = Head { newest: Arc::new(newest), edge: Arc::new(edge), bytes, accepted, has_leaped };
     Ok(Chain { id, rules: Arc::new(rules), head })
@@ -64,9 +64,10 @@ pub(super) fn load_edge(store: &Store, lineage: &Lineage, size: u64) -> Result<E
 /// The rules in a bang.
 pub(super) fn stored_rules(store: &Store, lineage: &Lineage, bang: u64) -> Result<Rules, StoreError> {
     let damaged = |detail: String| StoreError::Damaged(detail);
-    let bang = checked_record(store, lineage, bang)?;
-    let rules = bang.data.filter(|_| bang.kind == Some(Kind::Bang)).ok_or_else(|| damaged("it has no bang".into()))?;
-    let rules = json::parse(&rules).map_err(|error| damaged(format!("its rules: {error}")))?;
+    let bang = checked_transaction(store, lineage, bang)?;
+    let rules = bang.data().filter(|_| bang.kind() == Some(Kind::Bang));
+    let rules = json::parse(rules.ok_or_else(|| damaged("it has no bang".into()))?)
+        .map_err(|error| damaged(format!("its rules: {error}")))?;
     Rules::from_value(&rules).map_err(|faults| damaged(format!("its rules: {}", faults[0].detail)))
 }
 
@@ -81,7 +82,7 @@ fn stored_hashes(
     let first = number * merkle::TILE_WIDTH as u64;
     let range = first..first + width as u64;
     match level {
-        0 => range.map(|index| Ok(checked_record(store, lineage, index)?.hash)).collect(),
+        0 => range.map(|index| Ok(checked_transaction(store, lineage, index)?.hash())).collect(),
         _ => range.map(|below| Ok(perfect_root(&store.tile(lineage, level - 1, below)?))).collect(),
     }
 }
@@ -90,11 +91,11 @@ fn stored_hashes(
 ///
 /// # Errors
 /// It is not what was written at this index.
-pub fn checked_record(store: &Store, lineage: &Lineage, index: u64) -> Result<Record, StoreError> {
+pub fn checked_transaction(store: &Store, lineage: &Lineage, index: u64) -> Result<Transaction, StoreError> {
     let record = Record::parse(&store.record(lineage, index)?)
         .map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
     if record.index == index {
-        Ok(record)
+        Ok(record.transaction)
     } else {
         Err(StoreError::Damaged(format!("transaction {index} says that it is transaction {}", record.index)))
     }

@@ -84,11 +84,12 @@ fn proved(bytes: &[u8]) -> Option<Proved> {
     let receipt = verify::receipt(value.clone()).ok()?;
     let again = verify::receipt(json::parse(&json::canonical(&value)).unwrap()).expect("its canonical form holds too");
     assert_eq!(
-        (again.chain, again.record.hash, again.quant.hash()),
-        (receipt.chain, receipt.record.hash, receipt.quant.hash())
+        (again.chain, again.record.transaction.hash(), again.quant.hash()),
+        (receipt.chain, receipt.record.transaction.hash(), receipt.quant.hash())
     );
     assert!(receipt.record.index < receipt.quant.size());
-    Some((receipt.quant.hash(), receipt.record.index, receipt.record.hash, receipt.record.data))
+    let qbc::core::transaction::Record { index, transaction } = receipt.record;
+    Some((receipt.quant.hash(), index, transaction.hash(), transaction.data().map(<[u8]>::to_vec)))
 }
 
 /// Receipts: nobody can make one that proves anything else than those that the corpus has.

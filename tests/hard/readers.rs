@@ -62,8 +62,8 @@ impl Chain {
     }
 
     fn record(&mut self, record: &Record) {
-        let known = *self.transactions.entry(record.index).or_insert(record.hash);
-        assert_eq!(known, record.hash, "another transaction {} was shown before", record.index);
+        let known = *self.transactions.entry(record.index).or_insert(record.transaction.hash());
+        assert_eq!(known, record.transaction.hash(), "another transaction {} was shown before", record.index);
         self.size = self.size.max(record.index + 1);
     }
 

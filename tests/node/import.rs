@@ -285,9 +285,9 @@ fn forged(name: &str, data: &str) -> String {
     let mut note = Note::new(Checkpoint::new(chain.id, &second).to_string()).unwrap();
     note.sign(KeyName::of_chain(chain.id), &SigningKey::from_bytes(&[4; 32]));
     let mut lines = Vec::new();
-    bang.write_record(0, &mut lines);
+    bang.write(0, &mut lines);
     lines.extend(format!("\n{}\n", serde_json::to_string(&first).unwrap()).bytes());
-    transaction.write_record(1, &mut lines);
+    transaction.write(1, &mut lines);
     lines.extend(format!("\n{}\n", serde_json::to_string(&second).unwrap()).bytes());
     lines.extend(checkpoint_line(&note.to_string()));
     String::from_utf8(lines).unwrap()

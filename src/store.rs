@@ -39,6 +39,8 @@ use std::{
     },
 };
 
+#[cfg(test)]
+pub(crate) use effects::read_all;
 pub use effects::{Effect, ForkPoint};
 use effects::{Entry, OwnEntry};
 use folder::{check_format, lock, write_whole};

@@ -308,3 +308,6 @@ impl Committer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -244,6 +244,101 @@ pub(super) fn decode(plain: &[u8]) -> Result<Content, StoreError> {
     read().ok_or_else(|| StoreError::Damaged("the log has a record that is none of this program's".into()))
 }
 
+/// All effects of the log in a data folder at rest, in their order.
+///
+/// # Errors
+/// The log is damaged.
+#[cfg(test)]
+pub(crate) fn read_all(folder: &std::path::Path) -> Result<Vec<Effect>, StoreError> {
+    use std::collections::{HashMap, HashSet};
+
+    use super::{
+        LOG,
+        runs::{Erasure, StoredRun, time_of},
+    };
+    use crate::{
+        core::transaction::{Erased, Record},
+        log::{self, LogError, Mark},
+    };
+
+    let mut found = Vec::new();
+    log::read(&folder.join(LOG), Mark::START, |next| {
+        found.push(next.record);
+        Ok::<_, LogError>(())
+    })?;
+    // What an erasure took away is told where it is recorded. Of an import that was given up, nothing is left.
+    let (mut erasures, mut removed) = (HashMap::new(), HashSet::new());
+    for record in &found {
+        let Content::Effect(entry) = decode(record.plain())? else { continue };
+        match *entry {
+            Entry::Erase { chain, index, commitment } => {
+                let run = StoredRun::decode(record.clone())?;
+                let erased = Erased { timestamp: time_of(run.text(0))?, by: run.first };
+                erasures.insert((chain, index), Erasure { erased, commitment });
+            }
+            Entry::EndImport { chain } => _ = removed.insert(chain),
+            _ => {}
+        }
+    }
+    let transactions = |run: &StoredRun| -> Result<Vec<Transaction>, StoreError> {
+        let mut served = Vec::new();
+        run.serve(0..run.count(), b'\n', |at| Ok(erasures.get(&(run.chain, at)).copied()), &mut served)?;
+        let parse = |text| Record::parse(text).map(|record| record.transaction).map_err(StoreError::Damaged);
+        served.split(|&byte| byte == b'\n').map(parse).collect()
+    };
+    let (mut effects, mut imports, mut parts) = (Vec::new(), HashSet::new(), HashMap::<Hash, Vec<Run>>::new());
+    for record in found {
+        let entry = match decode(record.plain())? {
+            Content::Own(_) => continue,
+            Content::Run => {
+                let run = StoredRun::decode(record)?;
+                if removed.contains(&run.chain) {
+                    continue;
+                }
+                let (chain, transactions) = (run.chain, transactions(&run)?);
+                if imports.contains(&chain) {
+                    let mut part = Run::new(chain, run.first, run.bytes_before(0));
+                    transactions.iter().for_each(|transaction| _ = part.push(transaction));
+                    parts.entry(chain).or_default().push(part);
+                } else {
+                    effects.push(Effect::Inject { chain, transactions });
+                }
+                continue;
+            }
+            Content::Effect(entry) => *entry,
+        };
+        let quant =
+            |fields: QuantFields| Quant::try_from(fields).map_err(|error| StoreError::Damaged(error.to_string()));
+        let one =
+            || -> Result<Transaction, StoreError> { Ok(transactions(&StoredRun::decode(record.clone())?)?.remove(0)) };
+        effects.push(match entry {
+            Entry::Import { chain, .. } | Entry::AbandonImport { chain } | Entry::EndImport { chain }
+                if removed.contains(&chain) =>
+            {
+                continue;
+            }
+            Entry::Bang { parent, leap, quant: first, .. } => {
+                Effect::Bang { parent, leap, bang: one()?, quant: quant(first)? }
+            }
+            Entry::Seal { chain, quant: next } => Effect::Seal { chain, quant: quant(next)? },
+            Entry::Erase { chain, index, commitment } => Effect::Erase { chain, index, commitment, record: one()? },
+            Entry::SetLeap { chain, leap } => Effect::SetLeap { chain, leap },
+            Entry::Import { chain, name, at, quants } => {
+                imports.insert(chain);
+                let quants = quants.into_iter().map(quant).collect::<Result<_, _>>()?;
+                Effect::Import { chain, name, at, runs: parts.remove(&chain).unwrap_or_default(), quants }
+            }
+            Entry::Adopt { chain, bang, leap, erasures, .. } => {
+                imports.remove(&chain);
+                Effect::Adopt { chain, bang, leap, erasures }
+            }
+            Entry::AbandonImport { chain } => Effect::AbandonImport { chain },
+            Entry::EndImport { chain } => Effect::EndImport { chain },
+        });
+    }
+    Ok(effects)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

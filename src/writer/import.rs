@@ -254,7 +254,7 @@ impl Ledger {
         Ok((Effect::Adopt { chain: id, bang, leap, erasures }, entry))
     }
 
-    fn load_adopted(
+    pub(super) fn load_adopted(
         &self,
         id: Hash,
         name: &ChainName,
@@ -276,7 +276,7 @@ impl Ledger {
         Ok((!is_forked).then_some(other))
     }
 
-    fn give_up_import(&mut self, id: Hash, pending: &mut Pending) -> Result<Outcome, Refused> {
+    pub(super) fn give_up_import(&mut self, id: Hash, pending: &mut Pending) -> Result<Outcome, Refused> {
         let Some(found) = self.imports.get_mut(&id) else { return Ok(Outcome::Done) };
         if !found.record.given_up {
             // First for sure: what is half removed must not be gone on with.

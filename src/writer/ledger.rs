@@ -526,6 +526,31 @@ enum Found {
 
 /// Applying.
 impl Ledger {
+    /// What applying an effect needs that another node has decided. All before it must be in the store.
+    ///
+    /// # Errors
+    /// What is stored is damaged.
+    #[cfg(test)]
+    pub(super) fn needed(&self, effect: &Effect) -> Result<Needed, StoreError> {
+        match effect {
+            Effect::Bang { parent, bang, .. } => {
+                let shared = parent.map(|point| self.shared(point)).transpose()?;
+                let (edge, bytes) = shared.unwrap_or((Edge::new(), 0));
+                let rules = bang.data().and_then(|data| crate::core::json::parse(data).ok());
+                let rules = rules.and_then(|rules| Rules::from_value(&rules).ok());
+                let rules = rules.ok_or_else(|| StoreError::Damaged("a bang has no rules".into()))?;
+                Ok(Needed::Bang { rules: rules.into(), edge, bytes })
+            }
+            Effect::Adopt { chain, bang, leap, erasures } => {
+                let lineage = Lineage::new(self.numbers[chain], None);
+                let rules = super::load::stored_rules(&self.store, &lineage, bang.transaction)?;
+                let entry = self.load_adopted(*chain, rules.name(), *bang, *leap, *erasures)?;
+                Ok(Needed::Chain(Box::new(entry)))
+            }
+            _ => Ok(Needed::Nothing),
+        }
+    }
+
     /// Applies an effect that was decided on this state, or on the equal one of another node. Gives the chain that it makes.
     pub(super) fn apply(&mut self, effect: Effect, needed: Needed, pending: &mut Pending) -> Option<Arc<ChainHandle>> {
         match effect {

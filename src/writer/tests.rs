@@ -1,0 +1,307 @@
+//! Effects make the same chains wherever and however they are applied.
+
+use std::{collections::BTreeMap, path::Path};
+
+use proptest::{prelude::*, test_runner::TestRng};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    core::{
+        chain::{Chain, Expected, bang_header, bang_transaction, erasure_data},
+        json,
+        merkle::Edge,
+        rules::{ForkOf, Rules},
+        transaction::{Kind, Submission, Timestamp, Transaction},
+    },
+    store::{BangPlace, Effect, Progress as StoreProgress, read_all},
+};
+
+/// A data folder with its writer, driven by hand.
+struct Applied {
+    folder: tempfile::TempDir,
+    writer: Option<Writer>,
+}
+
+impl Applied {
+    fn new() -> Applied {
+        let mut applied = Applied { folder: tempfile::tempdir().unwrap(), writer: None };
+        applied.open();
+        applied
+    }
+
+    fn data(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Opens the folder again, as a start of the node does.
+    fn open(&mut self) {
+        self.writer = None;
+        let store = Store::open(self.data(), 7, StoreProgress::default()).unwrap();
+        self.writer = Some(Writer::open(store.into(), 1_000).unwrap().0);
+    }
+
+    /// Opens it again without its index.
+    fn open_without_index(&mut self) {
+        self.writer = None;
+        std::fs::remove_dir_all(self.data().join("index")).unwrap();
+        self.open();
+    }
+
+    fn ledger<T>(&mut self, work: impl FnOnce(&mut Ledger) -> T) -> T {
+        work(&mut self.writer.as_mut().unwrap().decider.get_mut().unwrap().ledger)
+    }
+
+    fn commit(&mut self, mut pending: Pending) {
+        self.ledger(|ledger| ledger.finish(&mut pending));
+        self.writer.as_mut().unwrap().committer.get_mut().unwrap().commit(pending).unwrap();
+    }
+
+    /// Decides requests as one batch.
+    fn decide(&mut self, requests: Vec<Command>) -> Vec<Result<Outcome, Refused>> {
+        let mut pending = Pending::default();
+        let mut decide = |ledger: &mut Ledger, request: Command| ledger.decide(request.into(), &mut pending);
+        let outcomes = self.ledger(|ledger| requests.into_iter().map(|request| decide(ledger, request)).collect());
+        self.commit(pending);
+        outcomes
+    }
+
+    fn chain(&self, name: &str) -> Arc<ChainHandle> {
+        self.writer.as_ref().unwrap().committer.lock().unwrap().published.chain(name).unwrap()
+    }
+
+    /// All that is public of all chains and imports.
+    fn public(&mut self) -> BTreeMap<String, String> {
+        let mut public = BTreeMap::new();
+        let chains = self.ledger(|ledger| {
+            let chains = ledger.chains.values().map(|entry| (entry.handle.clone(), entry.record()));
+            chains.collect::<Vec<_>>()
+        });
+        let store = self.ledger(|ledger| ledger.store.clone());
+        for (handle, record) in chains {
+            let head = handle.head();
+            let (mut records, lineage) = (Vec::new(), &handle.lineage);
+            let all = store.records(lineage, 0..head.size(), b'\n', usize::MAX, &mut records).unwrap();
+            assert_eq!(all, head.size());
+            let quants: Vec<_> = (0..=head.newest.index()).map(|index| store.quant(lineage, index).unwrap()).collect();
+            let tiles: Vec<_> = (0..head.size() / 256).map(|number| store.tile(lineage, 0, number).unwrap()).collect();
+            let ids = (0..2_000).map(|id| store.transaction_with_id(lineage, &id_of(id)).unwrap());
+            let ids: Vec<_> = ids.collect();
+            let sealed_by: Vec<_> =
+                (0..head.newest.size()).map(|index| store.quant_of(lineage, index).unwrap()).collect();
+            // Bytes are those that were accepted: who gets a transaction after its erasure has never seen them.
+            let bytes = (handle.erasures() == 0).then_some(head.bytes);
+            let state = (head.tag().to_string(), bytes, head.accepted, head.edge.root(), handle.erasures());
+            let made = (record.leap, record.erasures, record.bang, handle.leap_policy());
+            let all = format!(
+                "{state:?} {made:?} {} {quants:?} {tiles:?} {ids:?} {sealed_by:?}",
+                String::from_utf8(records).unwrap()
+            );
+            public.insert(format!("{} {}", handle.name, handle.id), all);
+        }
+        for record in store.imports().unwrap() {
+            let progress = Progress::load(&store, record.number).unwrap();
+            let stored = (record.given_up, record.name, record.active, progress.size, progress.bytes, progress.quants);
+            public.insert(format!("import {}", record.id), format!("{stored:?}"));
+        }
+        public
+    }
+
+    /// Applies effects of another node, in batches of random sizes, with restarts between some of them.
+    fn replay(&mut self, effects: Vec<Effect>, random: &mut TestRng) {
+        let mut pending = Pending::default();
+        for effect in effects {
+            let needs_all = matches!(
+                effect,
+                Effect::Erase { .. }
+                    | Effect::Adopt { .. }
+                    | Effect::EndImport { .. }
+                    | Effect::Bang { parent: Some(_), .. }
+            );
+            if needs_all || random.random_range(0..4) == 0 {
+                self.commit(std::mem::take(&mut pending));
+                match random.random_range(0..12) {
+                    0 => self.open(),
+                    1 => self.open_without_index(),
+                    _ => {}
+                }
+            }
+            if let Effect::EndImport { chain } = effect {
+                // Each node removes what it has stored at its own pace, and then tells the end.
+                while !matches!(self.decide(vec![Command::Import(chain, Step::GiveUp)])[..], [Ok(Outcome::Done)]) {}
+                continue;
+            }
+            self.ledger(|ledger| {
+                let needed = ledger.needed(&effect).unwrap();
+                ledger.apply(effect, needed, &mut pending);
+            });
+            if needs_all {
+                self.commit(std::mem::take(&mut pending));
+            }
+        }
+        self.commit(pending);
+    }
+}
+
+fn id_of(number: u32) -> crate::core::transaction::Id {
+    format!("id{number}").parse().unwrap()
+}
+
+fn time(random: &mut TestRng) -> Timestamp {
+    // Clocks go back, too.
+    Timestamp::from_micros(1_764_000_000_000_000 + random.random_range(0..1_000_000)).unwrap()
+}
+
+fn transaction(random: &mut TestRng) -> Transaction {
+    let data =
+        json::canonical(&json!({"n": random.random_range(0..1_000), "text": "x".repeat(random.random_range(0..200))}));
+    let id = random.random_bool(0.3).then(|| id_of(random.random_range(0..2_000)));
+    Transaction::new(Submission { data, id, signed: None }, None, time(random), random.random())
+}
+
+/// Something of everything that can be asked for, on some chains.
+fn make(source: &mut Applied, random: &mut TestRng) {
+    let mut names: Vec<String> = Vec::new();
+    for step in 0..70 {
+        let existing = (!names.is_empty()).then(|| names[random.random_range(0..names.len())].clone());
+        let (choice, Some(name)) = (random.random_range(0..20), existing) else {
+            names.push(bang(source, format!("chain{step}"), None, random));
+            continue;
+        };
+        let chain = source.chain(&name);
+        let number = chain.number();
+        let inject = |random: &mut TestRng| {
+            let count = if random.random_range(0..10) == 0 { 300 } else { random.random_range(1..4) };
+            let transactions = (0..count).map(|_| transaction(random)).collect();
+            Command::Inject { chain: number, guard: None, transactions, each_for_itself: true }
+        };
+        match choice {
+            0 => names.push(bang(source, format!("chain{step}"), None, random)),
+            1 | 2 => names.push(bang(source, format!("chain{step}"), Some(&chain), random)),
+            3..=6 => {
+                // Something comes in while it is mined, before the seal or with it.
+                let quant = chain.head().cut(0, time(random)).mine(0..1).unwrap();
+                let seal = Command::Seal { chain: number, guard: None, quant: quant.into() };
+                let mut requests = vec![inject(random), seal];
+                if random.random_bool(0.5) {
+                    requests.push(inject(random));
+                }
+                source.decide(requests);
+            }
+            7 | 8 => {
+                let (from, size) = (chain.lineage.own_from(), chain.head().size());
+                let index = random.random_range(from..size);
+                let data = erasure_data(index, "asked for");
+                let submission = Submission { data, id: None, signed: None };
+                let record = Transaction::new(submission, Some(Kind::Erasure), time(random), random.random());
+                let guard = chain.guard(Expected::any_of(vec![chain.head().tag()]));
+                source.decide(vec![Command::Erase { chain: number, index, guard, transaction: record.into() }]);
+            }
+            9 => {
+                let leap = LeapPolicy { every_ms: Some(random.random_range(10..100)), transactions: None };
+                source.decide(vec![Command::SetLeap { chain: number, leap, guard: None }]);
+            }
+            10 => import(source, format!("import{step}"), random),
+            _ => {
+                let count = random.random_range(1..4);
+                let requests = (0..count).map(|_| inject(random)).collect();
+                source.decide(requests);
+            }
+        }
+    }
+}
+
+fn bang(source: &mut Applied, name: String, parent: Option<&Arc<ChainHandle>>, random: &mut TestRng) -> String {
+    let store = source.ledger(|ledger| ledger.store.clone());
+    let (rules, shared) = match parent {
+        None => (Rules::from_value(&json!({"name": name, "difficulty": 0})).ok().unwrap(), None),
+        Some(parent) => {
+            let lineage = &parent.lineage;
+            let at = random.random_range(lineage.own_quants_from()..=parent.head().newest.index());
+            let quant = store.quant(lineage, at).unwrap();
+            let of = ForkOf { chain: parent.id, index: at, hash: quant.hash() };
+            let edge = edge_at(&store, parent, quant.size()).unwrap();
+            (parent.rules.fork(name.parse().unwrap(), of), Some((quant, edge)))
+        }
+    };
+    let now = time(random);
+    let transaction = bang_transaction(&rules, now, random.random());
+    let of = shared.as_ref().map(|(quant, edge)| (quant, edge.clone()));
+    let quant = bang_header(&rules, &transaction, of, now).mine(0..1).unwrap();
+    let parent = parent.zip(shared).map(|(parent, (quant, _))| (parent.number(), quant.index()));
+    let (rules, transaction, quant, leap) = (rules.into(), transaction.into(), quant.into(), LeapPolicy::default());
+    let made = source.decide(vec![Command::Bang { rules, parent, transaction, quant, leap, guard: None }]);
+    assert!(matches!(made[..], [Ok(Outcome::Banged(_))]));
+    name
+}
+
+/// A chain that was made elsewhere comes in parts, and is adopted, given up, or left unfinished.
+fn import(source: &mut Applied, name: String, random: &mut TestRng) {
+    let rules = Rules::from_value(&json!({"name": name, "difficulty": 0})).ok().unwrap();
+    let now = time(random);
+    let bang = bang_transaction(&rules, now, random.random());
+    let first = bang_header(&rules, &bang, None, now).mine(0..1).unwrap();
+    let mut chain = Chain::bang(rules.into(), &bang, Edge::new(), first.clone(), 0, &mut |_| ());
+    let id = chain.id;
+    source.decide(vec![Command::Import(id, Step::Begin(now))]);
+    let mut part = Part::new(id, 0, 0);
+    part.transaction(&bang);
+    part.quant(first);
+    let parts = random.random_range(1..4);
+    for _ in 0..parts {
+        for _ in 0..random.random_range(1..300) {
+            let mut next = transaction(random);
+            while next.id().is_some() {
+                next = transaction(random);
+            }
+            next.delay_to(chain.head.accepted);
+            chain.inject(&next, 0, &mut |_| ());
+            part.transaction(&next);
+        }
+        let quant = chain.head.cut(0, now).mine(0..1).unwrap();
+        chain.seal(quant.clone());
+        part.quant(quant);
+        let next = part.next();
+        let part = std::mem::replace(&mut part, next);
+        let added = source.decide(vec![Command::Import(id, Step::Add { part, name: name.parse().ok(), now })]);
+        assert!(matches!(added[..], [Ok(Outcome::Done)]));
+    }
+    match random.random_range(0..3) {
+        0 => {
+            let (size, quants) = (chain.head.size(), chain.head.newest.index() + 1);
+            let (name, bang) = (name.parse().unwrap(), BangPlace { transaction: 0, quant: 0 });
+            let leap = LeapPolicy::default();
+            let finish = Step::Finish { name, bang, size, quants, erasures: 0, leap };
+            assert!(matches!(source.decide(vec![Command::Import(id, finish)])[..], [Ok(Outcome::Banged(_))]));
+        }
+        1 => while !matches!(source.decide(vec![Command::Import(id, Step::GiveUp)])[..], [Ok(Outcome::Done)]) {},
+        _ => {}
+    }
+}
+
+/// The log of one node is applied on two others, with other batches, restarts, and indexes made anew: all that is public is the same
+/// everywhere, and so is the log of each.
+#[test]
+fn the_same_effects_make_the_same_chains() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..2 {
+        let mut random = runner.new_rng();
+        let mut source = Applied::new();
+        make(&mut source, &mut random);
+        let public = source.public();
+        assert!(public.len() > 5);
+        for _ in 0..2 {
+            let mut other = Applied::new();
+            other.replay(read_all(source.data()).unwrap(), &mut random);
+            let replayed = other.public();
+            assert_eq!(public.keys().collect::<Vec<_>>(), replayed.keys().collect::<Vec<_>>());
+            for (name, chain) in &public {
+                assert_eq!(chain, &replayed[name], "{name}");
+            }
+            other.open_without_index();
+            assert_eq!(public, other.public());
+        }
+        source.open_without_index();
+        assert_eq!(public, source.public());
+    }
+}

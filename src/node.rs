@@ -4,6 +4,7 @@
 //! writer, which only moves a time on that would go back within its chain. Making hashes and JSON is the work of the caller's task, never of the writer.
 
 mod import;
+mod read;
 
 use std::{
     collections::HashMap,
@@ -25,6 +26,7 @@ use crate::{
     clock::Clock,
     core::{
         chain::{Expected, LeapPolicy, Tag, bang_header, bang_transaction},
+        count::{Height, Index, Size},
         hash::{self, Hash},
         merkle,
         note::{Algorithm, Checkpoint, KeyName, Note, VerifierKey},
@@ -35,15 +37,16 @@ use crate::{
     },
     limits,
     mine::Miner,
-    store::{Lineage, Rollback, Store, StoreError, key::KeyFile},
+    store::{Lineage, Rollback, Store, key::KeyFile},
     writer::{
         ChainHandle, Command, Ends, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request, Writer,
         checked_transaction, edge_at,
     },
 };
 
-pub use crate::store::Progress;
+pub use crate::store::{Progress, StoreError};
 pub use import::{Import, ImportError, Imported, State as ImportState, Unfinished};
+pub use read::ChainReader;
 
 /// The signatures of the node itself below a checkpoint.
 const OWN_SIGNATURES: usize = 2;
@@ -83,7 +86,7 @@ struct Inner {
     tiles: quick_cache::sync::Cache<(u64, u8, u64), Bytes>,
     /// Checkpoints of quants that were signed lately, by chain and quant, without cosignatures. A signature takes longer than
     /// the rest of a receipt.
-    notes: quick_cache::sync::Cache<(u64, u64), Arc<Note>>,
+    notes: quick_cache::sync::Cache<(u64, Height), Arc<Note>>,
     /// The chains that are being imported, and since when.
     importing: Mutex<HashMap<Hash, Timestamp>>,
     /// The known nodes, as they were recorded last.
@@ -146,7 +149,7 @@ pub struct Background {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// Its final index.
-    pub index: u64,
+    pub index: Index,
     /// The client's name for it.
     pub id: Option<Id>,
     /// Its leaf hash.
@@ -255,10 +258,7 @@ impl Node {
     }
 
     /// Runs a read of the store where it may block.
-    ///
-    /// # Errors
-    /// Those of the read.
-    pub async fn read<T: Send + 'static>(
+    pub(crate) async fn read_store<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -321,11 +321,11 @@ impl Node {
     pub async fn erase(
         &self,
         chain: &Arc<ChainHandle>,
-        index: u64,
+        index: Index,
         expected: Option<Expected>,
         submission: Submission,
     ) -> Result<(Arc<ChainHandle>, Accepted), Refused> {
-        assert!(index < chain.head().size(), "only what is in the chain can be erased");
+        assert!(chain.head().size().has(index), "only what is in the chain can be erased");
         let writer = chain.writer_of(index);
         let time = self.time_in(&writer);
         let transaction = Transaction::new(submission, Some(Kind::Erasure), time, rand::random());
@@ -338,7 +338,7 @@ impl Node {
         match self.submit(command, None).await? {
             Outcome::Erased(placed) => {
                 if !placed.replayed {
-                    tracing::info!(chain = %writer.name, record = placed.index, "the data of transaction {index} is erased");
+                    tracing::info!(chain = %writer.name, record = %placed.index, "the data of transaction {index} is erased");
                 }
                 Ok((writer, Accepted::new(placed)))
             }
@@ -421,10 +421,11 @@ impl Node {
             Some((chain, quant)) => {
                 let (number, size) = (chain.number(), quant.size());
                 let read = move |store: &Store| {
-                    let last = checked_transaction(store, &chain.lineage, size - 1)?;
+                    let last = size.last().expect("a quant seals its chain's bang at least");
+                    let last = checked_transaction(store, &chain.lineage, last)?;
                     Ok((edge_at(store, &chain, size)?, last.timestamp()))
                 };
-                (Some((number, quant.index())), Some((quant, self.read(read).await?)))
+                (Some((number, quant.index())), Some((quant, self.read_store(read).await?)))
             }
         };
         let now = self.now();
@@ -480,16 +481,16 @@ impl Node {
     ///
     /// # Panics
     /// No quant seals the transaction yet.
-    pub async fn receipt(&self, chain: Arc<ChainHandle>, index: u64) -> Result<Receipt, StoreError> {
+    pub async fn receipt(&self, chain: Arc<ChainHandle>, index: Index) -> Result<Receipt, StoreError> {
         let head = chain.head();
-        assert!(index < head.newest.size(), "only a sealed transaction has a receipt");
+        assert!(head.newest.size().has(index), "only a sealed transaction has a receipt");
         let node = self.clone();
-        self.read(move |store| {
+        self.read_store(move |store| {
             let lineage = &chain.lineage;
             let record = store.record(lineage, index)?;
             let quant = store.quant(lineage, store.quant_of(lineage, index)?)?;
             let tiles = head.edge.source(|level, number| node.complete_tile(store, lineage, level, number).map(split));
-            let path = merkle::prove_inclusion(index, quant.size(), tiles)?;
+            let path = merkle::prove_inclusion(index.get(), quant.size().get(), tiles)?;
             let checkpoint = node.checkpoint_of(&chain, &quant);
             Ok(Receipt { record, quant, path, checkpoint })
         })
@@ -503,14 +504,14 @@ impl Node {
     ///
     /// # Panics
     /// Unless `from <= to`, and the chain has `to` transactions.
-    pub async fn consistency(&self, chain: Arc<ChainHandle>, from: u64, to: u64) -> Result<Vec<Hash>, StoreError> {
+    pub async fn consistency(&self, chain: Arc<ChainHandle>, from: Size, to: Size) -> Result<Vec<Hash>, StoreError> {
         let head = chain.head();
         assert!(from <= to && to <= head.size(), "a consistency proof is between sizes that the chain had");
         let node = self.clone();
-        self.read(move |store| {
+        self.read_store(move |store| {
             let lineage = &chain.lineage;
             let tiles = head.edge.source(|level, number| node.complete_tile(store, lineage, level, number).map(split));
-            merkle::prove_consistency(from, to, tiles)
+            merkle::prove_consistency(from.get(), to.get(), tiles)
         })
         .await
     }
@@ -536,13 +537,10 @@ impl Node {
         let Ok(checkpoint) = Checkpoint::parse(note.text()) else { return Ok(()) };
         let is_own = checkpoint.origin() == keys[0].name().as_str() && note.verify(&keys).is_ok();
         let Some((quant, hash)) = checkpoint.quant().filter(|_| is_own) else { return Ok(()) };
-        let lineage = chain.lineage.clone();
-        if quant <= chain.head().newest.index()
-            && self.read(move |store| store.quant(&lineage, quant)).await?.hash() == hash
-        {
+        if quant <= chain.head().newest.index() && self.quant(chain, quant).await?.hash() == hash {
             return Ok(());
         }
-        let found = Rollback { quant, hash, size: checkpoint.size(), accepted: false };
+        let found = Rollback { quant, hash, size: Size::new(checkpoint.size()), accepted: false };
         self.take_rollback(chain, Some(found)).await;
         chain.check_writable()
     }
@@ -681,7 +679,7 @@ impl Node {
             Some(tile) => tile,
             None => {
                 let node = self.clone();
-                self.read(move |store| node.complete_tile(store, &chain.lineage, level, number)).await?
+                self.read_store(move |store| node.complete_tile(store, &chain.lineage, level, number)).await?
             }
         };
         Ok(tile.slice(..width * size_of::<Hash>()))
@@ -703,13 +701,13 @@ impl Node {
     ///
     /// # Errors
     /// The store is damaged.
-    pub async fn leaves(&self, chain: Arc<ChainHandle>, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
-        self.read(move |store| {
+    pub async fn leaves(&self, chain: Arc<ChainHandle>, range: Range<Index>) -> Result<Vec<u8>, StoreError> {
+        self.read_store(move |store| {
             let (mut bundle, mut next) = (Vec::new(), range.start);
             while next < range.end {
                 let mut records = Vec::new();
                 let end = store.records(&chain.lineage, next..range.end, b'\n', limits::CHUNK_BYTES, &mut records)?;
-                for (index, record) in (next..end).zip(records.split(|&byte| byte == b'\n')) {
+                for (index, record) in (next.get()..end.get()).zip(records.split(|&byte| byte == b'\n')) {
                     let leaf = Record::parse(record).map(|record| record.transaction.leaf());
                     let leaf = leaf.map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
                     let length = u16::try_from(leaf.len()).expect("a leaf is bounded by the length of an id");
@@ -771,7 +769,7 @@ impl Node {
     /// # Errors
     /// The store is damaged.
     pub async fn nodes(&self) -> Result<Vec<String>, StoreError> {
-        self.read(Store::nodes).await
+        self.read_store(Store::nodes).await
     }
 }
 

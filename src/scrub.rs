@@ -14,6 +14,7 @@ use tokio::{
 use crate::{
     core::{
         chain::Head,
+        count::{Height, Size},
         merkle::{Edge, Tile},
         quant::Quant,
         transaction::Record,
@@ -61,17 +62,17 @@ async fn passes(node: &Node, pace: Pace) {
 async fn chain_once(node: &Node, chain: &Arc<ChainHandle>, rate: u64) -> u64 {
     let (of, began) = (chain.clone(), Instant::now());
     let mut bytes = 0;
-    let mut pass = node.read(move |store| Pass::begin(store, &of)).await;
+    let mut pass = node.read_store(move |store| Pass::begin(store, &of)).await;
     loop {
         let step = match pass {
-            Ok(pass) => node.read(move |store| pass.step(store)).await,
+            Ok(pass) => node.read_store(move |store| pass.step(store)).await,
             Err(error) => Err(error),
         };
         match step {
             Ok((next, read)) => {
                 bytes += read;
                 if next.is_done() {
-                    chain.set_scrubbed(Scrubbed { size: next.edge.size(), timestamp: node.now() });
+                    chain.set_scrubbed(Scrubbed { size: next.size(), timestamp: node.now() });
                     return bytes;
                 }
                 let due = Duration::from_secs_f64(bytes as f64 / rate as f64);
@@ -107,7 +108,7 @@ impl Pass {
     fn begin(store: &Store, chain: &ChainHandle) -> Result<Pass, StoreError> {
         let (lineage, head) = (chain.lineage.clone(), chain.head());
         let newest = lineage.parent().map(|parent| store.quant(&lineage, parent.quant)).transpose()?;
-        let edge = edge_at(store, chain, lineage.own_from())?;
+        let edge = edge_at(store, chain, lineage.shared())?;
         if newest.as_ref().is_some_and(|quant| quant.header().root != edge.root()) {
             return Err(StoreError::Damaged("the tree is not that of the quant that it was forked from".into()));
         }
@@ -115,28 +116,32 @@ impl Pass {
     }
 
     fn is_done(&self) -> bool {
-        self.edge.size() == self.head.size() && self.newest.as_ref() == Some(&*self.head.newest)
+        self.size() == self.head.size() && self.newest.as_ref() == Some(&*self.head.newest)
     }
 
     /// Reads the next quants and transactions, and gives the bytes of the transactions.
+    fn size(&self) -> Size {
+        Size::new(self.edge.size())
+    }
+
     fn step(mut self, store: &Store) -> Result<(Pass, u64), StoreError> {
         let mut records = Vec::with_capacity(limits::CHUNK_BYTES);
         let mut quants = 0;
         while records.is_empty() && quants < limits::SCRUB_QUANTS && !self.is_done() {
             if self.quant.is_none() && self.newest.as_ref() != Some(&*self.head.newest) {
-                let index = self.newest.as_ref().map_or(0, |quant| quant.index() + 1);
+                let index = self.newest.as_ref().map_or(Height::FIRST, |quant| quant.index().next());
                 self.quant = Some(store.quant(&self.lineage, index)?);
                 quants += 1;
             }
             let end = self.quant.as_ref().map_or(self.head.size(), Quant::size);
-            if self.edge.size() < end {
-                let range = self.edge.size()..end.min(self.head.size());
+            if self.size() < end {
+                let range = self.size().next_index()..end.min(self.head.size()).next_index();
                 store.records(&self.lineage, range, b'\n', limits::CHUNK_BYTES, &mut records)?;
                 for record in records.split(|&byte| byte == b'\n') {
                     self.transaction(store, record)?;
                 }
             }
-            if let Some(quant) = self.quant.take_if(|quant| quant.size() <= self.edge.size()) {
+            if let Some(quant) = self.quant.take_if(|quant| quant.size().get() <= self.edge.size()) {
                 self.seal(quant)?;
             }
         }
@@ -147,7 +152,7 @@ impl Pass {
     }
 
     fn transaction(&mut self, store: &Store, text: &[u8]) -> Result<(), StoreError> {
-        let index = self.edge.size();
+        let index = self.size().next_index();
         let damaged = |detail: &str| StoreError::Damaged(format!("transaction {index}: {detail}"));
         let record = Record::parse(text).map_err(|detail| damaged(&detail))?;
         if record.index != index {
@@ -166,7 +171,7 @@ impl Pass {
     fn seal(&mut self, quant: Quant) -> Result<(), StoreError> {
         let damaged = |detail: String| StoreError::Damaged(format!("quant {}: {detail}", quant.index()));
         quant.check_follows(self.newest.as_ref()).map_err(|error| damaged(error.to_string()))?;
-        if quant.size() != self.edge.size() || quant.header().root != self.edge.root() {
+        if quant.size() != self.size() || quant.header().root != self.edge.root() {
             return Err(damaged("its root is not that of the transactions".into()));
         }
         self.newest = Some(quant);

@@ -55,6 +55,7 @@ use runs::{Erasure, StoredRun};
 
 use crate::{
     core::{
+        count::{self, Height, Size},
         hash::{self, Hash},
         merkle::Tile,
         quant::Quant,
@@ -140,7 +141,7 @@ pub struct Batch {
     /// By chain, the one of `logged` whose run its next transaction belongs to.
     open: HashMap<ChainNumber, usize>,
     /// Transactions whose payloads are to be erased.
-    erased: Vec<(ChainNumber, u64)>,
+    erased: Vec<(ChainNumber, count::Index)>,
     /// Payloads that are erased with the whole chain that they are of.
     purged: Vec<Place>,
     /// What only the index has.
@@ -183,20 +184,20 @@ impl Batch {
         bang: &Transaction,
         quant: &Quant,
     ) -> u64 {
-        let shared = parent.map_or(0, |parent| parent.size);
+        let shared = parent.map_or(Size::ZERO, |parent| parent.size);
         self.named.push((record.number, record.id));
         self.rows.chain(record);
         self.rows.quant(record.number, quant, shared, quant.size());
         let (name, leap, first) = (record.name.clone(), record.leap, quant.clone().into());
         let entry = Entry::Bang { name, parent, leap, quant: first };
-        self.log_with(&entry, record.number, Run::new(record.id, shared, shared_bytes), bang)
+        self.log_with(&entry, record.number, Run::new(record.id, shared.next_index(), shared_bytes), bang)
     }
 
     /// One transaction of [`Effect::Inject`], behind so many bytes of its chain's. Gives its own.
     pub fn transaction(
         &mut self,
         (number, chain): (ChainNumber, Hash),
-        index: u64,
+        index: count::Index,
         bytes_before: u64,
         transaction: &Transaction,
     ) -> u64 {
@@ -219,7 +220,7 @@ impl Batch {
     }
 
     /// [`Effect::Seal`] of a chain that has `size` transactions, behind a quant of `previous_size`.
-    pub fn seal(&mut self, (number, chain): (ChainNumber, Hash), quant: &Quant, previous_size: u64, size: u64) {
+    pub fn seal(&mut self, (number, chain): (ChainNumber, Hash), quant: &Quant, previous_size: Size, size: Size) {
         self.rows.quant(number, quant, previous_size, size);
         self.log(&Entry::Seal { chain, quant: quant.clone().into() });
         self.open.remove(&number);
@@ -230,9 +231,9 @@ impl Batch {
     pub fn erase(
         &mut self,
         chain: &ChainRecord,
-        index: u64,
+        index: count::Index,
         commitment: Hash,
-        (record, by, bytes_before): (&Transaction, u64, u64),
+        (record, by, bytes_before): (&Transaction, count::Index, u64),
     ) -> u64 {
         let erased = Erased { timestamp: record.timestamp(), by };
         self.rows.chain(chain);
@@ -287,7 +288,7 @@ fn key_name(file: KeyFile) -> String {
     format!("key {}", file.role())
 }
 
-fn missing(transaction: u64) -> StoreError {
+fn missing(transaction: count::Index) -> StoreError {
     StoreError::Damaged(format!("transaction {transaction} is missing"))
 }
 
@@ -376,7 +377,7 @@ impl Store {
         for (chain, at) in erased {
             let row = self.run_row(&index, chain, at)?;
             let run = self.run(chain, &row)?;
-            doomed.push(run.payload_place(row.place, (at - run.first) as usize).ok_or_else(|| missing(at))?);
+            doomed.push(run.payload_place(row.place, run.place_of(at)).ok_or_else(|| missing(at))?);
         }
         let mut batch = log.batch();
         let mut runs = Vec::new();
@@ -508,23 +509,23 @@ impl Store {
     }
 
     /// The size of a chain and the bytes of its transactions, as far as it wrote them itself.
-    pub fn size_and_bytes(&self, chain: ChainNumber) -> Result<Option<(u64, u64)>, StoreError> {
+    pub fn size_and_bytes(&self, chain: ChainNumber) -> Result<Option<(Size, u64)>, StoreError> {
         let index = self.index()?;
-        let Some(row) = index.run_before(chain, u64::MAX)? else { return Ok(None) };
+        let Some(row) = index.run_before(chain, Size::new(u64::MAX))? else { return Ok(None) };
         let run = self.run(chain, &row)?;
         Ok(Some((run.end(), run.bytes_before(run.count()))))
     }
 
     /// Bytes of a chain's first `size` transactions.
-    pub fn bytes_at(&self, lineage: &Lineage, size: u64) -> Result<u64, StoreError> {
-        let Some(last) = size.checked_sub(1) else { return Ok(0) };
+    pub fn bytes_at(&self, lineage: &Lineage, size: Size) -> Result<u64, StoreError> {
+        let Some(last) = size.last() else { return Ok(0) };
         let chain = lineage.of_transaction(last);
         let run = self.run(chain, &self.run_row(&*self.index()?, chain, last)?)?;
-        Ok(run.bytes_before((size - run.first) as usize))
+        Ok(run.bytes_before(run.place_of(size.next_index())))
     }
 
     /// The newest quant that a chain wrote itself, and how many transactions the chain had when it was sealed.
-    pub fn newest_quant(&self, chain: ChainNumber) -> Result<Option<(Quant, u64)>, StoreError> {
+    pub fn newest_quant(&self, chain: ChainNumber) -> Result<Option<(Quant, Size)>, StoreError> {
         self.index()?.newest_quant(chain)
     }
 
@@ -536,23 +537,23 @@ impl Store {
     pub fn records(
         &self,
         lineage: &Lineage,
-        range: Range<u64>,
+        range: Range<count::Index>,
         separator: u8,
         bytes: usize,
         out: &mut Vec<u8>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<count::Index, StoreError> {
         let index = self.index()?;
         let mut next = range.start;
         let limit = out.len().saturating_add(bytes);
         while next < range.end {
             let chain = lineage.of_transaction(next);
-            let end_of_part = lineage.end_of_part(next).min(range.end);
+            let end_of_part = lineage.end_of_part(next).next_index().min(range.end);
             let first = self.run_row(&index, chain, next)?.first;
-            let rows = index.space(Space::Runs).range(key([chain.0, first])..key([chain.0, end_of_part]));
+            let rows = index.space(Space::Runs).range(key([chain.0, first.get()])..key([chain.0, end_of_part.get()]));
             for entry in rows {
                 let (key, value) = entry.into_inner().map_err(unreadable)?;
                 let row = RunRow::decode(&key, &value)?;
-                if next < row.first || next >= row.end() {
+                if next < row.first || !row.end().has(next) {
                     return Err(missing(next));
                 }
                 if next > range.start {
@@ -562,8 +563,9 @@ impl Store {
                     out.push(separator);
                 }
                 let run = self.run(chain, &row)?;
-                let part = (next - run.first) as usize..(run.end().min(end_of_part) - run.first) as usize;
-                next = run.first + part.end as u64;
+                let end = run.end().next_index().min(end_of_part);
+                let part = run.place_of(next)..run.place_of(end);
+                next = end;
                 run.serve(part, separator, |at| index.erasure(chain, at), out)?;
             }
             if next < end_of_part {
@@ -574,9 +576,9 @@ impl Store {
     }
 
     /// Where the run stands that has a transaction.
-    fn run_row(&self, index: &Index, chain: ChainNumber, transaction: u64) -> Result<RunRow, StoreError> {
-        let row = index.run_before(chain, transaction + 1)?;
-        row.filter(|row| transaction < row.end()).ok_or_else(|| missing(transaction))
+    fn run_row(&self, index: &Index, chain: ChainNumber, transaction: count::Index) -> Result<RunRow, StoreError> {
+        let row = index.run_before(chain, transaction.size())?;
+        row.filter(|row| row.end().has(transaction)).ok_or_else(|| missing(transaction))
     }
 
     fn run(&self, chain: ChainNumber, row: &RunRow) -> Result<StoredRun, StoreError> {
@@ -593,23 +595,23 @@ impl Store {
     }
 
     /// One transaction as it is served.
-    pub fn record(&self, lineage: &Lineage, index: u64) -> Result<Vec<u8>, StoreError> {
+    pub fn record(&self, lineage: &Lineage, index: count::Index) -> Result<Vec<u8>, StoreError> {
         self.own_record(lineage.of_transaction(index), index)
     }
 
     /// One quant; its hash and proof of work are checked.
-    pub fn quant(&self, lineage: &Lineage, index: u64) -> Result<Quant, StoreError> {
+    pub fn quant(&self, lineage: &Lineage, index: Height) -> Result<Quant, StoreError> {
         let chain = lineage.of_quant(index);
-        let value = self.index()?.get(Space::Quants, &key_and(chain, &index.to_be_bytes()))?;
+        let value = self.index()?.get(Space::Quants, &key_and(chain, &index.get().to_be_bytes()))?;
         let value = value.ok_or_else(|| StoreError::Damaged(format!("quant {index} is missing")))?;
         decode_quant(&value).map(|(quant, _)| quant)
     }
 
     /// The index of a chain's quant with this hash.
-    pub fn quant_with_hash(&self, lineage: &Lineage, hash: Hash) -> Result<Option<u64>, StoreError> {
+    pub fn quant_with_hash(&self, lineage: &Lineage, hash: Hash) -> Result<Option<Height>, StoreError> {
         let held = self.index()?;
         for chain in lineage.writers() {
-            if let Some(index) = held.number(Space::Hashes, &key_and(chain, hash.as_bytes()))? {
+            if let Some(index) = held.number(Space::Hashes, &key_and(chain, hash.as_bytes()))?.map(Height::new) {
                 // A quant of an ancestor behind the fork is not of this chain.
                 return Ok((lineage.of_quant(index) == chain).then_some(index));
             }
@@ -618,21 +620,21 @@ impl Store {
     }
 
     /// The index of the quant that seals a transaction. The transaction must be sealed.
-    pub fn quant_of(&self, lineage: &Lineage, transaction: u64) -> Result<u64, StoreError> {
+    pub fn quant_of(&self, lineage: &Lineage, transaction: count::Index) -> Result<Height, StoreError> {
         let chain = lineage.of_transaction(transaction);
         let held = self.index()?;
-        let entry = held.space(Space::Sizes).range(key([chain.0, transaction + 1])..key([chain.0 + 1])).next();
+        let entry = held.space(Space::Sizes).range(key([chain.0, transaction.size().get()])..key([chain.0 + 1])).next();
         let value = entry.ok_or_else(|| StoreError::Damaged(format!("no quant seals transaction {transaction}")))?;
-        decode_number(&value.value().map_err(unreadable)?)
+        decode_number(&value.value().map_err(unreadable)?).map(Height::new)
     }
 
     /// The index of the transaction that a client gave this id.
-    pub fn transaction_with_id(&self, lineage: &Lineage, id: &Id) -> Result<Option<u64>, StoreError> {
+    pub fn transaction_with_id(&self, lineage: &Lineage, id: &Id) -> Result<Option<count::Index>, StoreError> {
         self.own_transaction_with_id(lineage, lineage.writers(), id)
     }
 
     /// The same of what the ancestors of a chain wrote.
-    pub fn inherited_with_id(&self, lineage: &Lineage, id: &Id) -> Result<Option<u64>, StoreError> {
+    pub fn inherited_with_id(&self, lineage: &Lineage, id: &Id) -> Result<Option<count::Index>, StoreError> {
         self.own_transaction_with_id(lineage, lineage.ancestors(), id)
     }
 
@@ -641,20 +643,20 @@ impl Store {
         lineage: &Lineage,
         mut writers: impl Iterator<Item = ChainNumber>,
         id: &Id,
-    ) -> Result<Option<u64>, StoreError> {
+    ) -> Result<Option<count::Index>, StoreError> {
         let held = self.index()?;
         let find = |chain: ChainNumber| {
-            let found = held.number(Space::Ids, &key_and(chain, id.as_str().as_bytes()))?;
+            let found = held.number(Space::Ids, &key_and(chain, id.as_str().as_bytes()))?.map(count::Index::new);
             Ok(found.filter(|&index| lineage.of_transaction(index) == chain))
         };
         writers.find_map(|chain| find(chain).transpose()).transpose()
     }
 
     /// One transaction of a chain by its number, as it wrote it itself.
-    pub fn own_record(&self, chain: ChainNumber, index: u64) -> Result<Vec<u8>, StoreError> {
+    pub fn own_record(&self, chain: ChainNumber, index: count::Index) -> Result<Vec<u8>, StoreError> {
         let held = self.index()?;
         let run = self.run(chain, &self.run_row(&held, chain, index)?)?;
-        let (at, mut record) = ((index - run.first) as usize, Vec::new());
+        let (at, mut record) = (run.place_of(index), Vec::new());
         run.serve(at..at + 1, b',', |at| held.erasure(chain, at), &mut record)?;
         Ok(record)
     }

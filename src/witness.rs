@@ -30,6 +30,7 @@ use tokio::{
 
 use crate::{
     core::{
+        count::Size,
         hash,
         note::{Algorithm, KeyName, Note, Signature, VerifierKey},
         quant::Quant,
@@ -142,7 +143,7 @@ struct Queue {
 #[derive(Default)]
 struct Asked {
     /// The size that it has cosigned, as far as known. It says so itself where that is wrong.
-    size: u64,
+    size: Size,
     state: State,
     /// Whether a refusal was logged since the last cosignature.
     is_told: bool,
@@ -164,7 +165,7 @@ enum State {
 /// What became of a call.
 enum Answer {
     /// It has cosigned the checkpoint of this size.
-    Cosigned { size: u64, is_newest: bool },
+    Cosigned { size: Size, is_newest: bool },
     /// It would not, for this reason.
     Refused(String),
     /// It did not answer as a witness does.
@@ -206,7 +207,7 @@ impl Queue {
 
     /// The next chain to ask for, if one may be asked for now, and the size from which it is shown. While the witness is away,
     /// one call finds out whether it is back.
-    fn next(&mut self, now: Instant) -> Option<(Arc<ChainHandle>, u64)> {
+    fn next(&mut self, now: Instant) -> Option<(Arc<ChainHandle>, Size)> {
         while self.refused.front().is_some_and(|(due, _)| *due <= now) {
             let (_, chain) = self.refused.pop_front().expect("it was just seen");
             self.chains.entry(chain.number()).or_default().is_refused = false;
@@ -291,17 +292,17 @@ struct Call {
 
 impl Call {
     /// Shows the newest quant as the continuation of what the witness has: of `known` transactions, or of as many as it says.
-    async fn ask(&self, known: u64) -> Answer {
+    async fn ask(&self, known: Size) -> Answer {
         let quant = self.chain.head().newest;
         let note = self.node.sign(&self.chain, &quant);
-        let mut old = if known <= quant.size() { known } else { 0 };
+        let mut old = if known <= quant.size() { known } else { Size::ZERO };
         // Where others show the same chain to the witness, its size may change between two calls.
         for _ in 0..3 {
             let proof = match self.node.consistency(self.chain.clone(), old, quant.size()).await {
                 Ok(proof) => proof,
                 Err(error) => return Answer::Refused(error.to_string()),
             };
-            let submission = Submission::new(old, proof, note.clone()).expect("the node's own checkpoint is one");
+            let submission = Submission::new(old.get(), proof, note.clone()).expect("the node's own checkpoint is one");
             let (status, retry_after, body) = match self.send(submission.to_string()).await {
                 Ok(answered) => answered,
                 Err(reason) => return Answer::Away { reason, retry_after: None },

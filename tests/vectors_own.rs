@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, convert::Infallible, fs, path::Path, str::FromS
 use ed25519_dalek::{Signer, SigningKey};
 use qbc::core::{
     chain::{Chain, bang_header, bang_transaction},
+    count::Index,
     hash::Hash,
     json,
     merkle::{self, Edge},
@@ -104,7 +105,7 @@ impl Made {
 
     fn serve(&mut self, transaction: &Transaction) {
         let mut record = Vec::new();
-        transaction.write(self.leaves.len() as u64, &mut record);
+        transaction.write(Index::new(self.leaves.len() as u64), &mut record);
         self.lines.push(String::from_utf8(record).unwrap());
         self.leaves.push(transaction.hash());
     }
@@ -188,7 +189,7 @@ fn the_frozen_bytes_verify() {
     for (name, id, size) in [("chain.ndjson", CHAIN, 10), ("fork.ndjson", FORK, 10)] {
         let lines: Vec<String> = read(name).lines().map(str::to_owned).collect();
         let verifier = verified(&lines);
-        assert_eq!((verifier.id().unwrap().to_string().as_str(), verifier.size()), (id, size), "{name}");
+        assert_eq!((verifier.id().unwrap().to_string().as_str(), verifier.size().get()), (id, size), "{name}");
     }
     for line in read("receipts.ndjson").lines() {
         verify::receipt(json::parse(line.as_bytes()).unwrap()).unwrap();

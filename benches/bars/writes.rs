@@ -13,7 +13,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use qbc::{
     cli::load::{self, median},
-    core::{hash::Hash, quant::Header, transaction::Timestamp},
+    core::{
+        count::{Height, Size},
+        hash::Hash,
+        quant::Header,
+        transaction::Timestamp,
+    },
 };
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -180,12 +185,12 @@ pub async fn inject_while_mining(bench: &Bench) -> Result<Row> {
 /// The miner's loop against nothing but the compression function, each on every core.
 pub fn hashing() -> Result<Row> {
     let header = Header {
-        index: 1,
+        index: Height::new(1),
         timestamp: Timestamp::from_micros(0).context("1970 is a time")?,
         difficulty: 255,
         previous_hash: Hash::ZERO,
         root: Hash::ZERO,
-        size: 1,
+        size: Size::new(1),
     };
     // No proof meets this difficulty, so a range is always tried to its end.
     let mine = |first: u64, tries: u64| {

@@ -548,7 +548,7 @@ pub async fn receipt(node: &Connection, args: ReceiptArgs) -> anyhow::Result<()>
     let url = node.chain_url(&["transactions", &args.index.to_string(), "receipt"]);
     let body = node.send(node.get(url)).await?.bytes().await.context("the connection broke")?;
     let receipt = checked_receipt(&body)?;
-    if receipt.record.index != args.index {
+    if receipt.record.index.get() != args.index {
         bail!("the node sent the receipt of transaction {}", receipt.record.index);
     }
     if !args.key.is_empty() {

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     core::{
+        count::Size,
         export::{Export, Line, Voucher},
         json,
         note::VerifierKey,
@@ -113,13 +114,13 @@ impl Items {
         }
         let size = self.export.verifier().size();
         if has("path") {
-            if size > 0 {
+            if size > Size::ZERO {
                 bail!("a receipt stands in a chain");
             }
             self.receipt = Some(verify::receipt(Value::Object(parse(fields)?))?);
             return Ok(());
         }
-        if size == 0 && !["root", "hash", "checkpoint"].into_iter().any(has) {
+        if size == Size::ZERO && !["root", "hash", "checkpoint"].into_iter().any(has) {
             bail!("it is neither a quant nor a transaction nor a receipt");
         }
         let is_quant = has("root");
@@ -165,6 +166,7 @@ mod tests {
     use super::*;
     use crate::core::{
         chain::{Chain, bang_header, bang_transaction},
+        count::Index,
         merkle::{Edge, Tile},
         rules::Rules,
         transaction::{Submission, Timestamp, Transaction},
@@ -190,7 +192,7 @@ mod tests {
         let second = chain.head.cut(0, now).mine(0..1).unwrap();
         let record = |index: u64, transaction: &Transaction| {
             let mut out = Vec::new();
-            transaction.write(index, &mut out);
+            transaction.write(Index::new(index), &mut out);
             String::from_utf8(out).unwrap()
         };
         let records = [record(0, &bang), record(1, &transactions[0]), record(2, &transactions[1])];
@@ -226,10 +228,10 @@ mod tests {
         let lines = served[1..served.len() - 1].replace("]},{", "]}\n{");
         for text in [&export, &served, &lines, &format!(" \n{served}\n")] {
             let Ok(Content::Chain(verifier, Voucher::Nobody)) = outcome(text) else { panic!("{:?}", fault(text)) };
-            assert_eq!((verifier.size(), verifier.newest().unwrap().index()), (3, 1));
+            assert_eq!((verifier.size().get(), verifier.newest().unwrap().index().get()), (3, 1));
         }
         let Ok(Content::Receipt(receipt)) = outcome(&receipt) else { panic!("{:?}", fault(&receipt)) };
-        assert_eq!((receipt.record.index, receipt.quant.index()), (2, 1));
+        assert_eq!((receipt.record.index.get(), receipt.quant.index().get()), (2, 1));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     core::{
+        count::{Height, Index, Size},
         merkle::Tile,
         quant::Quant,
         transaction::{Id, Record},
@@ -73,8 +74,8 @@ pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow:
     }
     records.sort_by_key(|record| record.number);
     let own = |record: &ChainRecord| {
-        let size = store.size_and_bytes(record.number)?.map_or(0, |(size, _)| size);
-        Ok(size.saturating_sub(record.parent.map_or(0, |parent| parent.size)))
+        let size = store.size_and_bytes(record.number)?.map_or(0, |(size, _)| size.get());
+        Ok(size.saturating_sub(record.parent.map_or(0, |parent| parent.size.get())))
     };
     let sizes = records.iter().map(own).collect::<Result<Vec<u64>, StoreError>>()?;
     let bar = progress(json, Unit::Transactions, sizes.iter().sum());
@@ -121,8 +122,8 @@ fn add_lineage(
 
 /// What is verified once and shared: chains as they stood at the quants where others were forked from them.
 struct Forks {
-    wanted: HashSet<(ChainNumber, u64)>,
-    found: HashMap<(ChainNumber, u64), Start>,
+    wanted: HashSet<(ChainNumber, Height)>,
+    found: HashMap<(ChainNumber, Height), Start>,
 }
 
 /// Where the verification of a chain starts.
@@ -200,22 +201,23 @@ impl<'a> OneChain<'a> {
         Verified::of(&self.verifier)
     }
 
-    fn read_next(&mut self, newest: u64) -> anyhow::Result<()> {
-        let index = self.verifier.newest().map_or(0, |quant| quant.index() + 1);
+    fn read_next(&mut self, newest: Height) -> anyhow::Result<()> {
+        let index = self.verifier.newest().map_or(Height::FIRST, |quant| quant.index().next());
         self.next = if index > newest { None } else { Some(self.store.quant(self.lineage, index)?) };
         Ok(())
     }
 
-    fn seal(&mut self, newest: u64) -> anyhow::Result<()> {
+    fn seal(&mut self, newest: Height) -> anyhow::Result<()> {
         let quant = self.next.take().expect("it is called where there is one");
         let (index, hash) = (quant.index(), quant.hash());
-        let sealed = self.verifier.newest().map_or(0, Quant::size)..quant.size();
+        let first = self.verifier.newest().map_or(Size::ZERO, Quant::size).next_index();
+        let sealed = quant.size().last().filter(|last| *last >= first).map(|last| [first, last]);
         self.verifier.quant(quant)?;
         if self.store.quant_with_hash(self.lineage, hash)? != Some(index) {
             bail!(Fault::of_quant(index, "it is not found by its hash"));
         }
         // An entry of another quant in between would show at the first of its transactions.
-        for transaction in sealed.clone().take(1).chain(sealed.last()) {
+        for transaction in sealed.into_iter().flatten() {
             if self.store.quant_of(self.lineage, transaction)? != index {
                 bail!(Fault::of_transaction(transaction, format!("it is not found to be sealed by quant {index}")));
             }
@@ -228,23 +230,24 @@ impl<'a> OneChain<'a> {
     }
 
     /// The transactions that are not verified yet, and the quants that seal them.
-    fn transactions(&mut self, size: u64, newest: u64) -> anyhow::Result<()> {
+    fn transactions(&mut self, size: Size, newest: Height) -> anyhow::Result<()> {
         let (store, lineage) = (self.store, self.lineage);
-        let mut from = self.verifier.size();
+        let mut from = self.verifier.size().next_index();
         let read = || {
-            if from >= size {
+            if !size.has(from) {
                 return Ok(None);
             }
             let mut records = Vec::with_capacity(limits::CHUNK_BYTES);
-            let next = store.records(lineage, from..size, b'\n', limits::CHUNK_BYTES, &mut records)?;
+            let next = store.records(lineage, from..size.next_index(), b'\n', limits::CHUNK_BYTES, &mut records)?;
             let first = std::mem::replace(&mut from, next);
             Ok(Some((first..next, Piece::split(records, b'\n'))))
         };
         let in_force = RwLock::new(self.verifier.in_force());
-        let check = |(range, piece): (std::ops::Range<u64>, Piece)| {
+        let check = |(range, piece): (std::ops::Range<Index>, Piece)| {
             let in_force = in_force.read().expect("no holder of this lock panics").clone();
-            let texts = range.clone().zip(piece.texts());
-            let items = texts.map(|(index, text)| Item::read(store, lineage, index, text, in_force.as_deref()));
+            let texts = (range.start.get()..range.end.get()).zip(piece.texts());
+            let items =
+                texts.map(|(index, text)| Item::read(store, lineage, Index::new(index), text, in_force.as_deref()));
             (range, items.collect::<Result<Vec<_>, StoreError>>())
         };
         in_order(read, check, |(range, items)| {
@@ -254,7 +257,7 @@ impl<'a> OneChain<'a> {
                     self.seal(newest)?;
                 }
             }
-            if self.verifier.size() != range.end {
+            if self.verifier.size().next_index() != range.end {
                 bail!(Fault::of_transaction(range.end, "a run of transactions is malformed"));
             }
             *in_force.write().expect("no holder of this lock panics") = self.verifier.in_force();
@@ -263,7 +266,7 @@ impl<'a> OneChain<'a> {
     }
 
     fn transaction(&mut self, item: Item) -> anyhow::Result<()> {
-        let index = self.verifier.size();
+        let index = self.verifier.size().next_index();
         let fault = |detail: String| Fault::of_transaction(index, detail);
         let checked = item.checked.map_err(fault)?;
         let mut completed = Vec::new();
@@ -288,7 +291,7 @@ impl Item {
     fn read(
         store: &Store,
         lineage: &Lineage,
-        index: u64,
+        index: Index,
         text: &[u8],
         in_force: Option<&InForce>,
     ) -> Result<Item, StoreError> {
@@ -301,7 +304,8 @@ impl Item {
         let bytes = match &record {
             // What an erasure took away counts on.
             Ok(record) if record.transaction.erased().is_some() => {
-                store.bytes_at(lineage, index + 1)? - store.bytes_at(lineage, index)?
+                let before = Size::new(index.get());
+                store.bytes_at(lineage, index.size())? - store.bytes_at(lineage, before)?
             }
             _ => text.len() as u64,
         };
@@ -311,9 +315,9 @@ impl Item {
 }
 
 /// Whether a transaction of the chain that wrote `index` records its erasure.
-fn records_erasure(store: &Store, lineage: &Lineage, by: u64, index: u64) -> Result<bool, StoreError> {
+fn records_erasure(store: &Store, lineage: &Lineage, by: Index, index: Index) -> Result<bool, StoreError> {
     let writer = lineage.of_transaction(index);
-    if by <= index || store.size_and_bytes(writer)?.is_none_or(|(size, _)| by >= size) {
+    if by <= index || store.size_and_bytes(writer)?.is_none_or(|(size, _)| !size.has(by)) {
         return Ok(false);
     }
     // It may stand after the place of the fork.
@@ -322,7 +326,7 @@ fn records_erasure(store: &Store, lineage: &Lineage, by: u64, index: u64) -> Res
 }
 
 /// Each id leads to its one transaction. The index of a fork is asked before that of its parent, so the parent is asked too.
-fn misplaced(store: &Store, lineage: &Lineage, index: u64, id: &Id) -> Result<Option<String>, StoreError> {
+fn misplaced(store: &Store, lineage: &Lineage, index: Index, id: &Id) -> Result<Option<String>, StoreError> {
     if store.transaction_with_id(lineage, id)? != Some(index) {
         return Ok(Some(format!("it is not found by its id {:?}", id.as_str())));
     }

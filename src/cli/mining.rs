@@ -13,7 +13,13 @@ use reqwest::Response;
 use serde::Deserialize;
 
 use super::connection::Connection;
-use crate::core::{hash::Hash, quant::Header, rules::Rules, transaction::Timestamp};
+use crate::core::{
+    count::{Height, Size},
+    hash::Hash,
+    quant::Header,
+    rules::Rules,
+    transaction::Timestamp,
+};
 
 /// What is expected to take longer is not begun without a word.
 const LONG: Duration = Duration::from_secs(60);
@@ -104,7 +110,14 @@ fn hashes_per_second() -> f64 {
     let timestamp = Timestamp::from_micros(0).expect("the epoch is a time");
     let zero = Hash::ZERO;
     // No hash meets it.
-    let header = Header { index: 0, timestamp, difficulty: u8::MAX, previous_hash: zero, root: zero, size: 1 };
+    let header = Header {
+        index: Height::FIRST,
+        timestamp,
+        difficulty: u8::MAX,
+        previous_hash: zero,
+        root: zero,
+        size: Size::ZERO,
+    };
     let (started, mut tried) = (Instant::now(), 0);
     while started.elapsed() < MEASURE {
         header.mine(tried..tried + SLICE);

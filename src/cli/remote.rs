@@ -25,6 +25,7 @@ use super::{
 use crate::{
     core::{
         chain::LeapPolicy,
+        count::{Height, Index},
         export::{Voucher, check_checkpoint, last_line},
         hash::Hash,
         json,
@@ -91,14 +92,14 @@ pub fn read<'a>(
         .context("the answer is not that of a QBC node")?;
     ensure!(stats.pooled <= stats.size, "the node says that more is pooled than it has");
     ensure!(
-        promise.quant < stats.length,
+        promise.quant.get() < stats.length,
         "the node says that it has {} quants, but its checkpoint is of quant {}",
         stats.length,
         promise.quant
     );
     let (end, length, out) = match part {
         Part::Whole => (stats.size, stats.length, None),
-        Part::Export(out) => (promise.size, promise.quant + 1, Some(out)),
+        Part::Export(out) => (promise.size, promise.quant.next().get(), Some(out)),
     };
     let left_out = stats.size.saturating_sub(end);
     let is_whole = out.is_none();
@@ -175,7 +176,7 @@ impl<'a> Source<'a> {
     }
 
     /// Whether a transaction of another chain of the node records the erasure of this one.
-    fn records_erasure(self, chain: Hash, by: u64, index: u64) -> anyhow::Result<bool> {
+    fn records_erasure(self, chain: Hash, by: Index, index: Index) -> anyhow::Result<bool> {
         let url = self.node.node_url(&["chains", &chain.to_string(), "transactions", &by.to_string()]);
         let response = self.runtime.block_on(self.node.send_any(self.node.get(url)))?;
         if response.status() == StatusCode::NOT_FOUND {
@@ -204,7 +205,7 @@ impl<'a> Source<'a> {
         url.query_pairs_mut().append_pair("from", &from.to_string()).append_pair("limit", &limit.to_string());
         let mut quants = Vec::new();
         for line in BufReader::new(self.get(url)?).split(b'\n').take(limit as usize) {
-            let index = from + quants.len() as u64;
+            let index = Height::new(from + quants.len() as u64);
             quants.push(json::parse(&line?).map_err(|error| Fault::of_quant(index, error))?);
         }
         Ok(quants)
@@ -215,7 +216,7 @@ impl<'a> Source<'a> {
 struct Promise<'a> {
     note: Note,
     text: String,
-    quant: u64,
+    quant: Height,
     size: u64,
     keys: &'a [VerifierKey],
 }
@@ -242,7 +243,7 @@ impl Pages<'_> {
                 }
                 if self.seen < self.asked {
                     let detail = format!("the node does not send it, but says that it has {}", self.end);
-                    bail!(Fault::of_transaction(self.seen, detail));
+                    bail!(Fault::of_transaction(Index::new(self.seen), detail));
                 }
             }
             if self.seen == self.end {
@@ -291,7 +292,10 @@ impl Quants<'_> {
             self.page = self.source.quants(self.next, QUANTS.min(self.length - self.next))?.into_iter();
         }
         let quant = self.page.next().ok_or_else(|| {
-            Fault::of_quant(self.next, format!("the node does not send it, but says that it has {}", self.length))
+            Fault::of_quant(
+                Height::new(self.next),
+                format!("the node does not send it, but says that it has {}", self.length),
+            )
         })?;
         self.next += 1;
         Ok(Some(quant))
@@ -318,7 +322,8 @@ impl Walk<'_> {
         let Some(value) = self.quants.next()? else {
             return Ok(None);
         };
-        let quant = verify::quant(value.clone()).map_err(|error| Fault::of_quant(self.quants.next - 1, error))?;
+        let quant =
+            verify::quant(value.clone()).map_err(|error| Fault::of_quant(Height::new(self.quants.next - 1), error))?;
         Ok(Some((quant, value)))
     }
 
@@ -338,7 +343,7 @@ impl Walk<'_> {
     }
 
     fn take(&mut self, item: Item) -> anyhow::Result<()> {
-        let index = self.verifier.size();
+        let index = self.verifier.size().next_index();
         let checked = item.checked.map_err(|error| Fault::of_transaction(index, error))?;
         self.verifier.checked(&checked, &mut |_| ())?;
         if let (Some(out), Some(line)) = (&mut self.out, item.line) {

@@ -110,9 +110,9 @@ impl Verified {
         Ok(Verified {
             chain: rules.name().to_string(),
             id,
-            quants: newest.index() + 1,
-            transactions: newest.size(),
-            pooled: verifier.size() - newest.size(),
+            quants: newest.index().next().get(),
+            transactions: newest.size().get(),
+            pooled: verifier.size().get() - newest.size().get(),
             erased: verifier.erased(),
             unrecorded: verifier.unrecorded(),
             hash: newest.hash(),
@@ -257,8 +257,8 @@ impl VerifiedReceipt {
         let whose = unproven(&voucher).into_iter();
         Ok(VerifiedReceipt {
             chain: receipt.chain,
-            transaction: receipt.record.index,
-            quant: receipt.quant.index(),
+            transaction: receipt.record.index.get(),
+            quant: receipt.quant.index().get(),
             hash: receipt.quant.hash(),
             erased,
             not_proven: whose.chain(erased.then_some("that its data was erased by a record of that")).collect(),

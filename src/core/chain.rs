@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    count::{Height, Index, Size},
     hash::Hash,
     json,
     merkle::{Edge, Tile},
@@ -34,13 +35,13 @@ pub struct Head {
 
 impl Head {
     /// Transactions of the chain, pooled ones included, which is the index that the next one gets.
-    pub fn size(&self) -> u64 {
-        self.edge.size()
+    pub fn size(&self) -> Size {
+        Size::new(self.edge.size())
     }
 
     /// Transactions that no quant covers yet.
     pub fn pooled(&self) -> u64 {
-        self.size() - self.newest.size()
+        self.size().get() - self.newest.size().get()
     }
 
     /// What names this state of the chain and no other: each transaction and each leap changes it.
@@ -56,7 +57,7 @@ impl Head {
     /// The header of the quant that seals all that is pooled now. It costs the same whatever the pool holds.
     pub fn cut(&self, difficulty: u8, now: Timestamp) -> Header {
         Header {
-            index: self.newest.index() + 1,
+            index: self.newest.index().next(),
             timestamp: now.max(self.newest.header().timestamp),
             difficulty,
             previous_hash: self.newest.hash(),
@@ -70,18 +71,18 @@ impl Head {
 /// the newest change, the quant that it made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
-    size: u64,
-    quant: Option<u64>,
+    size: Size,
+    quant: Option<Height>,
 }
 
 impl Tag {
     /// Of a chain of this size, to which a transaction came last.
-    pub fn of_size(size: u64) -> Tag {
+    pub fn of_size(size: Size) -> Tag {
         Tag { size, quant: None }
     }
 
     /// Transactions of the chain.
-    pub fn size(self) -> u64 {
+    pub fn size(self) -> Size {
         self.size
     }
 }
@@ -147,18 +148,18 @@ pub fn bang_header(rules: &Rules, bang: &Transaction, parent: Option<(&Quant, Ed
     };
     edge.push(bang.hash(), &mut |_| ());
     Header {
-        index: previous.map_or(0, |quant| quant.index() + 1),
+        index: previous.map_or(Height::FIRST, |quant| quant.index().next()),
         timestamp: previous.map_or(now, |quant| now.max(quant.header().timestamp)),
         difficulty: rules.difficulty(),
         previous_hash: previous.map_or(Hash::ZERO, Quant::hash),
         root: edge.root(),
-        size: edge.size(),
+        size: Size::new(edge.size()),
     }
 }
 
 /// What an erasure records: the canonical JSON of `{"index", "reason"}`. On a chain with writers, one of them signs it, with its
 /// kind.
-pub fn erasure_data(index: u64, reason: &str) -> Vec<u8> {
+pub fn erasure_data(index: Index, reason: &str) -> Vec<u8> {
     json::canonical(&serde_json::json!({ "index": index, "reason": reason }))
 }
 
@@ -188,7 +189,7 @@ impl Chain {
         quant.check_follows(previous)?;
         edge.push(bang.hash(), |_| ());
         let Header { root, size, difficulty, .. } = quant.header();
-        if *root != edge.root() || *size != edge.size() || *difficulty != rules.difficulty() {
+        if *root != edge.root() || size.get() != edge.size() || *difficulty != rules.difficulty() {
             return Err(QuantError::Link("the first quant of a chain seals its bang and nothing else".into()));
         }
         Ok(())
@@ -213,8 +214,8 @@ impl Chain {
 
     /// Accepts a transaction of so many stored bytes, and gives its index. The rules were checked before, and it is not earlier
     /// than [the newest one](Head::accepted).
-    pub fn inject(&mut self, transaction: &Transaction, bytes: u64, tiles: &mut impl FnMut(Tile)) -> u64 {
-        let index = self.head.size();
+    pub fn inject(&mut self, transaction: &Transaction, bytes: u64, tiles: &mut impl FnMut(Tile)) -> Index {
+        let index = self.head.size().next_index();
         Arc::make_mut(&mut self.head.edge).push(transaction.hash(), tiles);
         self.head.bytes += bytes;
         self.head.accepted = transaction.timestamp();
@@ -310,9 +311,9 @@ mod tests {
     fn a_new_chain_has_its_bang_and_nothing_pooled() {
         let chain = new_chain();
         assert_eq!(chain.id, chain.head.newest.hash());
-        assert_eq!((chain.head.size(), chain.head.pooled(), chain.head.bytes), (1, 0, 100));
+        assert_eq!((chain.head.size().get(), chain.head.pooled(), chain.head.bytes), (1, 0, 100));
         let header = chain.head.newest.header();
-        assert_eq!((header.index, header.size, header.previous_hash), (0, 1, Hash::ZERO));
+        assert_eq!((header.index.get(), header.size.get(), header.previous_hash), (0, 1, Hash::ZERO));
     }
 
     /// Mining takes a while: what comes in meanwhile stays pooled, and only the first of two leaps counts.
@@ -320,7 +321,7 @@ mod tests {
     fn a_quant_seals_what_was_pooled_when_it_was_cut() {
         let mut chain = new_chain();
         for number in 1..=3 {
-            assert_eq!(chain.inject(&transaction("x"), 10, &mut |_| ()), number);
+            assert_eq!(chain.inject(&transaction("x"), 10, &mut |_| ()).get(), number);
         }
         let slower = mined(chain.head.cut(2, time(30)));
         let faster = mined(chain.head.cut(2, time(20)));
@@ -328,7 +329,7 @@ mod tests {
         let root = chain.head.edge.root();
         chain.check_seal(&faster).unwrap();
         chain.seal(faster.clone());
-        assert_eq!((chain.head.size(), chain.head.pooled(), chain.head.bytes), (5, 1, 140));
+        assert_eq!((chain.head.size().get(), chain.head.pooled(), chain.head.bytes), (5, 1, 140));
         assert!(faster.header().root != root && chain.head.edge.root() == root);
         assert!(matches!(chain.check_seal(&slower), Err(QuantError::Link(_))));
         assert_eq!(*chain.head.newest, faster);
@@ -356,7 +357,7 @@ mod tests {
         assert_eq!(texts, ["1", "2", "2.1", "2.2", "2.3", "3"]);
         for (tag, text) in tags.iter().zip(&texts) {
             assert_eq!(text.parse(), Ok(*tag));
-            let expected = Expected::any_of(vec![Tag::of_size(9), *tag]).unwrap();
+            let expected = Expected::any_of(vec![Tag::of_size(Size::new(9)), *tag]).unwrap();
             assert_eq!(tags.iter().filter(|tag| expected.allows(**tag)).count(), 1);
             assert_eq!(expected.to_string(), format!("\"9\" or \"{text}\""));
         }
@@ -370,7 +371,7 @@ mod tests {
     fn time_in_quants_never_goes_back() {
         let mut chain = new_chain();
         let header = chain.head.cut(2, time(9));
-        assert_eq!((header.timestamp, header.size), (time(10), 1), "the clock was set back");
+        assert_eq!((header.timestamp, header.size.get()), (time(10), 1), "the clock was set back");
         chain.seal(mined(header));
         assert_eq!(chain.head.cut(2, time(11)).timestamp, time(11));
     }
@@ -381,10 +382,10 @@ mod tests {
         chain.inject(&transaction("x"), 10, &mut |_| ());
         let header = chain.head.cut(2, time(20));
         for wrong in [
-            Header { size: 3, ..header.clone() },
+            Header { size: Size::new(3), ..header.clone() },
             Header { difficulty: 1, ..header.clone() },
             Header { difficulty: 3, ..header.clone() },
-            Header { index: 2, ..header.clone() },
+            Header { index: Height::new(2), ..header.clone() },
             Header { previous_hash: Hash::ZERO, ..header.clone() },
         ] {
             assert!(chain.check_seal(&mined(wrong)).is_err());
@@ -398,10 +399,10 @@ mod tests {
         let bang = bang_transaction(&rules, time(10), [0; 16]);
         let header = bang_header(&rules, &bang, None, time(10));
         for wrong in [
-            Header { size: 2, ..header.clone() },
+            Header { size: Size::new(2), ..header.clone() },
             Header { root: Hash::ZERO, ..header.clone() },
             Header { difficulty: 1, ..header.clone() },
-            Header { index: 1, ..header.clone() },
+            Header { index: Height::new(1), ..header.clone() },
             Header { previous_hash: Hash::from_bytes([1; 32]), ..header },
         ] {
             let made = Chain::check_bang(&rules, &bang, None, &mined(wrong));
@@ -422,13 +423,13 @@ mod tests {
         let rules = parent.rules.fork("b".parse().unwrap(), of);
         let bang = bang_transaction(&rules, time(40), [1; 16]);
         let header = bang_header(&rules, &bang, Some((&at, edge.clone())), time(40));
-        assert_eq!((header.index, header.size, header.timestamp), (2, 3, time(50)));
+        assert_eq!((header.index.get(), header.size.get(), header.timestamp), (2, 3, time(50)));
         let quant = mined(header);
         let orphan = Chain::check_bang(&rules, &bang, None, &quant);
         assert!(orphan.is_err(), "without its parent it follows nothing");
         Chain::check_bang(&rules, &bang, Some((&at, edge.clone())), &quant).unwrap();
         let fork = Chain::bang(Arc::new(rules), &bang, edge, quant, 120, &mut |_| ());
-        assert_eq!((fork.head.size(), fork.head.pooled()), (3, 0));
+        assert_eq!((fork.head.size().get(), fork.head.pooled()), (3, 0));
         assert!(fork.id != parent.id && fork.head.edge.root() != parent.head.edge.root());
     }
 }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{
     chain::LeapPolicy,
+    count::{Height, Size},
     json,
     merkle::Tile,
     note::{KeyName, Note, VerifierKey},
@@ -139,8 +140,6 @@ pub fn check_checkpoint(note: &Note, keys: &[VerifierKey], verifier: &Verifier) 
 pub struct Export {
     verifier: Verifier,
     keys: Vec<VerifierKey>,
-    /// Transactions that no quant has sealed yet.
-    loose: u64,
     voucher: Voucher,
     leap: Option<LeapPolicy>,
 }
@@ -148,7 +147,7 @@ pub struct Export {
 impl Export {
     /// Starts before the first line. One of the keys must have signed the checkpoint, if there are any.
     pub fn new(verifier: Verifier, keys: Vec<VerifierKey>) -> Export {
-        Export { verifier, keys, loose: 0, voucher: Voucher::Nobody, leap: None }
+        Export { verifier, keys, voucher: Voucher::Nobody, leap: None }
     }
 
     /// What was seen of the chain.
@@ -171,20 +170,18 @@ impl Export {
         }
         match line {
             Line::Transaction(checked) => {
-                let index = self.verifier.size();
+                let index = self.verifier.size().next_index();
                 let checked = checked.as_ref().map_err(|detail| Fault::of_transaction(index, detail))?;
                 self.verifier.checked(checked, tiles)?;
-                self.loose += 1;
             }
             Line::Quant(quant) => {
-                let index = self.verifier.newest().map_or(0, |quant| quant.index() + 1);
+                let index = self.verifier.newest().map_or(Height::FIRST, |quant| quant.index().next());
                 let quant = quant.as_ref().map_err(|detail| Fault::of_quant(index, detail))?;
                 self.verifier.quant(quant.clone())?;
-                self.loose = 0;
             }
             Line::Checkpoint(ending) => {
                 let fault = |detail: String| Fault { place: "checkpoint".into(), detail };
-                if self.loose > 0 {
+                if sealed(&self.verifier) < self.verifier.size() {
                     return Err(fault("no quant seals the transactions before it".into()));
                 }
                 let Ending { note, leap } = ending.as_ref().map_err(|detail| fault(detail.clone()))?;
@@ -192,7 +189,7 @@ impl Export {
                 self.leap = *leap;
             }
             Line::Unreadable(detail) => {
-                return Err(Fault::of_transaction(self.verifier.size(), detail));
+                return Err(Fault::of_transaction(self.verifier.size().next_index(), detail));
             }
         }
         Ok(())
@@ -203,10 +200,12 @@ impl Export {
     /// # Errors
     /// The end is missing: the quant that seals the last transactions, or the checkpoint where a key was named for it.
     pub fn finish(self) -> Result<(Verifier, Voucher), Fault> {
-        let Export { verifier, keys, loose, voucher, .. } = self;
-        if loose > 0 {
-            let detail = format!("no quant seals it and the {} behind it: the end is missing", loose - 1);
-            return Err(Fault::of_transaction(verifier.size() - loose, detail));
+        let Export { verifier, keys, voucher, .. } = self;
+        let first = sealed(&verifier).next_index();
+        if verifier.size().has(first) {
+            let more = verifier.size().get() - first.size().get();
+            let detail = format!("no quant seals it and the {more} behind it: the end is missing");
+            return Err(Fault::of_transaction(first, detail));
         }
         if voucher == Voucher::Nobody && !keys.is_empty() {
             let detail = "there is none, so the key that was named speaks for nothing: the end may be missing";
@@ -214,4 +213,9 @@ impl Export {
         }
         Ok((verifier, voucher))
     }
+}
+
+/// The transactions that the newest quant seals.
+fn sealed(verifier: &Verifier) -> Size {
+    verifier.newest().map_or(Size::ZERO, Quant::size)
 }

@@ -1,5 +1,6 @@
 //! The pure core: it takes facts and returns values. No I/O, no clock, no randomness, no async, no lock.
 pub mod chain;
+pub mod count;
 pub mod export;
 pub mod hash;
 pub mod json;

@@ -22,6 +22,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 
 use super::{
+    count::Height,
     hash::{self, Hash},
     quant::Quant,
 };
@@ -437,7 +438,7 @@ impl Checkpoint {
     /// Of a chain as it stands at one of its quants, with the quant as an extension line.
     pub fn new(chain: Hash, quant: &Quant) -> Checkpoint {
         let extensions = vec![format!("quant {} {}", quant.index(), quant.hash())];
-        Checkpoint { origin: origin(chain), size: quant.size(), root: quant.header().root, extensions }
+        Checkpoint { origin: origin(chain), size: quant.size().get(), root: quant.header().root, extensions }
     }
 
     /// Reads the text of a checkpoint of this or any other log.
@@ -481,10 +482,10 @@ impl Checkpoint {
     }
 
     /// Index and hash of the quant that it was made of, where it is of a chain.
-    pub fn quant(&self) -> Option<(u64, Hash)> {
+    pub fn quant(&self) -> Option<(Height, Hash)> {
         let (index, hash) = self.extensions.first()?.strip_prefix("quant ")?.split_once(' ')?;
         let index = index.parse::<u64>().ok().filter(|number| number.to_string() == index)?;
-        Some((index, hash.parse().ok()?))
+        Some((Height::new(index), hash.parse().ok()?))
     }
 }
 
@@ -511,7 +512,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::{quant::Header, transaction::Timestamp};
+    use crate::core::{count::Size, quant::Header, transaction::Timestamp};
 
     // The keys and signatures of Go's golang.org/x/mod/sumdb/note, from its tests.
     const PETER: &str = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
@@ -728,6 +729,7 @@ mod tests {
 
     fn quant(index: u64, size: u64) -> Quant {
         let (timestamp, root) = (Timestamp::from_micros(5).unwrap(), Hash::from_bytes([7; 32]));
+        let (index, size) = (Height::new(index), Size::new(size));
         let header = Header { index, timestamp, difficulty: 0, previous_hash: Hash::ZERO, root, size };
         header.mine(0..1).unwrap()
     }
@@ -743,7 +745,7 @@ mod tests {
         );
         assert_eq!(checkpoint.to_string(), text);
         assert_eq!(Checkpoint::parse(&text).as_ref(), Ok(&checkpoint));
-        assert_eq!(checkpoint.quant(), Some((3, quant.hash())));
+        assert_eq!(checkpoint.quant(), Some((Height::new(3), quant.hash())));
         for other in ["quant 03 ", "quant +3 ", "quant  3 ", "Quant 3 ", "quant "] {
             assert_eq!(Checkpoint::parse(&text.replace("quant 3 ", other)).unwrap().quant(), None, "{other}");
         }

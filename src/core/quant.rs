@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    count::{Height, Size},
     hash::{Hash, Work},
     transaction::Timestamp,
 };
@@ -18,8 +19,8 @@ pub const PROOFS: u64 = 1 << 53;
 /// The seven fields of a quant that its hash speaks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Counts the quants of the chain from 0.
-    pub index: u64,
+    /// Its place in the chain.
+    pub index: Height,
     /// When it was cut from the pool. Never before the quant that it follows.
     pub timestamp: Timestamp,
     /// Zero bits that its hash starts with at least.
@@ -29,7 +30,7 @@ pub struct Header {
     /// The Merkle root over the first `size` transactions.
     pub root: Hash,
     /// Transactions of the chain up to and including this quant.
-    pub size: u64,
+    pub size: Size,
 }
 
 impl Header {
@@ -106,13 +107,13 @@ impl Quant {
         self.hash
     }
 
-    /// Its number in the chain.
-    pub fn index(&self) -> u64 {
+    /// Its place in the chain.
+    pub fn index(&self) -> Height {
         self.header.index
     }
 
     /// Transactions of the chain up to and including it.
-    pub fn size(&self) -> u64 {
+    pub fn size(&self) -> Size {
         self.header.size
     }
 
@@ -122,8 +123,10 @@ impl Quant {
     /// [`QuantError::Link`] with a sentence that names the field.
     pub fn check_follows(&self, previous: Option<&Quant>) -> Result<(), QuantError> {
         let (index, hash, size, timestamp) = match previous {
-            Some(previous) => (previous.index() + 1, previous.hash, previous.size(), Some(previous.header.timestamp)),
-            None => (0, Hash::ZERO, 0, None),
+            Some(previous) => {
+                (previous.index().next(), previous.hash, previous.size(), Some(previous.header.timestamp))
+            }
+            None => (Height::FIRST, Hash::ZERO, Size::ZERO, None),
         };
         let Header { index: claimed, previous_hash, size: claimed_size, timestamp: claimed_time, .. } = &self.header;
         let fault = if *claimed != index {
@@ -170,12 +173,12 @@ impl From<Quant> for QuantFields {
     fn from(quant: Quant) -> Self {
         let Quant { header, proof, hash } = quant;
         QuantFields {
-            index: header.index,
+            index: header.index.get(),
             timestamp: header.timestamp.to_string(),
             difficulty: header.difficulty,
             previous_hash: header.previous_hash,
             root: header.root,
-            size: header.size,
+            size: header.size.get(),
             version: u64::from(VERSION),
             proof,
             hash,
@@ -195,12 +198,12 @@ impl TryFrom<QuantFields> for Quant {
             return Err(QuantError::Field(format!("\"proof\" is {}, but it is below 2^53", fields.proof)));
         }
         let header = Header {
-            index: fields.index,
+            index: Height::new(fields.index),
             timestamp: fields.timestamp.parse().map_err(QuantError::Field)?,
             difficulty: fields.difficulty,
             previous_hash: fields.previous_hash,
             root: fields.root,
-            size: fields.size,
+            size: Size::new(fields.size),
         };
         let computed = Work::on(header.canonical().as_bytes()).attempt(fields.proof);
         if computed != fields.hash {
@@ -223,12 +226,12 @@ mod tests {
 
     fn header(difficulty: u8) -> Header {
         Header {
-            index: 3,
+            index: Height::new(3),
             timestamp: Timestamp::from_micros(1_795_348_147_123_456).unwrap(),
             difficulty,
             previous_hash: Hash::from_bytes([0xab; 32]),
             root: Hash::from_bytes([0xcd; 32]),
-            size: 17,
+            size: Size::new(17),
         }
     }
 
@@ -292,18 +295,20 @@ mod tests {
 
     #[test]
     fn a_quant_follows_by_index_hash_size_and_time() {
-        let first = Header { index: 0, previous_hash: Hash::ZERO, size: 1, ..header(0) }.mine(0..1).unwrap();
+        let first = Header { index: Height::FIRST, previous_hash: Hash::ZERO, size: Size::new(1), ..header(0) }
+            .mine(0..1)
+            .unwrap();
         assert_eq!(first.check_follows(None), Ok(()));
         assert!(header(0).mine(0..1).unwrap().check_follows(None).is_err());
-        let next = Header { index: 1, previous_hash: first.hash(), size: 1, ..header(0) };
+        let next = Header { index: Height::new(1), previous_hash: first.hash(), size: Size::new(1), ..header(0) };
         let follows = |header: Header| header.mine(0..1).unwrap().check_follows(Some(&first));
         assert_eq!(follows(next.clone()), Ok(()), "an empty quant at the same moment");
         let earlier = Timestamp::from_micros(1_795_348_147_123_455).unwrap();
         for (header, field) in [
-            (Header { index: 2, ..next.clone() }, "index"),
-            (Header { index: 0, ..next.clone() }, "index"),
+            (Header { index: Height::new(2), ..next.clone() }, "index"),
+            (Header { index: Height::FIRST, ..next.clone() }, "index"),
             (Header { previous_hash: Hash::ZERO, ..next.clone() }, "previous_hash"),
-            (Header { size: 0, ..next.clone() }, "size"),
+            (Header { size: Size::ZERO, ..next.clone() }, "size"),
             (Header { timestamp: earlier, ..next.clone() }, "timestamp"),
         ] {
             let Err(QuantError::Link(detail)) = follows(header) else { panic!("{field} was not checked") };

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
+    count::Height,
     hash::Hash,
     json,
     schema::Schema,
@@ -75,7 +76,7 @@ pub struct ForkOf {
     /// The parent's id.
     pub chain: Hash,
     /// The parent's quant.
-    pub index: u64,
+    pub index: Height,
     /// That quant's hash.
     pub hash: Hash,
 }
@@ -313,7 +314,7 @@ fn parse_fork_of(value: &Value) -> Option<ForkOf> {
     let fields = value.as_object().filter(|fields| fields.len() == 3)?;
     Some(ForkOf {
         chain: fields.get("chain")?.as_str()?.parse().ok()?,
-        index: fields.get("index")?.as_u64()?,
+        index: fields.get("index")?.as_u64().map(Height::new)?,
         hash: fields.get("hash")?.as_str()?.parse().ok()?,
     })
 }
@@ -381,7 +382,7 @@ mod tests {
     #[test]
     fn a_fork_keeps_what_it_does_not_change() {
         let parent = rules(json!({"name": "a", "difficulty": 3, "schema": {"type": "string"}, "max_bytes": 9}));
-        let of = ForkOf { chain: Hash::ZERO, index: 2, hash: Hash::from_bytes([1; 32]) };
+        let of = ForkOf { chain: Hash::ZERO, index: Height::new(2), hash: Hash::from_bytes([1; 32]) };
         let fields = json!({"max_bytes": 5, "schema": null}).as_object().unwrap().clone();
         let fork = parent.fork("b".parse().unwrap(), of.clone()).amend(fields).ok().unwrap();
         assert_eq!((fork.name().as_str(), fork.difficulty(), fork.fork_of()), ("b", 3, Some(&of)));

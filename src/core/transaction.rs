@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{
+    count::Index,
     hash::{self, Hash},
     json,
 };
@@ -231,7 +232,7 @@ pub struct Erased {
     /// When.
     pub timestamp: Timestamp,
     /// The index of the transaction that records it, in the chain that wrote the erased one.
-    pub by: u64,
+    pub by: Index,
 }
 
 impl Transaction {
@@ -351,14 +352,14 @@ impl Transaction {
     }
 
     /// Appends it as it is served at this index.
-    pub fn write(&self, index: u64, out: &mut Vec<u8>) {
+    pub fn write(&self, index: Index, out: &mut Vec<u8>) {
         self.write_head(index, out);
         self.write_payload(out);
         self.write_end(out);
     }
 
     /// Appends it as it is served, without what can be erased, which comes to `payload`.
-    pub fn write_apart(&self, index: u64, text: &mut Vec<u8>, payload: &mut Vec<u8>) {
+    pub fn write_apart(&self, index: Index, text: &mut Vec<u8>, payload: &mut Vec<u8>) {
         self.write_head(index, text);
         self.write_payload(match self.payload {
             Payload::Whole { .. } => payload,
@@ -367,7 +368,7 @@ impl Transaction {
         self.write_end(text);
     }
 
-    fn write_head(&self, index: u64, out: &mut Vec<u8>) {
+    fn write_head(&self, index: Index, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"index\":");
         write_number(index, out);
         self.write_id(out);
@@ -395,7 +396,7 @@ impl Transaction {
     }
 
     /// Appends it as it is exported: canonical JSON (RFC 8785).
-    pub fn write_canonical(&self, index: u64, out: &mut Vec<u8>) {
+    pub fn write_canonical(&self, index: Index, out: &mut Vec<u8>) {
         out.push(b'{');
         match &self.payload {
             Payload::Whole { data, .. } => {
@@ -478,7 +479,7 @@ fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn write_number(number: u64, out: &mut Vec<u8>) {
+fn write_number(number: impl fmt::Display, out: &mut Vec<u8>) {
     use std::io::Write;
     write!(out, "{number}").expect("writing to memory does not fail");
 }
@@ -499,7 +500,7 @@ pub fn record_hash(served: &[u8]) -> Option<Hash> {
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The place that it claims.
-    pub index: u64,
+    pub index: Index,
     /// What stands there.
     pub transaction: Transaction,
 }
@@ -530,7 +531,8 @@ impl Record {
         let Value::Object(mut fields) = value else {
             return Err("a transaction is an object".into());
         };
-        let index = fields.remove("index").and_then(|index| index.as_u64()).ok_or("\"index\" is not a whole number")?;
+        let index = fields.remove("index").and_then(|index| index.as_u64()).map(Index::new);
+        let index = index.ok_or("\"index\" is not a whole number")?;
         let id = take_text(&mut fields, "id")?.map(|id| id.parse::<Id>()).transpose()?;
         let kind = take_text(&mut fields, "kind")?.map(|kind| kind.parse::<Kind>()).transpose()?;
         let timestamp: Timestamp = take_text(&mut fields, "timestamp")?.ok_or("\"timestamp\" is missing")?.parse()?;
@@ -566,7 +568,7 @@ impl Erased {
         let malformed = || "\"erased\" is no {\"timestamp\", \"by\"}".to_string();
         let Value::Object(mut fields) = value else { return Err(malformed()) };
         let timestamp = take_text(&mut fields, "timestamp")?.ok_or_else(malformed)?.parse()?;
-        let by = fields.remove("by").and_then(|by| by.as_u64()).ok_or_else(malformed)?;
+        let by = fields.remove("by").and_then(|by| by.as_u64()).map(Index::new).ok_or_else(malformed)?;
         if fields.is_empty() { Ok(Erased { timestamp, by }) } else { Err(malformed()) }
     }
 }
@@ -857,7 +859,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_recorded_is_read_back((submission, kind, timestamp, salt) in submissions(), index in 0..1u64 << 53) {
+        fn what_is_recorded_is_read_back((submission, kind, timestamp, salt) in submissions(), index in (0..1u64 << 53).prop_map(Index::new)) {
             let transaction = Transaction::new(submission.clone(), kind, timestamp, salt);
             let mut bytes = b"before".to_vec();
             transaction.write(index, &mut bytes);
@@ -913,7 +915,7 @@ mod tests {
             let gone = transaction.clone().erase(Erased { timestamp, by: index });
             gone.write_apart(index, &mut text, &mut payload);
             prop_assert_eq!((json::parse(&text).unwrap(), payload.len()), (json::parse(&without).unwrap(), 0));
-            fields.insert("index".into(), index.into());
+            fields.insert("index".into(), json!(index));
             fields.insert("hash".into(), transaction.hash().to_string().into());
             prop_assert!(Record::from_value(json!(fields)).is_err(), "an erased transaction says so");
             fields.insert("erased".into(), json!({"timestamp": timestamp.to_string(), "by": index}));
@@ -935,7 +937,7 @@ mod tests {
             bit in 0..8u8,
         ) {
             let mut bytes = Vec::new();
-            Transaction::new(submission, kind, timestamp, salt).write(7, &mut bytes);
+            Transaction::new(submission, kind, timestamp, salt).write(Index::new(7), &mut bytes);
             let original = json::parse(&bytes).unwrap();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
@@ -959,7 +961,7 @@ mod tests {
             cut in any::<prop::sample::Index>(),
         ) {
             let mut stored = Vec::new();
-            Transaction::new(submission, kind, timestamp, salt).write(7, &mut stored);
+            Transaction::new(submission, kind, timestamp, salt).write(Index::new(7), &mut stored);
             let exported = json::canonical(&json::parse(&stored).unwrap());
             for text in [stored, exported] {
                 let whole = Walk::over(&text);
@@ -1000,7 +1002,7 @@ mod tests {
     fn the_walk_leaves_what_is_rare_to_the_gate() {
         let mut bytes = Vec::new();
         let submission = Submission { data: b"[1]".to_vec(), id: None, signed: None };
-        Transaction::new(submission, None, time(0), [0xab; 16]).write(3, &mut bytes);
+        Transaction::new(submission, None, time(0), [0xab; 16]).write(Index::new(3), &mut bytes);
         let text = String::from_utf8(bytes).unwrap();
         assert!(Walk::over(text.as_bytes()).is_some());
         let with = |from: &str, to: &str| text.replacen(from, to, 1);
@@ -1030,7 +1032,7 @@ mod tests {
         let mut bytes = Vec::new();
         let id = Some("n\"1".parse().unwrap());
         let submission = Submission { data: b"null".to_vec(), id, signed: None };
-        Transaction::new(submission, None, time(0), [0; 16]).write(3, &mut bytes);
+        Transaction::new(submission, None, time(0), [0; 16]).write(Index::new(3), &mut bytes);
         let record = json::parse(&bytes).unwrap();
         let with = |name: &str, value: Value| {
             let mut changed = record.clone();

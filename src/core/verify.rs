@@ -8,6 +8,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
+    count::{Height, Index, Size},
     hash::Hash,
     json,
     merkle::{self, Edge, Tile},
@@ -29,12 +30,12 @@ pub struct Fault {
 
 impl Fault {
     /// A fault of a transaction.
-    pub fn of_transaction(index: u64, detail: impl ToString) -> Fault {
+    pub fn of_transaction(index: Index, detail: impl ToString) -> Fault {
         Fault { place: format!("transaction {index}"), detail: detail.to_string() }
     }
 
     /// A fault of a quant.
-    pub fn of_quant(index: u64, detail: impl ToString) -> Fault {
+    pub fn of_quant(index: Height, detail: impl ToString) -> Fault {
         Fault { place: format!("quant {index}"), detail: detail.to_string() }
     }
 }
@@ -52,12 +53,12 @@ pub struct Verifier {
     /// None where the caller has an index of them.
     ids: Option<HashSet<Id>>,
     /// The chain itself and those that it was forked from, each with the index of its bang.
-    makers: Vec<(u64, Hash)>,
+    makers: Vec<(Index, Hash)>,
     /// Transactions seen without their data.
     erased: u64,
     /// Those whose erasure was not seen to be recorded: the index of the transaction that is said to record it, and that of the
     /// erased one.
-    unproven: BTreeSet<(u64, u64)>,
+    unproven: BTreeSet<(Index, Index)>,
 }
 
 /// The chain that a transaction belongs to, as far as it is checked against it.
@@ -135,7 +136,7 @@ impl Verifier {
     /// Those of `is_recorded`.
     pub fn look_for_erasures<E>(
         &mut self,
-        mut is_recorded: impl FnMut(Hash, u64, u64) -> Result<bool, E>,
+        mut is_recorded: impl FnMut(Hash, Index, Index) -> Result<bool, E>,
     ) -> Result<(), E> {
         let own = self.id();
         for (by, index) in self.unproven.clone() {
@@ -158,7 +159,7 @@ impl Verifier {
         let first = self.unproven.iter().map(|&(by, index)| (index, by)).min();
         let Some((index, by)) = first else { return Ok(()) };
         let size = self.size();
-        let lacks = match by < size {
+        let lacks = match size.has(by) {
             true => format!("transaction {by} does not record that"),
             false => format!("what is here ends before that, at {size} transactions"),
         };
@@ -171,8 +172,8 @@ impl Verifier {
     }
 
     /// Transactions seen.
-    pub fn size(&self) -> u64 {
-        self.edge.size()
+    pub fn size(&self) -> Size {
+        Size::new(self.edge.size())
     }
 
     /// The newest quant seen.
@@ -212,7 +213,7 @@ impl Verifier {
     }
 
     fn take(&mut self, record: &Record, meets: Option<Hash>, tiles: &mut impl FnMut(Tile)) -> Result<(), Fault> {
-        let index = self.edge.size();
+        let index = self.size().next_index();
         let fault = |detail: String| Err(Fault::of_transaction(index, detail));
         if record.index != index {
             return fault(format!("it says that it is transaction {}", record.index));
@@ -255,7 +256,7 @@ impl Verifier {
 
     fn check_bang(&self, record: &Record) -> Result<Rules, Fault> {
         let fault = |detail: String| Fault::of_transaction(record.index, detail);
-        if self.edge.size() != self.newest.as_ref().map_or(0, Quant::size) {
+        if self.size() != self.newest.as_ref().map_or(Size::ZERO, Quant::size) {
             return Err(fault("a bang stands between the transactions of one quant".into()));
         }
         let data = record.transaction.data().ok_or_else(|| fault("a bang cannot be erased".into()))?;
@@ -275,11 +276,11 @@ impl Verifier {
     /// # Errors
     /// It does not follow the quant before, or its root is not that of the transactions.
     pub fn quant(&mut self, quant: Quant) -> Result<(), Fault> {
-        let index = self.newest.as_ref().map_or(0, |quant| quant.index() + 1);
+        let index = self.newest.as_ref().map_or(Height::FIRST, |quant| quant.index().next());
         let fault = |detail: String| Err(Fault::of_quant(index, detail));
         quant.check_follows(self.newest.as_ref()).map_err(|error| Fault::of_quant(index, error))?;
-        if quant.size() != self.edge.size() {
-            return fault(format!("\"size\" is {}, but there are {} transactions", quant.size(), self.edge.size()));
+        if quant.size() != self.size() {
+            return fault(format!("\"size\" is {}, but there are {} transactions", quant.size(), self.size()));
         }
         let root = self.edge.root();
         if quant.header().root != root {
@@ -287,7 +288,7 @@ impl Verifier {
         }
         if let Some(rules) = self.bang.take() {
             self.current = Some(Arc::new(InForce { id: quant.hash(), rules }));
-            self.makers.push((quant.size() - 1, quant.hash()));
+            self.makers.extend(quant.size().last().map(|bang| (bang, quant.hash())));
         }
         let Some(InForce { rules, .. }) = self.current.as_deref() else {
             return fault("a chain starts with its bang".into());
@@ -303,9 +304,9 @@ impl Verifier {
 }
 
 /// The transaction that an erasure records.
-pub fn erasure_of(transaction: &Transaction) -> Option<u64> {
+pub fn erasure_of(transaction: &Transaction) -> Option<Index> {
     let data = transaction.data().filter(|_| transaction.kind() == Some(Kind::Erasure))?;
-    json::parse(data).ok()?.get("index")?.as_u64()
+    json::parse(data).ok()?.get("index")?.as_u64().map(Index::new)
 }
 
 fn check_erasure_record(InForce { id, rules }: &InForce, record: &Record) -> Result<(), String> {
@@ -386,7 +387,8 @@ pub fn receipt(value: Value) -> Result<Receipt, Fault> {
         .map_err(|detail| Fault { place: "the receipt's transaction".into(), detail })?;
     let quant = quant(take("quant")?).map_err(|detail| Fault { place: "the receipt's quant".into(), detail })?;
     let path: Vec<Hash> = parse("path", take("path")?)?;
-    merkle::check_inclusion(record.transaction.hash(), record.index, quant.size(), &path, quant.header().root)
+    let (index, size) = (record.index.get(), quant.size().get());
+    merkle::check_inclusion(record.transaction.hash(), index, size, &path, quant.header().root)
         .map_err(|error| Fault { place: "the receipt's path".into(), detail: error.to_string() })?;
     let unsound = |detail: String| Fault { place: "the receipt's checkpoint".into(), detail };
     let checkpoint = take_text(&mut fields, "checkpoint").map_err(fault)?;
@@ -533,7 +535,7 @@ mod tests {
 
         fn serve(&mut self, transaction: &Transaction) {
             let mut record = Vec::new();
-            transaction.write(self.leaves.len() as u64, &mut record);
+            transaction.write(Index::new(self.leaves.len() as u64), &mut record);
             self.export.push(record);
             self.leaves.push(transaction.hash());
         }
@@ -591,7 +593,7 @@ mod tests {
         fn receipt(&self, index: u64) -> Value {
             let quant = &*self.chain.head.newest;
             let tiles = |_, _, _| Ok::<_, Infallible>(self.leaves.clone());
-            let Ok(path) = merkle::prove_inclusion(index, quant.size(), tiles);
+            let Ok(path) = merkle::prove_inclusion(index, quant.size().get(), tiles);
             let is_record = |line: &Value| !is_quant(line.as_object().unwrap());
             let records = self.export.iter().map(|line| json::parse(line).unwrap()).filter(is_record);
             let record = records.collect::<Vec<_>>().swap_remove(index as usize);
@@ -683,7 +685,7 @@ mod tests {
             bit in 0..8u8,
         ) {
             let node = Node::of(&steps);
-            let value = node.receipt(index.index(node.chain.head.newest.size() as usize) as u64);
+            let value = node.receipt(index.index(node.chain.head.newest.size().get() as usize) as u64);
             let text = json::canonical(&value);
             let held = receipt(json::parse(&text).unwrap()).map_err(|fault| TestCaseError::fail(fault.to_string()))?;
             prop_assert_eq!((held.chain, &held.quant), (node.chain.id, &*node.chain.head.newest));
@@ -784,7 +786,7 @@ mod tests {
         assert!(fault(&Node::of(&[Step::Leap]).export[2..]).contains("\"index\" is 1, but 0 is next"));
         let mut records = Vec::new();
         Transaction::new(Submission { data: b"1".to_vec(), id: None, signed: None }, None, Node::time(0), [0; 16])
-            .write(0, &mut records);
+            .write(Index::new(0), &mut records);
         assert!(fault(&[records]).contains("starts with its bang"));
         assert!(verified(&new[..1]).is_ok_and(|verifier| verifier.id().is_none()), "no quant, no chain");
     }
@@ -821,7 +823,7 @@ mod tests {
         // Erased or not, what stands in a chain with writers was signed by one of them.
         let rules = Rules::from_value(&json!({"name": "a", "writers": [hex::encode(node.key.verifying_key())]}));
         let whole = Record::from_value(json::parse(&Node::new().export[0]).unwrap()).unwrap();
-        let by = Erased { timestamp: Node::time(9), by: 2 };
+        let by = Erased { timestamp: Node::time(9), by: Index::new(2) };
         let erased = Record { transaction: whole.transaction.erase(by), ..whole };
         assert!(
             check_rules(&InForce { id: Hash::ZERO, rules: rules.ok().unwrap() }, &erased)

@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    count::Height,
     hash::{self, Hash},
     merkle::{self, ProofError},
     note::{Algorithm, Checkpoint, KeyName, Note, NoteError, Signature, VerifierKey, hash_from_base64, hash_to_base64},
@@ -327,12 +328,12 @@ impl Evidence {
 #[derive(Clone, Debug, Default)]
 pub struct Cosigned {
     /// By the index of the quant, with the signatures of the chain's node before the cosignatures.
-    notes: Vec<(u64, Note)>,
+    notes: Vec<(Height, Note)>,
 }
 
 impl Cosigned {
     /// Adds the cosignature of the checkpoint of a quant.
-    pub fn add(&mut self, quant: u64, note: &Note, cosignature: Signature) {
+    pub fn add(&mut self, quant: Height, note: &Note, cosignature: Signature) {
         match self.notes.iter_mut().find(|(_, other)| other.text() == note.text()) {
             Some((_, note)) => note.add(cosignature),
             None => {
@@ -445,9 +446,9 @@ mod tests {
         assert!(cosigned.newest(1).is_none());
         // One witness is two quants behind the other, and answers come in any order.
         for quant in [1, 0, 3, 2, 2, 5] {
-            cosigned.add(quant, &note(quant), by(quant, "a"));
+            cosigned.add(Height::new(quant), &note(quant), by(quant, "a"));
             if quant >= 2 {
-                cosigned.add(quant - 2, &note(quant - 2), by(quant - 2, "b"));
+                cosigned.add(Height::new(quant - 2), &note(quant - 2), by(quant - 2, "b"));
             }
         }
         let text = |cosigned: &Cosigned, signatures| cosigned.newest(signatures).map(|note| note.text().to_owned());
@@ -456,7 +457,7 @@ mod tests {
         assert_eq!(text(&cosigned, 4), None);
         assert_eq!(cosigned.of(note(1).text()).map(|note| note.signatures().len()), Some(3));
         for quant in 6..100 {
-            cosigned.add(quant, &note(quant), by(quant, "a"));
+            cosigned.add(Height::new(quant), &note(quant), by(quant, "a"));
         }
         assert_eq!(text(&cosigned, 2), Some(note(99).text().into()));
         assert_eq!(text(&cosigned, 3), Some(note(3).text().into()));

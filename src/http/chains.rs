@@ -25,6 +25,7 @@ use super::{
 use crate::{
     core::{
         chain::Head,
+        count::{Height, Index, Size},
         hash::Hash,
         json,
         proof::TlogProof,
@@ -33,9 +34,8 @@ use crate::{
         transaction::{Id, Record, Timestamp},
     },
     limits,
-    node::{Node, Receipt},
-    store::{Lineage, Store, StoreError},
-    writer::{ChainHandle, in_force_at},
+    node::{ChainReader, Node, Receipt, StoreError},
+    writer::ChainHandle,
 };
 
 /// A quant that was just mined.
@@ -135,7 +135,7 @@ pub async fn chain(
     Query(query): Query<ChainQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let length = target.chain.head().newest.index() + 1;
+    let length = target.chain.head().newest.index().next().get();
     let end = query.limit.map_or(length, |limit| query.from.saturating_add(limit).min(length));
     let (shape, media) = match LINES.into_iter().find(|lines| prefers(&headers, lines, "application/json")) {
         Some(lines) => (Shape::Lines, lines),
@@ -272,8 +272,7 @@ pub async fn quant(
 ) -> Result<Response, Problem> {
     let newest = target.chain.head().newest;
     let index = find_quant(&app, &target.chain, &place.0, newest.index()).await?;
-    let lineage = target.chain.lineage.clone();
-    let quant = app.0.node.read(move |store| store.quant(&lineage, index)).await?;
+    let quant = app.0.node.quant(&target.chain, index).await?;
     let cache = if place.0 == "latest" { Cache::Revalidate } else { Cache::Erasable };
     let tag = match target.chain.erasures() {
         0 => format!("\"{}\"", quant.hash()),
@@ -282,21 +281,21 @@ pub async fn quant(
     if let Some(unchanged) = unchanged(&headers, &tag, cache) {
         return Ok(unchanged);
     }
-    let stream = ChainStream::open(&app.0.node, &target.chain, index..index + 1, true, Shape::One).await?;
+    let stream =
+        ChainStream::open(&app.0.node, &target.chain, index.get()..index.next().get(), true, Shape::One).await?;
     Ok((cache_headers(&tag, cache), [(header::CONTENT_TYPE, "application/json")], stream.into_body(app.0.node.clone()))
         .into_response())
 }
 
-async fn find_quant(app: &App, chain: &Arc<ChainHandle>, place: &str, newest: u64) -> Result<u64, Problem> {
+async fn find_quant(app: &App, chain: &Arc<ChainHandle>, place: &str, newest: Height) -> Result<Height, Problem> {
     if place == "latest" {
         return Ok(newest);
     }
     if let Ok(hash) = place.parse::<Hash>() {
-        let lineage = chain.lineage.clone();
-        let index = app.0.node.read(move |store| store.quant_with_hash(&lineage, hash)).await?;
+        let index = app.0.node.quant_with_hash(chain, hash).await?;
         return index.ok_or_else(|| Problem::not_found(format!("the chain has no quant with the hash {hash}")));
     }
-    match parse_index(place) {
+    match parse_index(place).map(Height::new) {
         Some(index) if index <= newest => Ok(index),
         Some(index) => Err(Problem::not_found(format!("there is no quant {index}: the newest is {newest}"))),
         None => Err(Problem::bad_request(format!("{place:?} names no quant: give its index, its hash, or \"latest\""))),
@@ -335,28 +334,28 @@ async fn page(
     target: &ChainOf,
     route: &str,
     query: &PageQuery,
-    whole: Range<u64>,
+    whole: Range<Index>,
     (start, end): (String, &'static str),
 ) -> Result<Response, Problem> {
     let limit = page_limit(query.limit)?;
-    let from = query.from.unwrap_or(whole.start).clamp(whole.start, whole.end);
-    let to = from.saturating_add(limit).min(whole.end);
-    let piece = move |store: &Store, lineage: &Lineage, from: u64, mut piece: Vec<u8>| {
-        let next = store.records(lineage, from..to, b',', limits::CHUNK_BYTES, &mut piece)?;
+    let from = query.from.map_or(whole.start, Index::new).clamp(whole.start, whole.end);
+    let to = Index::new(from.get().saturating_add(limit)).min(whole.end);
+    let piece = move |chain: &ChainReader, from: Index, mut piece: Vec<u8>| {
+        let next = chain.records(from..to, b',', limits::CHUNK_BYTES, &mut piece)?;
         piece.extend_from_slice(if next < to { "," } else { end }.as_bytes());
         Ok((Bytes::from(piece), next))
     };
-    let lineage = target.chain.lineage.clone();
-    let (first, next) = app.0.node.read(move |store| piece(store, &lineage, from, start.into_bytes())).await?;
+    let read = move |chain: &ChainReader| piece(chain, from, start.into_bytes());
+    let (first, next) = app.0.node.read(&target.chain, read).await?;
     let body = if next == to {
         Body::from(first)
     } else {
-        let (node, lineage) = (app.0.node.clone(), target.chain.lineage.clone());
+        let (node, chain) = (app.0.node.clone(), target.chain.clone());
         let rest = stream::try_unfold(next, move |next| {
-            let (node, lineage) = (node.clone(), lineage.clone());
+            let (node, chain) = (node.clone(), chain.clone());
             async move {
                 match next < to {
-                    true => node.read(move |store| piece(store, &lineage, next, Vec::new())).await.map(Some),
+                    true => node.read(&chain, move |chain| piece(chain, next, Vec::new())).await.map(Some),
                     false => Ok(None),
                 }
             }
@@ -367,7 +366,7 @@ async fn page(
     Ok((link, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-fn next_link(prefix: &str, route: &str, next: Option<u64>, limit: Option<u64>) -> HeaderMap {
+fn next_link(prefix: &str, route: &str, next: Option<Index>, limit: Option<u64>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Some(next) = next {
         let limit = limit.unwrap_or(limits::PAGE_DEFAULT);
@@ -394,7 +393,7 @@ pub async fn transactions(
     target: ChainOf,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let whole = 0..target.chain.head().size();
+    let whole = Size::ZERO.next_index()..target.chain.head().size().next_index();
     page(&app, &target, "transactions", &query, whole, ("[".into(), "]")).await
 }
 
@@ -425,7 +424,8 @@ pub async fn pool(
 ) -> Result<Response, Problem> {
     let head = target.chain.head();
     let start = format!("{{\"count\":{},\"transactions\":[", head.pooled());
-    page(&app, &target, "pool", &query, head.newest.size()..head.size(), (start, "]}")).await
+    let pooled = head.newest.size().next_index()..head.size().next_index();
+    page(&app, &target, "pool", &query, pooled, (start, "]}")).await
 }
 
 /// One transaction, with where it stands.
@@ -467,10 +467,7 @@ pub async fn transaction_by_id(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = place.0.parse::<Id>().map_err(Problem::bad_request)?;
-    let lineage = target.chain.lineage.clone();
-    let index = app.0.node.read(move |store| store.transaction_with_id(&lineage, &id)).await?;
-    // The store may show an id a moment before its transaction, which only the published head makes visible.
-    let index = index.filter(|&index| index < target.chain.head().size());
+    let index = app.0.node.transaction_with_id(&target.chain, id).await?;
     let index =
         index.ok_or_else(|| Problem::not_found(format!("the chain has no transaction with the id {:?}", place.0)))?;
     transaction_at(&app, &target.chain, index, &headers).await
@@ -479,17 +476,11 @@ pub async fn transaction_by_id(
 async fn transaction_at(
     app: &App,
     chain: &Arc<ChainHandle>,
-    index: u64,
+    index: Index,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let sealed = index < chain.head().newest.size();
-    let lineage = chain.lineage.clone();
-    let read = move |store: &Store| {
-        let quant = if sealed { Some(store.quant_of(&lineage, index)?) } else { None };
-        Ok((store.record(&lineage, index)?, quant))
-    };
-    let (mut record, quant) = app.0.node.read(read).await?;
-    let state = if sealed { "sealed" } else { "pooled" };
+    let (mut record, quant) = app.0.node.transaction(chain, index).await?;
+    let state = if quant.is_some() { "sealed" } else { "pooled" };
     let tag = format!("\"{}-{state}\"", crate::core::hash::leaf(&record));
     if let Some(unchanged) = unchanged(headers, &tag, Cache::Revalidate) {
         return Ok(unchanged);
@@ -543,7 +534,7 @@ pub async fn receipt(
 ) -> Result<Response, Problem> {
     let head = target.chain.head();
     let index = place.transaction(head.size())?;
-    if index >= head.newest.size() {
+    if !head.newest.size().has(index) {
         let detail = format!("transaction {index} is still pooled: it has a receipt after the next leap");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
@@ -560,15 +551,15 @@ pub async fn receipt(
 }
 
 /// The receipt of a sealed transaction as a C2SP tlog-proof.
-async fn tlog_proof(app: &App, chain: Arc<ChainHandle>, index: u64) -> Result<String, Problem> {
+async fn tlog_proof(app: &App, chain: Arc<ChainHandle>, index: Index) -> Result<String, Problem> {
     let Receipt { record, path, checkpoint, .. } = app.0.node.receipt(chain, index).await?;
     let leaf = Record::parse(&record).map(|record| record.transaction.leaf());
     let leaf = leaf.map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
-    Ok(TlogProof { leaf: Some(leaf), index, path, checkpoint }.to_string())
+    Ok(TlogProof { leaf: Some(leaf), index: index.get(), path, checkpoint }.to_string())
 }
 
 /// The receipt of a sealed transaction as JSON.
-pub(super) async fn receipt_json(app: &App, chain: Arc<ChainHandle>, index: u64) -> Result<Vec<u8>, Problem> {
+pub(super) async fn receipt_json(app: &App, chain: Arc<ChainHandle>, index: Index) -> Result<Vec<u8>, Problem> {
     let id = chain.id;
     let Receipt { record, quant, path, checkpoint } = app.0.node.receipt(chain, index).await?;
     let quant = serde_json::to_vec(&quant).expect("a quant is JSON");
@@ -621,7 +612,7 @@ pub async fn consistency(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let head = target.chain.head();
-    let (from, to) = (query.from, query.to.unwrap_or(head.newest.size()));
+    let (from, to) = (Size::new(query.from), query.to.map_or(head.newest.size(), Size::new));
     if from > to {
         return Err(Problem::bad_request(format!("\"from\" is {from}, which is above \"to\", {to}")));
     }
@@ -634,7 +625,7 @@ pub async fn consistency(
         return Ok(unchanged);
     }
     let path = app.0.node.consistency(target.chain, from, to).await?;
-    Ok((cache_headers(&tag, cache), axum::Json(Consistency { from, to, path })).into_response())
+    Ok((cache_headers(&tag, cache), axum::Json(Consistency { from: from.get(), to: to.get(), path })).into_response())
 }
 
 /// How large a chain is.
@@ -690,15 +681,15 @@ impl Stats {
         Stats {
             chain: chain.name.to_string(),
             id: chain.id,
-            length: head.newest.index() + 1,
-            size: head.size(),
+            length: head.newest.index().next().get(),
+            size: head.size().get(),
             pooled: head.pooled(),
             hash: head.newest.hash(),
             root: head.newest.header().root,
             bytes: head.bytes,
             scrubbed: chain
                 .scrubbed()
-                .map(|done| ScrubbedView { size: done.size, timestamp: done.timestamp.to_string() }),
+                .map(|done| ScrubbedView { size: done.size.get(), timestamp: done.timestamp.to_string() }),
             damage: chain.damage().map(str::to_owned),
             rollback: chain.rollback(),
         }
@@ -770,18 +761,16 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
     let name = take_name(&mut fields)?;
     let leap = take_leap(&mut fields)?.unwrap_or_default();
     let newest = target.chain.head().newest;
-    let at = match fields.remove("at") {
-        None => newest.index(),
-        Some(at) => at
-            .as_u64()
-            .filter(|&at| at <= newest.index())
-            .ok_or_else(|| vec![Fault::of("at", format!("must be the index of a quant, 0 to {}", newest.index()))])?,
-    };
+    let at =
+        match fields.remove("at") {
+            None => newest.index(),
+            Some(at) => at.as_u64().map(Height::new).filter(|&at| at <= newest.index()).ok_or_else(|| {
+                vec![Fault::of("at", format!("must be the index of a quant, 0 to {}", newest.index()))]
+            })?,
+        };
     // Where the quant was made by an ancestor, it is the ancestor that is forked: its rules hold there.
     let parent = target.chain.maker_of(at);
-    let of = parent.clone();
-    let read = move |store: &Store| Ok((store.quant(&of.lineage, at)?, in_force_at(store, &of, at)?));
-    let (quant, (id, rules)) = app.0.node.read(read).await?;
+    let (quant, id, rules) = app.0.node.fork_point(&parent, at).await?;
     let of = ForkOf { chain: id, index: at, hash: quant.hash() };
     let rules = rules.fork(name, of).amend(fields)?;
     let chain = app.0.node.bang(rules, Some((parent, quant)), leap, guard).await?;
@@ -798,15 +787,15 @@ enum Shape {
 
 /// Quants on their way to a client, in pieces of bounded size.
 struct ChainStream {
-    lineage: Arc<Lineage>,
+    chain: Arc<ChainHandle>,
     /// Quants that are still to come.
     quants: Range<u64>,
     /// Transactions before them.
-    size: u64,
+    size: Size,
     with_transactions: bool,
     shape: Shape,
     /// Transactions of the newest quant that are still to come, where it came with any.
-    open: Option<Range<u64>>,
+    open: Option<Range<Index>>,
     begun: bool,
     ended: bool,
 }
@@ -814,18 +803,25 @@ struct ChainStream {
 impl ChainStream {
     async fn open(
         node: &Node,
-        chain: &ChainHandle,
+        chain: &Arc<ChainHandle>,
         quants: Range<u64>,
         with_transactions: bool,
         shape: Shape,
     ) -> Result<Self, StoreError> {
-        let lineage = chain.lineage.clone();
         let size = match quants.start.checked_sub(1) {
-            Some(before) if !quants.is_empty() => node.read(move |store| store.quant(&lineage, before)).await?.size(),
-            _ => 0,
+            Some(before) if !quants.is_empty() => node.quant(chain, Height::new(before)).await?.size(),
+            _ => Size::ZERO,
         };
-        let lineage = chain.lineage.clone();
-        Ok(ChainStream { lineage, quants, size, with_transactions, shape, open: None, begun: false, ended: false })
+        Ok(ChainStream {
+            chain: chain.clone(),
+            quants,
+            size,
+            with_transactions,
+            shape,
+            open: None,
+            begun: false,
+            ended: false,
+        })
     }
 
     /// A store that fails halfway breaks the connection: half a chain must not look like a whole one.
@@ -836,10 +832,11 @@ impl ChainStream {
                 if state.ended {
                     return Ok::<_, StoreError>(None);
                 }
-                node.read(move |store| {
+                let chain = state.chain.clone();
+                node.read(&chain, move |chain| {
                     let mut piece = Vec::with_capacity(limits::CHUNK_BYTES + limits::CHUNK_BYTES / 4);
                     while piece.len() < limits::CHUNK_BYTES && !state.ended {
-                        state.advance(store, &mut piece)?;
+                        state.advance(chain, &mut piece)?;
                     }
                     Ok(Some((Bytes::from(piece), state)))
                 })
@@ -849,9 +846,9 @@ impl ChainStream {
     }
 
     /// Adds the next quant's header, some of its transactions, or the end.
-    fn advance(&mut self, store: &Store, out: &mut Vec<u8>) -> Result<(), StoreError> {
+    fn advance(&mut self, chain: &ChainReader, out: &mut Vec<u8>) -> Result<(), StoreError> {
         if let Some(transactions) = self.open.take() {
-            return self.add_transactions(store, transactions, out);
+            return self.add_transactions(chain, transactions, out);
         }
         let Some(index) = self.quants.next() else {
             if self.shape == Shape::Array {
@@ -864,12 +861,12 @@ impl ChainStream {
             out.push(if self.begun { b',' } else { b'[' });
         }
         self.begun = true;
-        let quant: Quant = store.quant(&self.lineage, index)?;
+        let quant: Quant = chain.quant(Height::new(index))?;
         serde_json::to_writer(&mut *out, &quant).expect("writing to memory does not fail");
         if self.with_transactions {
             out.pop();
             out.extend_from_slice(b",\"transactions\":[");
-            self.open = Some(self.size..quant.size());
+            self.open = Some(self.size.next_index()..quant.size().next_index());
         } else {
             self.end_quant(out);
         }
@@ -879,8 +876,8 @@ impl ChainStream {
 
     fn add_transactions(
         &mut self,
-        store: &Store,
-        transactions: Range<u64>,
+        chain: &ChainReader,
+        transactions: Range<Index>,
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
         if transactions.is_empty() {
@@ -889,7 +886,7 @@ impl ChainStream {
             return Ok(());
         }
         let room = limits::CHUNK_BYTES.saturating_sub(out.len());
-        let next = store.records(&self.lineage, transactions.clone(), b',', room, out)?;
+        let next = chain.records(transactions.clone(), b',', room, out)?;
         if next < transactions.end {
             out.push(b',');
         }

@@ -128,8 +128,8 @@ pub async fn erase(
     let erasure = Erasure {
         message: "Transaction erased",
         chain: chain.name.to_string(),
-        erased,
-        index: accepted.index,
+        erased: erased.get(),
+        index: accepted.index.get(),
         hash: accepted.hash,
         timestamp: accepted.timestamp.to_string(),
     };
@@ -139,7 +139,7 @@ pub async fn erase(
     let location = text_header(format!("{prefix}/transactions/{}", accepted.index));
     // The state of the chain that the request names, which an erasure on another one does not change.
     let is_newest = is_own && !accepted.replayed;
-    let tag = if is_newest { Tag::of_size(accepted.index + 1) } else { target.chain.head().tag() };
+    let tag = if is_newest { Tag::of_size(accepted.index.size()) } else { target.chain.head().tag() };
     let headers = [(header::LOCATION, location), (header::ETAG, tag_header(tag))];
     let mut response = (headers, axum::Json(erasure)).into_response();
     if accepted.replayed {

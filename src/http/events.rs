@@ -51,9 +51,13 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    core::chain::Head,
+    core::{
+        chain::Head,
+        count::{Height, Index},
+        hash::Hash,
+    },
     limits,
-    store::{ChainNumber, Store, StoreError},
+    node::{ChainReader, StoreError},
     writer::ChainHandle,
 };
 
@@ -120,7 +124,7 @@ struct Cursor {
 impl Cursor {
     /// Behind all that the chain has.
     fn of(head: &Head) -> Cursor {
-        Cursor { transactions: head.size(), quants: head.newest.index() + 1 }
+        Cursor { transactions: head.size().get(), quants: head.newest.index().next().get() }
     }
 
     /// How many events lie before it.
@@ -175,7 +179,7 @@ impl Start {
 
     /// # Errors
     /// `404` where the chain has no such place, `400` where no event has such an id.
-    async fn cursor(self, app: &App, chain: &ChainHandle) -> Result<Cursor, Problem> {
+    async fn cursor(self, app: &App, chain: &Arc<ChainHandle>) -> Result<Cursor, Problem> {
         let head = chain.head();
         let newest = Cursor::of(&head);
         let (wanted, seals) = match self {
@@ -187,9 +191,8 @@ impl Start {
         if wanted > newest.transactions {
             return Err(beyond(newest));
         }
-        let lineage = chain.lineage.clone();
-        let quants = match seals < head.newest.size() {
-            true => read(app, move |store| store.quant_of(&lineage, seals)).await?,
+        let quants = match seals < head.newest.size().get() {
+            true => read(app, chain, move |chain| chain.quant_of(Index::new(seals))).await?.get(),
             false => newest.quants,
         };
         Ok(Cursor { transactions: wanted, quants })
@@ -197,13 +200,12 @@ impl Start {
 }
 
 /// An id that was sent by this node for this chain holds for ever, since only what is durable is sent.
-async fn check(cursor: Cursor, app: &App, chain: &ChainHandle, newest: Cursor) -> Result<Cursor, Problem> {
+async fn check(cursor: Cursor, app: &App, chain: &Arc<ChainHandle>, newest: Cursor) -> Result<Cursor, Problem> {
     if cursor != newest && !cursor.is_before(newest) {
         return Err(beyond(newest));
     }
     let Some(last) = cursor.quants.checked_sub(1) else { return Ok(cursor) };
-    let lineage = chain.lineage.clone();
-    let sealed = read(app, move |store| store.quant(&lineage, last)).await?.size();
+    let sealed = read(app, chain, move |chain| chain.quant(Height::new(last))).await?.size().get();
     match sealed <= cursor.transactions {
         true => Ok(cursor),
         false => Err(Problem::bad_request(format!(
@@ -223,15 +225,16 @@ fn beyond(newest: Cursor) -> Problem {
 /// A read of the store for one listener: few at one time, or a thousand that connect at once would each take a thread.
 async fn read<T: Send + 'static>(
     app: &App,
-    read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    chain: &Arc<ChainHandle>,
+    read: impl FnOnce(&ChainReader) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let permit = app.0.events.reads.clone().acquire_owned().await.expect("the reads are never closed");
     app.0
         .node
-        .read(move |store| {
+        .read(chain, move |chain| {
             // It goes with the thread, even if nobody waits any more.
             let _permit = permit;
-            read(store)
+            read(chain)
         })
         .await
 }
@@ -255,23 +258,23 @@ impl Piece {
 
 /// Reads and frames the events between two cursors, as many as fit into a piece but at least one. A quant comes as soon as
 /// all that it seals has come.
-fn frame(store: &Store, chain: &ChainHandle, start: Cursor, end: Cursor) -> Result<Piece, StoreError> {
-    let (erasures, lineage) = (chain.erasures(), &chain.lineage);
+fn frame(chain: &ChainReader, start: Cursor, end: Cursor) -> Result<Piece, StoreError> {
+    let erasures = chain.chain().erasures();
     // What stands around small records is about a quarter of them.
     let mut out = Vec::with_capacity(limits::EVENTS_PIECE + limits::EVENTS_PIECE / 4);
     let (mut at, mut records) = (start, Vec::new());
     while at.is_before(end) && out.len() < limits::EVENTS_PIECE {
-        let quant = (at.quants < end.quants).then(|| store.quant(lineage, at.quants)).transpose()?;
+        let quant = (at.quants < end.quants).then(|| chain.quant(Height::new(at.quants))).transpose()?;
         match quant {
-            Some(quant) if quant.size() <= at.transactions => {
+            Some(quant) if quant.size().get() <= at.transactions => {
                 at.quants += 1;
                 frame_one(&mut out, at, "quant", &serde_json::to_vec(&quant).expect("a quant is JSON"));
             }
             quant => {
-                let until = quant.map_or(end.transactions, |quant| quant.size());
+                let until = quant.map_or(end.transactions, |quant| quant.size().get());
                 let room = limits::EVENTS_PIECE - out.len();
                 records.clear();
-                store.records(lineage, at.transactions..until, b'\n', room, &mut records)?;
+                chain.records(Index::new(at.transactions)..Index::new(until), b'\n', room, &mut records)?;
                 // The first comes even if there is no room for it.
                 if records.len() > room && !out.is_empty() {
                     break;
@@ -318,7 +321,7 @@ fn take_room(room: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit
 /// What the listeners of all chains share.
 pub struct Feeds {
     /// The newest events of each chain that somebody listens to.
-    feeds: Mutex<HashMap<ChainNumber, Arc<watch::Sender<Recent>>>>,
+    feeds: Mutex<HashMap<Hash, Arc<watch::Sender<Recent>>>>,
     /// Bytes that may still be kept.
     room: Arc<Semaphore>,
     /// Listeners that may read the store at one time.
@@ -410,12 +413,12 @@ impl Broadcast {
     /// The newest events of a chain. The first listener starts the broadcast.
     fn follow(app: &App, chain: &Arc<ChainHandle>) -> watch::Receiver<Recent> {
         let mut feeds = app.0.events.feeds.lock().expect("no holder of this lock panics");
-        if let Some(recent) = feeds.get(&chain.number()) {
+        if let Some(recent) = feeds.get(&chain.id) {
             return recent.subscribe();
         }
         let (sender, receiver) = watch::channel(Recent::new(Cursor::of(&chain.head())));
         let recent = Arc::new(sender);
-        feeds.insert(chain.number(), recent.clone());
+        feeds.insert(chain.id, recent.clone());
         tokio::spawn(Broadcast { app: app.clone(), chain: chain.clone(), recent }.run());
         receiver
     }
@@ -454,8 +457,7 @@ impl Broadcast {
         });
         let mut at = self.recent.borrow().end;
         while at.is_before(newest) {
-            let chain = self.chain.clone();
-            let read = self.app.0.node.read(move |store| frame(store, &chain, at, newest)).await;
+            let read = self.app.0.node.read(&self.chain, move |chain| frame(chain, at, newest)).await;
             at = read.as_ref().map_or(newest, |piece| piece.end);
             self.recent.send_modify(|recent| match read {
                 Ok(piece) => recent.push(piece, &self.app.0.events.room),
@@ -470,7 +472,7 @@ impl Broadcast {
         let mut feeds = self.app.0.events.feeds.lock().expect("no holder of this lock panics");
         let has_listeners = self.recent.receiver_count() > 0;
         if !has_listeners {
-            feeds.remove(&self.chain.number());
+            feeds.remove(&self.chain.id);
         }
         has_listeners
     }
@@ -480,9 +482,9 @@ impl Drop for Broadcast {
     /// After a panic, or where the chain is replaced, the next listener starts another one, and those of this one end.
     fn drop(&mut self) {
         let Ok(mut feeds) = self.app.0.events.feeds.lock() else { return };
-        let number = self.chain.number();
-        if feeds.get(&number).is_some_and(|recent| Arc::ptr_eq(recent, &self.recent)) {
-            feeds.remove(&number);
+        let id = self.chain.id;
+        if feeds.get(&id).is_some_and(|recent| Arc::ptr_eq(recent, &self.recent)) {
+            feeds.remove(&id);
         }
     }
 }
@@ -579,8 +581,8 @@ impl Listener {
     /// The next piece from the store.
     async fn read(&mut self, end: Cursor) -> Result<Bytes, StoreError> {
         loop {
-            let (chain, start) = (self.chain.clone(), self.cursor);
-            let piece = read(&self.app, move |store| frame(store, &chain, start, end)).await?;
+            let start = self.cursor;
+            let piece = read(&self.app, &self.chain, move |chain| frame(chain, start, end)).await?;
             if piece.erasures == self.chain.erasures() {
                 return self.cut(piece, end);
             }
@@ -676,7 +678,7 @@ mod tests {
         /// Streams of the default chain that are open.
         fn listeners(&self) -> usize {
             let feeds = self.app.0.events.feeds.lock().unwrap();
-            feeds.get(&self.chain().number()).map_or(0, |recent| recent.receiver_count())
+            feeds.get(&self.chain().id).map_or(0, |recent| recent.receiver_count())
         }
     }
 

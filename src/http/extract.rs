@@ -16,6 +16,7 @@ use utoipa::{IntoParams, openapi::path::Parameter};
 use super::{App, coding::Undecodable, problem::Problem};
 use crate::{
     core::{
+        count::{Index, Size},
         hash::Hash,
         json,
         rules::{ChainName, Fault},
@@ -122,10 +123,11 @@ impl Place {
     ///
     /// # Errors
     /// `400` where it is no number, `404` where the chain has no such transaction.
-    pub fn transaction(&self, size: u64) -> Result<u64, Problem> {
+    pub fn transaction(&self, size: Size) -> Result<Index, Problem> {
         let index = parse_index(&self.0)
+            .map(Index::new)
             .ok_or_else(|| Problem::bad_request(format!("{:?} is not the index of a transaction", self.0)))?;
-        if index < size {
+        if size.has(index) {
             return Ok(index);
         }
         Err(Problem::not_found(format!("there is no transaction {index}: the chain has {size}, counted from 0")))

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     core::{
         chain::Tag,
+        count::Index,
         hash::Hash,
         json,
         rules::{ChainName, Fault},
@@ -155,11 +156,11 @@ pub struct Acceptance<'a> {
 
 fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted, is_array: bool) -> Acceptance<'a> {
     // Only what is sent again can be sealed already.
-    let sealed = accepted.replayed && accepted.index < chain.head().newest.size();
+    let sealed = accepted.replayed && chain.head().newest.size().has(accepted.index);
     Acceptance {
         message: "Transaction submission successful",
         chain: chain.name.as_str(),
-        index: accepted.index,
+        index: accepted.index.get(),
         id: accepted.id.as_ref().map(Id::as_str),
         hash: accepted.hash,
         timestamp: accepted.timestamp.to_string(),
@@ -259,7 +260,7 @@ async fn answer(
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, text_header(format!("{}/transactions/{first}", target.prefix)));
-    let next = Tag::of_size(last + 1);
+    let next = Tag::of_size(last.size());
     // What is sent again may have been followed by much else, and what was sealed was followed by a leap at least.
     let is_replayed = accepted.iter().any(|accepted| accepted.replayed);
     let newest = (is_replayed || status == StatusCode::CREATED).then(|| chain.head().tag());
@@ -277,13 +278,13 @@ async fn receipts(
     app: &App,
     chain: &Arc<ChainHandle>,
     accepted: &[Accepted],
-    last: u64,
+    last: Index,
     wait: Duration,
     is_array: bool,
 ) -> (StatusCode, Option<Vec<u8>>) {
     let (mut head, mut stopping) = (chain.watch(), app.0.stopping.clone());
     let sealed = tokio::select! {
-        sealed = timeout(wait, head.wait_for(|head| head.newest.size() > last)) => sealed.is_ok(),
+        sealed = timeout(wait, head.wait_for(|head| head.newest.size().has(last))) => sealed.is_ok(),
         _ = stopping.wait_for(|stopping| *stopping) => false,
     };
     if !sealed {
@@ -636,8 +637,8 @@ impl<'a> Stream<'a> {
             match placed {
                 Ok(Placed { index, replayed, .. }) => {
                     *if replayed { &mut self.summary.replayed } else { &mut self.summary.accepted } += 1;
-                    self.summary.first.get_or_insert(index);
-                    self.summary.last = Some(index);
+                    self.summary.first.get_or_insert(index.get());
+                    self.summary.last = Some(index.get());
                 }
                 Err(refused) => self.refuse(line, &refused.into()),
             }
@@ -665,7 +666,7 @@ impl<'a> Stream<'a> {
         if status == StatusCode::ACCEPTED {
             // What is sent again may have been followed by much else.
             let last = self.summary.last.filter(|_| self.summary.replayed == 0);
-            let tag = last.map_or_else(|| self.chain.head().tag(), |last| Tag::of_size(last + 1));
+            let tag = last.map_or_else(|| self.chain.head().tag(), |last| Tag::of_size(Index::new(last).size()));
             response.headers_mut().insert(header::ETAG, tag_header(tag));
         }
         if none_for_overload.is_some() {

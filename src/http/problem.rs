@@ -12,8 +12,8 @@ use crate::{
         json::JsonError,
         rules::{Fault, Refusal},
     },
+    node::StoreError,
     peers::DiscoverError,
-    store::StoreError,
     writer::Refused,
 };
 

@@ -16,6 +16,7 @@ use super::{
     problem::Problem,
 };
 use crate::core::{
+    count::Index,
     hash,
     merkle::{self, TILE_WIDTH},
     tile::{NotATile, TilePath},
@@ -133,7 +134,8 @@ pub async fn entries(
         return Ok(unchanged);
     }
     let first = place.path.number() * TILE_WIDTH as u64;
-    let leaves = app.0.node.leaves(target.chain.clone(), first..first + place.path.width() as u64).await?;
+    let range = Index::new(first)..Index::new(first + place.path.width() as u64);
+    let leaves = app.0.node.leaves(target.chain.clone(), range).await?;
     Ok(place.answer(&target, leaves))
 }
 
@@ -156,7 +158,7 @@ impl TilePlace {
     fn check(&self, target: &ChainOf, headers: &HeaderMap) -> Result<Option<Response>, Problem> {
         let size = target.chain.head().newest.size();
         let (level, number, width) = (self.level.unwrap_or(0), self.path.number(), self.path.width());
-        if !merkle::has_tile(size, level, number, width) {
+        if !merkle::has_tile(size.get(), level, number, width) {
             return Err(Problem::not_found(format!(
                 "the newest checkpoint is of {size} transactions: it has not {width} hashes in tile {number} of level {level}"
             )));

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::Node;
 use crate::{
     core::{
+        count::{Height, Size},
         export::{Export, Line, Voucher},
         hash::Hash,
         json,
@@ -109,8 +110,8 @@ struct Storing {
 /// What an earlier import has stored.
 #[derive(Clone, Copy)]
 struct Found {
-    size: u64,
-    quants: u64,
+    size: Size,
+    quants: Height,
 }
 
 /// An import that is not finished.
@@ -183,7 +184,7 @@ impl Import {
             None => Target::Stored(Box::new(Storing::behind(id, find(node, id).await?))),
         };
         let export = Export::new(Verifier::without_ids(), keys);
-        let bang = BangPlace { transaction: 0, quant: 0 };
+        let bang = BangPlace::START;
         Ok(Import { node: node.clone(), id, export, allow_unproven_erasures, line: 0, target, bang, _turn: turn })
     }
 
@@ -231,7 +232,8 @@ impl Import {
             }
             Line::Quant(Ok(quant)) => {
                 if self.export.verifier().id() == Some(quant.hash()) {
-                    self.bang = BangPlace { transaction: quant.size() - 1, quant: quant.index() };
+                    let bang = quant.size().last().expect("a first quant seals its bang");
+                    self.bang = BangPlace { transaction: bang, quant: quant.index() };
                     self.check_name(&quant)?;
                 }
                 match &mut self.target {
@@ -277,7 +279,7 @@ impl Import {
             return Err(at_end("checkpoint", "it is missing, so nobody can say whether the end is there".into()));
         }
         let (newest, rules) = verifier.newest().zip(verifier.rules()).expect("a checkpoint holds for a quant");
-        let (quants, transactions) = (newest.index() + 1, newest.size());
+        let (quants, transactions) = (newest.index().next(), newest.size());
         if verifier.id() != Some(id) {
             let found = verifier.id().map(|id| id.to_string()).unwrap_or_default();
             return Err(at_end("chain", format!("its id is {found}, but {id} was to be imported")));
@@ -292,13 +294,14 @@ impl Import {
                 let finish = Step::Finish { name, bang, size: transactions, quants, erasures, leap };
                 match self.node.step(id, finish).await? {
                     Outcome::Banged(chain) => {
-                        tracing::info!(chain = %chain.name, %id, quants, transactions, "the chain is imported");
+                        tracing::info!(chain = %chain.name, %id, %quants, %transactions, "the chain is imported");
                         (chain, false)
                     }
                     _ => unreachable!("the outcome of a finished import is Banged"),
                 }
             }
         };
+        let (quants, transactions) = (quants.get(), transactions.get());
         Ok(Imported { chain, quants, transactions, was_here, voucher })
     }
 
@@ -313,7 +316,7 @@ impl Import {
             // Nothing is stored.
             _ => return Ok(()),
         };
-        let is_behind = self.export.verifier().size() <= found.size && found.size > 0;
+        let is_behind = self.export.verifier().size() <= found.size && found.size > Size::ZERO;
         if is_behind { Ok(()) } else { self.node.give_up(self.id).await }
     }
 }
@@ -369,7 +372,8 @@ impl Node {
     pub async fn imports(&self) -> Result<Vec<Unfinished>, StoreError> {
         // First, so that one that ends meanwhile is not taken for one that nothing is stored of.
         let mut running = self.0.importing.lock().expect("no holder of this lock panics").clone();
-        let stored = self.read(|store| store.imports()?.into_iter().map(|record| unfinished(store, record)).collect());
+        let stored =
+            self.read_store(|store| store.imports()?.into_iter().map(|record| unfinished(store, record)).collect());
         let mut imports: Vec<Unfinished> = stored.await?;
         for import in &mut imports {
             if running.remove(&import.id).is_some() && import.state == State::Interrupted {
@@ -430,6 +434,7 @@ fn unfinished(store: &Store, record: ImportRecord) -> Result<Unfinished, StoreEr
     };
     let state = if given_up || is_damaged { State::Removing } else { State::Interrupted };
     let Progress { size, bytes, quants, .. } = stored;
+    let (size, quants) = (size.get(), quants.get());
     Ok(Unfinished { id, name, size, bytes, quants, state, active })
 }
 
@@ -458,7 +463,7 @@ impl Storing {
                 return Err(ImportError::Fault { line, fault: Fault::of_transaction(index, detail) });
             }
         }
-        if index >= self.found.size {
+        if !self.found.size.has(index) {
             self.part.transaction(&record.transaction);
             return Ok(());
         }
@@ -466,7 +471,13 @@ impl Storing {
         record.transaction.write(index, &mut bytes);
         if self.stored.is_empty() {
             let mut records = Vec::new();
-            store.records(self.lineage(), index..self.found.size, b'\n', limits::CHUNK_BYTES, &mut records)?;
+            store.records(
+                self.lineage(),
+                index..self.found.size.next_index(),
+                b'\n',
+                limits::CHUNK_BYTES,
+                &mut records,
+            )?;
             self.stored.extend(records.split(|&byte| byte == b'\n').map(<[u8]>::to_vec));
         }
         if self.stored.pop_front().is_none_or(|stored| stored != bytes) { Err(differs(line)) } else { Ok(()) }

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::core::{
     chain::LeapPolicy,
+    count::{Height, Index, Size},
     hash::Hash,
     quant::{Quant, QuantFields},
     transaction::{Timestamp, Transaction},
@@ -69,7 +70,7 @@ pub enum Effect {
         /// The chain that wrote it.
         chain: Hash,
         /// Which one.
-        index: u64,
+        index: Index,
         /// What its leaf says of the payload.
         commitment: Hash,
         /// The transaction that records it.
@@ -124,10 +125,10 @@ pub enum Effect {
 pub struct ForkPoint {
     /// The chain that made it.
     pub chain: Hash,
-    /// Its index.
-    pub quant: u64,
+    /// Which one.
+    pub quant: Height,
     /// The transactions that the chain had with it.
-    pub size: u64,
+    pub size: Size,
 }
 
 /// An effect without its transactions.
@@ -148,7 +149,7 @@ pub(super) enum Entry {
     /// Its run is the record of the erasure.
     Erase {
         chain: Hash,
-        index: u64,
+        index: Index,
         commitment: Hash,
     },
     SetLeap {
@@ -368,8 +369,8 @@ mod tests {
         );
         let leap = LeapPolicy { every_ms: Some(1_000), transactions: None };
         let at: Timestamp = "2026-11-26T20:00:00.000000Z".parse().unwrap();
-        let parent = Some(ForkPoint { chain: CHAIN, quant: 2, size: 4 });
-        let bang = BangPlace { transaction: 4, quant: 3 };
+        let parent = Some(ForkPoint { chain: CHAIN, quant: Height::new(2), size: Size::new(4) });
+        let bang = BangPlace { transaction: Index::new(4), quant: Height::new(3) };
         let name = || "a".to_owned();
         let frozen = [
             (
@@ -383,7 +384,7 @@ mod tests {
                 format!(r#"{{"seal":{{"chain":"{chain}","quant":{quant_text}}}}}"#),
             ),
             (
-                Entry::Erase { chain: CHAIN, index: 1, commitment: Hash::from_bytes([2; 32]) },
+                Entry::Erase { chain: CHAIN, index: Index::new(1), commitment: Hash::from_bytes([2; 32]) },
                 format!(r#"{{"erase":{{"chain":"{chain}","index":1,"commitment":"{two}"}}}}"#),
             ),
             (

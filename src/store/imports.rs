@@ -10,7 +10,7 @@ use super::{
     index::{Index, PARTS, Rows, RunRow, Space, key, unreadable},
     runs,
 };
-use crate::core::{hash::Hash, merkle::Edge, quant::Quant, transaction::Timestamp};
+use crate::core::{count::Size, hash::Hash, merkle::Edge, quant::Quant, transaction::Timestamp};
 
 /// Before the id of the chain, the name of the record of an import.
 const IMPORT: &str = "import ";
@@ -71,7 +71,7 @@ impl Batch {
         at: Timestamp,
         parts: (Vec<Run>, Vec<Quant>),
         edge: &mut Edge,
-        mut sealed: u64,
+        mut sealed: Size,
     ) {
         let (runs, quants) = parts;
         let chain = record.number;
@@ -93,7 +93,7 @@ impl Batch {
     pub fn adopt(&mut self, record: &ChainRecord) {
         let ChainRecord { id: chain, leap, erasures, .. } = *record;
         let name = record.name.clone();
-        let bang = record.bang.unwrap_or(super::BangPlace { transaction: 0, quant: 0 });
+        let bang = record.bang.unwrap_or(super::BangPlace::START);
         self.rows.chain(record);
         self.rows.end_import(chain);
         self.log(&Entry::Adopt { chain, name, bang, leap, erasures });

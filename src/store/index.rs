@@ -28,6 +28,7 @@ use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode
 use super::{ChainNumber, ChainRecord, StoreError, runs::Erasure};
 use crate::{
     core::{
+        count::{self, Size},
         hash::Hash,
         merkle::{TILE_WIDTH, Tile},
         quant::{Quant, QuantFields},
@@ -93,7 +94,7 @@ fn tile_key(chain: ChainNumber, level: u8, number: u64) -> Vec<u8> {
 /// Where a run stands.
 #[derive(Clone, Copy)]
 pub(super) struct RunRow {
-    pub(super) first: u64,
+    pub(super) first: count::Index,
     pub(super) place: Place,
     pub(super) bytes_before: u64,
     pub(super) count: u32,
@@ -106,7 +107,7 @@ impl RunRow {
 
     pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<RunRow, StoreError> {
         let read = || {
-            let first = u64::from_be_bytes(*key.get(8..)?.as_array()?);
+            let first = count::Index::new(u64::from_be_bytes(*key.get(8..)?.as_array()?));
             let (place, rest) = value.split_first_chunk()?;
             let (bytes_before, count) = rest.split_first_chunk()?;
             let (bytes_before, count) = (u64::from_be_bytes(*bytes_before), u32::from_be_bytes(*count.as_array()?));
@@ -115,9 +116,9 @@ impl RunRow {
         read().ok_or_else(|| malformed("the row of a run"))
     }
 
-    /// The index behind its last transaction.
-    pub(super) fn end(&self) -> u64 {
-        self.first + u64::from(self.count)
+    /// The size of the chain with its last transaction.
+    pub(super) fn end(&self) -> Size {
+        Size::new(self.first.get() + u64::from(self.count))
     }
 }
 
@@ -150,29 +151,29 @@ impl Rows {
     }
 
     pub(super) fn run(&mut self, chain: ChainNumber, row: &RunRow) {
-        self.put(Space::Runs, key([chain.0, row.first]), row.encode());
+        self.put(Space::Runs, key([chain.0, row.first.get()]), row.encode());
     }
 
-    pub(super) fn erased(&mut self, chain: ChainNumber, index: u64, erasure: &Erasure) {
+    pub(super) fn erased(&mut self, chain: ChainNumber, index: count::Index, erasure: &Erasure) {
         let Erasure { erased: Erased { timestamp, by }, commitment } = erasure;
-        let value = [&timestamp.micros().to_be_bytes()[..], &by.to_be_bytes(), commitment.as_bytes()].concat();
-        self.put(Space::Erased, key([chain.0, index]), value);
+        let value = [&timestamp.micros().to_be_bytes()[..], &by.get().to_be_bytes(), commitment.as_bytes()].concat();
+        self.put(Space::Erased, key([chain.0, index.get()]), value);
     }
 
     /// A quant behind one of `previous_size` transactions, sealed when the chain had `size`.
-    pub(super) fn quant(&mut self, chain: ChainNumber, quant: &Quant, previous_size: u64, size: u64) {
-        let index = quant.index().to_be_bytes();
-        let mut value = size.to_be_bytes().to_vec();
+    pub(super) fn quant(&mut self, chain: ChainNumber, quant: &Quant, previous_size: Size, size: Size) {
+        let index = quant.index().get().to_be_bytes();
+        let mut value = size.get().to_be_bytes().to_vec();
         serde_json::to_writer(&mut value, quant).expect("a quant is JSON");
         self.put(Space::Quants, key_and(chain, &index), value);
         self.put(Space::Hashes, key_and(chain, quant.hash().as_bytes()), index.to_vec());
         if quant.size() > previous_size {
-            self.put(Space::Sizes, key([chain.0, quant.size()]), index.to_vec());
+            self.put(Space::Sizes, key([chain.0, quant.size().get()]), index.to_vec());
         }
     }
 
-    pub(super) fn id(&mut self, chain: ChainNumber, id: &Id, index: u64) {
-        self.put(Space::Ids, key_and(chain, id.as_str().as_bytes()), index.to_be_bytes().to_vec());
+    pub(super) fn id(&mut self, chain: ChainNumber, id: &Id, index: count::Index) {
+        self.put(Space::Ids, key_and(chain, id.as_str().as_bytes()), index.get().to_be_bytes().to_vec());
     }
 
     pub(super) fn tile(&mut self, chain: ChainNumber, tile: &Tile) {
@@ -312,26 +313,26 @@ impl Index {
         }
     }
 
-    /// The last run that begins before transaction `end` of a chain.
-    pub(super) fn run_before(&self, chain: ChainNumber, end: u64) -> Result<Option<RunRow>, StoreError> {
-        let entry = self.last(Space::Runs, key([chain.0, 0])..key([chain.0, end]))?;
+    /// The last run of a chain that begins within its first `end` transactions.
+    pub(super) fn run_before(&self, chain: ChainNumber, end: Size) -> Result<Option<RunRow>, StoreError> {
+        let entry = self.last(Space::Runs, key([chain.0, 0])..key([chain.0, end.get()]))?;
         entry.map(|(key, value)| RunRow::decode(&key, &value)).transpose()
     }
 
     /// The newest quant that a chain wrote itself, and how many transactions the chain had when it was sealed.
-    pub(super) fn newest_quant(&self, chain: ChainNumber) -> Result<Option<(Quant, u64)>, StoreError> {
+    pub(super) fn newest_quant(&self, chain: ChainNumber) -> Result<Option<(Quant, Size)>, StoreError> {
         let entry = self.last(Space::Quants, key([chain.0, 0])..key([chain.0 + 1]))?;
         entry.map(|(_, value)| decode_quant(&value)).transpose()
     }
 
     /// What is left of an erased transaction.
-    pub(super) fn erasure(&self, chain: ChainNumber, index: u64) -> Result<Option<Erasure>, StoreError> {
-        let Some(value) = self.get(Space::Erased, &key([chain.0, index]))? else { return Ok(None) };
+    pub(super) fn erasure(&self, chain: ChainNumber, index: count::Index) -> Result<Option<Erasure>, StoreError> {
+        let Some(value) = self.get(Space::Erased, &key([chain.0, index.get()]))? else { return Ok(None) };
         let read = || {
             let (timestamp, rest) = value.split_first_chunk()?;
             let (by, commitment) = rest.split_first_chunk()?;
             let timestamp = Timestamp::from_micros(i64::from_be_bytes(*timestamp))?;
-            let erased = Erased { timestamp, by: u64::from_be_bytes(*by) };
+            let erased = Erased { timestamp, by: count::Index::new(u64::from_be_bytes(*by)) };
             Some(Erasure { erased, commitment: Hash::from_bytes(*commitment.as_array()?) })
         };
         read().map(Some).ok_or_else(|| malformed("the row of an erasure"))
@@ -404,12 +405,12 @@ pub(super) fn decode_number(value: &[u8]) -> Result<u64, StoreError> {
 }
 
 /// A quant, and how many transactions the chain had when it was sealed.
-pub(super) fn decode_quant(value: &[u8]) -> Result<(Quant, u64), StoreError> {
+pub(super) fn decode_quant(value: &[u8]) -> Result<(Quant, Size), StoreError> {
     let (size, json) = value.split_first_chunk().ok_or_else(|| malformed("a quant"))?;
     let fields: QuantFields = from_json(json, "a quant")?;
     let index = fields.index;
     let quant = Quant::try_from(fields).map_err(|error| StoreError::Damaged(format!("quant {index}: {error}")))?;
-    Ok((quant, u64::from_be_bytes(*size)))
+    Ok((quant, Size::new(u64::from_be_bytes(*size))))
 }
 
 pub(super) fn from_json<T: serde::de::DeserializeOwned>(value: &[u8], what: &str) -> Result<T, StoreError> {

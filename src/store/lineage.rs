@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{chain::LeapPolicy, hash::Hash};
+use crate::core::{
+    chain::LeapPolicy,
+    count::{Height, Index, Size},
+    hash::Hash,
+};
 
 /// A chain's number in the store, given in the order of making.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -21,10 +25,10 @@ impl ChainNumber {
 pub struct Parent {
     /// The parent.
     pub number: ChainNumber,
-    /// The index of its quant.
-    pub quant: u64,
+    /// Its quant.
+    pub quant: Height,
     /// Its size at that quant.
-    pub size: u64,
+    pub size: Size,
 }
 
 /// What is stored of a chain beside its transactions and quants.
@@ -51,12 +55,12 @@ pub struct ChainRecord {
 /// That this node's key has signed a quant of a chain which the chain here does not have: the data folder is an older copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
-    /// The index of the quant.
-    pub quant: u64,
+    /// Which one.
+    pub quant: Height,
     /// Its hash.
     pub hash: Hash,
     /// The transactions that the chain had with it.
-    pub size: u64,
+    pub size: Size,
     /// Whether the operator has accepted that it is lost: then the chain takes writes all the same.
     pub accepted: bool,
 }
@@ -71,10 +75,15 @@ impl std::fmt::Display for Rollback {
 /// Where the bang of a chain stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BangPlace {
-    /// The index of the transaction.
-    pub transaction: u64,
-    /// The index of the quant that seals it.
-    pub quant: u64,
+    /// The transaction.
+    pub transaction: Index,
+    /// The quant that seals it.
+    pub quant: Height,
+}
+
+impl BangPlace {
+    /// Of a chain that is no fork.
+    pub const START: BangPlace = BangPlace { transaction: Size::ZERO.next_index(), quant: Height::FIRST };
 }
 
 /// Who wrote which part of a chain: the first of its ancestors, the next, and so on to itself.
@@ -93,18 +102,22 @@ struct Part {
     /// Who.
     writer: ChainNumber,
     /// The first transaction.
-    transactions_from: u64,
+    transactions_from: Index,
     /// The first quant.
-    quants_from: u64,
+    quants_from: Height,
 }
 
 impl Lineage {
     /// Of a chain with this number and, if it is a fork, its parent's lineage.
     pub fn new(number: ChainNumber, parent: Option<(Parent, Arc<Lineage>)>) -> Lineage {
         let (mut parts, from) = match &parent {
-            None => (Vec::new(), Part { writer: number, transactions_from: 0, quants_from: 0 }),
+            None => (
+                Vec::new(),
+                Part { writer: number, transactions_from: Size::ZERO.next_index(), quants_from: Height::FIRST },
+            ),
             Some((parent, lineage)) => {
-                let from = Part { writer: number, transactions_from: parent.size, quants_from: parent.quant + 1 };
+                let (size, quant) = (parent.size, parent.quant);
+                let from = Part { writer: number, transactions_from: size.next_index(), quants_from: quant.next() };
                 (lineage.parts.clone(), from)
             }
         };
@@ -143,13 +156,18 @@ impl Lineage {
     }
 
     /// The first quant that the chain wrote itself.
-    pub fn own_quants_from(&self) -> u64 {
-        self.parent.map_or(0, |parent| parent.quant + 1)
+    pub fn own_quants_from(&self) -> Height {
+        self.parent.map_or(Height::FIRST, |parent| parent.quant.next())
+    }
+
+    /// The transactions that it shares with its parent.
+    pub fn shared(&self) -> Size {
+        self.parent.map_or(Size::ZERO, |parent| parent.size)
     }
 
     /// The first transaction that the chain wrote itself.
-    pub fn own_from(&self) -> u64 {
-        self.parent.map_or(0, |parent| parent.size)
+    pub fn own_from(&self) -> Index {
+        self.shared().next_index()
     }
 
     /// All who wrote parts of it, from itself upwards.
@@ -163,11 +181,11 @@ impl Lineage {
     }
 
     /// The chain that wrote a transaction.
-    pub fn of_transaction(&self, index: u64) -> ChainNumber {
+    pub fn of_transaction(&self, index: Index) -> ChainNumber {
         self.last_part(|part| part.transactions_from <= index).writer
     }
 
-    pub(super) fn of_quant(&self, index: u64) -> ChainNumber {
+    pub(super) fn of_quant(&self, index: Height) -> ChainNumber {
         self.last_part(|part| part.quants_from <= index).writer
     }
 
@@ -175,7 +193,7 @@ impl Lineage {
     pub(super) fn of_tile(&self, level: u8, number: u64) -> ChainNumber {
         let leaves = 1u64.checked_shl(8 * (u32::from(level) + 1)).unwrap_or(u64::MAX);
         let end = (number + 1).saturating_mul(leaves);
-        self.last_part(|part| part.transactions_from < end).writer
+        self.last_part(|part| part.transactions_from.get() < end).writer
     }
 
     /// The last part that begins early enough. The first begins at 0.
@@ -184,9 +202,9 @@ impl Lineage {
     }
 
     /// The end of the part of `0..` that the writer of transaction `index` wrote for this chain.
-    pub(super) fn end_of_part(&self, index: u64) -> u64 {
+    pub(super) fn end_of_part(&self, index: Index) -> Size {
         let next = self.parts.partition_point(|part| part.transactions_from <= index);
-        self.parts.get(next).map_or(u64::MAX, |part| part.transactions_from)
+        Size::new(self.parts.get(next).map_or(u64::MAX, |part| part.transactions_from.get()))
     }
 }
 
@@ -198,7 +216,7 @@ mod tests {
     #[test]
     fn each_part_has_its_writer() {
         let fork = |number, quant, size, of: &Arc<Lineage>| {
-            let parent = Parent { number: of.number(), quant, size };
+            let parent = Parent { number: of.number(), quant: Height::new(quant), size: Size::new(size) };
             Arc::new(Lineage::new(ChainNumber(number), Some((parent, of.clone()))))
         };
         let root = Arc::new(Lineage::new(ChainNumber(0), None));
@@ -209,14 +227,17 @@ mod tests {
             ChainNumber(up.iter().find(|(_, size, quant)| reaches(*size, *quant)).unwrap().0)
         };
         for index in [0, 1, 255, 256, 299, 300, 301, 302, 1_000, u64::MAX - 1] {
-            assert_eq!(last.of_transaction(index), writer(&|size, _| size <= index), "{index}");
-            assert_eq!(last.of_quant(index), writer(&|_, quant| quant <= index), "{index}");
+            assert_eq!(last.of_transaction(Index::new(index)), writer(&|size, _| size <= index), "{index}");
+            assert_eq!(last.of_quant(Height::new(index)), writer(&|_, quant| quant <= index), "{index}");
         }
         for (level, number) in [(0, 0), (0, 1), (0, 2), (1, 0), (7, 0)] {
             let end = (number + 1) * 256u64.checked_pow(u32::from(level) + 1).unwrap_or(u64::MAX);
             assert_eq!(last.of_tile(level, number), writer(&|size, _| size < end), "{level} {number}");
         }
-        assert_eq!([0, 299, 300, 301].map(|index| last.end_of_part(index)), [300, 300, 301, u64::MAX]);
+        assert_eq!(
+            [0, 299, 300, 301].map(|index| last.end_of_part(Index::new(index)).get()),
+            [300, 300, 301, u64::MAX]
+        );
         assert_eq!((root.depth(), last.depth(), last.ancestors().count()), (0, 2, 2));
     }
 }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     core::{
+        count::{self, Height, Size},
         hash::Hash,
         merkle::{Edge, TILE_WIDTH, perfect_root},
         quant::{Quant, QuantFields},
@@ -80,7 +81,7 @@ struct End {
     /// The growing edge of its tree.
     edge: Edge,
     /// The transactions that its newest quant seals.
-    sealed: u64,
+    sealed: Size,
 }
 
 /// The index while it is brought up to the log.
@@ -236,7 +237,7 @@ impl<'a> Replay<'a> {
                     Some(at) => Some(Parent { number: self.known(at.chain)?, quant: at.quant, size: at.size }),
                     None => None,
                 };
-                let (id, size) = (quant.hash, parent.map_or(0, |parent| parent.size));
+                let (id, size) = (quant.hash, parent.map_or(Size::ZERO, |parent| parent.size));
                 let record = ChainRecord { name, number: self.number(id), id, parent, leap, erasures: 0, bang: None };
                 self.rows.chain(&record);
                 self.add_chain(&record)?;
@@ -275,7 +276,7 @@ impl<'a> Replay<'a> {
             }
             Entry::Adopt { chain: id, name, bang, leap, erasures } => {
                 let number = self.known(id)?;
-                let bang = Some(bang).filter(|bang| bang.quant > 0);
+                let bang = Some(bang).filter(|bang| bang.quant > Height::FIRST);
                 let record = ChainRecord { name, number, id, parent: None, leap, erasures, bang };
                 self.rows.chain(&record);
                 self.rows.end_import(id);
@@ -297,7 +298,7 @@ impl<'a> Replay<'a> {
             .map_err(|error| StoreError::Damaged(format!("quant {index} of the chain {id}: {error}")))?;
         self.ensure_end(number)?;
         let end = self.chains.get_mut(&number).and_then(|known| known.end.as_mut()).expect("it was just found");
-        self.rows.quant(number, &quant, end.sealed, end.edge.size());
+        self.rows.quant(number, &quant, end.sealed, Size::new(end.edge.size()));
         end.sealed = quant.size();
         Ok(())
     }
@@ -339,12 +340,13 @@ impl<'a> Replay<'a> {
             &mut self.chains.get_mut(&number).and_then(|known| known.end.as_mut()).expect("it was just found").edge;
         let (first, bytes_before, count) = (run.first, run.bytes_before(0), run.count() as u32);
         self.rows.run(number, &RunRow { first, place, bytes_before, count });
-        if run.end() <= edge.size() {
+        let size = Size::new(edge.size());
+        if run.end() <= size {
             // It is of a batch that erases, which is written without its mark.
             return Ok(());
         }
-        if edge.size() != run.first {
-            let (id, size, first) = (run.chain, edge.size(), run.first);
+        if size.next_index() != run.first {
+            let (id, first) = (run.chain, run.first);
             let detail = format!("the log goes on with transaction {first} of the chain {id}, which has {size}");
             return Err(StoreError::Damaged(detail));
         }
@@ -358,23 +360,23 @@ impl<'a> Replay<'a> {
         }
         // It reads what came before.
         self.write_part()?;
-        let own = self.index.run_before(number, u64::MAX)?;
-        let size = own.map_or(self.chains[&number].lineage.own_from(), |row| row.end());
+        let own = self.index.run_before(number, Size::new(u64::MAX))?;
+        let size = own.map_or(self.chains[&number].lineage.shared(), |row| row.end());
         self.begin(number, size)?;
-        let sealed = self.index.newest_quant(number)?.map_or(0, |(quant, _)| quant.size());
+        let sealed = self.index.newest_quant(number)?.map_or(Size::ZERO, |(quant, _)| quant.size());
         let end = self.chains.get_mut(&number).and_then(|known| known.end.as_mut()).expect("it was just begun");
         end.sealed = sealed.max(end.sealed);
         Ok(())
     }
 
     /// A chain has so many transactions, all of them sealed.
-    fn begin(&mut self, number: ChainNumber, size: u64) -> Result<(), StoreError> {
+    fn begin(&mut self, number: ChainNumber, size: Size) -> Result<(), StoreError> {
         let lineage = self.chains[&number].lineage.clone();
-        if size > 0 {
+        if size > Size::ZERO {
             self.write_part()?;
         }
-        let edge = Edge::at(size, |level, tile, width| self.hashes(&lineage, level, tile, width))?;
-        let end = End { edge, sealed: lineage.own_from() };
+        let edge = Edge::at(size.get(), |level, tile, width| self.hashes(&lineage, level, tile, width))?;
+        let end = End { edge, sealed: lineage.shared() };
         self.chains.get_mut(&number).expect("a chain with a number is known").end = Some(end);
         Ok(())
     }
@@ -393,14 +395,14 @@ impl<'a> Replay<'a> {
         let reader = self.reader.as_ref().expect("it was just opened");
         let mut hashes = Vec::with_capacity(width);
         while hashes.len() < width {
-            let next = first + hashes.len() as u64;
+            let next = count::Index::new(first + hashes.len() as u64);
             let missing = || StoreError::Damaged(format!("transaction {next} is missing in the index"));
-            let row = self.index.run_before(lineage.of_transaction(next), next + 1)?;
-            let row = row.filter(|row| next < row.end()).ok_or_else(missing)?;
+            let row = self.index.run_before(lineage.of_transaction(next), next.size())?;
+            let row = row.filter(|row| row.end().has(next)).ok_or_else(missing)?;
             let run = StoredRun::decode(reader.record(row.place)?)?;
-            let end = lineage.end_of_part(next).min(run.end()).min(range.end);
-            for index in next..end {
-                hashes.push(record_hash(run.text((index - run.first) as usize)).ok_or_else(missing)?);
+            let end = lineage.end_of_part(next).min(run.end()).min(Size::new(range.end)).next_index();
+            for at in run.place_of(next)..run.place_of(end) {
+                hashes.push(record_hash(run.text(at)).ok_or_else(missing)?);
             }
         }
         Ok(hashes)

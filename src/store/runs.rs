@@ -22,6 +22,7 @@ use std::ops::Range;
 use super::{ChainNumber, StoreError, effects::run_start, index::Rows};
 use crate::{
     core::{
+        count::{Index, Size},
         hash::Hash,
         merkle::Edge,
         transaction::{DATA, END_BYTES, Erased, Id, Timestamp, Transaction, record_hash, write_erased},
@@ -39,7 +40,7 @@ const HEAD: usize = 1 + 32 + 8 + 8 + 4;
 /// Consecutive transactions of one chain that are committed together.
 pub struct Run {
     chain: Hash,
-    first: u64,
+    first: Index,
     bytes_before: u64,
     lengths: Vec<u32>,
     texts: Vec<u8>,
@@ -50,7 +51,7 @@ pub struct Run {
 
 impl Run {
     /// An empty run of a chain, behind `bytes_before` bytes of its earlier transactions.
-    pub fn new(chain: Hash, first: u64, bytes_before: u64) -> Self {
+    pub fn new(chain: Hash, first: Index, bytes_before: u64) -> Self {
         let (lengths, texts, payloads, ends) = Default::default();
         Run { chain, first, bytes_before, lengths, texts, payloads, ends }
     }
@@ -64,8 +65,8 @@ impl Run {
     /// Adds the next transaction, and gives its size in bytes as it is served.
     pub fn push(&mut self, transaction: &Transaction) -> u64 {
         let (texts, payloads) = (self.texts.len(), self.payloads.len());
-        let index = self.first + u64::from(self.count());
-        transaction.write_apart(index, &mut self.texts, &mut self.payloads);
+        let index = self.first.get() + u64::from(self.count());
+        transaction.write_apart(Index::new(index), &mut self.texts, &mut self.payloads);
         let length = self.texts.len() - texts;
         self.lengths.push(u32::try_from(length).expect("a run is bounded far below 4 GiB"));
         self.ends.push(self.payloads.len());
@@ -78,7 +79,7 @@ impl Run {
     }
 
     /// The index of its first transaction.
-    pub(super) fn first(&self) -> u64 {
+    pub(super) fn first(&self) -> Index {
         self.first
     }
 
@@ -107,7 +108,7 @@ impl Run {
         plain.reserve(HEAD + 4 * self.lengths.len() + self.texts.len());
         plain.push(RUN);
         plain.extend_from_slice(self.chain.as_bytes());
-        plain.extend_from_slice(&self.first.to_be_bytes());
+        plain.extend_from_slice(&self.first.get().to_be_bytes());
         plain.extend_from_slice(&self.bytes_before.to_be_bytes());
         plain.extend_from_slice(&self.count().to_be_bytes());
         for length in &self.lengths {
@@ -135,7 +136,7 @@ pub(super) struct StoredRun {
     /// The chain that wrote it.
     pub(super) chain: Hash,
     /// The index of its first transaction.
-    pub(super) first: u64,
+    pub(super) first: Index,
     bytes_before: u64,
     /// Where the text of each stands in the plain bytes.
     texts: Vec<Range<usize>>,
@@ -149,8 +150,11 @@ impl StoredRun {
         let plain = record.plain().get(start..).ok_or_else(damaged)?;
         let head: &[u8; HEAD] = plain.first_chunk().filter(|head| head[0] == RUN).ok_or_else(damaged)?;
         let number = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
-        let (chain, first, bytes_before) =
-            (Hash::from_bytes(head[1..33].try_into().expect("32 bytes were taken")), number(33), number(41));
+        let (chain, first, bytes_before) = (
+            Hash::from_bytes(head[1..33].try_into().expect("32 bytes were taken")),
+            Index::new(number(33)),
+            number(41),
+        );
         let count = u32::from_be_bytes(head[49..].try_into().expect("four bytes were taken")) as usize;
         let lengths = plain.get(HEAD..).and_then(|rest| rest.get(..4 * count)).ok_or_else(damaged)?;
         let mut end = HEAD + lengths.len();
@@ -173,9 +177,14 @@ impl StoredRun {
         self.texts.len()
     }
 
-    /// The index behind its last transaction.
-    pub(super) fn end(&self) -> u64 {
-        self.first + self.count() as u64
+    /// The size of the chain with its last transaction.
+    pub(super) fn end(&self) -> Size {
+        Size::new(self.first.get() + self.count() as u64)
+    }
+
+    /// The place of a transaction in the run, from 0.
+    pub(super) fn place_of(&self, index: Index) -> usize {
+        (index.get() - self.first.get()) as usize
     }
 
     /// The texts of its transactions.
@@ -199,7 +208,7 @@ impl StoredRun {
         &self,
         part: Range<usize>,
         separator: u8,
-        erasure: impl Fn(u64) -> Result<Option<Erasure>, StoreError>,
+        erasure: impl Fn(Index) -> Result<Option<Erasure>, StoreError>,
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
         let start = part.start;
@@ -207,7 +216,7 @@ impl StoredRun {
             if at > start {
                 out.push(separator);
             }
-            let (index, text) = (self.first + at as u64, self.text(at));
+            let (index, text) = (Index::new(self.first.get() + at as u64), self.text(at));
             let damaged = |detail: &str| StoreError::Damaged(format!("transaction {index}: {detail}"));
             let split = text.len().checked_sub(END_BYTES).ok_or_else(|| damaged("it is malformed"))?;
             match payload {
@@ -248,7 +257,7 @@ pub(super) fn index<'a>(
     rows: &mut Rows,
 ) -> Result<(), StoreError> {
     for text in texts {
-        let index = edge.size();
+        let index = Size::new(edge.size()).next_index();
         let malformed = || StoreError::Damaged(format!("transaction {index} is malformed"));
         edge.push(record_hash(text).ok_or_else(malformed)?, &mut |tile| rows.tile(chain, &tile));
         if let Some(id) = id_of(text).ok_or_else(malformed)? {

@@ -43,7 +43,7 @@ impl Made {
 
     fn inject(&self, batch: &mut Batch, index: u64) {
         let of = (self.record.number, self.record.id);
-        batch.transaction(of, index, 0, &transaction(index));
+        batch.transaction(of, count::Index::new(index), 0, &transaction(index));
     }
 }
 
@@ -57,7 +57,7 @@ fn transaction(index: u64) -> Transaction {
 /// As it is served.
 fn served(index: u64) -> Vec<u8> {
     let mut served = Vec::new();
-    transaction(index).write(index, &mut served);
+    transaction(index).write(count::Index::new(index), &mut served);
     served
 }
 
@@ -79,12 +79,12 @@ fn an_erasure_that_was_interrupted_is_completed() {
     });
     let record = ChainRecord { erasures: 1, ..chain.record };
     let doomed = commit(&store, |batch| {
-        batch.erase(&record, 1, Hash::ZERO, (&transaction(2), 2, 0));
+        batch.erase(&record, count::Index::new(1), Hash::ZERO, (&transaction(2), count::Index::new(2), 0));
     });
     assert_eq!(doomed.len(), 1);
     drop(store);
     let store = open(folder.path());
-    let text = String::from_utf8(store.own_record(CHAIN, 1).unwrap()).unwrap();
+    let text = String::from_utf8(store.own_record(CHAIN, count::Index::new(1)).unwrap()).unwrap();
     assert!(!text.contains("secret") && text.contains("\"erased\""), "{text}");
     assert_eq!(store.chains().unwrap()[0].erasures, 1, "the batch was replayed once more");
 }
@@ -103,13 +103,13 @@ fn an_index_that_is_half_made_is_made_anew() {
     let stray: Id = "stray".parse().unwrap();
     let index = Index::open(&folder.path().join(INDEX)).unwrap();
     let mut rows = Rows::default();
-    rows.id(CHAIN, &stray, 0);
+    rows.id(CHAIN, &stray, count::Index::new(0));
     index.write_part(rows).unwrap();
     drop(index);
     let (store, lineage) = (open(folder.path()), Lineage::new(CHAIN, None));
     assert_eq!(store.transaction_with_id(&lineage, &stray).unwrap(), None);
-    assert_eq!(store.transaction_with_id(&lineage, &"i1".parse().unwrap()).unwrap(), Some(1));
-    assert_eq!(store.own_record(CHAIN, 1).unwrap(), served(1));
+    assert_eq!(store.transaction_with_id(&lineage, &"i1".parse().unwrap()).unwrap(), Some(count::Index::new(1)));
+    assert_eq!(store.own_record(CHAIN, count::Index::new(1)).unwrap(), served(1));
 }
 
 /// Symptom: the node did not start where its index lacked a part of a chain before its mark. Cure: such an index does not fit the
@@ -131,7 +131,7 @@ fn an_index_that_does_not_fit_is_made_anew() {
     index.write(rows, Some(mark)).unwrap();
     drop(index);
     let store = open(folder.path());
-    assert_eq!([1, 2].map(|index| store.own_record(CHAIN, index).unwrap()), [1, 2].map(served));
+    assert_eq!([1, 2].map(|index| store.own_record(CHAIN, count::Index::new(index)).unwrap()), [1, 2].map(served));
 }
 
 /// Symptom: after the index could not be written for a new chain, the chain was damaged. Cause: it came into the index with another
@@ -156,6 +156,6 @@ fn a_chain_that_the_index_lacks_keeps_its_number() {
     store.is_behind.store(true, std::sync::atomic::Ordering::Relaxed);
     store.recover().unwrap();
     assert!(!store.is_behind());
-    assert_eq!(store.own_record(number, 1).unwrap(), served(1));
+    assert_eq!(store.own_record(number, count::Index::new(1)).unwrap(), served(1));
     assert!(store.chains().unwrap().iter().any(|record| record.number == number));
 }

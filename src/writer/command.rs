@@ -8,6 +8,7 @@ use super::{ChainHandle, Progress, Step};
 use crate::{
     core::{
         chain::{Expected, LeapPolicy, Tag},
+        count::{Height, Index},
         hash::Hash,
         quant::Quant,
         rules::{ChainName, Rules},
@@ -34,7 +35,7 @@ pub enum Command {
         /// Its rules, its name among them.
         rules: Arc<Rules>,
         /// The chain and quant that it goes on from, if it is a fork.
-        parent: Option<(ChainNumber, u64)>,
+        parent: Option<(ChainNumber, Height)>,
         /// The transaction that records the rules.
         transaction: Box<Transaction>,
         /// The quant that seals it.
@@ -69,7 +70,7 @@ pub enum Command {
         /// Where.
         chain: ChainNumber,
         /// Which one.
-        index: u64,
+        index: Index,
         /// Only then.
         guard: Option<Guard>,
         /// The transaction that records it.
@@ -213,7 +214,7 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// Its final index.
-    pub index: u64,
+    pub index: Index,
     /// Its leaf hash.
     pub hash: Hash,
     /// When it was accepted.
@@ -223,11 +224,11 @@ pub struct Placed {
 }
 
 impl Placed {
-    pub(super) fn new(index: u64, transaction: &Transaction) -> Placed {
+    pub(super) fn new(index: Index, transaction: &Transaction) -> Placed {
         Placed { index, hash: transaction.hash(), timestamp: transaction.timestamp(), replayed: false }
     }
 
-    pub(super) fn replay(index: u64, transaction: &Transaction) -> Placed {
+    pub(super) fn replay(index: Index, transaction: &Transaction) -> Placed {
         Placed { replayed: true, ..Placed::new(index, transaction) }
     }
 }
@@ -254,7 +255,7 @@ pub enum Refused {
         /// The client's id.
         id: String,
         /// Of the transaction that has it.
-        index: u64,
+        index: Index,
     },
     /// The id names a transaction of which only a hash is left.
     #[error(
@@ -265,7 +266,7 @@ pub enum Refused {
         /// The client's id.
         id: String,
         /// Of the transaction that has it.
-        index: u64,
+        index: Index,
     },
     /// The id names two transactions of one request.
     #[error("the id {0:?} stands twice in this request, with other data or another signer")]
@@ -274,10 +275,10 @@ pub enum Refused {
     #[error(
         "transaction {0} is a record of the node itself (a bang, or an erasure): only what clients injected can be erased"
     )]
-    NotErasable(u64),
+    NotErasable(Index),
     /// It came without its data, and without the record of that.
     #[error("transaction {0} is erased already; the record of that is on the chain that this one was copied from")]
-    ErasedElsewhere(u64),
+    ErasedElsewhere(Index),
     /// Not all that is stored of an import was verified.
     #[error(
         "an unfinished import of this chain has stored more than this export has: send the longer one, or give that import \

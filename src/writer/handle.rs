@@ -15,6 +15,7 @@ use super::command::{Guard, Refused};
 use crate::{
     core::{
         chain::{Chain, Expected, Head, LeapPolicy},
+        count::{Height, Index, Size},
         hash::Hash,
         note::{Note, Signature},
         rules::{ChainName, Rules},
@@ -64,7 +65,7 @@ pub struct ChainHandle {
 #[derive(Clone, Copy, Debug)]
 pub struct Scrubbed {
     /// The chain's size then.
-    pub size: u64,
+    pub size: Size,
     /// When it was done.
     pub timestamp: Timestamp,
 }
@@ -105,7 +106,7 @@ impl ChainHandle {
     }
 
     /// The chain that made a quant of this chain: itself, or the ancestor whose rules held there.
-    pub fn maker_of(self: &Arc<Self>, quant: u64) -> Arc<ChainHandle> {
+    pub fn maker_of(self: &Arc<Self>, quant: Height) -> Arc<ChainHandle> {
         match &self.parent {
             Some(parent) if quant < self.lineage.own_quants_from() => parent.maker_of(quant),
             _ => self.clone(),
@@ -113,7 +114,7 @@ impl ChainHandle {
     }
 
     /// The chain that wrote a transaction of this chain: itself, or an ancestor.
-    pub fn writer_of(self: &Arc<Self>, transaction: u64) -> Arc<ChainHandle> {
+    pub fn writer_of(self: &Arc<Self>, transaction: Index) -> Arc<ChainHandle> {
         match &self.parent {
             Some(parent) if transaction < self.lineage.own_from() => parent.writer_of(transaction),
             _ => self.clone(),
@@ -153,7 +154,7 @@ impl ChainHandle {
         let head = self.head();
         self.number() == ChainNumber::FIRST
             && self.name.as_str() == ChainName::DEFAULT
-            && (head.size(), head.newest.index()) == (1, 0)
+            && (head.size(), head.newest.index()) == (Size::new(1), Height::FIRST)
     }
 
     /// What does not hold in what is stored of it, or of an ancestor.
@@ -232,7 +233,7 @@ impl ChainHandle {
     }
 
     /// Adds a witness's cosignature, which must hold, of the checkpoint of a quant.
-    pub fn add_cosignature(&self, quant: u64, note: &Note, cosignature: Signature) {
+    pub fn add_cosignature(&self, quant: Height, note: &Note, cosignature: Signature) {
         self.cosigned.write().expect("no holder of this lock panics").add(quant, note, cosignature);
     }
 

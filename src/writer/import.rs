@@ -13,6 +13,7 @@ use super::{
 use crate::{
     core::{
         chain::LeapPolicy,
+        count::{Height, Size},
         hash::Hash,
         merkle::Edge,
         quant::Quant,
@@ -45,9 +46,9 @@ pub enum Step {
         /// Where its own bang stands.
         bang: BangPlace,
         /// Transactions and quants that were verified, which must be all that is stored.
-        size: u64,
+        size: Size,
         /// See `size`.
-        quants: u64,
+        quants: Height,
         /// Transactions that came without their data.
         erasures: u64,
         /// When it is to leap by itself, where the chain whose place it takes does not say.
@@ -62,9 +63,9 @@ pub struct Part {
     /// The chain's id.
     chain: Hash,
     /// Transactions before it.
-    from: u64,
+    from: Size,
     /// Transactions up to its end.
-    size: u64,
+    size: Size,
     /// Bytes of all transactions up to its end.
     bytes: u64,
     runs: Vec<Run>,
@@ -73,7 +74,7 @@ pub struct Part {
 
 impl Part {
     /// An empty part behind so many transactions and their bytes.
-    pub fn new(chain: Hash, from: u64, bytes: u64) -> Part {
+    pub fn new(chain: Hash, from: Size, bytes: u64) -> Part {
         Part { chain, from, size: from, bytes, runs: Vec::new(), quants: Vec::new() }
     }
 
@@ -90,11 +91,11 @@ impl Part {
     /// Adds the next transaction.
     pub fn transaction(&mut self, transaction: &Transaction) {
         if self.runs.last().is_none_or(|run| run.is_full_for(transaction.served_bytes())) {
-            self.runs.push(Run::new(self.chain, self.size, self.bytes));
+            self.runs.push(Run::new(self.chain, self.size.next_index(), self.bytes));
         }
         let run = self.runs.last_mut().expect("one was pushed where there was none");
         self.bytes += run.push(transaction);
-        self.size += 1;
+        self.size = self.size.next_index().size();
     }
 
     /// Adds the next quant.
@@ -113,11 +114,11 @@ pub struct Progress {
     /// The number that the chain has in the store.
     pub number: ChainNumber,
     /// Transactions that are stored.
-    pub size: u64,
+    pub size: Size,
     /// Their bytes.
     pub bytes: u64,
-    /// Quants that are stored.
-    pub quants: u64,
+    /// Where the next quant comes, which is how many are stored.
+    pub quants: Height,
 }
 
 impl Progress {
@@ -126,14 +127,14 @@ impl Progress {
     /// # Errors
     /// What is stored is damaged.
     pub fn load(store: &Store, number: ChainNumber) -> Result<Progress, StoreError> {
-        let (size, bytes) = store.size_and_bytes(number)?.unwrap_or((0, 0));
-        let quants = store.newest_quant(number)?.map_or(0, |(quant, _)| quant.index() + 1);
+        let (size, bytes) = store.size_and_bytes(number)?.unwrap_or((Size::ZERO, 0));
+        let quants = store.newest_quant(number)?.map_or(Height::FIRST, |(quant, _)| quant.index().next());
         Ok(Progress { number, size, bytes, quants })
     }
 
     /// Nothing is stored.
     pub fn none(number: ChainNumber) -> Progress {
-        Progress { number, size: 0, bytes: 0, quants: 0 }
+        Progress { number, size: Size::ZERO, bytes: 0, quants: Height::FIRST }
     }
 }
 
@@ -144,7 +145,7 @@ pub(super) struct Importing {
     /// The growing edge of its tree.
     edge: Edge,
     /// The transactions that its newest quant seals.
-    sealed: u64,
+    sealed: Size,
     /// How far it is removed.
     removed: Removed,
 }
@@ -153,14 +154,14 @@ impl Importing {
     /// Of which nothing is stored.
     fn new(record: ImportRecord) -> Importing {
         let progress = Progress::none(record.number);
-        Importing { record, progress, edge: Edge::new(), sealed: 0, removed: Removed::default() }
+        Importing { record, progress, edge: Edge::new(), sealed: Size::ZERO, removed: Removed::default() }
     }
 
     /// As it stands in the store. One that is damaged there is given up.
     pub(super) fn load(store: &Store, record: &ImportRecord) -> Result<Importing, StoreError> {
         let load = || {
             let progress = Progress::load(store, record.number)?;
-            let sealed = store.newest_quant(record.number)?.map_or(0, |(quant, _)| quant.size());
+            let sealed = store.newest_quant(record.number)?.map_or(Size::ZERO, |(quant, _)| quant.size());
             Ok((progress, load_edge(store, &Lineage::new(record.number, None), progress.size)?, sealed))
         };
         let mut importing = Importing::new(record.clone());
@@ -232,7 +233,7 @@ impl Ledger {
         id: Hash,
         name: &ChainName,
         bang: BangPlace,
-        (size, quants): (u64, u64),
+        (size, quants): (Size, Height),
         (erasures, leap): (u64, LeapPolicy),
     ) -> Result<(Effect, Entry), Refused> {
         let progress = self.unfinished(id)?.progress;
@@ -263,7 +264,7 @@ impl Ledger {
         erasures: u64,
     ) -> Result<Entry, StoreError> {
         let number = self.imports[&id].record.number;
-        let (name, bang) = (name.to_string(), Some(bang).filter(|bang| bang.quant > 0));
+        let (name, bang) = (name.to_string(), Some(bang).filter(|bang| bang.quant > Height::FIRST));
         self.load_chain(&ChainRecord { name, number, id, parent: None, leap, erasures, bang })
     }
 
@@ -312,11 +313,11 @@ impl Ledger {
         if let Some(run) = runs.last() {
             progress.bytes = run.bytes_before() + run.bytes() as u64;
         }
-        progress.quants += quants.len() as u64;
+        progress.quants = quants.last().map_or(progress.quants, |quant| quant.index().next());
         let before = *sealed;
         *sealed = quants.last().map_or(before, Quant::size);
         pending.batch.import(record, at, (runs, quants), edge, before);
-        progress.size = edge.size();
+        progress.size = Size::new(edge.size());
     }
 
     pub(super) fn adopt(&mut self, id: Hash, entry: Entry, pending: &mut Pending) -> Arc<ChainHandle> {
@@ -346,7 +347,7 @@ impl Ledger {
 ///
 /// # Errors
 /// What is stored is damaged.
-pub fn in_force_at(store: &Store, chain: &ChainHandle, quant: u64) -> Result<(Hash, Arc<Rules>), StoreError> {
+pub fn in_force_at(store: &Store, chain: &ChainHandle, quant: Height) -> Result<(Hash, Arc<Rules>), StoreError> {
     let (mut id, mut rules) = (chain.id, chain.rules.clone());
     while let Some(of) = rules.fork_of().filter(|of| quant <= of.index) {
         id = of.chain;
@@ -354,7 +355,8 @@ pub fn in_force_at(store: &Store, chain: &ChainHandle, quant: u64) -> Result<(Ha
         let first =
             first.ok_or_else(|| StoreError::Damaged(format!("the first quant of its ancestor {id} is missing")))?;
         // A bang is the last transaction of the quant that it is sealed by.
-        let bang = store.quant(&chain.lineage, first)?.size() - 1;
+        let bang = store.quant(&chain.lineage, first)?.size().last();
+        let bang = bang.ok_or_else(|| StoreError::Damaged("its first quant is empty".into()))?;
         rules = Arc::new(stored_rules(store, &chain.lineage, bang)?);
     }
     Ok((id, rules))

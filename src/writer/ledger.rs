@@ -17,6 +17,7 @@ use super::{
 use crate::{
     core::{
         chain::{Chain, Head, LeapPolicy},
+        count::{Height, Index, Size},
         hash::{self, Hash},
         merkle::{Edge, Tile},
         quant::Quant,
@@ -308,7 +309,7 @@ impl Ledger {
                     Err(earlier) => return Ok(Outcome::Erased(earlier)),
                 };
                 let Effect::Erase { record, .. } = &effect else { unreachable!("an erasure was decided") };
-                let placed = Placed::new(self.entry(chain).chain.head.size(), record);
+                let placed = Placed::new(self.entry(chain).chain.head.size().next_index(), record);
                 self.apply(effect, Needed::Nothing, pending);
                 Ok(Outcome::Erased(placed))
             }
@@ -332,7 +333,7 @@ impl Ledger {
     fn decide_bang(
         &self,
         rules: Arc<Rules>,
-        parent: Option<(ChainNumber, u64)>,
+        parent: Option<(ChainNumber, Height)>,
         bang: Transaction,
         quant: Quant,
         leap: LeapPolicy,
@@ -392,8 +393,8 @@ impl Ledger {
         if !each_for_itself && new > room {
             return Err(Refused::PoolFull(self.pool_limit));
         }
-        let (mut time, mut index) = (head.accepted, head.size());
-        let end = index.saturating_add(room);
+        let (mut time, mut size) = (head.accepted, head.size());
+        let end = Size::new(size.get().saturating_add(room));
         let mut accepted: Vec<Transaction> = Vec::with_capacity(transactions.len());
         let mut outcome: Vec<Result<Placed, Refused>> = Vec::with_capacity(found.len());
         for (mut transaction, found) in transactions.into_iter().zip(found) {
@@ -402,12 +403,12 @@ impl Ledger {
                 Ok(Found::Replay(placed)) => Ok(placed),
                 // The first one may have been refused.
                 Ok(Found::Again(first)) => outcome[first].clone().map(|placed| Placed { replayed: true, ..placed }),
-                Ok(Found::New) if index >= end => Err(Refused::PoolFull(self.pool_limit)),
+                Ok(Found::New) if size >= end => Err(Refused::PoolFull(self.pool_limit)),
                 Ok(Found::New) => {
                     // The clock may have been set back, and of two requests at one time the later one may come here first.
                     transaction.delay_to(time);
-                    let placed = Placed::new(index, &transaction);
-                    (time, index) = (transaction.timestamp(), index + 1);
+                    let placed = Placed::new(size.next_index(), &transaction);
+                    (time, size) = (transaction.timestamp(), placed.index.size());
                     accepted.push(transaction);
                     Ok(placed)
                 }
@@ -461,13 +462,13 @@ impl Ledger {
     fn decide_erase(
         &mut self,
         number: ChainNumber,
-        index: u64,
+        index: Index,
         mut record: Transaction,
     ) -> Result<Result<Effect, Placed>, Refused> {
         let Entry { chain, handle, .. } = &self.chains[&number];
         let erased = checked_transaction(&self.store, &handle.lineage, index)?;
         if let Some(Erased { by, .. }) = erased.erased() {
-            let is_there = by < chain.head.size();
+            let is_there = chain.head.size().has(by);
             let record = is_there.then(|| checked_transaction(&self.store, &handle.lineage, by)).transpose()?;
             return match record.filter(|record| verify::erasure_of(record) == Some(index)) {
                 Some(record) => Ok(Err(Placed::replay(by, &record))),
@@ -573,7 +574,7 @@ impl Ledger {
             Effect::Erase { chain, index, commitment, record } => {
                 let (number, entry) = self.chain_with(chain);
                 entry.erasures += 1;
-                let (by, bytes) = (entry.chain.head.size(), entry.chain.head.bytes);
+                let (by, bytes) = (entry.chain.head.size().next_index(), entry.chain.head.bytes);
                 let bytes = pending.batch.erase(&entry.record(), index, commitment, (&record, by, bytes));
                 entry.chain.inject(&record, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
                 pending.erased = Some(entry.handle.clone());
@@ -644,7 +645,7 @@ impl Ledger {
 
 impl Entry {
     fn accept(&mut self, number: ChainNumber, transaction: Transaction, pending: &mut Pending) {
-        let (index, bytes_before) = (self.chain.head.size(), self.chain.head.bytes);
+        let (index, bytes_before) = (self.chain.head.size().next_index(), self.chain.head.bytes);
         let of = (number, self.chain.id);
         let bytes = pending.batch.transaction(of, index, bytes_before, &transaction);
         self.chain.inject(&transaction, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));

@@ -1,11 +1,12 @@
 //! Chains as they stand in the store.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::ChainHandle;
 use crate::{
     core::{
         chain::{Chain, Head},
+        count::{Index, Size},
         hash::Hash,
         json,
         merkle::{self, Edge, perfect_root},
@@ -19,9 +20,9 @@ use crate::{
 ///
 /// # Errors
 /// A tile is missing.
-pub fn edge_at(store: &Store, chain: &ChainHandle, size: u64) -> Result<Edge, StoreError> {
+pub fn edge_at(store: &Store, chain: &ChainHandle, size: Size) -> Result<Edge, StoreError> {
     let head = chain.head();
-    Edge::at(size, head.edge.source(|level, number| store.tile(&chain.lineage, level, number)))
+    Edge::at(size.get(), head.edge.source(|level, number| store.tile(&chain.lineage, level, number)))
 }
 
 /// A chain as it stands in the store. Its newest quant and the transactions of the last, incomplete tile are recomputed.
@@ -42,7 +43,7 @@ pub(super) fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, Stor
         )));
     }
     let edge = load_edge(store, lineage, size)?;
-    let sealed = merkle::root(newest.size(), edge.source(|level, number| store.tile(lineage, level, number)))?;
+    let sealed = merkle::root(newest.size().get(), edge.source(|level, number| store.tile(lineage, level, number)))?;
     if sealed != newest.header().root {
         return Err(damaged(format!("the root of quant {} is not that of its transactions", newest.index())));
     }
@@ -50,19 +51,20 @@ pub(super) fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, Stor
     let rules = stored_rules(store, lineage, place.transaction)?;
     let first = place.quant;
     let id = if newest.index() == first { newest.hash() } else { store.quant(lineage, first)?.hash() };
-    let accepted = checked_transaction(store, lineage, size - 1)?.timestamp();
+    let accepted = size.last().map(|last| checked_transaction(store, lineage, last)).transpose()?;
+    let accepted = accepted.ok_or_else(|| damaged("it has no transaction".into()))?.timestamp();
     let has_leaped = size_then == size && newest.index() != first;
     let head = Head { newest: Arc::new(newest), edge: Arc::new(edge), bytes, accepted, has_leaped };
     Ok(Chain { id, rules: Arc::new(rules), head })
 }
 
 /// The Merkle edge of a chain that has so many stored transactions: the leaves of the last, incomplete tile are recomputed.
-pub(super) fn load_edge(store: &Store, lineage: &Lineage, size: u64) -> Result<Edge, StoreError> {
-    Edge::at(size, |level, number, width| stored_hashes(store, lineage, level, number, width))
+pub(super) fn load_edge(store: &Store, lineage: &Lineage, size: Size) -> Result<Edge, StoreError> {
+    Edge::at(size.get(), |level, number, width| stored_hashes(store, lineage, level, number, width))
 }
 
 /// The rules in a bang.
-pub(super) fn stored_rules(store: &Store, lineage: &Lineage, bang: u64) -> Result<Rules, StoreError> {
+pub(super) fn stored_rules(store: &Store, lineage: &Lineage, bang: Index) -> Result<Rules, StoreError> {
     let damaged = |detail: String| StoreError::Damaged(detail);
     let bang = checked_transaction(store, lineage, bang)?;
     let rules = bang.data().filter(|_| bang.kind() == Some(Kind::Bang));
@@ -82,21 +84,35 @@ fn stored_hashes(
     let first = number * merkle::TILE_WIDTH as u64;
     let range = first..first + width as u64;
     match level {
-        0 => range.map(|index| Ok(checked_transaction(store, lineage, index)?.hash())).collect(),
+        0 => leaf_hashes(store, lineage, range),
         _ => range.map(|below| Ok(perfect_root(&store.tile(lineage, level - 1, below)?))).collect(),
     }
+}
+
+/// The recomputed hashes of some transactions.
+fn leaf_hashes(store: &Store, lineage: &Lineage, range: Range<u64>) -> Result<Vec<Hash>, StoreError> {
+    if range.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut served = Vec::new();
+    store.records(lineage, Index::new(range.start)..Index::new(range.end), b'\n', usize::MAX, &mut served)?;
+    let texts = range.zip(served.split(|&byte| byte == b'\n'));
+    texts.map(|(index, text)| Ok(checked(text, Index::new(index))?.hash())).collect()
 }
 
 /// A transaction from the store, with its hash recomputed.
 ///
 /// # Errors
 /// It is not what was written at this index.
-pub fn checked_transaction(store: &Store, lineage: &Lineage, index: u64) -> Result<Transaction, StoreError> {
-    let record = Record::parse(&store.record(lineage, index)?)
-        .map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
-    if record.index == index {
-        Ok(record.transaction)
-    } else {
-        Err(StoreError::Damaged(format!("transaction {index} says that it is transaction {}", record.index)))
+pub fn checked_transaction(store: &Store, lineage: &Lineage, index: Index) -> Result<Transaction, StoreError> {
+    checked(&store.record(lineage, index)?, index)
+}
+
+fn checked(text: &[u8], index: Index) -> Result<Transaction, StoreError> {
+    let damaged = |detail| StoreError::Damaged(format!("transaction {index}: {detail}"));
+    let record = Record::parse(text).map_err(damaged)?;
+    match record.index == index {
+        true => Ok(record.transaction),
+        false => Err(damaged(format!("it says that it is transaction {}", record.index))),
     }
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     core::{
         chain::{Chain, Expected, bang_header, bang_transaction, erasure_data},
+        count::{Height, Index, Size},
         json,
         merkle::Edge,
         rules::{ForkOf, Rules},
@@ -81,14 +82,20 @@ impl Applied {
         for (handle, record) in chains {
             let head = handle.head();
             let (mut records, lineage) = (Vec::new(), &handle.lineage);
-            let all = store.records(lineage, 0..head.size(), b'\n', usize::MAX, &mut records).unwrap();
-            assert_eq!(all, head.size());
-            let quants: Vec<_> = (0..=head.newest.index()).map(|index| store.quant(lineage, index).unwrap()).collect();
-            let tiles: Vec<_> = (0..head.size() / 256).map(|number| store.tile(lineage, 0, number).unwrap()).collect();
+            let all = store
+                .records(lineage, Index::new(0)..head.size().next_index(), b'\n', usize::MAX, &mut records)
+                .unwrap();
+            assert_eq!(all, head.size().next_index());
+            let quants: Vec<_> = (0..=head.newest.index().get())
+                .map(|index| store.quant(lineage, Height::new(index)).unwrap())
+                .collect();
+            let tiles: Vec<_> =
+                (0..head.size().get() / 256).map(|number| store.tile(lineage, 0, number).unwrap()).collect();
             let ids = (0..2_000).map(|id| store.transaction_with_id(lineage, &id_of(id)).unwrap());
             let ids: Vec<_> = ids.collect();
-            let sealed_by: Vec<_> =
-                (0..head.newest.size()).map(|index| store.quant_of(lineage, index).unwrap()).collect();
+            let sealed_by: Vec<_> = (0..head.newest.size().get())
+                .map(|index| store.quant_of(lineage, Index::new(index)).unwrap())
+                .collect();
             // Bytes are those that were accepted: who gets a transaction after its erasure has never seen them.
             let bytes = (handle.erasures() == 0).then_some(head.bytes);
             let state = (head.tag().to_string(), bytes, head.accepted, head.edge.root(), handle.erasures());
@@ -189,8 +196,8 @@ fn make(source: &mut Applied, random: &mut TestRng) {
                 source.decide(requests);
             }
             7 | 8 => {
-                let (from, size) = (chain.lineage.own_from(), chain.head().size());
-                let index = random.random_range(from..size);
+                let (from, size) = (chain.lineage.shared(), chain.head().size());
+                let index = Index::new(random.random_range(from.get()..size.get()));
                 let data = erasure_data(index, "asked for");
                 let submission = Submission { data, id: None, signed: None };
                 let record = Transaction::new(submission, Some(Kind::Erasure), time(random), random.random());
@@ -217,7 +224,8 @@ fn bang(source: &mut Applied, name: String, parent: Option<&Arc<ChainHandle>>, r
         None => (Rules::from_value(&json!({"name": name, "difficulty": 0})).ok().unwrap(), None),
         Some(parent) => {
             let lineage = &parent.lineage;
-            let at = random.random_range(lineage.own_quants_from()..=parent.head().newest.index());
+            let at = random.random_range(lineage.own_quants_from().get()..=parent.head().newest.index().get());
+            let at = Height::new(at);
             let quant = store.quant(lineage, at).unwrap();
             let of = ForkOf { chain: parent.id, index: at, hash: quant.hash() };
             let edge = edge_at(&store, parent, quant.size()).unwrap();
@@ -244,7 +252,7 @@ fn import(source: &mut Applied, name: String, random: &mut TestRng) {
     let mut chain = Chain::bang(rules.into(), &bang, Edge::new(), first.clone(), 0, &mut |_| ());
     let id = chain.id;
     source.decide(vec![Command::Import(id, Step::Begin(now))]);
-    let mut part = Part::new(id, 0, 0);
+    let mut part = Part::new(id, Size::ZERO, 0);
     part.transaction(&bang);
     part.quant(first);
     let parts = random.random_range(1..4);
@@ -268,8 +276,8 @@ fn import(source: &mut Applied, name: String, random: &mut TestRng) {
     }
     match random.random_range(0..3) {
         0 => {
-            let (size, quants) = (chain.head.size(), chain.head.newest.index() + 1);
-            let (name, bang) = (name.parse().unwrap(), BangPlace { transaction: 0, quant: 0 });
+            let (size, quants) = (chain.head.size(), chain.head.newest.index().next());
+            let (name, bang) = (name.parse().unwrap(), BangPlace::START);
             let leap = LeapPolicy::default();
             let finish = Step::Finish { name, bang, size, quants, erasures: 0, leap };
             assert!(matches!(source.decide(vec![Command::Import(id, finish)])[..], [Ok(Outcome::Banged(_))]));

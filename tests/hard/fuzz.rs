@@ -87,9 +87,9 @@ fn proved(bytes: &[u8]) -> Option<Proved> {
         (again.chain, again.record.transaction.hash(), again.quant.hash()),
         (receipt.chain, receipt.record.transaction.hash(), receipt.quant.hash())
     );
-    assert!(receipt.record.index < receipt.quant.size());
+    assert!(receipt.quant.size().has(receipt.record.index));
     let qbc::core::transaction::Record { index, transaction } = receipt.record;
-    Some((receipt.quant.hash(), index, transaction.hash(), transaction.data().map(<[u8]>::to_vec)))
+    Some((receipt.quant.hash(), index.get(), transaction.hash(), transaction.data().map(<[u8]>::to_vec)))
 }
 
 /// Receipts: nobody can make one that proves anything else than those that the corpus has.
@@ -106,7 +106,7 @@ fn chain(bytes: &[u8]) -> bool {
     let sealed = |verifier: &Verifier| {
         let newest = verifier.newest().expect("it was checked");
         assert_eq!(newest.size(), verifier.size());
-        (newest.index(), newest.hash())
+        (newest.index().get(), newest.hash())
     };
     static KNOWN: OnceLock<HashSet<(u64, Hash)>> = OnceLock::new();
     let known = KNOWN.get_or_init(|| {

@@ -56,15 +56,15 @@ impl Chain {
     }
 
     fn quant(&mut self, quant: &Quant) {
-        Chain::same(&mut self.roots, quant.size(), quant.header().root, "root of size");
-        Chain::same(&mut self.quants, quant.index(), quant.hash(), "quant");
-        self.size = self.size.max(quant.size());
+        Chain::same(&mut self.roots, quant.size().get(), quant.header().root, "root of size");
+        Chain::same(&mut self.quants, quant.index().get(), quant.hash(), "quant");
+        self.size = self.size.max(quant.size().get());
     }
 
     fn record(&mut self, record: &Record) {
-        let known = *self.transactions.entry(record.index).or_insert(record.transaction.hash());
+        let known = *self.transactions.entry(record.index.get()).or_insert(record.transaction.hash());
         assert_eq!(known, record.transaction.hash(), "another transaction {} was shown before", record.index);
-        self.size = self.size.max(record.index + 1);
+        self.size = self.size.max(record.index.size().get());
     }
 
     /// Transactions that a quant seals.
@@ -197,7 +197,7 @@ impl Reader<'_> {
         let index = self.pick(random, Chain::sealed)?;
         let answer = self.get(&format!("/transactions/{index}/receipt"))?;
         let Receipt { chain: id, record, quant, .. } = verify::receipt(strict(&answer)).unwrap();
-        assert_eq!(record.index, index);
+        assert_eq!(record.index.get(), index);
         let mut chain = self.chain.lock().unwrap();
         chain.is(id);
         chain.record(&record);
@@ -215,7 +215,7 @@ impl Reader<'_> {
         let mut chain = self.chain.lock().unwrap();
         for (index, record) in (from..).zip(page) {
             let record = Record::parse(record.to_string().as_bytes()).unwrap();
-            assert_eq!(record.index, index);
+            assert_eq!(record.index.get(), index);
             chain.record(&record);
         }
         Some(())
@@ -224,7 +224,7 @@ impl Reader<'_> {
     fn quant(&self, random: &mut Random) -> Option<()> {
         let index = self.pick(random, |chain| chain.quants.keys().next_back().map_or(0, |last| last + 1))?;
         let (quant, records) = split(self.get(&format!("/quants/{index}"))?);
-        assert_eq!((quant.index(), records.end), (index, quant.size()));
+        assert_eq!((quant.index().get(), records.end), (index, quant.size().get()));
         self.chain.lock().unwrap().quant(&quant);
         Some(())
     }
@@ -241,7 +241,7 @@ impl Reader<'_> {
         let (index, hash) = checkpoint.quant().unwrap();
         let mut chain = self.chain.lock().unwrap();
         Chain::same(&mut chain.roots, checkpoint.size(), checkpoint.root(), "root of size");
-        Chain::same(&mut chain.quants, index, hash, "quant");
+        Chain::same(&mut chain.quants, index.get(), hash, "quant");
         Some(())
     }
 
@@ -280,7 +280,7 @@ impl Reader<'_> {
             let mut chain = self.chain.lock().unwrap();
             if kind == "transaction" {
                 let record = Record::parse(data.as_bytes()).unwrap();
-                assert_eq!(record.index, next, "an event is missing");
+                assert_eq!(record.index.get(), next, "an event is missing");
                 chain.record(&record);
                 next += 1;
             } else {
@@ -329,8 +329,8 @@ fn split(quant: Value) -> (Quant, Range<u64>) {
     let quant = verify::quant(Value::Object(fields)).unwrap();
     let indexes: Vec<u64> =
         records.as_array().unwrap().iter().map(|record| record["index"].as_u64().unwrap()).collect();
-    let start = indexes.first().copied().unwrap_or(quant.size());
-    assert!(indexes.iter().copied().eq(start..quant.size()), "{indexes:?}");
+    let start = indexes.first().copied().unwrap_or(quant.size().get());
+    assert!(indexes.iter().copied().eq(start..quant.size().get()), "{indexes:?}");
     (quant, start..start + indexes.len() as u64)
 }
 

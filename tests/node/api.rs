@@ -253,7 +253,7 @@ fn a_receipt_holds_offline_and_comes_only_with_a_quant() {
         assert_eq!((&receipt["chain"], receipt.as_object().unwrap().len()), (&id, 5));
         let text = receipt.to_string();
         let checked = verify::receipt(json::parse(text.as_bytes()).unwrap()).unwrap();
-        assert_eq!((checked.record.index, checked.quant.index()), (index, u64::from(index > 0)));
+        assert_eq!((checked.record.index.get(), checked.quant.index().get()), (index, u64::from(index > 0)));
         // Any other digit in any of its hashes is found.
         for hash in [&receipt["transaction"]["salt"], &receipt["quant"]["root"], &receipt["path"][0]] {
             let Some(hash) = hash.as_str() else { continue };

@@ -12,6 +12,7 @@ use std::{
 use qbc::{
     clock::Clock,
     core::{
+        count::Index,
         hash::Hash,
         note::Note,
         transaction::{Submission, Timestamp},
@@ -233,9 +234,14 @@ async fn a_clock_beyond_all_calendars_stops_nothing() {
     let accepted = node.inject(&chain, vec![submission.clone()], None, None).await.unwrap();
     let (quant, _) = node.leap(&chain, None).await.unwrap();
     assert_eq!((accepted[0].timestamp, quant.header().timestamp), (Timestamp::LAST, Timestamp::LAST));
-    node.erase(&chain, 1, None, Submission { data: b"{\"index\":1,\"reason\":\"r\"}".to_vec(), ..submission })
-        .await
-        .unwrap();
+    node.erase(
+        &chain,
+        Index::new(1),
+        None,
+        Submission { data: b"{\"index\":1,\"reason\":\"r\"}".to_vec(), ..submission },
+    )
+    .await
+    .unwrap();
     assert_eq!(node.warnings(), ["the clock shows a year after 9999"]);
 }
 

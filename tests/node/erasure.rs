@@ -70,7 +70,7 @@ fn an_erased_value_is_gone_and_every_proof_holds() {
         node.leap(chain);
         node.audit(chain);
     }
-    let (from, to) = (old_receipt.quant.size(), node.json("/stats")["size"].as_u64().unwrap());
+    let (from, to) = (old_receipt.quant.size().get(), node.json("/stats")["size"].as_u64().unwrap());
     let proof = node.json(&format!("/consistency?from={from}&to={to}"));
     let path: Vec<_> = serde_json::from_value(proof["path"].clone()).unwrap();
     let root = node.json("/stats")["root"].as_str().unwrap().parse().unwrap();

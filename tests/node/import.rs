@@ -11,6 +11,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use qbc::{
     core::{
         chain::{Chain, bang_header, bang_transaction},
+        count::Index,
         export::checkpoint_line,
         json,
         merkle::Edge,
@@ -285,9 +286,9 @@ fn forged(name: &str, data: &str) -> String {
     let mut note = Note::new(Checkpoint::new(chain.id, &second).to_string()).unwrap();
     note.sign(KeyName::of_chain(chain.id), &SigningKey::from_bytes(&[4; 32]));
     let mut lines = Vec::new();
-    bang.write(0, &mut lines);
+    bang.write(Index::new(0), &mut lines);
     lines.extend(format!("\n{}\n", serde_json::to_string(&first).unwrap()).bytes());
-    transaction.write(1, &mut lines);
+    transaction.write(Index::new(1), &mut lines);
     lines.extend(format!("\n{}\n", serde_json::to_string(&second).unwrap()).bytes());
     lines.extend(checkpoint_line(&note.to_string()));
     String::from_utf8(lines).unwrap()

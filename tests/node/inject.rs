@@ -325,7 +325,7 @@ fn a_stream_has_no_guard_and_no_key_and_does_not_wait() {
 
 /// Asserts that a receipt holds offline, and gives its transaction's index.
 fn check(receipt: &Value) -> u64 {
-    verify::receipt(json::parse(receipt.to_string().as_bytes()).unwrap()).unwrap().record.index
+    verify::receipt(json::parse(receipt.to_string().as_bytes()).unwrap()).unwrap().record.index.get()
 }
 
 #[test]

@@ -123,12 +123,12 @@ fn a_leap_is_cosigned_and_a_restart_of_either_side_loses_nothing() {
         let alone = log.json(&format!("{chain}/quants/latest"));
         let checkpoint = cosigned(&log, chain, &all);
         assert_eq!(checkpoint.size(), alone["size"]);
-        assert_eq!(checkpoint.quant().unwrap().0, alone["index"], "an empty quant has a checkpoint of its own");
+        assert_eq!(checkpoint.quant().unwrap().0.get(), alone["index"], "an empty quant has a checkpoint of its own");
         let both = note(&log, &format!("{chain}/checkpoint")).unwrap();
         assert_eq!(both.verify(std::slice::from_ref(&node)).unwrap().len(), 1);
         // The receipts of that quant carry the same note, so whoever has a witness's key alone can check them too.
         let receipt = log.json(&format!("{chain}/transactions/{}/receipt", checkpoint.size() - 1));
-        if receipt["quant"]["index"] == checkpoint.quant().unwrap().0 {
+        if receipt["quant"]["index"] == checkpoint.quant().unwrap().0.get() {
             assert_eq!(receipt["checkpoint"], both.to_string());
             let receipt = verify::receipt(json::parse(receipt.to_string().as_bytes()).unwrap()).unwrap();
             receipt.check_signature(&keys[1..]).unwrap();

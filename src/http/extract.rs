@@ -1,6 +1,6 @@
 //! What handlers take out of a request.
 
-use std::{error::Error, iter, sync::Arc};
+use std::{convert::Infallible, error::Error, iter, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
@@ -71,6 +71,21 @@ fn wrong_parameter(parameters: &[Parameter], reason: &str) -> Problem {
         return Problem::bad_request(format!("the query parameter {name:?} is wrong: {reason}"));
     };
     Problem::bad_request(format!("the query parameter {name:?} must be {wanted}"))
+}
+
+/// Whether the request is a HEAD, which handlers see as a GET.
+pub struct IsHead(pub bool);
+
+/// Marks a request as a HEAD.
+#[derive(Clone)]
+pub struct Head;
+
+impl<S: Sync> FromRequestParts<S> for IsHead {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(IsHead(parts.extensions.get::<Head>().is_some()))
+    }
 }
 
 /// The chain that a route speaks of: the one that its path names, or the default.

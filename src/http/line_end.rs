@@ -12,11 +12,16 @@ use axum::{
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 /// Adds the line end where the answer is one JSON value.
-pub fn add(response: Response<Body>) -> Response<Body> {
+pub fn add(mut response: Response<Body>) -> Response<Body> {
     let media = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let media = media.split(|&byte| byte == b';').next().unwrap_or_default();
     let is_json = media == b"application/json" || media.ends_with(b"+json");
-    if is_json { response.map(|body| Body::new(WithLineEnd { body, has_ended: false })) } else { response }
+    if !is_json {
+        return response;
+    }
+    // The router has counted without it.
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response.map(|body| Body::new(WithLineEnd { body, has_ended: false }))
 }
 
 struct WithLineEnd {

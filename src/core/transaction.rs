@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range, str::FromStr};
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, Timelike, Utc};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -24,7 +24,7 @@ impl Timestamp {
     /// From microseconds since 1970 in UTC. `None` outside of the years 0000 to 9999, which RFC 3339 cannot write.
     pub fn from_micros(micros: i64) -> Option<Self> {
         let moment = DateTime::from_timestamp_micros(micros)?;
-        (0..=9999).contains(&chrono::Datelike::year(&moment)).then_some(Timestamp(moment))
+        (0..=9999).contains(&moment.year()).then_some(Timestamp(moment))
     }
 
     /// Microseconds since 1970, negative before.
@@ -36,11 +36,32 @@ impl Timestamp {
     pub fn seconds(self) -> u64 {
         self.0.timestamp().try_into().unwrap_or(0)
     }
+
+    /// As it is written. Each transaction has it three times, and chrono takes as long for it as a hash does.
+    fn to_text(self) -> [u8; 27] {
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let parts = [
+            (0..4, self.0.year().unsigned_abs()),
+            (5..7, self.0.month()),
+            (8..10, self.0.day()),
+            (11..13, self.0.hour()),
+            (14..16, self.0.minute()),
+            (17..19, self.0.second()),
+            (20..26, self.0.timestamp_subsec_micros()),
+        ];
+        for (place, mut number) in parts {
+            for digit in text[place].iter_mut().rev() {
+                *digit += (number % 10) as u8;
+                number /= 10;
+            }
+        }
+        text
+    }
 }
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Micros, true))
+        f.write_str(str::from_utf8(&self.to_text()).expect("digits and marks are ASCII"))
     }
 }
 
@@ -54,7 +75,7 @@ impl FromStr for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(str::from_utf8(&self.to_text()).expect("digits and marks are ASCII"))
     }
 }
 
@@ -198,7 +219,7 @@ impl Transaction {
     /// Records a submission at a moment. The salt must be random: it hides erased data (FORMAT: commitment).
     pub fn new(submission: Submission, kind: Option<Kind>, timestamp: Timestamp, salt: [u8; 16]) -> Self {
         let Submission { data, id, signed } = submission;
-        let text = timestamp.to_string();
+        let text = timestamp.to_text();
         let commitment = hash::commitment(&salt, &data);
         let leaf = Leaf { commitment, id: id.as_ref(), kind, signed: signed.as_ref(), timestamp: &text };
         let hash = leaf.hash();
@@ -207,7 +228,7 @@ impl Transaction {
         leaf.write_names(&mut tail);
         tail.extend_from_slice(b",\"timestamp\":\"");
         let time = tail.len();
-        tail.extend_from_slice(text.as_bytes());
+        tail.extend_from_slice(&text);
         tail.push(b'"');
         leaf.write_signature(&mut tail);
         tail.extend_from_slice(b",\"data\":");
@@ -229,7 +250,7 @@ impl Transaction {
         if self.timestamp >= moment {
             return;
         }
-        let text = moment.to_string();
+        let text = moment.to_text();
         let leaf = Leaf {
             commitment: self.commitment,
             id: self.id.as_ref(),
@@ -238,7 +259,7 @@ impl Transaction {
             timestamp: &text,
         };
         (self.timestamp, self.hash) = (moment, leaf.hash());
-        self.tail[self.time..self.time + text.len()].copy_from_slice(text.as_bytes());
+        self.tail[self.time..self.time + text.len()].copy_from_slice(&text);
         // The record ends with the hash.
         let end = self.tail.len() - 2;
         self.tail[end - 64..end].copy_from_slice(&self.hash.to_hex());
@@ -332,7 +353,7 @@ struct Leaf<'a> {
     id: Option<&'a Id>,
     kind: Option<Kind>,
     signed: Option<&'a Signed>,
-    timestamp: &'a str,
+    timestamp: &'a [u8],
 }
 
 impl Leaf<'_> {
@@ -344,7 +365,7 @@ impl Leaf<'_> {
         self.write_names(&mut leaf);
         self.write_signature(&mut leaf);
         leaf.extend_from_slice(b",\"timestamp\":\"");
-        leaf.extend_from_slice(self.timestamp.as_bytes());
+        leaf.extend_from_slice(self.timestamp);
         leaf.extend_from_slice(b"\"}");
         hash::leaf(&leaf)
     }
@@ -453,7 +474,7 @@ impl Record {
             return Err(format!("{name:?} is no field of a transaction"));
         }
         let time = timestamp.to_string();
-        let leaf = Leaf { commitment, id: id.as_ref(), kind, signed: signed.as_ref(), timestamp: &time };
+        let leaf = Leaf { commitment, id: id.as_ref(), kind, signed: signed.as_ref(), timestamp: time.as_bytes() };
         let hash = leaf.hash();
         if hash != claimed {
             return Err(format!("\"hash\" is {claimed}, but its content hashes to {hash}"));
@@ -506,7 +527,7 @@ impl Record {
             id: self.id.as_ref(),
             kind: self.kind,
             signed: self.signed.as_ref(),
-            timestamp: "",
+            timestamp: b"",
         };
         let wrote = "writing to memory does not fail";
         out.extend_from_slice(RECORD_START);
@@ -624,7 +645,7 @@ impl<'a> Walk<'a> {
         let timestamp = time.parse().ok()?;
         let (data, salt) = (self.data?, take_hex(plain_text(self.salt?)?, "salt").ok()?);
         let commitment = hash::commitment(&salt, data);
-        let leaf = Leaf { commitment, id: id.as_ref(), kind, signed: signed.as_ref(), timestamp: time };
+        let leaf = Leaf { commitment, id: id.as_ref(), kind, signed: signed.as_ref(), timestamp: time.as_bytes() };
         let hash = leaf.hash();
         (plain_text(self.hash?)?.as_bytes() == hash.to_hex()).then_some(())?;
         let (data, salt, erased) = (Some(data.to_vec()), Some(salt), None);

@@ -214,13 +214,12 @@ impl Interface {
     /// its encodings; then what observes and shapes answers (problems, request ids, the log), then what answers (foreign pages,
     /// panics, routes).
     async fn answer(&self, request: Request<Incoming>) -> Response {
-        let started = Instant::now();
         let (mut request, unread) = unread::lend(request);
         let is_head = request.method() == Method::HEAD;
         let encodings = Encodings::of(&mut request);
         let id = request_id(&request);
         let log = tracing::enabled!(tracing::Level::DEBUG)
-            .then(|| (request.method().clone(), request.uri().path().to_owned()));
+            .then(|| (Instant::now(), request.method().clone(), request.uri().path().to_owned()));
         let listed = cfg!(debug_assertions).then(|| {
             let path = self.listed(&request).map_or("", |listed| &listed.path);
             (request.method().clone(), path)
@@ -244,7 +243,7 @@ impl Interface {
         }
         references.write(response.headers_mut());
         unread.announce(&mut response);
-        if let Some((method, path)) = log {
+        if let Some((started, method, path)) = log {
             let (status, took) = (response.status().as_u16(), started.elapsed());
             tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
         }
@@ -361,8 +360,9 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
 }
 
 fn new_request_id() -> HeaderValue {
-    let digits = hex::encode(rand::random::<[u8; 16]>());
-    HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")
+    let mut digits = [0; 32];
+    hex::encode_to_slice(rand::random::<[u8; 16]>(), &mut digits).expect("16 bytes are 32 digits");
+    HeaderValue::from_bytes(&digits).expect("hexadecimal digits are visible ASCII")
 }
 
 /// Whether a request may change something, as `GET /leap` does.
@@ -396,4 +396,23 @@ fn as_problem(response: Response) -> Response {
         problem.headers_mut().insert(header::ALLOW, allow.clone());
     }
     problem
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::*;
+
+    /// Its connection goes on, and the client is told.
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered() {
+        async fn panics() -> &'static str {
+            panic!("it is meant to")
+        }
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let Ok(response) = routed(Router::new().route("/", get(panics)), request).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
 }

@@ -131,6 +131,10 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// has accepted. On a small file system a sixteenth of it is enough.
 pub const FREE_BYTES: u64 = 64 << 20;
 
+/// Time in which a file system that had room is not asked again: each batch would do that, and in this time less is written than
+/// [`FREE_BYTES`].
+pub const ROOM_PAUSE: Duration = Duration::from_millis(100);
+
 /// Time after a write that found the disk full in which the store is not opened anew, since readers wait for that.
 pub const FULL_PAUSE: Duration = Duration::from_secs(1);
 

@@ -299,14 +299,14 @@ impl Node {
         let Outcome::Injected(placed) = self.submit(command, room).await? else {
             unreachable!("the outcome of an inject is Injected")
         };
-        let placed = placed.into_iter().collect::<Result<Vec<_>, _>>()?;
         // What repeats a new one of the same request was accepted with it, and by no earlier one.
-        let first_new = placed.iter().filter(|placed| !placed.replayed).map(|placed| placed.index).min();
-        let accepted = |(id, placed): (_, Placed)| {
+        let first_new = placed.iter().flatten().filter(|placed| !placed.replayed).map(|placed| placed.index).min();
+        let accepted = |(id, placed): (_, Result<Placed, Refused>)| {
+            let placed = placed?;
             let replayed = first_new.is_none_or(|first| placed.index < first);
-            Accepted { id, ..Accepted::new(Placed { replayed, ..placed }) }
+            Ok(Accepted { id, ..Accepted::new(Placed { replayed, ..placed }) })
         };
-        Ok(ids.into_iter().zip(placed).map(accepted).collect())
+        ids.into_iter().zip(placed).map(accepted).collect()
     }
 
     /// Erases the data and the salt of a transaction for ever, and records that and why as a transaction of its own, on the

@@ -37,6 +37,7 @@ use std::{
         Arc, Mutex, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 #[cfg(test)]
@@ -309,6 +310,8 @@ pub struct Store {
     progress: Progress,
     /// The ids of the chains by which the log names them. Taken after `index`, which is taken after `log`.
     ids: RwLock<HashMap<ChainNumber, Hash>>,
+    /// When the file system had room enough.
+    had_room: Mutex<Option<Instant>>,
     _lock: File,
 }
 
@@ -338,7 +341,8 @@ impl Store {
         let (log, reader, ids) = opened?;
         let (index, ids) = (RwLock::new(Some(index)), RwLock::new(ids));
         let (log, is_behind) = (Mutex::new(log), false.into());
-        Ok(Store { folder: folder.into(), log, reader, index, is_behind, progress, ids, _lock: lock })
+        let had_room = Mutex::default();
+        Ok(Store { folder: folder.into(), log, reader, index, is_behind, progress, ids, had_room, _lock: lock })
     }
 
     /// Recomputes every checksum of the log. The folder must be at rest; nothing in it is changed.
@@ -424,14 +428,20 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the file system has room enough to go on writing.
+    /// Whether the file system has room enough to go on writing, or had a moment ago.
     pub fn has_room(&self) -> bool {
+        let mut had_room = self.had_room.lock().expect("no holder of this lock panics");
+        if had_room.is_some_and(|at| at.elapsed() < limits::ROOM_PAUSE) {
+            return true;
+        }
         let free = || -> io::Result<bool> {
             let stat = rustix::fs::statvfs(&self.folder)?;
             let (free, total) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
             Ok(free >= limits::FREE_BYTES.min(total / 16))
         };
-        free().unwrap_or(false)
+        let has_room = free().unwrap_or(false);
+        *had_room = has_room.then(Instant::now);
+        has_room
     }
 
     /// Whether the index lacks something that the log has: then [`Store::recover`] must come before the next commit.

@@ -211,7 +211,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let advertised = peers.host().name().parse().map_err(anyhow::Error::msg).context("--advertise")?;
     let names = [vec![advertised], args.allow_host].concat();
     let admitted = Admitted { names, origins: args.cors_origin };
-    let router = http::router(App::new(node.clone(), peers, admitted, stopping.clone()));
+    let app = App::new(node.clone(), peers, admitted, stopping.clone());
     tracing::info!(id = node.id(), chains = node.chain_count(), %address, "the node is ready");
     let signals = signals()?;
     // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
@@ -223,7 +223,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         let _ = stop.send(true);
     });
     let bounds = http::Limits { connections: connections(), write_timeout: limits::WRITE_TIMEOUT };
-    http::serve(listener, router, bounds, stopping).await;
+    http::serve(listener, app, bounds, stopping).await;
 
     drop(node);
     // The writer ends when the last handle is gone: connections that were cut off and tasks that stop drop theirs.

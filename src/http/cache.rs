@@ -5,7 +5,6 @@ use axum::{
     body::{Body, Bytes},
     extract::Request,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
@@ -47,43 +46,59 @@ pub fn unchanged(headers: &HeaderMap, tag: &str, cache: Cache) -> Option<Respons
     has.then(|| (StatusCode::NOT_MODIFIED, cache_headers(tag, cache)).into_response())
 }
 
-/// Around the compression: chooses the coding, gives each encoding of an answer a tag of its own, as RFC 9110 section 8.8.3.3 has
-/// it, and takes such tags back.
+/// The encodings of an answer: which one the client gets, and their tags. Each has a tag of its own, as RFC 9110 section 8.8.3.3 has
+/// it.
 ///
 /// Inside, an answer has one tag, and a chain's state has one tag, whatever its form was.
-pub async fn tag_encodings(mut request: Request, next: Next) -> Response {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    take_encoded_guards(request.headers_mut());
-    let held = if is_read { take_encoded_tags(request.headers_mut()) } else { Vec::new() };
-    coding::choose(request.headers_mut());
-    let mut response = next.run(request).await;
-    let status = response.status();
-    if !is_read || !matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED) {
-        return response;
+pub struct Encodings {
+    is_read: bool,
+    /// The tags in `If-None-Match` as they are inside, and as the client sent them.
+    held: Vec<(String, String)>,
+    coding: Option<&'static str>,
+}
+
+impl Encodings {
+    /// As a request asks for. The tags that it sends are made those of the answers inside.
+    pub fn of(request: &mut Request) -> Encodings {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        take_encoded_guards(request.headers_mut());
+        let held = if is_read { take_encoded_tags(request.headers_mut()) } else { Vec::new() };
+        Encodings { is_read, held, coding: coding::preferred(request.headers()) }
     }
-    let Some(tag) = response.headers().get(header::ETAG).cloned() else { return response };
-    let tag = tag.to_str().unwrap_or_default();
-    let shown = match response.headers().get(header::CONTENT_ENCODING).and_then(|coding| coding.to_str().ok()) {
-        Some(coding) => Some(format!("{}-{coding}\"", tag.strip_suffix('"').unwrap_or(tag))),
-        None if status == StatusCode::NOT_MODIFIED => {
-            // It is the client's copy that has not changed, in its encoding.
-            held.into_iter().find(|(plain, _)| plain == tag).map(|(_, shown)| shown)
+
+    /// Encodes an answer, and gives it the tag of the encoding.
+    pub fn write(self, response: Response) -> Response {
+        let Encodings { is_read, held, coding } = self;
+        let mut response = coding::compressed(response, coding);
+        let status = response.status();
+        if !is_read || !matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED) {
+            return response;
         }
-        None => None,
-    };
-    if let Some(shown) = shown {
-        response.headers_mut().insert(header::ETAG, text_header(shown));
+        let Some(tag) = response.headers().get(header::ETAG).cloned() else { return response };
+        let tag = tag.to_str().unwrap_or_default();
+        let shown = match response.headers().get(header::CONTENT_ENCODING).and_then(|coding| coding.to_str().ok()) {
+            Some(coding) => Some(format!("{}-{coding}\"", tag.strip_suffix('"').unwrap_or(tag))),
+            None if status == StatusCode::NOT_MODIFIED => {
+                // It is the client's copy that has not changed, in its encoding.
+                held.into_iter().find(|(plain, _)| plain == tag).map(|(_, shown)| shown)
+            }
+            None => None,
+        };
+        if let Some(shown) = shown {
+            response.headers_mut().insert(header::ETAG, text_header(shown));
+        }
+        // A cache must know this of small answers as well: the next state of the same may be large.
+        let varies = lines(response.headers(), &header::VARY).any(|line| line.contains("accept-encoding"));
+        if !varies && response.extensions().get::<Incompressible>().is_none() {
+            response.headers_mut().append(header::VARY, header::ACCEPT_ENCODING.into());
+        }
+        if status == StatusCode::NOT_MODIFIED {
+            // A body of a known length, none, would be announced as the length of what the client has.
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+            *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, axum::Error>>());
+        }
+        response
     }
-    // A cache must know this of small answers as well: the next state of the same may be large.
-    let varies = lines(response.headers(), &header::VARY).any(|line| line.contains("accept-encoding"));
-    if !varies && response.extensions().get::<Incompressible>().is_none() {
-        response.headers_mut().append(header::VARY, header::ACCEPT_ENCODING.into());
-    }
-    if status == StatusCode::NOT_MODIFIED {
-        // A body of a known length, none, would be announced as the length of what the client has.
-        *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, axum::Error>>());
-    }
-    response
 }
 
 /// Makes the tags of encodings in `If-None-Match` those of the answers inside, and gives each beside what the client had sent. Only

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use axum::{
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt, stream};
@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{
     App,
     cache::{Cache, cache_headers, insists_on, prefers, unchanged},
-    extract::{ChainOf, LINES, Place, Query, parse_index, read_object},
+    extract::{ChainOf, IsHead, LINES, Place, Query, parse_index, read_object},
     inject::{tag_header, text_header},
     nodes::{ChainView, NAME_IS_KEY, take_leap, take_name},
     openapi::{Cached, Guard, NameForm, PublicKey, Salt, Signature},
@@ -63,11 +63,11 @@ pub struct Leaped {
 pub async fn leap(
     State(app): State<App>,
     target: ChainOf,
-    method: Method,
+    IsHead(is_head): IsHead,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     // A HEAD must not change anything, and is no way to ask for a leap.
-    if method == Method::HEAD {
+    if is_head {
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "a leap is a GET or a POST");
         return Ok(([(header::ALLOW, "GET, POST")], problem).into_response());
     }
@@ -97,10 +97,10 @@ pub async fn leap(
 pub async fn leap_by_post(
     app: State<App>,
     target: ChainOf,
-    method: Method,
+    is_head: IsHead,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    leap(app, target, method, headers).await
+    leap(app, target, is_head, headers).await
 }
 
 /// Query parameters of `GET /chain`.

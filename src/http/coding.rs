@@ -1,6 +1,6 @@
 //! Content codings (RFC 9110 section 8.4.1): which one an answer gets, and what clients compressed.
 
-use std::{io, pin::Pin, sync::Arc};
+use std::{convert::Infallible, future::ready, io, pin::Pin, sync::Arc};
 
 use async_compression::{
     tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder},
@@ -12,37 +12,51 @@ use axum::{
     http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header},
     response::IntoResponse,
 };
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use tokio::{io::AsyncRead, sync::Semaphore, task::consume_budget};
 use tokio_util::io::{ReaderStream, StreamReader};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_http::compression::{CompressionLayer, Predicate, predicate::SizeAbove};
 
-use super::{extract::weighted, problem::Problem};
+use super::{extract::weighted, problem::Problem, proofs::Incompressible};
 use crate::limits;
 
 /// What `Accept-Encoding` names, and compression makes (see `tower_http` in Cargo.toml). The later ones are the better ones.
 pub const CODINGS: [&str; 3] = ["gzip", "br", "zstd"];
 
-/// Makes the choice among the codings that the client accepts, and leaves it in `Accept-Encoding` alone, or none.
-///
-/// Symptom: `406` in place of the status of a write that was done. Cause: the layer that compresses answers so where nothing
-/// is acceptable. Cure: it is never asked for what it cannot give; such a client gets the answer as it is.
-pub fn choose(headers: &mut HeaderMap) {
-    if !headers.contains_key(header::ACCEPT_ENCODING) {
-        return;
-    }
-    match preferred(headers) {
-        Some(coding) => headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding)),
-        None => headers.remove(header::ACCEPT_ENCODING),
-    };
-}
+/// The length from which an answer is compressed.
+const COMPRESSED_BYTES: u64 = 1024;
 
 /// The coding that the client likes best, or none where that is to leave the answer as it is.
-fn preferred(headers: &HeaderMap) -> Option<&'static str> {
+pub fn preferred(headers: &HeaderMap) -> Option<&'static str> {
+    if !headers.contains_key(header::ACCEPT_ENCODING) {
+        return None;
+    }
     let accepted = weighted(headers, &header::ACCEPT_ENCODING);
     // Of equal ones the last.
     let weights = CODINGS.map(|coding| (weight_of(&accepted, coding), coding));
     let (weight, coding) = weights.into_iter().max_by_key(|&(weight, _)| weight).expect("there are some");
     (weight > 0 && weight >= listed(&accepted, "identity").unwrap_or(0)).then_some(coding)
+}
+
+/// An answer in this coding, where that is worth it. One that could be compressed says that it varies.
+///
+/// Symptom: `406` in place of the status of a write that was done. Cause: the layer that compresses answers so where nothing
+/// is acceptable. Cure: it is never asked for what it cannot give; such a client gets the answer as it is.
+pub fn compressed(response: Response<Body>, coding: Option<&'static str>) -> Response<Body> {
+    let is_large = SizeAbove::new(COMPRESSED_BYTES).should_compress(&response);
+    if !is_large || response.extensions().get::<Incompressible>().is_some() {
+        return response;
+    }
+    let mut accepting = Request::new(());
+    if let Some(coding) = coding {
+        accepting.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding));
+    }
+    let mut response = Some(response);
+    let answer = service_fn(|_| ready(Ok::<_, Infallible>(response.take().expect("it is asked once"))));
+    let compressed = CompressionLayer::new().layer(answer).oneshot(accepting).now_or_never();
+    let Ok(response) = compressed.expect("it waits for the answer alone, which is there");
+    response.map(Body::new)
 }
 
 /// Whether the client accepts a coding.

@@ -1,14 +1,15 @@
 //! What handlers take out of a request.
 
-use std::{error::Error, iter, sync::Arc};
+use std::{convert::Infallible, error::Error, iter, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequestParts, RawPathParams},
     http::{HeaderMap, HeaderName, Request, StatusCode, header, request::Parts},
 };
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, value::MapDeserializer};
 use serde_json::{Map, Value};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use utoipa::{IntoParams, openapi::path::Parameter};
@@ -32,6 +33,13 @@ impl<T: DeserializeOwned + IntoParams, S: Sync> FromRequestParts<S> for Query<T>
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        if parts.uri.query().is_none() {
+            // Most requests have none, and need not pay for telling what is wrong with one.
+            let nothing = MapDeserializer::<_, serde::de::value::Error>::new(iter::empty::<(&str, &str)>());
+            if let Ok(query) = T::deserialize(nothing) {
+                return Ok(Query(query));
+            }
+        }
         let query = axum::extract::Query::try_from_uri(&parts.uri);
         query.map(|query| Query(query.0)).map_err(|rejection| {
             let reason = rejection.source().map(ToString::to_string).unwrap_or_default();
@@ -72,6 +80,21 @@ fn wrong_parameter(parameters: &[Parameter], reason: &str) -> Problem {
         return Problem::bad_request(format!("the query parameter {name:?} is wrong: {reason}"));
     };
     Problem::bad_request(format!("the query parameter {name:?} must be {wanted}"))
+}
+
+/// Whether the request is a HEAD, which handlers see as a GET.
+pub struct IsHead(pub bool);
+
+/// Marks a request as a HEAD.
+#[derive(Clone)]
+pub struct Head;
+
+impl<S: Sync> FromRequestParts<S> for IsHead {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(IsHead(parts.extensions.get::<Head>().is_some()))
+    }
 }
 
 /// The chain that a route speaks of: the one that its path names, or the default.
@@ -223,7 +246,12 @@ fn too_large() -> Problem {
 /// `408` where nothing comes for too long, `400` where the connection broke.
 pub async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     loop {
-        match timeout(limits::BODY_TIMEOUT, body.frame()).await {
+        // What is there already needs no timer.
+        let frame = match body.frame().now_or_never() {
+            Some(frame) => Ok(frame),
+            None => timeout(limits::BODY_TIMEOUT, body.frame()).await,
+        };
+        match frame {
             Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body stopped coming")),
             Ok(None) => return Ok(None),
             Ok(Some(Err(error))) => {
@@ -267,8 +295,11 @@ pub const LINES: [&str; 5] = [
 /// `415` that names the formats.
 pub fn format_of(headers: &HeaderMap) -> Result<Format, Problem> {
     let header = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media = header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match media.as_str() {
+    let media = header.split(';').next().unwrap_or_default().trim();
+    if media == "application/json" {
+        return Ok(Format::Json);
+    }
+    match media.to_ascii_lowercase().as_str() {
         "application/json" => Ok(Format::Json),
         "application/x-www-form-urlencoded" => Ok(Format::Form),
         media if LINES.contains(&media) => Ok(Format::Lines),

@@ -143,8 +143,7 @@ pub struct Acceptance<'a> {
     /// Its leaf hash.
     hash: Hash,
     /// When it was accepted first.
-    #[schema(value_type = Timestamp)]
-    timestamp: String,
+    timestamp: Timestamp,
     /// `pooled`, or `sealed` where it is repeated.
     #[schema(value_type = Stage)]
     state: &'static str,
@@ -153,6 +152,9 @@ pub struct Acceptance<'a> {
     #[schema(nullable = false)]
     replayed: Option<bool>,
 }
+
+/// As many as most acceptances have, with the line end behind them.
+const ACCEPTANCE_BYTES: usize = 320;
 
 fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted, is_array: bool) -> Acceptance<'a> {
     // Only what is sent again can be sealed already.
@@ -163,7 +165,7 @@ fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted, is_array: bool
         index: accepted.index.get(),
         id: accepted.id.as_ref().map(Id::as_str),
         hash: accepted.hash,
-        timestamp: accepted.timestamp.to_string(),
+        timestamp: accepted.timestamp,
         state: if sealed { "sealed" } else { "pooled" },
         // The header says it of a request as a whole.
         replayed: (is_array && accepted.replayed).then_some(true),
@@ -253,12 +255,17 @@ async fn answer(
         Some(wait) => Box::pin(receipts(app, chain, &accepted, last, wait, is_array)).await,
     };
     let body = body.unwrap_or_else(|| {
-        let describe =
-            |accepted| serde_json::to_vec(&acceptance(chain, accepted, is_array)).expect("an acceptance is JSON");
+        let describe = |accepted| {
+            let mut text = Vec::with_capacity(ACCEPTANCE_BYTES);
+            serde_json::to_writer(&mut text, &acceptance(chain, accepted, is_array)).expect("an acceptance is JSON");
+            text
+        };
         list(accepted.iter().map(describe).collect(), is_array)
     });
-    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::LOCATION, text_header(format!("{}/transactions/{first}", target.prefix)));
     let next = Tag::of_size(last.size());
     // What is sent again may have been followed by much else, and what was sealed was followed by a leap at least.

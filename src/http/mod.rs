@@ -22,31 +22,34 @@ mod witness;
 
 use std::{
     any::Any,
-    collections::{HashMap, HashSet},
+    collections::HashSet,
+    convert::Infallible,
+    panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Instant,
 };
 
 use axum::{
     Router,
-    body::{Body, Bytes},
-    extract::{MatchedPath, State},
-    http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header},
-    middleware::{self, Next},
+    body::{Body, Bytes, HttpBody},
+    http::{HeaderName, HeaderValue, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use tokio::sync::{Semaphore, watch};
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
-    cors::{AllowOrigin, Any as AnyValue, CorsLayer},
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
 };
+use tower::{Layer, ServiceExt, service_fn};
+use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use origin::{Admitted, HostName, Origin};
-pub use server::{Limits, serve};
+pub use server::Limits;
 
 use crate::{limits, node::Node, peers::Peers};
+use cache::Encodings;
 use forwarded::References;
 use problem::Problem;
 
@@ -75,8 +78,8 @@ struct Shared {
 /// The OpenAPI document.
 struct Document {
     json: Bytes,
-    /// The query parameters of each route and method.
-    parameters: HashMap<(String, Method), Vec<String>>,
+    /// Its routes.
+    routes: matchit::Router<openapi::Listed>,
     /// What it lists, with which a debug build compares what is answered.
     answers: HashSet<String>,
 }
@@ -133,8 +136,19 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::openapi))
 }
 
-/// All routes with all that holds for each, as a service.
-pub fn router(app: App) -> Router {
+/// Serves the interface of a node until `shutdown` says that the node stops; then finishes the requests under way, for a bounded
+/// time.
+pub async fn serve(listener: TcpListener, app: App, bounds: Limits, shutdown: watch::Receiver<bool>) {
+    let interface = Arc::new(Interface::new(app));
+    let answer = move |request| {
+        let interface = interface.clone();
+        async move { interface.answer(request).await }
+    };
+    server::serve(listener, answer, bounds, shutdown).await;
+}
+
+/// All routes.
+fn router(app: App) -> Router {
     let (routes, document) = OpenApiRouter::new()
         .merge(node_routes())
         .merge(chain_routes())
@@ -142,32 +156,14 @@ pub fn router(app: App) -> Router {
         .split_for_parts();
     app.0.document.get_or_init(|| {
         // The router's paths, before the document has those of OpenAPI.
-        let parameters = openapi::query_parameters(&document);
+        let routes = openapi::listed(&document);
         let document = openapi::finish(document);
         let json = document.to_json().expect("the document is JSON");
         // utoipa's names of these formats are none of the OpenAPI Format Registry.
         let json = json.replace(r#""u-int"#, r#""uint"#).into();
-        Document { json, parameters, answers: openapi::answers(&document) }
+        Document { json, routes, answers: openapi::answers(&document) }
     });
-
-    // From the inside out. What answers (panics, foreign pages) stands inside of what observes and shapes answers (problems,
-    // request ids, the log), and compression comes last, since it changes bodies only, with the choice of the coding and the tags
-    // of its encodings around it.
-    let mut routes = routes.fallback(no_route).with_state(app.clone()).layer(CatchPanicLayer::custom(panicked));
-    if !app.0.admitted.origins.is_empty() {
-        routes = routes.layer(cors(app.0.admitted.origins.clone()));
-    }
-    let compressible = DefaultPredicate::new().and(SizeAbove::new(1024)).and(is_compressible);
-    // As one layer, from the outside in: each layer of its own costs every request several allocations.
-    routes.layer((
-        middleware::from_fn(cache::tag_encodings),
-        CompressionLayer::new().compress_when(compressible),
-        middleware::from_fn_with_state(app, frame),
-    ))
-}
-
-fn is_compressible(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
-    extensions.get::<proofs::Incompressible>().is_none()
+    routes.fallback(no_route).with_state(app)
 }
 
 async fn no_route(request: Request<Body>) -> Problem {
@@ -193,54 +189,166 @@ fn cors(origins: Vec<Origin>) -> CorsLayer {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What holds for every route: the request's id, no other host's requests, no writes from pages of other sites, no slash at
-/// the end, no unknown query parameter, a body decoded and read or the connection closed after it, references that a
-/// proxy's clients can follow, every error a problem document, a line end behind JSON, a line in the log.
-async fn frame(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
-    let started = Instant::now();
-    let id = request_id(&request);
-    let log =
-        tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
-    let listed = cfg!(debug_assertions).then(|| {
-        let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-        (request.method().clone(), path.to_owned())
-    });
-    let references = References::of(&request);
-    let (request, unread) = unread::lend(request);
-    let response = match check(&app, &request) {
-        Err(problem) => problem.into_response(),
-        // Nobody reads the body of a GET.
-        Ok(()) if matches!(*request.method(), Method::GET | Method::HEAD) => next.run(request).await,
-        Ok(()) => match coding::decoded(&app.0.decoders, request) {
-            Ok(request) => next.run(request).await,
-            Err(problem) => coding::refused(problem),
-        },
-    };
-    let mut response = line_end::add(as_problem(response));
-    if let Some((method, path)) = listed {
-        let document = app.0.document.get().expect("the router sets it before it serves");
-        if !openapi::has(&document.answers, &method, &path, &response) {
+/// The routes with what holds for each of them: the request's id, no other host's requests, no writes from pages of other sites,
+/// no slash at the end, no unknown query parameter, a body decoded and read or the connection closed after it, panics
+/// answered, references that a proxy's clients can follow, every error a problem document, a line end behind JSON, a line in
+/// the log, and answers compressed.
+///
+/// It stands around the router as a whole: axum puts a layer around each route, and clones and boxes each of them for every
+/// request.
+struct Interface {
+    app: App,
+    router: Router,
+    /// Where pages of other sites may use the node.
+    cors: Option<CorsLayer>,
+}
+
+impl Interface {
+    fn new(app: App) -> Interface {
+        let origins = &app.0.admitted.origins;
+        let cors = (!origins.is_empty()).then(|| cors(origins.clone()));
+        Interface { router: router(app.clone()), cors, app }
+    }
+
+    /// From the outside in: compression comes last, since it changes bodies only, with the choice of the coding and the tags of
+    /// its encodings; then what observes and shapes answers (problems, request ids, the log), then what answers (foreign pages,
+    /// panics, routes).
+    async fn answer(&self, request: Request<Incoming>) -> Response {
+        let (mut request, unread) = unread::lend(request);
+        let is_head = request.method() == Method::HEAD;
+        let encodings = Encodings::of(&mut request);
+        let id = request_id(&request);
+        let log = tracing::enabled!(tracing::Level::DEBUG)
+            .then(|| (Instant::now(), request.method().clone(), request.uri().path().to_owned()));
+        let listed = cfg!(debug_assertions).then(|| {
+            let path = self.listed(&request).map_or("", |listed| &listed.path);
+            (request.method().clone(), path)
+        });
+        let references = References::of(&request);
+        let response = match self.check(&request) {
+            Err(problem) => problem.into_response(),
+            // Nobody reads the body of a GET.
+            Ok(()) if matches!(*request.method(), Method::GET | Method::HEAD) => self.route(request).await,
+            Ok(()) => match coding::decoded(&self.app.0.decoders, request) {
+                Ok(request) => self.route(request).await,
+                Err(problem) => coding::refused(problem),
+            },
+        };
+        let mut response = line_end::add(as_problem(response));
+        if let Some((method, path)) = listed
+            && !openapi::has(&self.document().answers, &method, path, &response)
+        {
             let (status, media) = (response.status().as_u16(), response.headers().get(header::CONTENT_TYPE));
             tracing::error!(%method, path, status, ?media, "the OpenAPI document does not list this answer");
         }
+        references.write(response.headers_mut());
+        unread.announce(&mut response);
+        if let Some((started, method, path)) = log {
+            let (status, took) = (response.status().as_u16(), started.elapsed());
+            tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
+        }
+        // A wait for a leap that took too long is no failure of the node, and of a full disk the writer tells once.
+        let is_told = matches!(response.status(), StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE);
+        if response.status().is_server_error() && !is_told {
+            tracing::warn!(
+                request_id = id.to_str().unwrap_or_default(),
+                status = response.status().as_u16(),
+                "a request failed"
+            );
+        }
+        response.headers_mut().insert(REQUEST_ID, id);
+        let response = encodings.write(response);
+        if is_head { without_body(response) } else { response }
     }
-    references.write(response.headers_mut());
-    unread.announce(&mut response);
-    if let Some((method, path)) = log {
-        let (status, took) = (response.status().as_u16(), started.elapsed());
-        tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
+
+    /// The answer of the route. A HEAD is asked as a GET, so that its answer has the same headers.
+    async fn route(&self, mut request: Request<Body>) -> Response {
+        if request.method() == Method::HEAD {
+            *request.method_mut() = Method::GET;
+            request.extensions_mut().insert(extract::Head);
+        }
+        let Ok(response) = match &self.cors {
+            None => routed(self.router.clone(), request).await,
+            // Boxed, as every request moves and stores the whole of its future.
+            Some(cors) => {
+                let router = self.router.clone();
+                Box::pin(cors.layer(service_fn(move |request| routed(router.clone(), request))).oneshot(request)).await
+            }
+        };
+        response
     }
-    // A wait for a leap that took too long is no failure of the node, and of a full disk the writer tells once.
-    let is_told = matches!(response.status(), StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE);
-    if response.status().is_server_error() && !is_told {
-        tracing::warn!(
-            request_id = id.to_str().unwrap_or_default(),
-            status = response.status().as_u16(),
-            "a request failed"
-        );
+
+    fn document(&self) -> &Document {
+        self.app.0.document.get().expect("the router sets it before it serves")
     }
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
+
+    /// The route that a request asks for.
+    fn listed(&self, request: &Request<Body>) -> Option<&openapi::Listed> {
+        self.document().routes.at(request.uri().path()).ok().map(|found| found.value)
+    }
+
+    /// Refuses what is refused whatever its route would say.
+    fn check(&self, request: &Request<Body>) -> Result<(), Problem> {
+        let admitted = &self.app.0.admitted;
+        let host = admitted.host(request)?;
+        if writes(request) && admitted.is_foreign(request.headers(), host.as_ref()) {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
+            ));
+        }
+        let path = request.uri().path();
+        let bare = path.trim_end_matches('/');
+        if !bare.is_empty() && bare != path {
+            return Err(Problem::not_found(format!(
+                "there is no route {path}, no route ends with a slash: ask for {bare}"
+            )));
+        }
+        self.check_query(request)
+    }
+
+    /// Checks the names of query parameters.
+    ///
+    /// # Errors
+    /// `400` for one that the route does not have, or that stands twice.
+    fn check_query(&self, request: &Request<Body>) -> Result<(), Problem> {
+        let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else { return Ok(()) };
+        let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        let Some(known) = self.listed(request).and_then(|listed| listed.parameters.get(method)) else {
+            return Ok(());
+        };
+        let mut seen = HashSet::new();
+        for (name, _) in extract::parse_pairs(query.as_bytes())? {
+            if !known.contains(&name) {
+                let names = match known.as_slice() {
+                    [] => "none".into(),
+                    known => known.join(", "),
+                };
+                return Err(Problem::bad_request(format!(
+                    "there is no query parameter {name:?}: this route has {names}"
+                )));
+            }
+            if !seen.insert(name.clone()) {
+                return Err(Problem::bad_request(format!("the query parameter {name:?} stands twice: send it once")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The router's answer, also where a handler panics.
+async fn routed(router: Router, request: Request<Body>) -> Result<Response, Infallible> {
+    let answer = AssertUnwindSafe(async { router.oneshot(request).await });
+    answer.catch_unwind().await.unwrap_or_else(|panic| Ok(panicked(panic)))
+}
+
+/// The answer to a HEAD: the length is that of the body that is left out (RFC 9110 section 8.6).
+fn without_body(mut response: Response) -> Response {
+    let length = response.body().size_hint().exact();
+    if let Some(length) = length.filter(|_| !response.headers().contains_key(header::CONTENT_LENGTH)) {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    response.map(|_| Body::empty())
 }
 
 /// The client's id of the request, or a new one.
@@ -252,53 +360,9 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
 }
 
 fn new_request_id() -> HeaderValue {
-    let digits = hex::encode(rand::random::<[u8; 16]>());
-    HeaderValue::try_from(digits).expect("hexadecimal digits are visible ASCII")
-}
-
-/// Refuses what is refused whatever its route would say.
-fn check(app: &App, request: &Request<Body>) -> Result<(), Problem> {
-    let host = app.0.admitted.host(request)?;
-    if writes(request) && app.0.admitted.is_foreign(request.headers(), host.as_ref()) {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
-        ));
-    }
-    let path = request.uri().path();
-    let bare = path.trim_end_matches('/');
-    if !bare.is_empty() && bare != path {
-        return Err(Problem::not_found(format!(
-            "there is no route {path}, no route ends with a slash: ask for {bare}"
-        )));
-    }
-    check_query(app, request)
-}
-
-/// Checks the names of query parameters.
-///
-/// # Errors
-/// `400` for one that the route does not have, or that stands twice.
-fn check_query(app: &App, request: &Request<Body>) -> Result<(), Problem> {
-    let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else { return Ok(()) };
-    let Some(route) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
-    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    let document = app.0.document.get().expect("the router sets it before it serves");
-    let Some(known) = document.parameters.get(&(route.as_str().to_owned(), method.clone())) else { return Ok(()) };
-    let mut seen = HashSet::new();
-    for (name, _) in extract::parse_pairs(query.as_bytes())? {
-        if !known.contains(&name) {
-            let names = match known.as_slice() {
-                [] => "none".into(),
-                known => known.join(", "),
-            };
-            return Err(Problem::bad_request(format!("there is no query parameter {name:?}: this route has {names}")));
-        }
-        if !seen.insert(name.clone()) {
-            return Err(Problem::bad_request(format!("the query parameter {name:?} stands twice: send it once")));
-        }
-    }
-    Ok(())
+    let mut digits = [0; 32];
+    hex::encode_to_slice(rand::random::<[u8; 16]>(), &mut digits).expect("16 bytes are 32 digits");
+    HeaderValue::from_bytes(&digits).expect("hexadecimal digits are visible ASCII")
 }
 
 /// Whether a request may change something, as `GET /leap` does.
@@ -332,4 +396,23 @@ fn as_problem(response: Response) -> Response {
         problem.headers_mut().insert(header::ALLOW, allow.clone());
     }
     problem
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::*;
+
+    /// Its connection goes on, and the client is told.
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered() {
+        async fn panics() -> &'static str {
+            panic!("it is meant to")
+        }
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let Ok(response) = routed(Router::new().route("/", get(panics)), request).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
 }

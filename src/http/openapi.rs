@@ -294,17 +294,28 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operati
     methods.into_iter().zip(operations).filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
-/// The names of the query parameters of each route and method.
-pub fn query_parameters(document: &OpenApi) -> HashMap<(String, Method), Vec<String>> {
-    let mut all = HashMap::new();
+/// A route of the document, as the router knows it.
+pub struct Listed {
+    /// Its path.
+    pub path: String,
+    /// The names of the query parameters of each of its methods.
+    pub parameters: HashMap<Method, Vec<String>>,
+}
+
+/// The routes of the document, by the paths that are asked for.
+pub fn listed(document: &OpenApi) -> matchit::Router<Listed> {
+    let mut all = matchit::Router::new();
     for (path, item) in &document.paths.paths {
-        for (method, operation) in operations(&mut item.clone()) {
-            let parameters = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
+        let mut item = item.clone();
+        let parameters = operations(&mut item).map(|(method, operation)| {
+            let names = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
                 RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => Some(parameter.name.clone()),
                 _ => None,
             });
-            all.insert((path.clone(), method), parameters.collect());
-        }
+            (method, names.collect())
+        });
+        let listed = Listed { path: path.clone(), parameters: parameters.collect() };
+        all.insert(path, listed).expect("the router has these paths too");
     }
     all
 }

@@ -2,18 +2,28 @@
 
 mod socket;
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
-
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
+use std::{
+    convert::Infallible,
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
+
+use axum::{
+    body::Body,
+    http::{Request, Response},
+};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -29,8 +39,23 @@ pub struct Limits {
     pub write_timeout: Duration,
 }
 
+/// What a connection is told beside its requests.
+enum Signal {
+    /// To finish the request under way and end.
+    Stop,
+    /// To look whether its client is gone.
+    Look,
+}
+
 /// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time.
-pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut shutdown: watch::Receiver<bool>) {
+pub async fn serve<R>(
+    listener: TcpListener,
+    answer: impl Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    bounds: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) where
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
     let mut builder = http1::Builder::new();
     // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
     builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
@@ -38,9 +63,8 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
     builder.half_close(true);
     socket::keep_alive(&listener);
     let places = Arc::new(Semaphore::new(bounds.connections));
-    let graceful = GracefulShutdown::new();
     // Its end is that of this function, and cuts off what is under way still.
-    let (_serving, cut_off) = watch::channel(());
+    let mut connections = JoinSet::new();
     loop {
         let next = async {
             let place = places.clone().acquire_owned().await.expect("the places are never closed");
@@ -49,27 +73,43 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Limits, mut sh
         let (place, stream) = tokio::select! {
             next = next => next,
             _ = shutdown.wait_for(|stopping| *stopping) => break,
+            Some(_ended) = connections.join_next() => continue,
         };
-        let service = TowerToHyperService::new(router.clone());
-        let socket = TokioIo::new(Socket::new(stream, bounds.write_timeout, shutdown.clone()));
-        let connection = graceful.watch(builder.serve_connection(socket, service));
-        let mut cut_off = cut_off.clone();
-        tokio::spawn(async move {
+        let (answer, looks) = (answer.clone(), Arc::new(AtomicBool::new(false)));
+        let service = service_fn(move |request| answer(request).map(Ok::<_, Infallible>));
+        let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), shutdown.clone());
+        let connection = builder.serve_connection(TokioIo::new(socket), service);
+        let mut stopping = shutdown.clone();
+        let stop = async move {
+            // Whoever would say it is gone where this fails.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+            Signal::Stop
+        };
+        let look = || sleep(limits::KEEP_ALIVE).map(|()| Signal::Look).boxed();
+        connections.spawn(async move {
             let mut connection = pin!(connection);
+            // A set of them polls only what was woken: the connection is polled several times for each request.
+            let mut signals = FuturesUnordered::from_iter([stop.boxed(), look()]);
             loop {
                 tokio::select! {
+                    biased;
                     // A connection that breaks is the client's matter.
                     _ = &mut connection => break,
-                    _ = cut_off.changed() => break,
-                    // The socket looks whether its client is gone each time that the connection is polled.
-                    () = sleep(limits::KEEP_ALIVE) => {}
+                    Some(signal) = signals.next() => match signal {
+                        Signal::Stop => connection.as_mut().graceful_shutdown(),
+                        Signal::Look => {
+                            looks.store(true, Ordering::Relaxed);
+                            signals.push(look());
+                        }
+                    },
                 }
             }
             drop(place);
         });
     }
     drop(listener);
-    if timeout(limits::DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits::DRAIN_TIMEOUT, ended).await.is_err() {
         tracing::warn!("requests under way were cut off after {:?}", limits::DRAIN_TIMEOUT);
     }
 }
@@ -100,10 +140,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use axum::{
-        body::{Body, Bytes},
-        routing::get,
-    };
+    use axum::body::Bytes;
     use futures_util::stream;
     use tokio::io::AsyncWriteExt;
 
@@ -116,7 +153,7 @@ mod tests {
         const PIECES: usize = 2_000;
         let (taken, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
         let (counter, holder) = (taken.clone(), held.clone());
-        let answer = move || {
+        let answer = move |_| {
             let state = (counter.clone(), holder.clone());
             let pieces = stream::unfold(state, |state| async {
                 // As an answer does that is read from the store, which is not ready at once.
@@ -124,13 +161,13 @@ mod tests {
                 let piece = Ok::<_, io::Error>(Bytes::from_static(&[b'x'; 64 << 10]));
                 (state.0.fetch_add(1, Ordering::Relaxed) < PIECES).then_some((piece, state))
             });
-            std::future::ready(Body::from_stream(pieces))
+            std::future::ready(Response::new(Body::from_stream(pieces)))
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let bounds = Limits { connections: 1, write_timeout: Duration::from_millis(500) };
         let (stop, stopping) = watch::channel(false);
-        let server = tokio::spawn(serve(listener, Router::new().route("/", get(answer)), bounds, stopping));
+        let server = tokio::spawn(serve(listener, answer, bounds, stopping));
         client.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
         let dropped = async {
             while taken.load(Ordering::Relaxed) == 0 || Arc::strong_count(&held) > 2 {

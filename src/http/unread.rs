@@ -13,22 +13,21 @@ use axum::{
 use futures_util::FutureExt;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
 /// A body that is known still when its reader has dropped it; nothing once it has ended.
 #[derive(Clone)]
-struct Lent(Arc<Mutex<Option<Body>>>);
+struct Lent(Arc<Mutex<Option<Incoming>>>);
 
 /// What is left of a body that was lent to a handler.
 pub struct Unread(Option<Lent>);
 
 /// Lends a request's body to whoever handles it.
-pub fn lend(request: Request<Body>) -> (Request<Body>, Unread) {
-    if http_body::Body::is_end_stream(request.body()) {
-        return (request, Unread(None));
-    }
+pub fn lend(request: Request<Incoming>) -> (Request<Body>, Unread) {
     let (parts, body) = request.into_parts();
-    let lent = Lent(Arc::new(Mutex::new(Some(body))));
-    (Request::from_parts(parts, Body::new(lent.clone())), Unread(Some(lent)))
+    let lent = (!http_body::Body::is_end_stream(&body)).then(|| Lent(Arc::new(Mutex::new(Some(body)))));
+    let body = lent.clone().map_or_else(Body::empty, Body::new);
+    (Request::from_parts(parts, body), Unread(lent))
 }
 
 impl Unread {
@@ -50,16 +49,16 @@ impl Unread {
 }
 
 impl Lent {
-    fn with<T>(&self, look: impl FnOnce(&mut Option<Body>) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut Option<Incoming>) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl http_body::Body for Lent {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         self.with(|lent| {
             let Some(body) = lent else { return Poll::Ready(None) };
             let frame = Pin::new(body).poll_frame(cx);

@@ -3,6 +3,10 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -29,8 +33,8 @@ use crate::{
 ///   reset a connection, which takes the answer away even where it has arrived.
 pub struct Socket {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
-    /// When to look next whether the peer is gone.
-    look: Instant,
+    /// Whether to look if the peer is gone, when this is flushed next.
+    looks: Arc<AtomicBool>,
     /// What is left of the answer to a broken head.
     explanation: Option<Bytes>,
     /// Once this side is closed.
@@ -58,20 +62,23 @@ pub fn keep_alive(listener: &TcpListener) {
 }
 
 impl Socket {
-    pub fn new(stream: TcpStream, write_timeout: Duration, stopping: watch::Receiver<bool>) -> Socket {
+    pub fn new(
+        stream: TcpStream,
+        write_timeout: Duration,
+        looks: Arc<AtomicBool>,
+        stopping: watch::Receiver<bool>,
+    ) -> Socket {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write_timeout));
-        let look = Instant::now() + limits::KEEP_ALIVE;
-        Socket { stream: Box::pin(stream), look, explanation: None, linger: None, stopping }
+        Socket { stream: Box::pin(stream), looks, explanation: None, linger: None, stopping }
     }
 
     /// While an answer is awaited, nothing is read that would tell.
     fn check_peer(&mut self) -> io::Result<()> {
-        let now = Instant::now();
-        if now < self.look {
+        if !self.looks.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.look = now + limits::KEEP_ALIVE;
+        self.looks.store(false, Ordering::Relaxed);
         self.stream.get_ref().take_error()?.map_or(Ok(()), Err)
     }
 

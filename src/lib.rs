@@ -10,7 +10,7 @@
 //! | [`limits`] | every bound, with its reason | |
 //! | [`log`] | the durable log: segments, batches, recovery, erasure in place. Knows nothing of chains | |
 //! | [`store`] | the log's contents in terms of chains, and the index over it; the only place that names the index's engine | `core`, `log` |
-//! | [`writer`] | the one writer: commands in one order, one commit with one sync for all that waits | `store` |
+//! | [`writer`] | the one writer: commands in one order are decided and applied, one commit with one sync for all that waits | `store` |
 //! | [`clock`] | the time of day | `core` |
 //! | [`mine`] | proof of work, on threads of its own | `core` |
 //! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine`, `clock` |
@@ -22,10 +22,11 @@
 //! | [`cli`] | the program: a node, and the client commands | all |
 //!
 //! A write goes from a handler, which makes canonical JSON and hashes, as a [`writer::Command`] down one bounded channel. The
-//! writer drains what waits, applies it to its own state of the chains ([`core::chain`]), commits one batch
-//! ([`store::Store::commit`]), publishes the new heads, and only then answers. Readers never wait for it: they read
-//! published heads and the store. All that is not deterministic is in the command, so that the same commands give the same
-//! bytes on every node.
+//! writer takes what waits. It *decides* each command on the newest state of the chains ([`core::chain`]): that refuses it, or makes a
+//! [`store::Effect`], which cannot fail any more. It *applies* the effects, makes them durable as one batch of the log
+//! ([`store::Store::commit`]), publishes the new heads, and only then answers. Readers never wait for it: they read published heads
+//! and the store. All that is not deterministic (time, salt, proof of work) is in the command, so the same effects make the same
+//! chains, byte by byte, wherever they are applied.
 //!
 //! To check a receipt in a program of your own, see [`core::verify::receipt`].
 

@@ -1317,9 +1317,7 @@ mod tests {
         assert_eq!(no_answer(a.peers.discover("no-such-name.invalid").await), "its name is unknown");
 
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let start = Instant::now();
         assert_eq!(no_answer(a.peers.discover(&silent.local_addr().unwrap().to_string()).await), TIMED_OUT);
-        assert!(start.elapsed() < fast().call * 2);
 
         let plain = serve(0, |_| Router::new()).await;
         let over_tls = no_answer(a.peers.discover(&format!("https://{}", plain.address)).await);

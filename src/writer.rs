@@ -7,7 +7,7 @@
 //! | [`Store`] | makes what was applied durable, one batch with one sync for all that waited |
 //! | [`Published`] | the durable heads, which all others read; they never wait for the writer |
 //!
-//! Only then it answers. Two threads take turns: while one waits for the disk, the other decides the next batch.
+//! Only then it answers.
 //!
 //! After a failed write it refuses all further ones, since nobody knows what is on disk; a full disk it recovers from, by
 //! opening the store anew as after a crash.
@@ -19,7 +19,7 @@ mod ledger;
 mod load;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
@@ -51,29 +51,12 @@ pub struct Ends {
 
 /// Owns all chains and is the only one to write them.
 pub struct Writer {
-    /// Locked before the committer.
-    decider: Mutex<Decider>,
-    committer: Mutex<Committer>,
-}
-
-/// Takes requests, and decides them.
-struct Decider {
     requests: mpsc::Receiver<Envelope>,
     /// One that was taken, and must be alone.
     next: Option<Envelope>,
     ledger: Ledger,
-    /// The failures of the committer that the ledger knows of.
-    failures: u64,
-}
-
-/// Makes durable what was decided, and publishes it.
-struct Committer {
     store: Arc<Store>,
     published: Arc<Published>,
-    /// How often a batch was not committed. What was decided behind it does not count either.
-    failures: u64,
-    /// The newest of them.
-    failure: Option<StoreError>,
     /// When a write found the disk full.
     full_at: Instant,
 }
@@ -120,88 +103,30 @@ impl Writer {
         let (published, touched, sealed) = Published::new(store.clone());
         let published = Arc::new(published);
         let ledger = Ledger::open(store.clone(), published.clone(), pool_limit)?;
-        let decider = Decider { requests, next: None, ledger, failures: 0 };
-        let committer =
-            Committer { store, published: published.clone(), failures: 0, failure: None, full_at: Instant::now() };
-        let writer = Writer { decider: Mutex::new(decider), committer: Mutex::new(committer) };
+        let writer =
+            Writer { requests, next: None, ledger, store, published: published.clone(), full_at: Instant::now() };
         Ok((writer, Ends { published, requests: sender, touched, sealed }))
     }
 
     /// Runs until all senders of requests are gone.
-    pub fn run(self) {
-        self.take_turns();
-    }
-
-    fn take_turns(&self) {
-        while self.take_turn() {}
-    }
-
-    /// Decides and commits one batch, and says whether there may be more.
-    fn take_turn(&self) -> bool {
-        let mut decider = self.decider.lock().expect("no holder of this lock panics");
-        let Some(first) = decider.next.take().or_else(|| decider.requests.blocking_recv()) else { return false };
-        let is_alone = first.is_alone();
-        let alone = is_alone.then(|| self.committer());
-        let mut decided = Decided::default();
-        if let Err(error) = self.be_ready(&mut decider, alone.as_deref()) {
-            decider.refuse(first, &error);
-            return true;
-        }
-        decider.decide(first, &mut decided);
-        let mut committer = match alone {
-            Some(committer) => committer,
-            None => {
-                decider.drain(&mut decided);
-                let committer = self.committer();
-                // What came while the batch before was on its way.
-                decider.drain(&mut decided);
-                committer
+    pub fn run(mut self) {
+        while let Some(first) = self.next.take().or_else(|| self.requests.blocking_recv()) {
+            if let Err(error) = self.be_ready() {
+                self.refuse(first, &error);
+                continue;
             }
-        };
-        if committer.failures != decider.failures {
-            let failed = committer.failure.clone().map_or(Ok(()), Err);
-            decided.answer(&failed);
-            return true;
-        }
-        decider.ledger.finish(&mut decided.pending);
-        // Nothing is decided while what is alone is on its way.
-        let decider = is_alone.then_some(decider);
-        let committed = committer.commit(std::mem::take(&mut decided.pending));
-        drop(committer);
-        drop(decider);
-        decided.answer(&committed);
-        true
-    }
-
-    fn committer(&self) -> MutexGuard<'_, Committer> {
-        self.committer.lock().expect("no holder of this lock panics")
-    }
-
-    /// Refuses before anything is decided where a write could not succeed. After a failure, the chains are taken as they stand on
-    /// disk.
-    fn be_ready(&self, decider: &mut Decider, committer: Option<&Committer>) -> Result<(), StoreError> {
-        let ledger = &mut decider.ledger;
-        if let Some(result) = ledger.is_ready() {
-            return result;
-        }
-        // Until nothing is on its way.
-        let held;
-        let committer = match committer {
-            Some(committer) => committer,
-            None => {
-                held = self.committer();
-                &held
+            let mut decided = Decided::default();
+            let is_alone = first.is_alone();
+            self.decide(first, &mut decided);
+            if !is_alone {
+                self.drain(&mut decided);
             }
-        };
-        let result = committer.recover(ledger);
-        if result.is_ok() {
-            decider.failures = committer.failures;
+            self.ledger.finish(&mut decided.pending);
+            let committed = self.commit(std::mem::take(&mut decided.pending));
+            decided.answer(&committed);
         }
-        result
     }
-}
 
-impl Decider {
     fn decide(&mut self, envelope: Envelope, decided: &mut Decided) {
         decided.bytes += envelope.bytes();
         let Envelope { request, reply, room } = envelope;
@@ -226,39 +151,36 @@ impl Decider {
         let mut next = Some(first);
         while let Some(envelope) = next {
             let _ = envelope.reply.send(Err(error.clone().into()));
-            next = self.next.take().or_else(|| self.requests.try_recv().ok());
+            next = self.requests.try_recv().ok();
         }
     }
-}
 
-impl Committer {
-    /// Goes on after a full disk, or where the index lacks something.
-    fn recover(&self, ledger: &mut Ledger) -> Result<(), StoreError> {
-        if self.published.own_health() == Health::Full && self.full_at.elapsed() < limits::FULL_PAUSE {
-            return Err(StoreError::Full);
+    /// Refuses before anything is decided where a write could not succeed. After a failure, the chains are taken as they stand on
+    /// disk.
+    fn be_ready(&mut self) -> Result<(), StoreError> {
+        match self.published.own_health() {
+            Health::Failed(detail) => return Err(StoreError::Failed(detail)),
+            _ if !self.store.has_room() => return Err(StoreError::Full),
+            Health::Ready if !self.store.is_behind() => return Ok(()),
+            Health::Full if self.full_at.elapsed() < limits::FULL_PAUSE => return Err(StoreError::Full),
+            Health::Ready | Health::Full => {}
         }
-        let recovered = self.store.recover().and_then(|()| ledger.load());
+        let recovered = self.store.recover().and_then(|()| self.ledger.load());
         match &recovered {
             Ok(()) => {
                 tracing::info!("the disk has room again: writes go on");
                 self.published.set_health(Health::Ready);
             }
-            Err(error) => self.tell(error),
+            Err(error) => self.fail(error),
         }
         recovered
     }
 
     fn fail(&mut self, error: &StoreError) {
-        self.tell(error);
-        self.failures += 1;
-        self.failure = Some(error.clone());
-        self.full_at = Instant::now();
-    }
-
-    fn tell(&self, error: &StoreError) {
         match error {
             StoreError::Full => {
                 tracing::error!("the disk is full: writes are refused until space is freed");
+                self.full_at = Instant::now();
                 self.published.set_health(Health::Full);
             }
             error => {

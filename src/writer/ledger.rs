@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    ChainHandle, Command, Guard, Health, Outcome, Own, Placed, Published, Refused, Request,
+    ChainHandle, Command, Guard, Outcome, Own, Placed, Published, Refused, Request,
     import::Importing,
     load::{checked_transaction, edge_at, load_chain},
 };
@@ -43,8 +43,6 @@ pub(super) struct Ledger {
     next_number: ChainNumber,
     /// What was cosigned of others' logs, by the hashes of their names.
     witnessed: HashMap<Hash, Arc<Witnessed>>,
-    /// Ids of the batch before, which the store may not know yet.
-    recent: HashMap<(ChainNumber, Id), Named>,
     pool_limit: u64,
 }
 
@@ -121,7 +119,6 @@ impl Ledger {
             imports: HashMap::new(),
             next_number: ChainNumber(0),
             witnessed: HashMap::new(),
-            recent: HashMap::new(),
             pool_limit,
         };
         if !ledger.load_whole()? {
@@ -148,7 +145,6 @@ impl Ledger {
         self.chains.clear();
         self.numbers.clear();
         self.names.clear();
-        self.recent.clear();
         let witnessed = self.store.witnessed()?.into_iter().map(|log| (hash::origin(&log.origin), Arc::new(log)));
         self.witnessed = witnessed.collect();
         self.published.add_witnessed(self.witnessed.clone());
@@ -226,18 +222,8 @@ impl Ledger {
         self.numbers.remove(&id);
     }
 
-    /// Whether a write could succeed, or nothing where the chains must be loaded first.
-    pub(super) fn is_ready(&self) -> Option<Result<(), StoreError>> {
-        match self.published.own_health() {
-            Health::Failed(detail) => Some(Err(StoreError::Failed(detail))),
-            _ if !self.store.has_room() => Some(Err(StoreError::Full)),
-            Health::Ready if !self.store.is_behind() => Some(Ok(())),
-            Health::Ready | Health::Full => None,
-        }
-    }
-
     /// Ends a batch: what comes after is of the next one.
-    pub(super) fn finish(&mut self, pending: &mut Pending) {
+    pub(super) fn finish(&self, pending: &mut Pending) {
         for log in pending.witnessed.values() {
             pending.batch.witnessed(log);
         }
@@ -246,7 +232,6 @@ impl Ledger {
             (number, (entry.handle.clone(), entry.chain.head.clone()))
         });
         pending.heads = heads.collect();
-        self.recent = std::mem::take(&mut pending.ids);
     }
 
     pub(super) fn entry(&mut self, chain: ChainNumber) -> &mut Entry {
@@ -439,11 +424,10 @@ impl Ledger {
         pending: &Pending,
     ) -> Result<Found, Refused> {
         let Some(id) = transaction.id() else { return Ok(Found::New) };
-        if !(pending.ids.is_empty() && self.recent.is_empty()) {
-            let key = (number, id.clone());
-            if let Some(named) = pending.ids.get(&key).or_else(|| self.recent.get(&key)) {
-                return named.compare(transaction).map(Found::Replay);
-            }
+        if !pending.ids.is_empty()
+            && let Some(named) = pending.ids.get(&(number, id.clone()))
+        {
+            return named.compare(transaction).map(Found::Replay);
         }
         if let Some(replay) = find_replay(&self.store, &self.chains[&number].handle.lineage, transaction, id)? {
             return Ok(Found::Replay(replay));

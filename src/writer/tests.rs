@@ -50,12 +50,12 @@ impl Applied {
     }
 
     fn ledger<T>(&mut self, work: impl FnOnce(&mut Ledger) -> T) -> T {
-        work(&mut self.writer.as_mut().unwrap().decider.get_mut().unwrap().ledger)
+        work(&mut self.writer.as_mut().unwrap().ledger)
     }
 
     fn commit(&mut self, mut pending: Pending) {
         self.ledger(|ledger| ledger.finish(&mut pending));
-        self.writer.as_mut().unwrap().committer.get_mut().unwrap().commit(pending).unwrap();
+        self.writer.as_mut().unwrap().commit(pending).unwrap();
     }
 
     /// Decides requests as one batch.
@@ -68,7 +68,7 @@ impl Applied {
     }
 
     fn chain(&self, name: &str) -> Arc<ChainHandle> {
-        self.writer.as_ref().unwrap().committer.lock().unwrap().published.chain(name).unwrap()
+        self.writer.as_ref().unwrap().published.chain(name).unwrap()
     }
 
     /// All that is public of all chains and imports.

@@ -43,7 +43,7 @@ impl Hash {
     /// Its 64 hexadecimal digits.
     pub fn to_hex(&self) -> [u8; 64] {
         let mut digits = [0; 64];
-        hex::encode_to_slice(self.0, &mut digits).expect("32 bytes are 64 digits");
+        digits.copy_from_slice(hex_digits(&self.0).as_flattened());
         digits
     }
 }
@@ -84,6 +84,13 @@ impl<'de> Deserialize<'de> for Hash {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// The lower-case hexadecimal digits of bytes. The compiler makes vector instructions of it, which take a fifth of the time that
+/// a table takes: each transaction that is accepted or verified has some hundred digits.
+pub(super) fn hex_digits<const N: usize>(bytes: &[u8; N]) -> [[u8; 2]; N] {
+    let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
+    bytes.map(|byte| [digit(byte >> 4), digit(byte & 15)])
 }
 
 /// `H(salt ‖ data)`: what a transaction's leaf says of its data.

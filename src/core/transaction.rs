@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     count::Index,
-    hash::{self, Hash},
+    hash::{self, Hash, hex_digits},
     json,
 };
 
@@ -384,7 +384,7 @@ impl Transaction {
         match &self.payload {
             Payload::Whole { data, salt } => {
                 out.extend_from_slice(data);
-                write_field(",\"salt\":\"", &hex_digits::<32>(salt), out);
+                write_field(",\"salt\":\"", hex_digits(salt).as_flattened(), out);
             }
             Payload::Erased(erased) => write_erased(self.commitment, *erased, out),
         }
@@ -417,7 +417,7 @@ impl Transaction {
         write_number(index, out);
         self.write_kind(out);
         if let Some(salt) = self.salt() {
-            write_field(",\"salt\":\"", &hex_digits::<32>(salt), out);
+            write_field(",\"salt\":\"", hex_digits(salt).as_flattened(), out);
         }
         self.write_signature(out);
         self.write_time(out);
@@ -447,8 +447,8 @@ impl Transaction {
 
     fn write_signature(&self, out: &mut Vec<u8>) {
         if let Some(Signed { signer, signature }) = &self.signed {
-            write_field(",\"signature\":\"", &hex_digits::<128>(signature), out);
-            write_field(",\"signer\":\"", &hex_digits::<64>(signer), out);
+            write_field(",\"signature\":\"", hex_digits(signature).as_flattened(), out);
+            write_field(",\"signer\":\"", hex_digits(signer).as_flattened(), out);
         }
     }
 }
@@ -482,12 +482,6 @@ fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
 fn write_number(number: impl fmt::Display, out: &mut Vec<u8>) {
     use std::io::Write;
     write!(out, "{number}").expect("writing to memory does not fail");
-}
-
-fn hex_digits<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    let mut digits = [0; N];
-    hex::encode_to_slice(bytes, &mut digits).expect("a byte is two digits");
-    digits
 }
 
 /// The leaf hash that stands in a served transaction, without parsing it: each ends with it.

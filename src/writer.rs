@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! | --- | --- |
 //! | [`Request`] | what is asked for, with all that is not deterministic (time, salt, proof of work) |
-//! | [`Ledger`](ledger::Ledger) | *decides* on the newest state of the chains: refuses, or makes an [`Effect`](crate::store::Effect), which cannot fail any more; and *applies* that |
+//! | the ledger | *decides* on the newest state of the chains: refuses, or makes an [`Effect`](crate::store::Effect), which cannot fail any more; and *applies* that |
 //! | [`Store`] | makes what was applied durable, one batch with one sync for all that waited |
 //! | [`Published`] | the durable heads, which all others read; they never wait for the writer |
 //!

@@ -32,6 +32,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod core;
 pub mod http;
 pub mod leap;

@@ -269,3 +269,42 @@ pub const CHAINS: usize = 200_000;
 /// Forks of forks, one the child of the other. An id is looked for in each of them, and each has a row in the table of every one
 /// that follows: 10,000 chains of this depth take 60 MiB.
 pub const FORK_DEPTH: usize = 256;
+
+/// Bytes of one batch of the log that groups of several nodes share: what waits beyond it is of the next.
+pub const JOURNAL_BYTES: usize = 16 << 20;
+
+/// Bytes of newest entries that one group keeps in memory for its other nodes; who lags further is fed from the log.
+pub const RECENT_ENTRIES_BYTES: usize = 4 << 20;
+
+/// Bytes of one frame between nodes of a cluster: the largest entry, which is a batch of the writer.
+pub const LINK_FRAME_BYTES: usize = 128 << 20;
+
+/// The longest wait for a connection to another node of the cluster, and for its greeting.
+pub const LINK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Wait before another node that cannot be reached is called again: it doubles from the first to the last of these.
+pub const LINK_PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+
+/// Bytes of entries that are sent to a lagging node at a time.
+pub const REPLICATION_BYTES: usize = 1 << 20;
+
+/// Time between two signs of life of a leader.
+pub const HEARTBEAT: Duration = Duration::from_millis(150);
+
+/// Time without a sign of life after which another node stands for election: a random one between these.
+pub const ELECTION: [Duration; 2] = [Duration::from_millis(700), Duration::from_millis(1_000)];
+
+/// The longest wait for a group to have a leader, and to agree to a write.
+pub const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest wait of a node that joins a cluster.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Time after which a node that does not answer counts as down.
+pub const SUSPECT: Duration = Duration::from_secs(10);
+
+/// The longest wait for a group to move in one step. It is begun again then.
+pub const MOVE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Time between two looks at whether the groups of a node are where they belong.
+pub const SETTLE_EVERY: Duration = Duration::from_millis(500);

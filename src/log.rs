@@ -266,6 +266,29 @@ impl Reader {
         Record::parse(bytes, self.0.seed)
             .map_err(|detail| LogError::damaged(place.segment, place.offset.into(), detail))
     }
+
+    /// Consecutive records of one batch, with the place of each.
+    ///
+    /// # Errors
+    /// As of [`Reader::record`].
+    pub fn records(&self, place: Place) -> Result<Vec<(Place, Record)>, LogError> {
+        let damaged = |offset: u32, detail: String| LogError::damaged(place.segment, offset.into(), detail);
+        if place.length as usize > segments::LARGEST_BATCH {
+            return Err(damaged(place.offset, "no batch is as long as this place".into()));
+        }
+        let mut bytes = vec![0; place.length as usize];
+        self.0.reading(place, |file| file.read_exact_at(&mut bytes, place.offset.into()))?;
+        let (mut records, mut at) = (Vec::new(), 0);
+        while at < bytes.len() {
+            let offset = place.offset + at as u32;
+            let length = Record::length(&bytes[at..]).ok_or_else(|| damaged(offset, "a record is cut off".into()))?;
+            let record = Record::parse(bytes[at..at + length].to_vec(), self.0.seed);
+            let of = Place { offset, length: length as u32, ..place };
+            records.push((of, record.map_err(|detail| damaged(offset, detail))?));
+            at = aligned(at + length);
+        }
+        Ok(records)
+    }
 }
 
 /// The end of the log, where batches are placed. There is one for each log.

@@ -7,11 +7,11 @@ mod import;
 mod read;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     num::NonZero,
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex, RwLock, atomic::Ordering},
     thread::JoinHandle,
 };
 
@@ -37,9 +37,9 @@ use crate::{
     },
     limits,
     mine::Miner,
-    store::{Lineage, Rollback, Store, key::KeyFile},
+    store::{Group, Lineage, NodeId, Rollback, Store, key::KeyFile},
     writer::{
-        ChainHandle, Command, Ends, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request, Writer,
+        self, ChainHandle, Command, Core, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request, Writer,
         checked_transaction, edge_at,
     },
 };
@@ -79,7 +79,11 @@ pub struct Node(Arc<Inner>);
 struct Inner {
     store: Arc<Store>,
     published: Arc<Published>,
-    requests: mpsc::Sender<Envelope>,
+    /// The group in which this node is alone at first, with what is its own.
+    own_group: Group,
+    groups: RwLock<BTreeMap<Group, GroupWriter>>,
+    writers: Mutex<Vec<JoinHandle<()>>>,
+    pool_limit: u64,
     miner: Miner,
     key: ed25519_dalek::SigningKey,
     /// Complete tiles that were served lately, by chain, level and number. They never change.
@@ -94,6 +98,13 @@ struct Inner {
     witness: Option<Witness>,
     accept_rollback: Vec<String>,
     clock: Clock,
+}
+
+/// What decides on the chains of a group.
+#[derive(Clone)]
+struct GroupWriter {
+    core: Arc<Core>,
+    requests: mpsc::Sender<Envelope>,
 }
 
 /// A node's part as a witness of others.
@@ -141,8 +152,6 @@ pub struct Background {
     pub touched: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
     /// Chains with a new quant, which witnesses may cosign.
     pub sealed: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
-    /// Ends when the last handle of the node is gone, after all that was sent is committed.
-    pub writer: JoinHandle<()>,
 }
 
 /// A transaction that is durable in the chain.
@@ -194,7 +203,7 @@ impl Node {
             (None, _) if self.lost(ChainName::DEFAULT).is_some() => Ok(()),
             (None, leap) => {
                 let name = ChainName::DEFAULT.parse().expect("the default name is valid");
-                self.bang(Rules::new(name), None, leap.unwrap_or_default(), None).await.map(|_| ())
+                self.bang(Rules::new(name), None, leap.unwrap_or_default(), None, None).await.map(|_| ())
             }
             (Some(chain), Some(leap)) if chain.leap_policy() != leap => self.set_leap(&chain, leap, None).await,
             _ => Ok(()),
@@ -212,9 +221,11 @@ impl Node {
 
     /// Whether the node takes writes.
     pub fn health(&self) -> Health {
-        if self.0.requests.is_closed() {
-            return Health::Failed("the writer has stopped".into());
+        let groups = self.0.groups.read().expect("no holder of this lock panics");
+        if groups.values().any(|group| group.requests.is_closed()) {
+            return Health::Failed("a writer has stopped".into());
         }
+        drop(groups);
         self.0.published.health()
     }
 
@@ -266,14 +277,60 @@ impl Node {
         tokio::task::spawn_blocking(move || read(&store)).await.expect("a read of the store does not panic")
     }
 
+    /// The group in which this node is alone at first.
+    pub fn own_group(&self) -> Group {
+        self.0.own_group
+    }
+
+    /// The store, for what keeps it equal to those of other nodes.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        self.0.store.clone()
+    }
+
+    /// The node's secret key.
+    pub(crate) fn signing_key(&self) -> ed25519_dalek::SigningKey {
+        self.0.key.clone()
+    }
+
+    /// The chains of a group, which has none yet if it is new here.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) fn ensure_group(&self, group: Group) -> Result<Arc<Core>, StoreError> {
+        if let Some(known) = self.0.groups.read().expect("no holder of this lock panics").get(&group) {
+            return Ok(known.core.clone());
+        }
+        let core = Core::of_new(&self.0.store, &self.0.published, group, self.0.pool_limit)?;
+        self.0.start_writer(group, core.clone())?;
+        Ok(core)
+    }
+
+    /// Forgets the chains of a group that is not kept here any more.
+    pub(crate) fn drop_group(&self, group: Group) {
+        self.0.groups.write().expect("no holder of this lock panics").remove(&group);
+        self.0.published.remove_group(group);
+    }
+
+    fn writer(&self, group: Group) -> Result<mpsc::Sender<Envelope>, Refused> {
+        let groups = self.0.groups.read().expect("no holder of this lock panics");
+        groups.get(&group).map(|group| group.requests.clone()).ok_or(Refused::Stopping)
+    }
+
+    /// Ends all writers, when what was sent to them is settled.
+    pub fn end_writers(&self) -> Vec<JoinHandle<()>> {
+        self.0.groups.write().expect("no holder of this lock panics").clear();
+        std::mem::take(&mut *self.0.writers.lock().expect("no holder of this lock panics"))
+    }
+
     async fn submit(
         &self,
+        group: Group,
         request: impl Into<Request>,
         room: Option<OwnedSemaphorePermit>,
     ) -> Result<Outcome, Refused> {
         let (reply, outcome) = oneshot::channel();
         let request = request.into();
-        self.0.requests.try_send(Envelope { request, reply, room }).map_err(|error| match error {
+        self.writer(group)?.try_send(Envelope { request, reply, room }).map_err(|error| match error {
             TrySendError::Full(_) => Refused::Busy,
             TrySendError::Closed(_) => Refused::Stopping,
         })?;
@@ -296,7 +353,7 @@ impl Node {
         let ids: Vec<Option<Id>> = transactions.iter().map(|transaction| transaction.id().cloned()).collect();
         let guard = chain.guard(expected);
         let command = Command::Inject { chain: chain.number(), guard, transactions, each_for_itself: false };
-        let Outcome::Injected(placed) = self.submit(command, room).await? else {
+        let Outcome::Injected(placed) = self.submit(chain.group, command, room).await? else {
             unreachable!("the outcome of an inject is Injected")
         };
         // What repeats a new one of the same request was accepted with it, and by no earlier one.
@@ -335,7 +392,7 @@ impl Node {
             guard: chain.guard(expected),
             transaction: transaction.into(),
         };
-        match self.submit(command, None).await? {
+        match self.submit(writer.group, command, None).await? {
             Outcome::Erased(placed) => {
                 if !placed.replayed {
                     tracing::info!(chain = %writer.name, record = %placed.index, "the data of transaction {index} is erased");
@@ -360,7 +417,7 @@ impl Node {
         let transactions = self.record(chain, submissions);
         let command = Command::Inject { chain: chain.number(), guard: None, transactions, each_for_itself: true };
         let (reply, outcome) = oneshot::channel();
-        self.0.requests.send(Envelope { request: command.into(), reply, room }).await.map_err(|_| Refused::Stopping)?;
+        self.writer(chain.group)?.send(Envelope { request: command.into(), reply, room }).await.map_err(|_| Refused::Stopping)?;
         Ok(async {
             match outcome.await.unwrap_or(Err(Refused::Stopping))? {
                 Outcome::Injected(placed) => Ok(placed),
@@ -389,7 +446,7 @@ impl Node {
                 guard: chain.guard(expected.clone()),
                 quant: quant.clone().into(),
             };
-            match self.submit(seal, None).await {
+            match self.submit(chain.group, seal, None).await {
                 Ok(Outcome::Sealed(tag)) => return Ok((quant, tag)),
                 Ok(_) => unreachable!("the outcome of a seal is Sealed"),
                 // The seal of a leap that was given up came in between: its head is published by now.
@@ -400,7 +457,8 @@ impl Node {
     }
 
     /// Makes a chain: a new one, or one that goes on from a quant of `parent`, which must have [made](ChainHandle::maker_of)
-    /// that quant itself. Where a guard is given, only while its chain is in one of the states that it names.
+    /// that quant itself. Where a guard is given, only while its chain is in one of the states that it names. `group` is where a
+    /// new one is kept, this node alone where it does not say.
     ///
     /// # Errors
     /// Why there is none.
@@ -410,7 +468,10 @@ impl Node {
         parent: Option<(Arc<ChainHandle>, Quant)>,
         leap: LeapPolicy,
         guard: Option<Guard>,
+        group: Option<Group>,
     ) -> Result<Arc<ChainHandle>, Refused> {
+        // A fork shares what its parent has stored.
+        let group = parent.as_ref().map(|(chain, _)| chain.group).or(group).unwrap_or(self.0.own_group);
         let name = rules.name().as_str();
         if self.chain(name).is_some() || self.lost(name).is_some() {
             return Err(Refused::NameTaken(rules.name().clone()));
@@ -436,7 +497,8 @@ impl Node {
         let rules = Arc::new(rules);
         let origin = origin.map(|(name, at)| format!("forked from quant {at} of {name}"));
         let (transaction, quant) = (transaction.into(), quant.into());
-        match self.submit(Command::Bang { rules, parent: number, transaction, quant, leap, guard }, None).await? {
+        let command = Command::Bang { rules, parent: number, transaction, quant, leap, guard };
+        match self.submit(group, command, None).await? {
             Outcome::Banged(chain) => {
                 tracing::info!(chain = %chain.name, id = %chain.id, "the chain is {}", origin.as_deref().unwrap_or("made"));
                 Ok(chain)
@@ -456,7 +518,7 @@ impl Node {
         expected: Option<Expected>,
     ) -> Result<(), Refused> {
         let guard = chain.guard(expected);
-        self.submit(Command::SetLeap { chain: chain.number(), leap, guard }, None).await.map(|_| ())
+        self.submit(chain.group, Command::SetLeap { chain: chain.number(), leap, guard }, None).await.map(|_| ())
     }
 
     /// Records the hosts of all known nodes.
@@ -468,7 +530,7 @@ impl Node {
         let mut recorded = self.0.recorded.lock().await;
         let hosts = known.borrow().clone();
         if recorded.take().as_ref() != Some(&hosts) {
-            self.submit(Own::SetNodes(hosts.clone()), None).await?;
+            self.submit(self.0.own_group, Own::SetNodes(hosts.clone()), None).await?;
         }
         *recorded = Some(hosts);
         Ok(())
@@ -556,7 +618,7 @@ impl Node {
             }
             false => tracing::error!(chain = %chain.name, "the chain takes no writes: {rollback}"),
         }
-        if let Err(error) = self.submit(Own::SetRollback(chain.id, rollback), None).await {
+        if let Err(error) = self.submit(self.0.own_group, Own::SetRollback(chain.id, rollback), None).await {
             tracing::warn!(chain = %chain.name, "that newer quants were signed is not recorded: {error}");
         }
     }
@@ -623,7 +685,7 @@ impl Node {
             let line = format!("{}\n", note.signatures().last().expect("it was just cosigned"));
             let newest = Witnessed { checkpoint: note.to_string(), ..newest };
             let previous = before.map(|before| (before.size, before.root));
-            match self.submit(Own::Cosign { previous, newest }, None).await {
+            match self.submit(self.0.own_group, Own::Cosign { previous, newest }, None).await {
                 Ok(_) => return Ok(line),
                 // It is judged anew by what came in between.
                 Err(Refused::Overtaken) => {}
@@ -634,7 +696,7 @@ impl Node {
 
     async fn accuse(&self, origin: &str, evidence: Evidence) -> Result<(), Refused> {
         let proven = evidence.proven;
-        match self.submit(Own::Accuse { origin: origin.into(), evidence }, None).await? {
+        match self.submit(self.0.own_group, Own::Accuse { origin: origin.into(), evidence }, None).await? {
             Outcome::Accused(true) if proven => {
                 tracing::error!(origin, "the log has signed two histories: GET /witness has both as evidence");
             }
@@ -774,6 +836,16 @@ impl Node {
 }
 
 impl Inner {
+    fn start_writer(&self, group: Group, core: Arc<Core>) -> Result<(), StoreError> {
+        let (writer, requests) = Writer::new(core.clone());
+        let started = std::thread::Builder::new().name(format!("writer {group}")).spawn(|| writer.run());
+        let started = started.map_err(|error| StoreError::Failed(format!("cannot start a thread: {error}")))?;
+        self.writers.lock().expect("no holder of this lock panics").push(started);
+        let mut groups = self.groups.write().expect("no holder of this lock panics");
+        groups.insert(group, GroupWriter { core, requests });
+        Ok(())
+    }
+
     fn open(config: &Config) -> Result<(Inner, Background), StoreError> {
         let store = Arc::new(Store::open(&config.data, rand::random(), config.progress.clone())?);
         let key = store.secret_key(KeyFile::Node, rand::random())?;
@@ -785,11 +857,17 @@ impl Inner {
                 Some(Witness { key, trusted: config.cosign.clone(), newest: Mutex::new(newest) })
             }
         };
-        let (writer, ends) = Writer::open(store.clone(), config.pool_limit)?;
-        let Ends { published, requests, touched, sealed } = ends;
+        let id = NodeId(key.verifying_key().to_bytes());
+        let own_group = Group::of(id);
+        store.found(own_group, id)?;
+        let (published, touched, sealed) = Published::new(store.clone());
+        let published = Arc::new(published);
+        let mut groups = store.groups();
+        groups.retain(|group| *group != Group::META);
+        let cores = writer::open(&store, &published, &groups, config.pool_limit)?;
         let failed = |error: std::io::Error| StoreError::Failed(format!("cannot start a thread: {error}"));
         let miner = Miner::new(config.mining_threads).map_err(failed)?;
-        let writer = std::thread::Builder::new().name("writer".into()).spawn(|| writer.run()).map_err(failed)?;
+        let (groups, writers) = (RwLock::default(), Mutex::default());
         let tiles = quick_cache::sync::Cache::new(limits::TILES_CACHED);
         let notes = quick_cache::sync::Cache::new(limits::NOTES_CACHED);
         let importing = Mutex::default();
@@ -797,7 +875,10 @@ impl Inner {
         let inner = Inner {
             store,
             published,
-            requests,
+            own_group,
+            groups,
+            writers,
+            pool_limit: config.pool_limit,
             miner,
             key,
             witness,
@@ -808,7 +889,8 @@ impl Inner {
             recorded: tokio::sync::Mutex::default(),
             accept_rollback,
         };
-        Ok((inner, Background { touched, sealed, writer }))
+        cores.into_iter().try_for_each(|(group, core)| inner.start_writer(group, core))?;
+        Ok((inner, Background { touched, sealed }))
     }
 }
 

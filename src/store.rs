@@ -19,23 +19,27 @@
 //! the salt in the one place where they stand. Where that is interrupted, the next opening completes it.
 
 mod effects;
+mod entry;
 mod folder;
+mod follow;
+mod groups;
 mod imports;
 mod index;
+mod journal;
 pub mod key;
 mod lineage;
 mod replay;
 mod runs;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io,
     ops::Range,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, OnceLock, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -43,16 +47,23 @@ use std::{
 #[cfg(test)]
 pub(crate) use effects::read_all;
 pub use effects::{Effect, ForkPoint};
-use effects::{Entry, OwnEntry};
+use effects::{Entry as EffectEntry, OwnEntry};
+use entry::{EntryHead, GroupRecord};
+pub use entry::{Entry, EntryId, Group, LogRecord, Membership, NodeId, Said, Vote};
+pub use follow::{Followed, FollowedRun, FollowedTransaction};
 use folder::{check_format, lock, write_whole};
+use groups::Groups;
+pub use groups::{ClusterChange, GroupState};
 pub use imports::{ImportRecord, Removed};
 pub use index::QUIET;
 use index::{Index, Rows, RunRow, Space, decode_number, decode_quant, from_json, key, key_and, malformed, unreadable};
+use journal::Journal;
 use key::KeyFile;
 pub use lineage::{BangPlace, ChainNumber, ChainRecord, Lineage, Parent, Rollback};
-use replay::Replay;
+use replay::{Replay, Replayed};
 pub use runs::Run;
-use runs::{Erasure, StoredRun};
+pub use runs::Erasure;
+use runs::StoredRun;
 
 use crate::{
     core::{
@@ -141,6 +152,10 @@ pub struct Batch {
     logged: Vec<Logged>,
     /// By chain, the one of `logged` whose run its next transaction belongs to.
     open: HashMap<ChainNumber, usize>,
+    /// What is the node's own.
+    own: Vec<OwnEntry>,
+    /// Of each record of an entry that is in the log, the run that it has.
+    runs: Vec<Option<RunInLog>>,
     /// Transactions whose payloads are to be erased.
     erased: Vec<(ChainNumber, count::Index)>,
     /// Payloads that are erased with the whole chain that they are of.
@@ -158,18 +173,61 @@ struct Logged {
     run: Option<(ChainNumber, Run)>,
 }
 
+/// A run of a record that has its place in the log, or will have.
+struct RunInLog {
+    chain: ChainNumber,
+    first: count::Index,
+    bytes_before: u64,
+    count: u32,
+}
+
+impl RunInLog {
+    fn row(&self, place: Place) -> RunRow {
+        RunRow { first: self.first, place, bytes_before: self.bytes_before, count: self.count }
+    }
+}
+
 impl Batch {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.logged.is_empty() && self.purged.is_empty() && self.rows.is_empty()
+        self.logged.is_empty() && self.own.is_empty() && self.purged.is_empty() && self.rows.is_empty()
     }
 
-    fn log(&mut self, entry: &Entry) {
+    /// Whether there is no effect in it.
+    pub fn has_no_effect(&self) -> bool {
+        self.logged.is_empty()
+    }
+
+    /// Takes the effects as the records of an entry. What is left is [applied](Store::apply) when that is agreed.
+    pub fn take_records(&mut self) -> Vec<LogRecord> {
+        let (mut records, runs) = (Vec::with_capacity(self.logged.len()), &mut self.runs);
+        for Logged { plain, run } in self.logged.drain(..) {
+            match run {
+                None => {
+                    records.push(LogRecord::plain(plain));
+                    runs.push(None);
+                }
+                Some((chain, run)) => {
+                    let (first, bytes_before, count) = (run.first(), run.bytes_before(), run.count());
+                    runs.push(Some(RunInLog { chain, first, bytes_before, count }));
+                    records.push(run.into_record(plain));
+                }
+            }
+        }
+        records
+    }
+
+    /// Takes what is the node's own, to be committed by itself.
+    pub fn take_own(&mut self) -> Batch {
+        Batch { own: std::mem::take(&mut self.own), purged: std::mem::take(&mut self.purged), ..Batch::default() }
+    }
+
+    fn log(&mut self, entry: &EffectEntry) {
         self.logged.push(Logged { plain: entry.encode(), run: None });
     }
 
     /// An effect with one transaction.
-    fn log_with(&mut self, entry: &Entry, chain: ChainNumber, mut run: Run, transaction: &Transaction) -> u64 {
+    fn log_with(&mut self, entry: &EffectEntry, chain: ChainNumber, mut run: Run, transaction: &Transaction) -> u64 {
         let bytes = run.push(transaction);
         self.logged.push(Logged { plain: entry.encode(), run: Some((chain, run)) });
         self.open.remove(&chain);
@@ -190,7 +248,7 @@ impl Batch {
         self.rows.chain(record);
         self.rows.quant(record.number, quant, shared, quant.size());
         let (name, leap, first) = (record.name.clone(), record.leap, quant.clone().into());
-        let entry = Entry::Bang { name, parent, leap, quant: first };
+        let entry = EffectEntry::Bang { name, parent, leap, quant: first };
         self.log_with(&entry, record.number, Run::new(record.id, shared.next_index(), shared_bytes), bang)
     }
 
@@ -223,7 +281,7 @@ impl Batch {
     /// [`Effect::Seal`] of a chain that has `size` transactions, behind a quant of `previous_size`.
     pub fn seal(&mut self, (number, chain): (ChainNumber, Hash), quant: &Quant, previous_size: Size, size: Size) {
         self.rows.quant(number, quant, previous_size, size);
-        self.log(&Entry::Seal { chain, quant: quant.clone().into() });
+        self.log(&EffectEntry::Seal { chain, quant: quant.clone().into() });
         self.open.remove(&number);
     }
 
@@ -240,14 +298,14 @@ impl Batch {
         self.rows.chain(chain);
         self.rows.erased(chain.number, index, &Erasure { erased, commitment });
         self.erased.push((chain.number, index));
-        let entry = Entry::Erase { chain: chain.id, index, commitment };
+        let entry = EffectEntry::Erase { chain: chain.id, index, commitment };
         self.log_with(&entry, chain.number, Run::new(chain.id, by, bytes_before), record)
     }
 
     /// [`Effect::SetLeap`]; the record has the new policy.
     pub fn set_leap(&mut self, record: &ChainRecord) {
         self.rows.chain(record);
-        self.log(&Entry::SetLeap { chain: record.id, leap: record.leap });
+        self.log(&EffectEntry::SetLeap { chain: record.id, leap: record.leap });
     }
 
     /// A complete Merkle tile.
@@ -273,8 +331,7 @@ impl Batch {
 
     /// Something of the node's own.
     fn own(&mut self, name: String, value: Option<String>) {
-        self.rows.own(&name, value.as_deref());
-        self.logged.push(Logged { plain: OwnEntry { name, value }.encode(), run: None });
+        self.own.push(OwnEntry { name, value });
     }
 }
 
@@ -310,6 +367,15 @@ pub struct Store {
     progress: Progress,
     /// The ids of the chains by which the log names them. Taken after `index`, which is taken after `log`.
     ids: RwLock<HashMap<ChainNumber, Hash>>,
+    /// The groups on this node. Taken after `log`.
+    groups: Mutex<Groups>,
+    /// What the cluster knows, by name.
+    cluster: RwLock<BTreeMap<String, serde_json::Value>>,
+    journal: Journal,
+    /// The number of the next chain.
+    next_chain: AtomicU64,
+    /// This node, once it has a key.
+    node: OnceLock<NodeId>,
     /// When the file system had room enough.
     had_room: Mutex<Option<Instant>>,
     _lock: File,
@@ -330,19 +396,33 @@ impl Store {
         check_format(folder)?;
         let (log_folder, index_folder) = (folder.join(LOG), folder.join(INDEX));
         let mut index = Index::open_or_make(&index_folder)?;
-        let opened = match open_log(&index, &log_folder, seed, &progress) {
+        let node = key::read(folder, KeyFile::Node)?.map(|key| NodeId(key.verifying_key().to_bytes()));
+        let opened = match open_log(&index, &log_folder, seed, node, &progress) {
             Err(fault) if fault.may_be_of_index() => {
                 tracing::warn!("the index does not fit the log, or is damaged: {}", StoreError::from(fault));
                 index = index.make_anew(&index_folder)?;
-                open_log(&index, &log_folder, seed, &progress)
+                open_log(&index, &log_folder, seed, node, &progress)
             }
             opened => opened,
         };
-        let (log, reader, ids) = opened?;
-        let (index, ids) = (RwLock::new(Some(index)), RwLock::new(ids));
-        let (log, is_behind) = (Mutex::new(log), false.into());
-        let had_room = Mutex::default();
-        Ok(Store { folder: folder.into(), log, reader, index, is_behind, progress, ids, had_room, _lock: lock })
+        let (log, reader, Replayed { ids, groups, cluster }) = opened?;
+        let next_chain = ids.keys().map(|number| number.0 + 1).max().unwrap_or(0).into();
+        Ok(Store {
+            folder: folder.into(),
+            log: Mutex::new(log),
+            reader,
+            index: RwLock::new(Some(index)),
+            is_behind: false.into(),
+            progress,
+            ids: RwLock::new(ids),
+            groups: Mutex::new(groups),
+            cluster: RwLock::new(cluster),
+            journal: Journal::default(),
+            next_chain,
+            node: node.map(OnceLock::from).unwrap_or_default(),
+            had_room: Mutex::default(),
+            _lock: lock,
+        })
     }
 
     /// Recomputes every checksum of the log. The folder must be at rest; nothing in it is changed.
@@ -364,54 +444,97 @@ impl Store {
         }
     }
 
-    /// Makes a batch durable: when this returns, it is synced, and readers see it. It gives the places of what it erases, for
-    /// [`Store::erase`] before it is answered.
+    /// Makes a batch durable as an entry of a group in which this node is alone: when this returns, it is synced, and readers see
+    /// it. It gives the places of what it erases, for [`Store::erase`] before it is answered.
     ///
     /// # Errors
     /// [`StoreError::Full`]: nothing was written; call [`Store::recover`] before the next commit. Any other: nobody knows what is on
     /// disk, and the next commit fails too.
-    pub fn commit(&self, batch: Batch) -> Result<Vec<Place>, StoreError> {
+    pub fn commit(&self, group: Group, mut batch: Batch) -> Result<Vec<Place>, StoreError> {
         let mut log = self.log.lock().expect("no holder of this lock panics");
         let index = self.index()?;
-        let Batch { logged, erased, purged, mut rows, named, .. } = batch;
-        if !named.is_empty() {
-            self.ids.write().expect("no holder of this lock panics").extend(named);
+        let records = batch.take_records();
+        let doomed = self.begin(&index, &mut batch)?;
+        let Batch { own, runs, mut rows, .. } = batch;
+        let mut logged = log.batch();
+        for entry in &own {
+            logged.push(&entry.encode(), []);
+            rows.own(&entry.name, entry.value.as_deref());
         }
-        let mut doomed = purged;
-        for (chain, at) in erased {
-            let row = self.run_row(&index, chain, at)?;
-            let run = self.run(chain, &row)?;
-            doomed.push(run.payload_place(row.place, run.place_of(at)).ok_or_else(|| missing(at))?);
-        }
-        let mut batch = log.batch();
-        let mut runs = Vec::new();
-        for Logged { plain, run } in logged {
-            match run {
-                None => drop(batch.push(&plain, [])),
-                Some((chain, run)) => {
-                    let slot = run.log(plain, &mut batch);
-                    runs.push((chain, run.first(), run.bytes_before(), run.count(), slot));
-                }
+        let id = (!records.is_empty()).then(|| self.next_entry(group)).transpose()?;
+        let head = id.map(|id| {
+            let head = EntryHead::effects(group, id, records.len() as u32);
+            logged.push(&GroupRecord::Entry(head).encode(), [])
+        });
+        let slots: Vec<_> = records.iter().map(|record| record.log(&mut logged).0).collect();
+        drop(records);
+        doomed.iter().for_each(|place| logged.erase(*place));
+        let placed = log.place(logged)?;
+        for (run, slot) in runs.iter().zip(&slots) {
+            if let Some(run) = run {
+                rows.run(run.chain, &run.row(placed.place(*slot)));
             }
         }
-        doomed.iter().for_each(|place| batch.erase(*place));
-        let placed = log.place(batch)?;
-        for (chain, first, bytes_before, count, slot) in runs {
-            rows.run(chain, &RunRow { first, place: placed.place(slot), bytes_before, count });
+        if let (Some(id), Some(head), Some(last)) = (id, head, slots.last()) {
+            rows.entry(group, id, placed.place(head.to(*last)));
         }
         let mark = placed.write()?;
         // Until it has erased what it announced, a start must find that it did not: the mark comes with the next batch.
-        let written = index.write(rows, doomed.is_empty().then_some(mark));
+        let settled = {
+            let mut groups = self.groups.lock().expect("no holder of this lock panics");
+            if let Some(id) = id {
+                let of = groups.by_id.entry(group).or_default();
+                (of.applied, of.committed) = (Some(id), Some(id));
+            }
+            if doomed.is_empty() {
+                groups.newest = Some(mark);
+            }
+            groups.settled().filter(|_| doomed.is_empty())
+        };
+        self.write_index(&index, rows, settled);
         drop(index);
-        if let Err(error) = written {
-            // It is in the log, so it counts.
-            tracing::error!("the index cannot be written: {error}");
-            self.is_behind.store(true, Ordering::Relaxed);
-        }
         if doomed.is_empty() {
             self.try_catch_up(&log);
         }
         Ok(doomed)
+    }
+
+    /// The next entry of a group in which this node is alone.
+    fn next_entry(&self, group: Group) -> Result<EntryId, StoreError> {
+        let groups = self.groups.lock().expect("no holder of this lock panics");
+        let of = groups.by_id.get(&group).ok_or_else(|| StoreError::Failed(format!("there is no group {group} here")))?;
+        let vote = of.vote.filter(|vote| vote.committed);
+        let vote = vote.ok_or_else(|| StoreError::Failed(format!("nobody leads the group {group}")))?;
+        Ok(EntryId { term: vote.term, leader: vote.node, index: of.next() })
+    }
+
+    /// Names the chains that a batch makes, and finds what it erases.
+    fn begin(&self, index: &Index, batch: &mut Batch) -> Result<Vec<Place>, StoreError> {
+        if !batch.named.is_empty() {
+            self.ids.write().expect("no holder of this lock panics").extend(batch.named.drain(..));
+        }
+        let mut doomed = std::mem::take(&mut batch.purged);
+        for (chain, at) in batch.erased.drain(..) {
+            let row = self.run_row(index, chain, at)?;
+            let run = self.run(chain, &row)?;
+            doomed.push(run.payload_place(row.place, run.place_of(at)).ok_or_else(|| missing(at))?);
+        }
+        // What came without its data has nothing to erase.
+        doomed.retain(|place| place.length > 0);
+        Ok(doomed)
+    }
+
+    fn write_index(&self, index: &Index, rows: Rows, mark: Option<Mark>) {
+        if let Err(error) = index.write(rows, mark.filter(|mark| *mark != Mark::START)) {
+            // It is in the log, so it counts.
+            tracing::error!("the index cannot be written: {error}");
+            self.is_behind.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The number of a new chain: each is given once.
+    pub fn new_chain_number(&self) -> ChainNumber {
+        ChainNumber(self.next_chain.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Overwrites what a durable batch has announced to erase. When this returns, it is gone.
@@ -424,6 +547,8 @@ impl Store {
         }
         let log = self.log.lock().expect("no holder of this lock panics");
         log.erase(&doomed)?;
+        // All that was announced before is erased as well: there is one at a time.
+        self.groups.lock().expect("no holder of this lock panics").newest = Some(log.newest());
         self.try_catch_up(&log);
         Ok(())
     }
@@ -485,9 +610,13 @@ impl Store {
         }
         let mut ids = self.ids.write().expect("no holder of this lock panics");
         // The writer and the handles of chains go on with the numbers that they have.
-        let mut replay = Replay::new(&index, &log_folder, &ids, &self.progress)?;
+        let mut groups = self.groups.lock().expect("no holder of this lock panics");
+        let mut replay = Replay::new(&index, &log_folder, &ids, self.node.get().copied(), &self.progress)?;
+        // What was applied is agreed, whether or not the log says so already.
+        replay.know_applied(&groups);
         let newest = log::read(&log_folder, index.mark()?, |found| replay.take(found))?;
-        *ids = replay.finish(newest)?;
+        *ids = replay.finish(newest)?.ids;
+        groups.newest = Some(newest);
         *guard = Some(index);
         self.is_behind.store(false, Ordering::Relaxed);
         Ok(())
@@ -504,9 +633,14 @@ impl Store {
         *guard = None;
         let log_folder = self.folder.join(LOG);
         let index = guard.insert(Index::make(&self.folder.join(INDEX))?);
-        let mut replay = Replay::new(index, &log_folder, &HashMap::new(), &self.progress)?;
+        let mut groups = self.groups.lock().expect("no holder of this lock panics");
+        let node = self.node.get().copied();
+        let mut replay = Replay::new(index, &log_folder, &HashMap::new(), node, &self.progress)?;
+        replay.know_applied(&groups);
         let newest = log::read(&log_folder, Mark::START, |found| replay.take(found))?;
-        *self.ids.write().expect("no holder of this lock panics") = replay.finish(newest)?;
+        let replayed = replay.finish(newest)?;
+        *self.ids.write().expect("no holder of this lock panics") = replayed.ids;
+        *groups = replayed.groups;
         Ok(())
     }
 
@@ -722,7 +856,7 @@ impl Store {
             None => {
                 let mut batch = Batch::default();
                 batch.own(key_name(file), Some(format!("\"{public}\"")));
-                self.commit(batch).map(|_| key)
+                self.commit(Group::META, batch).map(|_| key)
             }
         }
     }
@@ -733,12 +867,13 @@ fn open_log(
     index: &Index,
     log: &Path,
     seed: u64,
+    node: Option<NodeId>,
     progress: &Progress,
-) -> Result<(Log, Reader, HashMap<ChainNumber, Hash>), replay::Fault> {
-    let mut replay = Replay::new(index, log, &HashMap::new(), progress)?;
+) -> Result<(Log, Reader, Replayed), replay::Fault> {
+    let mut replay = Replay::new(index, log, &HashMap::new(), node, progress)?;
     let (log, reader) = Log::open(log, index.mark()?, seed, |found| replay.take(found))?;
-    let ids = replay.finish(log.newest())?;
-    Ok((log, reader, ids))
+    let replayed = replay.finish(log.newest())?;
+    Ok((log, reader, replayed))
 }
 
 /// The index, held open for one read.

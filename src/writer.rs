@@ -19,7 +19,8 @@ mod ledger;
 mod load;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, atomic::Ordering},
     time::Instant,
 };
 
@@ -28,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::{
     core::chain::LeapPolicy,
     limits,
-    store::{Store, StoreError},
+    store::{Group, LogRecord, Said, Store, StoreError},
 };
 use ledger::{Ledger, Pending};
 
@@ -37,26 +38,46 @@ pub use handle::{ChainHandle, Health, Published, Scrubbed};
 pub use import::{Part, Progress, Step, in_force_at};
 pub use load::{checked_transaction, edge_at};
 
-/// What the writer shares with the rest of the node.
-pub struct Ends {
-    /// What all but the writer see.
-    pub published: Arc<Published>,
-    /// The way to send requests.
-    pub requests: mpsc::Sender<Envelope>,
-    /// Chains that may have to leap by their policy.
-    pub touched: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
-    /// Chains with a new quant.
-    pub sealed: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
+/// What brings effects to the other nodes of a group. Where there is none, this node is alone, and what it writes is agreed.
+pub trait Sequencer: Send + Sync {
+    /// Waits until this node leads the group, and everything that was agreed before is applied here.
+    ///
+    /// # Errors
+    /// Another node leads, or nobody does.
+    fn lead(&self) -> Result<(), Refused>;
+
+    /// Returns when a majority has the effects on disk, and they are [applied](Core::apply) here.
+    ///
+    /// # Errors
+    /// It is not known whether they are, or will be.
+    fn propose(&self, effects: Arc<Vec<LogRecord>>) -> Result<(), Refused>;
 }
 
-/// Owns all chains and is the only one to write them.
+/// The chains of one group, and the only one that changes them: on the node that leads it, what is asked for is decided here; on all
+/// nodes, what is agreed is applied here.
+pub struct Core {
+    group: Group,
+    store: Arc<Store>,
+    published: Arc<Published>,
+    state: Mutex<State>,
+    resumed: Condvar,
+}
+
+struct State {
+    ledger: Ledger,
+    sequencer: Option<Arc<dyn Sequencer>>,
+    /// What was decided, and is not agreed yet.
+    proposed: Option<(Arc<Vec<LogRecord>>, Pending)>,
+    /// Whether the sequencer is being changed.
+    is_paused: bool,
+}
+
+/// Decides what is asked for of one group, one batch after the other.
 pub struct Writer {
     requests: mpsc::Receiver<Envelope>,
     /// One that was taken, and must be alone.
     next: Option<Envelope>,
-    ledger: Ledger,
-    store: Arc<Store>,
-    published: Arc<Published>,
+    core: Arc<Core>,
     /// When a write found the disk full.
     full_at: Instant,
 }
@@ -81,125 +102,121 @@ impl Decided {
         self.replies.len() >= limits::BATCH_COMMANDS || self.bytes >= limits::BATCH_BYTES
     }
 
-    fn answer(self, committed: &Result<(), StoreError>) {
+    fn answer(self, committed: &Result<(), Refused>) {
         for Reply { to, outcome, .. } in self.replies {
             // Whoever does not wait any more has dropped the other end. Where the batch failed, what was refused may have been
             // refused for the sake of something in it, so that is no answer either.
             let _ = to.send(match committed {
                 Ok(()) => outcome,
-                Err(error) => Err(error.clone().into()),
+                Err(error) => Err(error.clone()),
             });
         }
     }
 }
 
-impl Writer {
-    /// Loads and verifies all chains of a store.
+/// Loads and verifies the chains of a store, by their groups.
+///
+/// # Errors
+/// The list of chains cannot be read.
+pub fn open(
+    store: &Arc<Store>,
+    published: &Arc<Published>,
+    groups: &[Group],
+    pool_limit: u64,
+) -> Result<BTreeMap<Group, Arc<Core>>, StoreError> {
+    let open_all = || {
+        let ledger = |group| Ledger::open(store.clone(), published.clone(), group, pool_limit);
+        groups.iter().map(|&group| Ok((group, ledger(group)?))).collect::<Result<Vec<_>, StoreError>>()
+    };
+    let is_whole = |ledgers: &[(Group, Ledger)]| ledgers.iter().all(|(_, ledger)| ledger.is_whole());
+    let ledgers = match open_all() {
+        Ok(ledgers) if is_whole(&ledgers) => ledgers,
+        Ok(_) | Err(StoreError::Damaged(_)) => {
+            // It may be the index alone.
+            tracing::warn!("not all chains hold: the index is made anew");
+            store.make_index_anew()?;
+            published.clear();
+            open_all()?
+        }
+        Err(error) => return Err(error),
+    };
+    let core = |(group, ledger)| (group, Arc::new(Core::new(group, store.clone(), published.clone(), ledger)));
+    Ok(ledgers.into_iter().map(core).collect())
+}
+
+impl Core {
+    fn new(group: Group, store: Arc<Store>, published: Arc<Published>, ledger: Ledger) -> Core {
+        let state = State { ledger, sequencer: None, proposed: None, is_paused: false };
+        Core { group, store, published, state: Mutex::new(state), resumed: Condvar::new() }
+    }
+
+    /// The core of a group that has no chain yet.
     ///
     /// # Errors
-    /// The list of chains cannot be read.
-    pub fn open(store: Arc<Store>, pool_limit: u64) -> Result<(Writer, Ends), StoreError> {
-        let (sender, requests) = mpsc::channel(limits::QUEUE_COMMANDS);
-        let (published, touched, sealed) = Published::new(store.clone());
-        let published = Arc::new(published);
-        let ledger = Ledger::open(store.clone(), published.clone(), pool_limit)?;
-        let writer =
-            Writer { requests, next: None, ledger, store, published: published.clone(), full_at: Instant::now() };
-        Ok((writer, Ends { published, requests: sender, touched, sealed }))
+    /// The store cannot be read.
+    pub fn of_new(
+        store: &Arc<Store>,
+        published: &Arc<Published>,
+        group: Group,
+        pool_limit: u64,
+    ) -> Result<Arc<Core>, StoreError> {
+        let ledger = Ledger::open(store.clone(), published.clone(), group, pool_limit)?;
+        Ok(Arc::new(Core::new(group, store.clone(), published.clone(), ledger)))
     }
 
-    /// Runs until all senders of requests are gone.
-    pub fn run(mut self) {
-        while let Some(first) = self.next.take().or_else(|| self.requests.blocking_recv()) {
-            if let Err(error) = self.be_ready() {
-                self.refuse(first, &error);
-                continue;
-            }
-            let mut decided = Decided::default();
-            let is_alone = first.is_alone();
-            self.decide(first, &mut decided);
-            if !is_alone {
-                self.drain(&mut decided);
-            }
-            self.ledger.finish(&mut decided.pending);
-            let committed = self.commit(std::mem::take(&mut decided.pending));
-            decided.answer(&committed);
-        }
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
     }
 
-    fn decide(&mut self, envelope: Envelope, decided: &mut Decided) {
-        decided.bytes += envelope.bytes();
-        let Envelope { request, reply, room } = envelope;
-        let outcome = self.ledger.decide(request, &mut decided.pending);
-        decided.replies.push(Reply { to: reply, outcome, _room: room });
+    /// Holds up all writes while `change` makes the sequencer of all further ones, from the group as it stands then.
+    ///
+    /// # Errors
+    /// What `change` returns: all is as it was.
+    pub async fn sequence<E>(
+        &self,
+        change: impl Future<Output = Result<Arc<dyn Sequencer>, E>>,
+    ) -> Result<(), E> {
+        self.lock().is_paused = true;
+        let changed = change.await;
+        let mut state = self.lock();
+        state.is_paused = false;
+        self.resumed.notify_all();
+        state.sequencer = Some(changed?);
+        Ok(())
     }
 
-    /// Decides all that waits, as far as it may be of one batch.
-    fn drain(&mut self, decided: &mut Decided) {
-        while self.next.is_none() && !decided.is_full() {
-            let Ok(envelope) = self.requests.try_recv() else { break };
-            if envelope.is_alone() {
-                self.next = Some(envelope);
-            } else {
-                self.decide(envelope, decided);
-            }
-        }
+    /// Whether other nodes must agree to what is written.
+    pub fn is_sequenced(&self) -> bool {
+        self.lock().sequencer.is_some()
     }
 
-    /// Answers all that waits with an error.
-    fn refuse(&mut self, first: Envelope, error: &StoreError) {
-        let mut next = Some(first);
-        while let Some(envelope) = next {
-            let _ = envelope.reply.send(Err(error.clone().into()));
-            next = self.requests.try_recv().ok();
-        }
-    }
-
-    /// Refuses before anything is decided where a write could not succeed. After a failure, the chains are taken as they stand on
-    /// disk.
-    fn be_ready(&mut self) -> Result<(), StoreError> {
-        match self.published.own_health() {
-            Health::Failed(detail) => return Err(StoreError::Failed(detail)),
-            _ if !self.store.has_room() => return Err(StoreError::Full),
-            Health::Ready if !self.store.is_behind() => return Ok(()),
-            Health::Full if self.full_at.elapsed() < limits::FULL_PAUSE => return Err(StoreError::Full),
-            Health::Ready | Health::Full => {}
-        }
-        let recovered = self.store.recover().and_then(|()| self.ledger.load());
-        match &recovered {
-            Ok(()) => {
-                tracing::info!("the disk has room again: writes go on");
-                self.published.set_health(Health::Ready);
-            }
-            Err(error) => self.fail(error),
-        }
-        recovered
-    }
-
-    fn fail(&mut self, error: &StoreError) {
-        match error {
-            StoreError::Full => {
-                tracing::error!("the disk is full: writes are refused until space is freed");
-                self.full_at = Instant::now();
-                self.published.set_health(Health::Full);
-            }
-            error => {
-                tracing::error!("{error}: no more writes are taken until the node is started again");
-                let detail = match error {
-                    StoreError::Failed(detail) => detail.clone(),
-                    other => other.to_string(),
-                };
-                self.published.set_health(Health::Failed(detail));
+    /// Makes an entry visible, which is agreed and durable here. It says whether a change of the cluster was as expected.
+    ///
+    /// # Errors
+    /// It cannot be stored.
+    pub fn apply(&self, index: u64, said: &Said) -> Result<bool, StoreError> {
+        let mut state = self.lock();
+        let mut pending = Pending::default();
+        if let Said::Effects(records) = said {
+            match state.proposed.take() {
+                Some((proposed, decided)) if Arc::ptr_eq(&proposed, records) => pending = decided,
+                lost => {
+                    if lost.is_some() {
+                        // Another node leads: what was decided here is not what is agreed.
+                        state.ledger.reset()?;
+                    }
+                    state.ledger.follow(records, &mut pending)?;
+                    state.ledger.finish(&mut pending);
+                }
             }
         }
+        let (doomed, is_as_expected) = self.store.apply(self.group, index, std::mem::take(&mut pending.batch))?;
+        self.publish(pending, doomed)?;
+        Ok(is_as_expected)
     }
 
-    /// Makes durable what was applied, and then visible.
-    fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
-        if pending.batch.is_empty() {
-            return Ok(());
-        }
-        let doomed = self.store.commit(pending.batch).inspect_err(|error| self.fail(error))?;
+    /// Makes visible what is durable.
+    fn publish(&self, pending: Pending, doomed: Vec<crate::log::Place>) -> Result<(), StoreError> {
         for (handle, leap) in pending.policies {
             handle.set_leap_policy(leap);
         }
@@ -222,13 +239,180 @@ impl Writer {
         }
         self.published.add_witnessed(pending.witnessed);
         // An erasure stands from its commit on, whatever becomes of the data: the next start would destroy it.
-        self.store.erase(doomed).inspect_err(|error| self.fail(error))?;
+        self.store.erase(doomed)?;
         // What was read before may have the data. It must not pass for what is read from now on.
         if let Some(chain) = pending.erased {
             chain.erasures.fetch_add(1, Ordering::Release);
         }
         Ok(())
     }
+
+    /// Makes durable what was applied, and then visible.
+    fn commit(&self, mut pending: Pending) -> Result<(), StoreError> {
+        let batch = std::mem::take(&mut pending.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let doomed = self.store.commit(self.group, batch)?;
+        self.publish(pending, doomed)
+    }
+}
+
+impl Writer {
+    /// The writer of a group, and the way to send it requests.
+    pub fn new(core: Arc<Core>) -> (Writer, mpsc::Sender<Envelope>) {
+        let (sender, requests) = mpsc::channel(limits::QUEUE_COMMANDS);
+        (Writer { requests, next: None, core, full_at: Instant::now() }, sender)
+    }
+
+    /// Runs until all senders of requests are gone.
+    pub fn run(mut self) {
+        let core = self.core.clone();
+        while let Some(first) = self.next.take().or_else(|| self.requests.blocking_recv()) {
+            let mut state = core.lock();
+            while state.is_paused {
+                state = core.resumed.wait(state).expect("no holder of this lock panics");
+            }
+            if let Some(sequencer) = state.sequencer.clone() {
+                drop(state);
+                if let Err(refused) = sequencer.lead() {
+                    self.refuse(first, &refused);
+                    continue;
+                }
+                state = core.lock();
+            }
+            if let Err(error) = self.be_ready(&mut state) {
+                drop(state);
+                self.refuse(first, &error.into());
+                continue;
+            }
+            let decided = self.decide_all(first, &mut state.ledger);
+            self.settle(decided, state);
+        }
+    }
+
+    /// Decides a request and all that waits, as far as it may be of one batch.
+    fn decide_all(&mut self, first: Envelope, ledger: &mut Ledger) -> Decided {
+        let mut decided = Decided::default();
+        let is_alone = first.is_alone();
+        decide(ledger, first, &mut decided);
+        while !is_alone && self.next.is_none() && !decided.is_full() {
+            let Ok(envelope) = self.requests.try_recv() else { break };
+            if envelope.is_alone() {
+                self.next = Some(envelope);
+            } else {
+                decide(ledger, envelope, &mut decided);
+            }
+        }
+        ledger.finish(&mut decided.pending);
+        decided
+    }
+
+    /// Has what was decided agreed, and answers.
+    fn settle(&mut self, mut decided: Decided, mut state: MutexGuard<'_, State>) {
+        let core = self.core.clone();
+        let mut pending = std::mem::take(&mut decided.pending);
+        let committed = match state.sequencer.clone() {
+            Some(sequencer) if !pending.batch.has_no_effect() => {
+                // What is this node's own is no part of what others agree to.
+                let own = core.store.commit(core.group, pending.batch.take_own());
+                match own.and_then(|doomed| core.store.erase(doomed)) {
+                    Err(error) => {
+                        self.fail(&error);
+                        Err(error.into())
+                    }
+                    Ok(()) => {
+                        let records = Arc::new(pending.batch.take_records());
+                        state.proposed = Some((records.clone(), pending));
+                        drop(state);
+                        let agreed = sequencer.propose(records.clone());
+                        if agreed.is_err() {
+                            self.withdraw(&records);
+                        }
+                        agreed
+                    }
+                }
+            }
+            _ => {
+                let committed = core.commit(pending);
+                drop(state);
+                committed.map_err(|error| {
+                    self.fail(&error);
+                    error.into()
+                })
+            }
+        };
+        decided.answer(&committed);
+    }
+
+    /// Takes back what was decided, if that did not come true meanwhile.
+    fn withdraw(&mut self, records: &Arc<Vec<LogRecord>>) {
+        let core = self.core.clone();
+        let mut state = core.lock();
+        if state.proposed.take_if(|(proposed, _)| Arc::ptr_eq(proposed, records)).is_some()
+            && let Err(error) = state.ledger.reset()
+        {
+            drop(state);
+            self.fail(&error);
+        }
+    }
+
+    /// Answers all that waits with an error.
+    fn refuse(&mut self, first: Envelope, refused: &Refused) {
+        let mut next = Some(first);
+        while let Some(envelope) = next {
+            let _ = envelope.reply.send(Err(refused.clone()));
+            next = self.requests.try_recv().ok();
+        }
+    }
+
+    /// Refuses before anything is decided where a write could not succeed. After a failure, the chains are taken as they stand on
+    /// disk.
+    fn be_ready(&mut self, state: &mut State) -> Result<(), StoreError> {
+        let Core { store, published, .. } = &*self.core;
+        match published.own_health() {
+            Health::Failed(detail) => return Err(StoreError::Failed(detail)),
+            _ if !store.has_room() => return Err(StoreError::Full),
+            Health::Ready if !store.is_behind() => return Ok(()),
+            Health::Full if self.full_at.elapsed() < limits::FULL_PAUSE => return Err(StoreError::Full),
+            Health::Ready | Health::Full => {}
+        }
+        let recovered = store.recover().and_then(|()| state.ledger.load());
+        match &recovered {
+            Ok(()) => {
+                tracing::info!("the disk has room again: writes go on");
+                published.set_health(Health::Ready);
+            }
+            Err(error) => self.fail(error),
+        }
+        recovered
+    }
+
+    fn fail(&mut self, error: &StoreError) {
+        let published = &self.core.published;
+        match error {
+            StoreError::Full => {
+                tracing::error!("the disk is full: writes are refused until space is freed");
+                self.full_at = Instant::now();
+                published.set_health(Health::Full);
+            }
+            error => {
+                tracing::error!("{error}: no more writes are taken until the node is started again");
+                let detail = match error {
+                    StoreError::Failed(detail) => detail.clone(),
+                    other => other.to_string(),
+                };
+                published.set_health(Health::Failed(detail));
+            }
+        }
+    }
+}
+
+fn decide(ledger: &mut Ledger, envelope: Envelope, decided: &mut Decided) {
+    decided.bytes += envelope.bytes();
+    let Envelope { request, reply, room } = envelope;
+    let outcome = ledger.decide(request, &mut decided.pending);
+    decided.replies.push(Reply { to: reply, outcome, _room: room });
 }
 
 #[cfg(test)]

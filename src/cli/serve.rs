@@ -189,7 +189,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
     let (stop, stopping) = watch::channel(false);
     let peers = start_peers(&node, args.advertise, address, args.discover_allow, &stopping).await?;
-    let Background { touched, sealed, writer } = background;
+    let Background { touched, sealed } = background;
     if args.scrub_rate > 0 {
         let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
         tokio::spawn(scrub::run(node.clone(), pace, stopping.clone()));
@@ -225,9 +225,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let bounds = http::Limits { connections: connections(), write_timeout: limits::WRITE_TIMEOUT };
     http::serve(listener, app, bounds, stopping).await;
 
+    let writers = node.end_writers();
     drop(node);
-    // The writer ends when the last handle is gone: connections that were cut off and tasks that stop drop theirs.
-    let ended = tokio::task::spawn_blocking(move || writer.join());
+    // A writer ends when nobody can send to it any more: connections that were cut off and tasks that stop drop what they hold.
+    let ended = tokio::task::spawn_blocking(move || writers.into_iter().try_for_each(|writer| writer.join()));
     match tokio::time::timeout(limits::DRAIN_TIMEOUT, ended).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(_) => bail!("the writer ended with a panic; what was acknowledged is on disk"),

@@ -215,10 +215,15 @@ impl Chain {
     /// Accepts a transaction of so many stored bytes, and gives its index. The rules were checked before, and it is not earlier
     /// than [the newest one](Head::accepted).
     pub fn inject(&mut self, transaction: &Transaction, bytes: u64, tiles: &mut impl FnMut(Tile)) -> Index {
+        self.append(transaction.hash(), transaction.timestamp(), bytes, tiles)
+    }
+
+    /// The same of a transaction with this leaf hash, which was accepted at this time.
+    pub fn append(&mut self, leaf: Hash, accepted: Timestamp, bytes: u64, tiles: &mut impl FnMut(Tile)) -> Index {
         let index = self.head.size().next_index();
-        Arc::make_mut(&mut self.head.edge).push(transaction.hash(), tiles);
+        Arc::make_mut(&mut self.head.edge).push(leaf, tiles);
         self.head.bytes += bytes;
-        self.head.accepted = transaction.timestamp();
+        self.head.accepted = accepted;
         self.head.has_leaped = false;
         index
     }

@@ -773,7 +773,7 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
     let (quant, id, rules) = app.0.node.fork_point(&parent, at).await?;
     let of = ForkOf { chain: id, index: at, hash: quant.hash() };
     let rules = rules.fork(name, of).amend(fields)?;
-    let chain = app.0.node.bang(rules, Some((parent, quant)), leap, guard).await?;
+    let chain = app.0.node.bang(rules, Some((parent, quant)), leap, guard, None).await?;
     Ok(ChainView::created(&chain))
 }
 

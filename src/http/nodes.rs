@@ -223,7 +223,7 @@ pub async fn bang(State(app): State<App>, request: Request<Body>) -> Result<Resp
     let leap = take_leap(&mut fields)?.unwrap_or_default();
     take_replicas(&mut fields)?;
     let rules = Rules::new(name).amend(fields)?;
-    match app.0.node.bang(rules, None, leap, None).await {
+    match app.0.node.bang(rules, None, leap, None, None).await {
         Ok(chain) => Ok(ChainView::created(&chain)),
         Err(error @ Refused::NameTaken(_)) if only_if_new => {
             Err(Problem::new(StatusCode::PRECONDITION_FAILED, error.to_string()))

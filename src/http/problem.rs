@@ -182,7 +182,9 @@ impl From<Refused> for Problem {
             Refused::PoolFull(_) | Refused::TooManyImports(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::TooManyChains => StatusCode::INSUFFICIENT_STORAGE,
             Refused::ForkedTooOften => StatusCode::UNPROCESSABLE_ENTITY,
-            Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Busy | Refused::Stopping | Refused::NotLeading(_) | Refused::NotAgreed => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Refused::Damaged(_) | Refused::RolledBack(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,
             Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,

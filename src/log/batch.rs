@@ -33,6 +33,13 @@ pub struct Slot {
     pub(super) length: u32,
 }
 
+impl Slot {
+    /// What stands from here to the end of another that comes after, or is the same.
+    pub fn to(self, last: Slot) -> Slot {
+        Slot { offset: self.offset, length: last.offset + last.length - self.offset }
+    }
+}
+
 impl Batch {
     pub(super) fn new(seed: u64) -> Batch {
         Batch { seed, bytes: vec![0; HEAD], heads: Vec::new(), erasures: Vec::new() }
@@ -51,13 +58,26 @@ impl Batch {
     /// Adds a record.
     pub fn push<'a, P>(&mut self, plain: &[u8], payloads: P) -> Slot
     where
-        P: IntoIterator<Item = &'a [u8]> + Clone,
+        P: IntoIterator<Item = &'a [u8], IntoIter: Clone>,
     {
-        let start = self.bytes.len();
+        self.push_with_erased(plain, payloads.into_iter().map(|payload| (payload, false)))
+    }
+
+    /// Adds a record, of which some payloads were erased elsewhere: zeros come in their place, and are read as
+    /// [erased](Payload::Erased).
+    pub fn push_with_erased<'a, P>(&mut self, plain: &[u8], payloads: P) -> Slot
+    where
+        P: IntoIterator<Item = (&'a [u8], bool), IntoIter: Clone>,
+    {
+        let (payloads, start) = (payloads.into_iter(), self.bytes.len());
         self.bytes.extend_from_slice(&[0; RECORD_HEAD]);
-        for payload in payloads.clone() {
+        for (payload, is_erased) in payloads.clone() {
+            debug_assert!(!is_erased || payload.iter().all(|&byte| byte == 0), "what was erased is zeros");
+            let checksum = xxh3_64_with_seed(payload, self.seed);
+            // Any but that of the zeros says that something else was there.
+            let checksum = if is_erased { !checksum } else { checksum };
             self.bytes.extend_from_slice(&length32(payload.len()).to_be_bytes());
-            self.bytes.extend_from_slice(&xxh3_64_with_seed(payload, self.seed).to_be_bytes());
+            self.bytes.extend_from_slice(&checksum.to_be_bytes());
         }
         let count = (self.bytes.len() - start - RECORD_HEAD) / ROW;
         self.bytes.extend_from_slice(plain);
@@ -67,7 +87,7 @@ impl Batch {
         let checksum = xxh3_64_with_seed(&head[8..], self.seed);
         head[..8].copy_from_slice(&checksum.to_be_bytes());
         self.heads.extend_from_slice(&head[..RECORD_HEAD]);
-        for payload in payloads {
+        for (payload, _) in payloads {
             self.bytes.extend_from_slice(payload);
         }
         let slot = Slot { offset: length32(start), length: length32(self.bytes.len() - start) };
@@ -220,7 +240,7 @@ pub struct Record {
 
 impl Record {
     /// How long the record is that begins here. It is a claim: nothing of it is checked yet.
-    fn length(bytes: &[u8]) -> Option<usize> {
+    pub(super) fn length(bytes: &[u8]) -> Option<usize> {
         let head = bytes.get(..RECORD_HEAD)?;
         let table = ROW.checked_mul(number32(&head[12..]) as usize)?;
         let rows = bytes.get(RECORD_HEAD..)?.get(..table)?.chunks_exact(ROW);

@@ -353,7 +353,7 @@ fn progress(outcome: Outcome) -> Option<Progress> {
 
 impl Node {
     async fn step(&self, id: Hash, step: Step) -> Result<Outcome, ImportError> {
-        Ok(self.submit(Command::Import(id, step), None).await?)
+        Ok(self.submit(self.own_group(), Command::Import(id, step), None).await?)
     }
 
     /// Removes what is stored of the unfinished import of the chain with this id.
@@ -426,7 +426,7 @@ impl Node {
 }
 
 fn unfinished(store: &Store, record: ImportRecord) -> Result<Unfinished, StoreError> {
-    let ImportRecord { id, number, given_up, name, active } = record;
+    let ImportRecord { id, number, given_up, name, active, .. } = record;
     let (stored, is_damaged) = match Progress::load(store, number) {
         Ok(stored) => (stored, false),
         Err(StoreError::Damaged(_)) => (Progress::none(number), true),

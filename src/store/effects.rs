@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BangPlace, StoreError,
-    runs::{RUN, Run},
+    entry::GroupRecord,
+    runs::{Erasure, RUN, Run},
 };
 use crate::core::{
     chain::LeapPolicy,
@@ -35,6 +36,9 @@ use crate::core::{
 const EFFECT: u8 = b'E';
 /// Marks, in the log, what is the node's own.
 const OWN: u8 = b'O';
+/// Marks, in the log, what is left of a transaction that came without its data: chain (32 bytes), index (8), when and by which
+/// transaction it was erased (8 and 8), commitment (32).
+const ERASED_BEFORE: u8 = b'X';
 /// Bytes of the length of an effect's JSON.
 const LENGTH: usize = 4;
 
@@ -195,6 +199,34 @@ pub(super) enum Content {
     Run,
     /// Something of the node's own.
     Own(OwnEntry),
+    /// Of a group of nodes.
+    Group(Box<GroupRecord>),
+    /// That the data of a transaction of the run before was erased before it came to this node.
+    ErasedBefore(ErasedBefore),
+}
+
+/// What another node has told of a transaction that came without its data.
+#[derive(Clone, Copy)]
+pub(super) struct ErasedBefore {
+    pub(super) chain: Hash,
+    pub(super) index: Index,
+    pub(super) erasure: Erasure,
+}
+
+impl ErasedBefore {
+    /// The plain bytes of its record.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let (index, erasure) = (self.index.get().to_be_bytes(), self.erasure.encode());
+        [&[ERASED_BEFORE], &self.chain.as_bytes()[..], &index, &erasure].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<ErasedBefore> {
+        let (chain, rest) = bytes.split_first_chunk()?;
+        let (index, erasure) = rest.split_first_chunk()?;
+        let (chain, index) = (Hash::from_bytes(*chain), Index::new(u64::from_be_bytes(*index)));
+        let erasure = Erasure::decode(erasure).filter(|_| erasure.len() == Erasure::BYTES)?;
+        Some(ErasedBefore { chain, index, erasure })
+    }
 }
 
 impl Entry {
@@ -234,6 +266,7 @@ pub(super) fn run_start(plain: &[u8]) -> Option<usize> {
 pub(super) fn decode(plain: &[u8]) -> Result<Content, StoreError> {
     let read = || match plain.split_first()? {
         (&RUN, _) => Some(Content::Run),
+        (&ERASED_BEFORE, rest) => ErasedBefore::decode(rest).map(Content::ErasedBefore),
         (&OWN, json) => serde_json::from_slice(json).ok().map(Content::Own),
         (&EFFECT, rest) => {
             let end = run_start(plain)?;
@@ -242,6 +275,9 @@ pub(super) fn decode(plain: &[u8]) -> Result<Content, StoreError> {
         }
         _ => None,
     };
+    if let Some(record) = GroupRecord::decode(plain)? {
+        return Ok(Content::Group(record.into()));
+    }
     read().ok_or_else(|| StoreError::Damaged("the log has a record that is none of this program's".into()))
 }
 
@@ -255,7 +291,7 @@ pub(crate) fn read_all(folder: &std::path::Path) -> Result<Vec<Effect>, StoreErr
 
     use super::{
         LOG,
-        runs::{Erasure, StoredRun, time_of},
+        runs::{StoredRun, time_of},
     };
     use crate::{
         core::transaction::{Erased, Record},
@@ -290,7 +326,7 @@ pub(crate) fn read_all(folder: &std::path::Path) -> Result<Vec<Effect>, StoreErr
     let (mut effects, mut imports, mut parts) = (Vec::new(), HashSet::new(), HashMap::<Hash, Vec<Run>>::new());
     for record in found {
         let entry = match decode(record.plain())? {
-            Content::Own(_) => continue,
+            Content::Own(_) | Content::Group(_) | Content::ErasedBefore(_) => continue,
             Content::Run => {
                 let run = StoredRun::decode(record)?;
                 if removed.contains(&run.chain) {

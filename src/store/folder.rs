@@ -11,7 +11,7 @@ use super::StoreError;
 use crate::log::sync_folder;
 
 /// The form of the data folder that this program reads and writes.
-const FOLDER_FORMAT: &str = "qbc-data 3\n";
+const FOLDER_FORMAT: &str = "qbc-data 4\n";
 
 /// Writes a new file of a folder, readable as `mode` says. After a crash it is there as a whole, or not at all.
 pub(super) fn write_whole(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Batch, ChainNumber, ChainRecord, Logged, Run, Store, StoreError,
-    effects::Entry,
+    effects::Entry as EffectEntry,
+    entry::Group,
     index::{Index, PARTS, Rows, RunRow, Space, key, unreadable},
     runs,
 };
@@ -31,6 +32,8 @@ pub struct ImportRecord {
     pub id: Hash,
     /// The number that its parts have.
     pub number: ChainNumber,
+    /// The nodes that will keep it.
+    pub group: Group,
     /// Whether what is stored of it is being removed.
     pub given_up: bool,
     /// The name that the chain will have, once its bang was read.
@@ -86,7 +89,7 @@ impl Batch {
             sealed = quant.size();
         }
         let quants = quants.into_iter().map(Into::into).collect();
-        self.log(&Entry::Import { chain: record.id, name: record.name.clone(), at, quants });
+        self.log(&EffectEntry::Import { chain: record.id, name: record.name.clone(), at, quants });
     }
 
     /// [`Effect::Adopt`](super::Effect::Adopt).
@@ -96,19 +99,19 @@ impl Batch {
         let bang = record.bang.unwrap_or(super::BangPlace::START);
         self.rows.chain(record);
         self.rows.end_import(chain);
-        self.log(&Entry::Adopt { chain, name, bang, leap, erasures });
+        self.log(&EffectEntry::Adopt { chain, name, bang, leap, erasures });
     }
 
     /// [`Effect::AbandonImport`](super::Effect::AbandonImport); the record says so.
     pub fn abandon_import(&mut self, record: &ImportRecord) {
         self.rows.import(record);
-        self.log(&Entry::AbandonImport { chain: record.id });
+        self.log(&EffectEntry::AbandonImport { chain: record.id });
     }
 
     /// [`Effect::EndImport`](super::Effect::EndImport).
     pub fn end_import(&mut self, chain: Hash) {
         self.rows.end_import(chain);
-        self.log(&Entry::EndImport { chain });
+        self.log(&EffectEntry::EndImport { chain });
     }
 }
 

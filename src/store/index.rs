@@ -14,7 +14,8 @@
 //! | `hashes` | chain, hash of a quant | its index |
 //! | `ids` | chain, a client's id | index of its transaction |
 //! | `tiles` | chain, level, number | 256 hashes: a complete Merkle tile |
-//! | `own` | a name | what is the node's own, as JSON |
+//! | `own` | a name | what is the node's own, as JSON; votes and members of groups, and what the cluster knows |
+//! | `entries` | group, index | place in the log, term, and who led: an applied entry |
 //! | `meta` | `mark` | the [`Mark`] of the log that the index stands at |
 //! | each | eight bytes `ff` | nothing: the keyspace is not one that was lost |
 //!
@@ -32,7 +33,7 @@ use crate::{
         hash::Hash,
         merkle::{TILE_WIDTH, Tile},
         quant::{Quant, QuantFields},
-        transaction::{Erased, Id, Timestamp},
+        transaction::Id,
     },
     log::{Mark, Place},
 };
@@ -54,10 +55,11 @@ pub(super) enum Space {
     Ids,
     Tiles,
     Own,
+    Entries,
     Meta,
 }
 
-const SPACES: [(Space, &str); 10] = [
+const SPACES: [(Space, &str); 11] = [
     (Space::Chains, "chains"),
     (Space::Runs, "runs"),
     (Space::Erased, "erased"),
@@ -67,6 +69,7 @@ const SPACES: [(Space, &str); 10] = [
     (Space::Ids, "ids"),
     (Space::Tiles, "tiles"),
     (Space::Own, "own"),
+    (Space::Entries, "entries"),
     (Space::Meta, "meta"),
 ];
 
@@ -155,8 +158,7 @@ impl Rows {
     }
 
     pub(super) fn erased(&mut self, chain: ChainNumber, index: count::Index, erasure: &Erasure) {
-        let Erasure { erased: Erased { timestamp, by }, commitment } = erasure;
-        let value = [&timestamp.micros().to_be_bytes()[..], &by.get().to_be_bytes(), commitment.as_bytes()].concat();
+        let value = erasure.encode();
         self.put(Space::Erased, key([chain.0, index.get()]), value);
     }
 
@@ -328,14 +330,7 @@ impl Index {
     /// What is left of an erased transaction.
     pub(super) fn erasure(&self, chain: ChainNumber, index: count::Index) -> Result<Option<Erasure>, StoreError> {
         let Some(value) = self.get(Space::Erased, &key([chain.0, index.get()]))? else { return Ok(None) };
-        let read = || {
-            let (timestamp, rest) = value.split_first_chunk()?;
-            let (by, commitment) = rest.split_first_chunk()?;
-            let timestamp = Timestamp::from_micros(i64::from_be_bytes(*timestamp))?;
-            let erased = Erased { timestamp, by: count::Index::new(u64::from_be_bytes(*by)) };
-            Some(Erasure { erased, commitment: Hash::from_bytes(*commitment.as_array()?) })
-        };
-        read().map(Some).ok_or_else(|| malformed("the row of an erasure"))
+        Erasure::decode(&value).map(Some).ok_or_else(|| malformed("the row of an erasure"))
     }
 
     pub(super) fn tile(&self, chain: ChainNumber, level: u8, number: u64) -> Result<Vec<Hash>, StoreError> {

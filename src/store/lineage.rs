@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::entry::Group;
 use crate::core::{
     chain::LeapPolicy,
     count::{Height, Index, Size},
@@ -40,6 +41,8 @@ pub struct ChainRecord {
     pub number: ChainNumber,
     /// The hash of its first own quant.
     pub id: Hash,
+    /// The nodes that keep it.
+    pub group: Group,
     /// What it was forked from.
     pub parent: Option<Parent>,
     /// When it leaps by itself.

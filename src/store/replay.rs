@@ -10,6 +10,8 @@ use std::{
 use super::{
     ChainNumber, ChainRecord, ImportRecord, Lineage, Parent, Progress, StoreError,
     effects::{self, Content, Entry},
+    entry::{EntryHead, Group, GroupRecord, NodeId},
+    groups::{ClusterChange, Groups, LoggedEntry, Waiting},
     index::{Index, PARTS, Rows, RunRow, key, unreadable},
     runs::{self, Erasure, StoredRun},
 };
@@ -94,10 +96,48 @@ pub(super) struct Replay<'a> {
     numbers: HashMap<Hash, ChainNumber>,
     /// The number of the next chain.
     next: ChainNumber,
+    groups: Groups,
+    cluster: BTreeMap<String, serde_json::Value>,
+    /// This node.
+    node: Option<NodeId>,
+    /// The batch that is read, and the one before.
+    batch: Mark,
+    before: Mark,
+    entry: Option<OpenEntry>,
     progress: &'a Progress,
     /// When it was told last how far it is.
     told: Instant,
     has_told: bool,
+}
+
+/// An entry of which records follow.
+struct OpenEntry {
+    head: EntryHead,
+    /// Records that are to come.
+    left: u32,
+    /// Of its head and of what came.
+    span: Place,
+    records: Vec<Place>,
+    what: Take,
+}
+
+/// What becomes of the records of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Take {
+    /// They are in the index already.
+    Skip,
+    /// They are agreed.
+    Apply,
+    /// They may be agreed later.
+    Keep,
+}
+
+/// What is known when the index is brought up to the log.
+pub(super) struct Replayed {
+    /// The ids of the chains.
+    pub(super) ids: HashMap<ChainNumber, Hash>,
+    pub(super) groups: Groups,
+    pub(super) cluster: BTreeMap<String, serde_json::Value>,
 }
 
 impl<'a> Replay<'a> {
@@ -106,9 +146,11 @@ impl<'a> Replay<'a> {
         index: &'a Index,
         log: &Path,
         ids: &HashMap<ChainNumber, Hash>,
+        node: Option<NodeId>,
         progress: &'a Progress,
     ) -> Result<Replay<'a>, StoreError> {
         index.check_own()?;
+        let mark = index.mark()?;
         let mut replay = Replay {
             index,
             log: log.into(),
@@ -117,6 +159,12 @@ impl<'a> Replay<'a> {
             chains: HashMap::new(),
             numbers: HashMap::new(),
             next: ChainNumber(0),
+            groups: Groups { by_id: index.groups()?, newest: Some(mark) },
+            cluster: index.cluster()?,
+            node,
+            batch: mark,
+            before: mark,
+            entry: None,
             progress,
             told: Instant::now(),
             has_told: false,
@@ -137,27 +185,181 @@ impl<'a> Replay<'a> {
         Ok(replay)
     }
 
+    /// What other groups have applied is agreed.
+    pub(super) fn know_applied(&mut self, groups: &Groups) {
+        for (&group, of) in &groups.by_id {
+            let known = self.groups.by_id.entry(group).or_default();
+            known.committed = known.committed.max(of.applied);
+        }
+    }
+
     /// Takes the next record of the log.
     pub(super) fn take(&mut self, found: Found) -> Result<(), Fault> {
         if self.rows.bytes > limits::REPLAY_BYTES {
             self.write_part()?;
             self.tell(&found);
         }
+        if found.batch != self.batch {
+            self.before = std::mem::replace(&mut self.batch, found.batch);
+        }
         match effects::decode(found.record.plain())? {
             Content::Own(entry) => self.rows.own(&entry.name, entry.value.as_deref()),
-            Content::Run => self.run(found)?,
-            Content::Effect(entry) => self.effect(*entry, found)?,
+            Content::Group(record) => self.group(*record, found.place)?,
+            content => self.of_entry(content, found)?,
         }
         Ok(())
     }
 
-    /// Ends at the newest batch of the log, when what was announced to be erased is gone. Gives the ids of the chains.
-    pub(super) fn finish(self, newest: Mark) -> Result<HashMap<ChainNumber, Hash>, StoreError> {
-        self.index.write(self.rows, Some(newest).filter(|mark| *mark != Mark::START))?;
+    /// A record of a group.
+    fn group(&mut self, record: GroupRecord, place: Place) -> Result<(), StoreError> {
+        if self.entry.is_some() {
+            return Err(StoreError::Damaged("an entry of the log is cut off".into()));
+        }
+        match record {
+            GroupRecord::Entry(head) => self.begin_entry(head, place)?,
+            GroupRecord::Vote(group, vote) => {
+                let of = self.groups.by_id.entry(group).or_default();
+                of.vote = Some(vote);
+                self.rows.group(group, of);
+            }
+            GroupRecord::Committed(group, id) => {
+                let of = self.groups.by_id.entry(group).or_default();
+                of.committed = of.committed.max(Some(id));
+                self.apply_committed(group)?;
+            }
+            GroupRecord::Truncated(group, from) => self.groups.by_id.entry(group).or_default().truncate(from),
+        }
+        Ok(())
+    }
+
+    fn begin_entry(&mut self, head: EntryHead, span: Place) -> Result<(), StoreError> {
+        let of = self.groups.by_id.entry(head.group).or_default();
+        let what = if of.applied.is_some_and(|applied| head.id.index <= applied.index) {
+            Take::Skip
+        } else if head.id.index != of.next() {
+            let (index, group, next) = (head.id.index, head.group, of.next());
+            return Err(StoreError::Damaged(format!("the log goes on with entry {index} of group {group}, not {next}")));
+        } else {
+            let membership = head.membership()?.map(Arc::new);
+            let waiting = Waiting { id: head.id, said: None, membership, logged: None };
+            of.waiting.insert(head.id.index, waiting);
+            match of.is_alone(self.node) {
+                true => {
+                    // What is only now known to be agreed comes first.
+                    let before = of.waiting.len() > 1;
+                    of.committed = Some(head.id);
+                    if before { Take::Keep } else { Take::Apply }
+                }
+                false => Take::Keep,
+            }
+        };
+        self.entry = Some(OpenEntry { left: head.records, head, span, records: Vec::new(), what });
+        self.end_entry()
+    }
+
+    /// Takes a record of the entry that was begun.
+    fn of_entry(&mut self, content: Content, found: Found) -> Result<(), StoreError> {
+        let open = self.entry.as_mut();
+        let open = open.ok_or_else(|| StoreError::Damaged("the log has an effect that is of no entry".into()))?;
+        open.left -= 1;
+        open.span.length = found.place.offset + found.place.length - open.span.offset;
+        if !matches!(content, Content::ErasedBefore(_)) {
+            open.records.push(found.place);
+        }
+        if open.what == Take::Apply {
+            let group = open.head.group;
+            self.content(group, content, found)?;
+        }
+        self.end_entry()
+    }
+
+    fn end_entry(&mut self) -> Result<(), StoreError> {
+        let Some(OpenEntry { head, span, records, what, .. }) = self.entry.take_if(|entry| entry.left == 0) else {
+            return Ok(());
+        };
+        let of = self.groups.by_id.get_mut(&head.group).expect("it was begun");
+        match what {
+            Take::Skip => Ok(()),
+            Take::Apply => self.applied(&head, span),
+            Take::Keep => {
+                let logged = LoggedEntry { span, records, before: self.before };
+                of.waiting.get_mut(&head.id.index).expect("it was begun").logged = Some(logged);
+                self.apply_committed(head.group)
+            }
+        }
+    }
+
+    /// Applies what waits and is agreed.
+    fn apply_committed(&mut self, group: Group) -> Result<(), StoreError> {
+        loop {
+            let of = self.groups.by_id.get_mut(&group).expect("it is known");
+            let Some((_, waiting)) = of.waiting.first_key_value() else { return Ok(()) };
+            let is_agreed = of.committed.is_some_and(|committed| waiting.id.index <= committed.index);
+            let Some(logged) = waiting.logged.clone().filter(|_| is_agreed) else { return Ok(()) };
+            let mut head = None;
+            for (place, record) in self.reader()?.records(logged.span).map_err(StoreError::from)? {
+                match effects::decode(record.plain())? {
+                    Content::Group(record) => match *record {
+                        GroupRecord::Entry(read) => head = Some(read),
+                        _ => return Err(StoreError::Damaged("an entry of the log is cut off".into())),
+                    },
+                    content => {
+                        let found = Found { batch: self.batch, acknowledged: self.batch.number, place, record };
+                        self.content(group, content, found)?;
+                    }
+                }
+            }
+            let head = head.ok_or_else(|| StoreError::Damaged("an entry of the log has no head".into()))?;
+            self.applied(&head, logged.span)?;
+        }
+    }
+
+    /// All effects of an entry are applied.
+    fn applied(&mut self, head: &EntryHead, span: Place) -> Result<(), StoreError> {
+        let of = self.groups.by_id.get_mut(&head.group).expect("it was begun");
+        let waiting = of.waiting.remove(&head.id.index);
+        of.applied = Some(head.id);
+        of.committed = of.committed.max(of.applied);
+        if let Some(membership) = waiting.and_then(|waiting| waiting.membership) {
+            of.membership = Some((head.id, membership));
+            self.rows.group(head.group, of);
+        }
+        if let Some(json) = head.cluster() {
+            let change = ClusterChange::parse(json)?;
+            if change.apply(&mut self.cluster) {
+                self.rows.cluster(&change);
+            }
+        }
+        self.rows.entry(head.group, head.id, span);
+        Ok(())
+    }
+
+    fn content(&mut self, group: Group, content: Content, found: Found) -> Result<(), StoreError> {
+        match content {
+            Content::Run => self.run(found),
+            Content::Effect(entry) => self.effect(group, *entry, found),
+            Content::ErasedBefore(note) => {
+                let number = self.known(note.chain)?;
+                self.rows.erased(number, note.index, &note.erasure);
+                Ok(())
+            }
+            Content::Own(_) | Content::Group(_) => unreachable!("it is no effect"),
+        }
+    }
+
+    /// Ends at the newest batch of the log, when what was announced to be erased is gone.
+    pub(super) fn finish(mut self, newest: Mark) -> Result<Replayed, StoreError> {
+        if self.entry.is_some() {
+            return Err(StoreError::Damaged("the last entry of the log is cut off".into()));
+        }
+        self.groups.newest = Some(newest);
+        let settled = self.groups.settled();
+        self.index.write(self.rows, settled.filter(|mark| *mark != Mark::START))?;
         if self.has_told {
             self.progress.tell(newest.number, newest.number);
         }
-        Ok(self.chains.into_iter().map(|(number, known)| (number, known.id)).collect())
+        let ids = self.chains.into_iter().map(|(number, known)| (number, known.id)).collect();
+        Ok(Replayed { ids, groups: self.groups, cluster: self.cluster })
     }
 
     fn write_part(&mut self) -> Result<(), StoreError> {
@@ -222,15 +424,15 @@ impl<'a> Replay<'a> {
     }
 
     /// The record of an import, which begins where there is none.
-    fn import(&self, id: Hash) -> ImportRecord {
+    fn import(&self, group: Group, id: Hash) -> ImportRecord {
         let number = self.number(id);
         match self.chains.get(&number).map(|known| &known.of) {
             Some(Of::Import(record)) => record.clone(),
-            _ => ImportRecord { id, number, given_up: false, name: None, active: None },
+            _ => ImportRecord { id, number, group, given_up: false, name: None, active: None },
         }
     }
 
-    fn effect(&mut self, entry: Entry, found: Found) -> Result<(), StoreError> {
+    fn effect(&mut self, group: Group, entry: Entry, found: Found) -> Result<(), StoreError> {
         match entry {
             Entry::Bang { name, parent, leap, quant } => {
                 let parent = match parent {
@@ -238,7 +440,8 @@ impl<'a> Replay<'a> {
                     None => None,
                 };
                 let (id, size) = (quant.hash, parent.map_or(Size::ZERO, |parent| parent.size));
-                let record = ChainRecord { name, number: self.number(id), id, parent, leap, erasures: 0, bang: None };
+                let number = self.number(id);
+                let record = ChainRecord { name, number, id, group, parent, leap, erasures: 0, bang: None };
                 self.rows.chain(&record);
                 self.add_chain(&record)?;
                 self.begin(record.number, size)?;
@@ -269,7 +472,7 @@ impl<'a> Replay<'a> {
                 self.add_chain(&record)?;
             }
             Entry::Import { chain, name, at, quants } => {
-                let record = ImportRecord { name, active: Some(at), ..self.import(chain) };
+                let record = ImportRecord { name, active: Some(at), ..self.import(group, chain) };
                 self.rows.import(&record);
                 self.add_import(&record);
                 quants.into_iter().try_for_each(|quant| self.quant(record.number, quant))?;
@@ -277,13 +480,13 @@ impl<'a> Replay<'a> {
             Entry::Adopt { chain: id, name, bang, leap, erasures } => {
                 let number = self.known(id)?;
                 let bang = Some(bang).filter(|bang| bang.quant > Height::FIRST);
-                let record = ChainRecord { name, number, id, parent: None, leap, erasures, bang };
+                let record = ChainRecord { name, number, id, group, parent: None, leap, erasures, bang };
                 self.rows.chain(&record);
                 self.rows.end_import(id);
                 self.add_chain(&record)?;
             }
             Entry::AbandonImport { chain } => {
-                let record = ImportRecord { given_up: true, ..self.import(chain) };
+                let record = ImportRecord { given_up: true, ..self.import(group, chain) };
                 self.rows.import(&record);
                 self.add_import(&record);
             }
@@ -381,6 +584,13 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
+    fn reader(&mut self) -> Result<&Reader, StoreError> {
+        if self.reader.is_none() {
+            self.reader = Some(Reader::open(&self.log)?);
+        }
+        Ok(self.reader.as_ref().expect("it was just opened"))
+    }
+
     /// The hashes of an incomplete tile: those of leaves, or the roots of the complete tiles below.
     fn hashes(&mut self, lineage: &Lineage, level: u8, tile: u64, width: usize) -> Result<Vec<Hash>, StoreError> {
         let first = tile * TILE_WIDTH as u64;
@@ -389,10 +599,7 @@ impl<'a> Replay<'a> {
             let below = |number| self.index.tile(lineage.of_tile(level - 1, number), level - 1, number);
             return range.map(|number| Ok(perfect_root(&below(number)?))).collect();
         }
-        if self.reader.is_none() {
-            self.reader = Some(Reader::open(&self.log)?);
-        }
-        let reader = self.reader.as_ref().expect("it was just opened");
+        let reader = self.reader()?.clone();
         let mut hashes = Vec::with_capacity(width);
         while hashes.len() < width {
             let next = count::Index::new(first + hashes.len() as u64);

@@ -19,7 +19,7 @@
 
 use std::ops::Range;
 
-use super::{ChainNumber, StoreError, effects::run_start, index::Rows};
+use super::{ChainNumber, StoreError, effects::run_start, entry::LogRecord, index::Rows};
 use crate::{
     core::{
         count::{Index, Size},
@@ -28,7 +28,7 @@ use crate::{
         transaction::{DATA, END_BYTES, Erased, Id, Timestamp, Transaction, record_hash, write_erased},
     },
     limits,
-    log::{Batch, Payload, Place, Record, Slot},
+    log::{Payload, Place, Record},
 };
 
 /// Marks a run in the log.
@@ -102,8 +102,8 @@ impl Run {
         })
     }
 
-    /// Adds it to a batch of the log, behind the plain bytes of an effect if it is a part of one.
-    pub(super) fn log(&self, effect: Vec<u8>, batch: &mut Batch) -> Slot {
+    /// As a record of the log, behind the plain bytes of an effect if it is a part of one.
+    pub(super) fn into_record(self, effect: Vec<u8>) -> LogRecord {
         let mut plain = effect;
         plain.reserve(HEAD + 4 * self.lengths.len() + self.texts.len());
         plain.push(RUN);
@@ -116,18 +116,90 @@ impl Run {
         }
         plain.extend_from_slice(&self.texts);
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        let payloads = starts.zip(&self.ends).map(|(start, end)| &self.payloads[start..*end]);
-        batch.push(&plain, payloads)
+        let lengths = starts.zip(&self.ends).map(|(start, end)| ((end - start) as u32, None)).collect();
+        LogRecord { plain, payloads: self.payloads, lengths }
     }
 }
 
 /// What is left of an erased transaction beside its text.
-#[derive(Clone, Copy)]
-pub(super) struct Erasure {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erasure {
     /// When, and by which transaction.
-    pub(super) erased: Erased,
+    pub erased: Erased,
     /// What the leaf says of the data.
-    pub(super) commitment: Hash,
+    pub commitment: Hash,
+}
+
+impl Erasure {
+    /// Bytes of its encoded form.
+    pub(super) const BYTES: usize = 48;
+
+    /// As it is stored: time, index and commitment, numbers big-endian.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let Erasure { erased: Erased { timestamp, by }, commitment } = self;
+        [&timestamp.micros().to_be_bytes()[..], &by.get().to_be_bytes(), commitment.as_bytes()].concat()
+    }
+
+    /// From its stored form.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Erasure> {
+        let (timestamp, rest) = bytes.split_first_chunk()?;
+        let (by, commitment) = rest.split_first_chunk()?;
+        let timestamp = Timestamp::from_micros(i64::from_be_bytes(*timestamp))?;
+        let erased = Erased { timestamp, by: Index::new(u64::from_be_bytes(*by)) };
+        Some(Erasure { erased, commitment: Hash::from_bytes(*commitment.as_array()?) })
+    }
+}
+
+/// What the plain bytes of a record say of its run.
+pub(super) struct ParsedRun {
+    pub(super) chain: Hash,
+    pub(super) first: Index,
+    pub(super) bytes_before: u64,
+    /// Where the text of each transaction stands in the plain bytes.
+    pub(super) texts: Vec<Range<usize>>,
+}
+
+fn malformed_run() -> StoreError {
+    StoreError::Damaged("a run of transactions is malformed".into())
+}
+
+/// The run in the plain bytes of a record.
+///
+/// # Errors
+/// There is none.
+pub(super) fn parse_run(plain: &[u8]) -> Result<ParsedRun, StoreError> {
+    let start = run_start(plain).ok_or_else(malformed_run)?;
+    let plain = plain.get(start..).ok_or_else(malformed_run)?;
+    let head: &[u8; HEAD] = plain.first_chunk().filter(|head| head[0] == RUN).ok_or_else(malformed_run)?;
+    let number = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
+    let (chain, first, bytes_before) = (
+        Hash::from_bytes(head[1..33].try_into().expect("32 bytes were taken")),
+        Index::new(number(33)),
+        number(41),
+    );
+    let count = u32::from_be_bytes(head[49..].try_into().expect("four bytes were taken")) as usize;
+    let lengths = plain.get(HEAD..).and_then(|rest| rest.get(..4 * count)).ok_or_else(malformed_run)?;
+    let mut end = HEAD + lengths.len();
+    let texts: Vec<Range<usize>> = lengths
+        .as_chunks()
+        .0
+        .iter()
+        .map(|length| {
+            let from = end;
+            end += u32::from_be_bytes(*length) as usize;
+            start + from..start + end
+        })
+        .collect();
+    if count > 0 && end == plain.len() { Ok(ParsedRun { chain, first, bytes_before, texts }) } else { Err(malformed_run()) }
+}
+
+/// A transaction as it is served, from its text and its payload.
+///
+/// # Errors
+/// The text is malformed.
+pub(super) fn whole_text(text: &[u8], payload: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let split = text.len().checked_sub(END_BYTES).ok_or_else(malformed_run)?;
+    Ok([&text[..split], payload, &text[split..]].concat())
 }
 
 /// A run as it was read.
@@ -145,31 +217,11 @@ pub(super) struct StoredRun {
 impl StoredRun {
     /// The run in a record of the log, if it has one.
     pub(super) fn decode(record: Record) -> Result<StoredRun, StoreError> {
-        let damaged = || StoreError::Damaged("a run of transactions is malformed".into());
-        let start = run_start(record.plain()).ok_or_else(damaged)?;
-        let plain = record.plain().get(start..).ok_or_else(damaged)?;
-        let head: &[u8; HEAD] = plain.first_chunk().filter(|head| head[0] == RUN).ok_or_else(damaged)?;
-        let number = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
-        let (chain, first, bytes_before) = (
-            Hash::from_bytes(head[1..33].try_into().expect("32 bytes were taken")),
-            Index::new(number(33)),
-            number(41),
-        );
-        let count = u32::from_be_bytes(head[49..].try_into().expect("four bytes were taken")) as usize;
-        let lengths = plain.get(HEAD..).and_then(|rest| rest.get(..4 * count)).ok_or_else(damaged)?;
-        let mut end = HEAD + lengths.len();
-        let texts: Vec<Range<usize>> = lengths
-            .as_chunks()
-            .0
-            .iter()
-            .map(|length| {
-                let from = end;
-                end += u32::from_be_bytes(*length) as usize;
-                start + from..start + end
-            })
-            .collect();
-        let is_whole = count > 0 && end == plain.len() && record.payload_lengths().count() == count;
-        if is_whole { Ok(StoredRun { record, chain, first, bytes_before, texts }) } else { Err(damaged()) }
+        let ParsedRun { chain, first, bytes_before, texts } = parse_run(record.plain())?;
+        match record.payload_lengths().count() == texts.len() {
+            true => Ok(StoredRun { record, chain, first, bytes_before, texts }),
+            false => Err(malformed_run()),
+        }
     }
 
     /// How many transactions it has.
@@ -278,7 +330,7 @@ pub(super) fn time_of(text: &[u8]) -> Result<Timestamp, StoreError> {
 }
 
 /// The client's id in the text of a transaction, if it has one. `None` where the text is malformed.
-fn id_of(text: &[u8]) -> Option<Option<Id>> {
+pub(super) fn id_of(text: &[u8]) -> Option<Option<Id>> {
     // Its place is the first after the index, and its text has no escapes but those of JSON.
     let rest = text.strip_prefix(b"{\"index\":")?;
     let digits = rest.iter().position(|byte| !byte.is_ascii_digit())?;

@@ -10,9 +10,13 @@ use crate::core::{
 
 const SEED: u64 = 0x5eed;
 const CHAIN: ChainNumber = ChainNumber(0);
+const GROUP: Group = Group(1);
 
 fn open(folder: &Path) -> Store {
-    Store::open(folder, SEED, Progress::default()).unwrap()
+    let store = Store::open(folder, SEED, Progress::default()).unwrap();
+    let key = store.secret_key(KeyFile::Node, [7; 32]).unwrap();
+    store.found(GROUP, NodeId(key.verifying_key().to_bytes())).unwrap();
+    store
 }
 
 fn time() -> Timestamp {
@@ -32,7 +36,7 @@ fn made(number: ChainNumber) -> Made {
     let bang = bang_transaction(&rules, time(), [0; 16]);
     let quant = bang_header(&rules, &bang, None, time()).mine(0..u64::MAX).unwrap();
     let (id, leap) = (quant.hash(), Default::default());
-    let record = ChainRecord { name, number, id, parent: None, leap, erasures: 0, bang: None };
+    let record = ChainRecord { name, number, id, group: GROUP, parent: None, leap, erasures: 0, bang: None };
     Made { record, bang, quant }
 }
 
@@ -64,7 +68,7 @@ fn served(index: u64) -> Vec<u8> {
 fn commit(store: &Store, fill: impl FnOnce(&mut Batch)) -> Vec<Place> {
     let mut batch = Batch::default();
     fill(&mut batch);
-    store.commit(batch).unwrap()
+    store.commit(GROUP, batch).unwrap()
 }
 
 /// Symptom: after a kill between the sync of an erasure and its overwriting, the data was served for ever. Cause: the index said
@@ -128,6 +132,7 @@ fn an_index_that_does_not_fit_is_made_anew() {
     let index = Index::open(&folder.path().join(INDEX)).unwrap();
     let mut rows = Rows::default();
     (1..3).for_each(|index| rows.remove(Space::Runs, key([CHAIN.0, index])));
+    rows.remove(Space::Entries, key([GROUP.0, 2]));
     index.write(rows, Some(mark)).unwrap();
     drop(index);
     let store = open(folder.path());
@@ -152,6 +157,7 @@ fn a_chain_that_the_index_lacks_keeps_its_number() {
     let mut rows = Rows::default();
     rows.remove(Space::Chains, b"chain5".to_vec());
     (0..2).for_each(|index| rows.remove(Space::Runs, key([number.0, index])));
+    rows.remove(Space::Entries, key([GROUP.0, 2]));
     store.index().unwrap().write(rows, Some(mark)).unwrap();
     store.is_behind.store(true, std::sync::atomic::Ordering::Relaxed);
     store.recover().unwrap();

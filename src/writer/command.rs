@@ -322,6 +322,15 @@ pub enum Refused {
     /// Too much waits already.
     #[error("the node has too much to write: send again later")]
     Busy,
+    /// Another node decides on the chain, the one at this host, or none at the moment.
+    #[error("this node does not lead the chain's group{}", .0.as_deref().map(|host| format!(": {host} does")).unwrap_or_default())]
+    NotLeading(Option<String>),
+    /// No majority has answered.
+    #[error(
+        "no majority of the chain's nodes has answered in time: it may still be accepted later, so send it again with the same \
+         \"id\""
+    )]
+    NotAgreed,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,

@@ -22,7 +22,7 @@ use crate::{
         transaction::Timestamp,
         witness::{Cosigned, Witnessed},
     },
-    store::{ChainNumber, Lineage, Rollback, Store},
+    store::{ChainNumber, Group, Lineage, Rollback, Store},
 };
 
 /// A chain as all but the writer see it.
@@ -31,6 +31,8 @@ pub struct ChainHandle {
     pub name: ChainName,
     /// The hash of its first own quant.
     pub id: Hash,
+    /// The nodes that keep it.
+    pub group: Group,
     /// Its rules.
     pub rules: Arc<Rules>,
     /// Where its parts are stored.
@@ -72,6 +74,7 @@ pub struct Scrubbed {
 
 impl ChainHandle {
     pub(super) fn new(
+        group: Group,
         chain: &Chain,
         lineage: Arc<Lineage>,
         parent: Option<Arc<ChainHandle>>,
@@ -82,6 +85,7 @@ impl ChainHandle {
         ChainHandle {
             name: chain.rules.name().clone(),
             id: chain.id,
+            group,
             rules: chain.rules.clone(),
             lineage,
             parent,
@@ -125,6 +129,11 @@ impl ChainHandle {
     pub fn erasures(&self) -> u64 {
         let shared = self.parent.as_ref().map_or(0, |parent| parent.erasures());
         shared + self.erasures.load(Ordering::Acquire)
+    }
+
+    /// Transactions of its own that were erased.
+    pub(super) fn own_erasures(&self) -> u64 {
+        self.erasures.load(Ordering::Acquire)
     }
 
     /// The newest durable head.
@@ -276,7 +285,7 @@ pub struct Published {
 
 impl Published {
     /// Of no chains yet, with the chains that are touched and sealed from now on.
-    pub(super) fn new(
+    pub fn new(
         store: Arc<Store>,
     ) -> (Published, mpsc::UnboundedReceiver<Arc<ChainHandle>>, mpsc::UnboundedReceiver<Arc<ChainHandle>>) {
         let (touched, touches) = mpsc::unbounded_channel();
@@ -310,6 +319,15 @@ impl Published {
         self.chains.write().expect("no holder of this lock panics").clear();
     }
 
+    /// Forgets the chains of a group that is not kept here any more.
+    pub fn remove_group(&self, group: Group) {
+        let mut chains = self.chains.write().expect("no holder of this lock panics");
+        let gone = chains.extract_if(.., |_, chain| chain.as_ref().is_ok_and(|chain| chain.group == group));
+        let gone: Vec<_> = gone.filter_map(|(_, chain)| chain.ok()).collect();
+        drop(chains);
+        gone.iter().for_each(|chain| chain.set_replaced());
+    }
+
     pub(super) fn add_witnessed(&self, logs: impl IntoIterator<Item = (Hash, Arc<Witnessed>)>) {
         self.witnessed.write().expect("no holder of this lock panics").extend(logs);
     }
@@ -338,6 +356,11 @@ impl Published {
                 chains.values().flatten().find(|chain| chain.id == id).cloned()
             }
         }
+    }
+
+    /// Whether a chain has this name, whatever its state.
+    pub fn knows(&self, name: &ChainName) -> bool {
+        self.chains.read().expect("no holder of this lock panics").contains_key(name)
     }
 
     /// Why a chain could not be loaded.

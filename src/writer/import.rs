@@ -21,7 +21,7 @@ use crate::{
         transaction::{Timestamp, Transaction},
     },
     limits,
-    store::{BangPlace, ChainNumber, ChainRecord, Effect, ImportRecord, Lineage, Removed, Run, Store, StoreError},
+    store::{BangPlace, ChainNumber, ChainRecord, Effect, FollowedRun, ImportRecord, Lineage, Removed, Run, Store, StoreError},
 };
 
 /// A step of an import.
@@ -157,6 +157,25 @@ impl Importing {
         Importing { record, progress, edge: Edge::new(), sealed: Size::ZERO, removed: Removed::default() }
     }
 
+    /// Appends transactions that another node has verified, and which stand in the log.
+    pub(super) fn follow(&mut self, run: &FollowedRun<'_>, pending: &mut Pending) -> Result<(), StoreError> {
+        let Importing { record, progress, edge, .. } = self;
+        for transaction in run.transactions() {
+            let transaction = transaction?;
+            let index = Size::new(edge.size()).next_index();
+            edge.push(transaction.hash, &mut |tile| pending.batch.tile(record.number, &tile));
+            progress.bytes += transaction.bytes;
+            if let Some(id) = &transaction.id {
+                pending.batch.id(record.number, id, index);
+            }
+            if let Some(erasure) = &transaction.erasure {
+                pending.batch.erased_before(record.number, index, erasure);
+            }
+        }
+        progress.size = Size::new(edge.size());
+        Ok(())
+    }
+
     /// As it stands in the store. One that is damaged there is given up.
     pub(super) fn load(store: &Store, record: &ImportRecord) -> Result<Importing, StoreError> {
         let load = || {
@@ -265,7 +284,8 @@ impl Ledger {
     ) -> Result<Entry, StoreError> {
         let number = self.imports[&id].record.number;
         let (name, bang) = (name.to_string(), Some(bang).filter(|bang| bang.quant > Height::FIRST));
-        self.load_chain(&ChainRecord { name, number, id, parent: None, leap, erasures, bang })
+        let group = self.group();
+        self.load_chain(&ChainRecord { name, number, id, group, parent: None, leap, erasures, bang })
     }
 
     /// The chain of this name, where it is the default chain that nobody has used: an imported one may take its place.
@@ -303,8 +323,8 @@ impl Ledger {
         (runs, quants): (Vec<Run>, Vec<Quant>),
         pending: &mut Pending,
     ) {
-        let number = self.number(id);
-        let new = || Importing::new(ImportRecord { id, number, given_up: false, name: None, active: None });
+        let (number, group) = (self.number(id), self.group());
+        let new = || Importing::new(ImportRecord { id, number, group, given_up: false, name: None, active: None });
         let Importing { record, progress, edge, sealed, .. } = self.imports.entry(id).or_insert_with(new);
         record.active = Some(at);
         if name.is_some() {

@@ -27,11 +27,15 @@ use crate::{
         witness::Witnessed,
     },
     limits,
-    store::{Batch, ChainNumber, ChainRecord, Effect, ForkPoint, Lineage, Parent, Store, StoreError, stored_name},
+    store::{
+        Batch, ChainNumber, ChainRecord, Effect, Followed, FollowedRun, ForkPoint, Group, Lineage, LogRecord, Parent, Store,
+        StoreError, stored_name,
+    },
 };
 
-/// The newest state of all chains.
+/// The newest state of the chains of a group.
 pub(super) struct Ledger {
+    group: Group,
     pub(super) store: Arc<Store>,
     pub(super) published: Arc<Published>,
     pub(super) chains: HashMap<ChainNumber, Entry>,
@@ -40,7 +44,6 @@ pub(super) struct Ledger {
     pub(super) names: HashSet<ChainName>,
     /// By the ids that the chains will have.
     pub(super) imports: HashMap<Hash, Importing>,
-    next_number: ChainNumber,
     /// What was cosigned of others' logs, by the hashes of their names.
     witnessed: HashMap<Hash, Arc<Witnessed>>,
     pool_limit: u64,
@@ -105,38 +108,34 @@ pub(super) enum Needed {
 }
 
 impl Ledger {
-    /// Loads and verifies all chains of a store.
+    /// Loads and verifies the chains of a group.
     ///
     /// # Errors
     /// The list of chains cannot be read.
-    pub(super) fn open(store: Arc<Store>, published: Arc<Published>, pool_limit: u64) -> Result<Ledger, StoreError> {
+    pub(super) fn open(
+        store: Arc<Store>,
+        published: Arc<Published>,
+        group: Group,
+        pool_limit: u64,
+    ) -> Result<Ledger, StoreError> {
         let mut ledger = Ledger {
+            group,
             store,
             published,
             chains: HashMap::new(),
             numbers: HashMap::new(),
             names: HashSet::new(),
             imports: HashMap::new(),
-            next_number: ChainNumber(0),
             witnessed: HashMap::new(),
             pool_limit,
         };
-        if !ledger.load_whole()? {
-            // It may be the index alone.
-            tracing::warn!("not all chains hold: the index is made anew");
-            ledger.store.make_index_anew()?;
-            ledger.published.clear();
-            ledger.load()?;
-        }
+        ledger.load()?;
         Ok(ledger)
     }
 
-    /// Takes the chains as they stand in the store, and says whether all of them hold.
-    fn load_whole(&mut self) -> Result<bool, StoreError> {
-        match self.load() {
-            Err(StoreError::Damaged(_)) => Ok(false),
-            loaded => loaded.map(|()| self.names.len() == self.chains.len()),
-        }
+    /// Whether all of its chains hold.
+    pub(super) fn is_whole(&self) -> bool {
+        self.names.len() == self.chains.len()
     }
 
     /// Takes the chains as they stand in the store, at opening and after a failure. One that is damaged does not hold up the
@@ -149,11 +148,12 @@ impl Ledger {
         self.witnessed = witnessed.collect();
         self.published.add_witnessed(self.witnessed.clone());
         let mut records = self.store.chains()?;
+        records.retain(|record| record.group == self.group);
         // A parent has a lower number than its forks.
         records.sort_by_key(|record| record.number);
         for record in records {
             let name = stored_name(&record)?;
-            self.take_number(record.id, record.number);
+            self.numbers.insert(record.id, record.number);
             match self.load_chain(&record) {
                 Ok(entry) => {
                     self.published.add(&entry.handle);
@@ -167,12 +167,36 @@ impl Ledger {
             }
             self.names.insert(name);
         }
+        self.load_imports()
+    }
+
+    fn load_imports(&mut self) -> Result<(), StoreError> {
         self.imports.clear();
-        for record in self.store.imports()? {
-            self.take_number(record.id, record.number);
+        for record in self.store.imports()?.into_iter().filter(|record| record.group == self.group) {
+            self.numbers.insert(record.id, record.number);
             self.imports.insert(record.id, Importing::load(&self.store, &record)?);
         }
         Ok(())
+    }
+
+    /// Takes the chains as they are published, since what was decided on them is not agreed.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(super) fn reset(&mut self) -> Result<(), StoreError> {
+        self.chains.clear();
+        self.numbers.clear();
+        self.names.clear();
+        for (name, handle) in self.published.chains(None, usize::MAX) {
+            if let Ok(handle) = handle
+                && handle.group == self.group
+            {
+                self.numbers.insert(handle.id, handle.number());
+                self.names.insert(name);
+                self.chains.insert(handle.number(), Entry::published(handle));
+            }
+        }
+        self.load_imports()
     }
 
     pub(super) fn load_chain(&self, record: &ChainRecord) -> Result<Entry, StoreError> {
@@ -199,22 +223,18 @@ impl Ledger {
             return Ok(Entry { chain, leap, erasures, handle });
         }
         let any_damage = self.published.any_damage.clone();
-        let handle = Arc::new(ChainHandle::new(&chain, lineage, parent, leap, erasures, any_damage));
+        let handle = Arc::new(ChainHandle::new(self.group, &chain, lineage, parent, leap, erasures, any_damage));
         handle.add_rollback(self.store.rollback(record.id)?, false);
         Ok(Entry { chain, leap, erasures, handle })
     }
 
-    /// Notes the number of a chain: each is given once.
-    fn take_number(&mut self, id: Hash, number: ChainNumber) {
-        self.numbers.insert(id, number);
-        self.next_number = self.next_number.max(ChainNumber(number.0 + 1));
-    }
-
     /// The number of a chain or an import, a new one where it has none yet.
     pub(super) fn number(&mut self, id: Hash) -> ChainNumber {
-        let number = self.numbers.get(&id).copied().unwrap_or(self.next_number);
-        self.take_number(id, number);
-        number
+        *self.numbers.entry(id).or_insert_with(|| self.store.new_chain_number())
+    }
+
+    pub(super) fn group(&self) -> Group {
+        self.group
     }
 
     /// Forgets the number of an import that is gone.
@@ -323,10 +343,10 @@ impl Ledger {
         quant: Quant,
         leap: LeapPolicy,
     ) -> Result<(Effect, Needed), Refused> {
-        if self.names.contains(rules.name()) {
+        if self.names.contains(rules.name()) || self.published.knows(rules.name()) {
             return Err(Refused::NameTaken(rules.name().clone()));
         }
-        if self.names.len() >= limits::CHAINS {
+        if self.published.count() >= limits::CHAINS {
             return Err(Refused::TooManyChains);
         }
         let (parent, shared) = match parent {
@@ -515,7 +535,6 @@ impl Ledger {
     ///
     /// # Errors
     /// What is stored is damaged.
-    #[cfg(test)]
     pub(super) fn needed(&self, effect: &Effect) -> Result<Needed, StoreError> {
         match effect {
             Effect::Bang { parent, bang, .. } => {
@@ -605,6 +624,7 @@ impl Ledger {
             name: rules.name().to_string(),
             number,
             id: quant.hash(),
+            group: self.group,
             parent: place,
             leap,
             erasures: 0,
@@ -613,7 +633,7 @@ impl Ledger {
         let bytes = shared_bytes + pending.batch.bang(&record, parent, shared_bytes, bang, &quant);
         let chain = Chain::bang(rules, bang, edge, quant, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
         let any_damage = self.published.any_damage.clone();
-        let handle = Arc::new(ChainHandle::new(&chain, lineage, parent_handle, leap, 0, any_damage));
+        let handle = Arc::new(ChainHandle::new(self.group, &chain, lineage, parent_handle, leap, 0, any_damage));
         self.add(Entry { chain, leap, erasures: 0, handle }, pending)
     }
 
@@ -627,7 +647,86 @@ impl Ledger {
     }
 }
 
+/// Following: applying what another node has decided.
+impl Ledger {
+    /// Applies the effects of an entry, which stands in the log.
+    ///
+    /// # Errors
+    /// What is stored is damaged.
+    pub(super) fn follow(&mut self, records: &[LogRecord], pending: &mut Pending) -> Result<(), StoreError> {
+        for record in records {
+            match Followed::read(record)? {
+                Followed::Run(run) => self.follow_run(&run, pending)?,
+                Followed::Effect(effect) => {
+                    if let Effect::EndImport { chain } = *effect {
+                        self.remove_import(chain)?;
+                    }
+                    let needed = self.needed(&effect)?;
+                    self.apply(*effect, needed, pending);
+                    // It is in the log already.
+                    pending.batch.take_records();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Transactions that were injected, or are a part of an import.
+    fn follow_run(&mut self, run: &FollowedRun<'_>, pending: &mut Pending) -> Result<(), StoreError> {
+        let number = self.numbers.get(&run.chain).copied();
+        let unknown = || StoreError::Damaged(format!("the log speaks of the chain {} before it was made", run.chain));
+        let number = number.ok_or_else(unknown)?;
+        match self.chains.get_mut(&number) {
+            Some(entry) => {
+                let Entry { chain, .. } = entry;
+                let (size, bytes) = (chain.head.size(), chain.head.bytes);
+                if size.next_index() != run.first || bytes != run.bytes_before {
+                    let detail = format!("transaction {} of the chain {} does not follow its {size}", run.first, run.chain);
+                    return Err(StoreError::Damaged(detail));
+                }
+                for transaction in run.transactions() {
+                    let transaction = transaction?;
+                    let tiles = &mut |tile: Tile| pending.batch.tile(number, &tile);
+                    let index = chain.append(transaction.hash, transaction.timestamp, transaction.bytes, tiles);
+                    if let Some(id) = &transaction.id {
+                        pending.batch.id(number, id, index);
+                    }
+                    if let Some(erasure) = &transaction.erasure {
+                        pending.batch.erased_before(number, index, erasure);
+                    }
+                }
+                pending.touched.insert(number);
+            }
+            None => self.imports.get_mut(&run.chain).ok_or_else(unknown)?.follow(run, pending)?,
+        }
+        pending.batch.logged_run(number, run);
+        Ok(())
+    }
+
+    /// Removes what is stored of an import that was given up.
+    fn remove_import(&mut self, id: Hash) -> Result<(), StoreError> {
+        let Some(number) = self.numbers.get(&id).copied() else { return Ok(()) };
+        let mut removed = crate::store::Removed::default();
+        loop {
+            let mut batch = Batch::default();
+            let is_done = self.store.remove_parts(number, limits::REMOVE_ENTRIES, &mut removed, &mut batch)?;
+            let doomed = self.store.commit(self.group, batch)?;
+            self.store.erase(doomed)?;
+            if is_done {
+                return Ok(());
+            }
+        }
+    }
+}
+
 impl Entry {
+    /// As it is published.
+    fn published(handle: Arc<ChainHandle>) -> Entry {
+        let chain = Chain { id: handle.id, rules: handle.rules.clone(), head: handle.head() };
+        let (leap, erasures) = (handle.leap_policy(), handle.own_erasures());
+        Entry { chain, leap, erasures, handle }
+    }
+
     fn accept(&mut self, number: ChainNumber, transaction: Transaction, pending: &mut Pending) {
         let (index, bytes_before) = (self.chain.head.size().next_index(), self.chain.head.bytes);
         let of = (number, self.chain.id);
@@ -648,6 +747,7 @@ impl Entry {
             name: handle.name.to_string(),
             number: handle.number(),
             id: chain.id,
+            group: handle.group,
             parent: handle.lineage.parent(),
             bang: handle.lineage.bang(),
             leap: *leap,

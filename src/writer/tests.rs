@@ -15,18 +15,28 @@ use crate::{
         rules::{ForkOf, Rules},
         transaction::{Kind, Submission, Timestamp, Transaction},
     },
-    store::{BangPlace, Effect, Progress as StoreProgress, read_all},
+    store::{BangPlace, Effect, NodeId, Progress as StoreProgress, key::KeyFile, read_all},
 };
 
-/// A data folder with its writer, driven by hand.
+const GROUP: Group = Group(5);
+
+/// The data folder of a node with this key, which has founded the group.
+fn open_store(folder: &Path, key: u8) -> Arc<Store> {
+    let store = Store::open(folder, 7, StoreProgress::default()).unwrap();
+    let key = store.secret_key(KeyFile::Node, [key; 32]).unwrap();
+    store.found(GROUP, NodeId(key.verifying_key().to_bytes())).unwrap();
+    store.into()
+}
+
+/// A data folder with the chains of its node, driven by hand.
 struct Applied {
     folder: tempfile::TempDir,
-    writer: Option<Writer>,
+    core: Option<Arc<Core>>,
 }
 
 impl Applied {
     fn new() -> Applied {
-        let mut applied = Applied { folder: tempfile::tempdir().unwrap(), writer: None };
+        let mut applied = Applied { folder: tempfile::tempdir().unwrap(), core: None };
         applied.open();
         applied
     }
@@ -37,25 +47,27 @@ impl Applied {
 
     /// Opens the folder again, as a start of the node does.
     fn open(&mut self) {
-        self.writer = None;
-        let store = Store::open(self.data(), 7, StoreProgress::default()).unwrap();
-        self.writer = Some(Writer::open(store.into(), 1_000).unwrap().0);
+        self.core = None;
+        let store = open_store(self.data(), 7);
+        let published = Arc::new(Published::new(store.clone()).0);
+        let cores = super::open(&store, &published, &[GROUP], 1_000).unwrap();
+        self.core = cores.into_values().next();
     }
 
     /// Opens it again without its index.
     fn open_without_index(&mut self) {
-        self.writer = None;
+        self.core = None;
         std::fs::remove_dir_all(self.data().join("index")).unwrap();
         self.open();
     }
 
     fn ledger<T>(&mut self, work: impl FnOnce(&mut Ledger) -> T) -> T {
-        work(&mut self.writer.as_mut().unwrap().ledger)
+        work(&mut self.core.as_ref().unwrap().lock().ledger)
     }
 
     fn commit(&mut self, mut pending: Pending) {
         self.ledger(|ledger| ledger.finish(&mut pending));
-        self.writer.as_mut().unwrap().commit(pending).unwrap();
+        self.core.as_ref().unwrap().commit(pending).unwrap();
     }
 
     /// Decides requests as one batch.
@@ -68,7 +80,7 @@ impl Applied {
     }
 
     fn chain(&self, name: &str) -> Arc<ChainHandle> {
-        self.writer.as_ref().unwrap().published.chain(name).unwrap()
+        self.core.as_ref().unwrap().published.chain(name).unwrap()
     }
 
     /// All that is public of all chains and imports.
@@ -147,6 +159,50 @@ impl Applied {
             }
         }
         self.commit(pending);
+    }
+}
+
+/// A node that gets the entries of another, in parts of random sizes.
+fn follow(source: &Applied, random: &mut TestRng) -> Applied {
+    let source = source.core.as_ref().unwrap().store.clone();
+    let mut follower = Applied { folder: tempfile::tempdir().unwrap(), core: None };
+    let mut next = 0;
+    loop {
+        // It is started again now and then, and has lost its index sometimes.
+        follower.core = None;
+        if random.random_range(0..3) == 0 && next > 0 {
+            std::fs::remove_dir_all(follower.data().join("index")).unwrap();
+        }
+        let store = Store::open(follower.data(), 8, StoreProgress::default()).unwrap();
+        let key = store.secret_key(KeyFile::Node, [8; 32]).unwrap();
+        store.found(Group(6), NodeId(key.verifying_key().to_bytes())).unwrap();
+        let store = Arc::new(store);
+        let writing = store.clone();
+        let journal = std::thread::spawn(move || writing.run_journal());
+        let published = Arc::new(Published::new(store.clone()).0);
+        let cores = super::open(&store, &published, &[GROUP], 1_000).unwrap();
+        let core = cores.into_values().next().unwrap();
+        let entries = source.entries(GROUP, next..next + random.random_range(1..40), usize::MAX).unwrap();
+        let is_done = entries.is_empty();
+        next += entries.len() as u64;
+        for part in entries.chunks(random.random_range(1..5)) {
+            let (told, durable) = std::sync::mpsc::channel();
+            store.append(GROUP, part.to_vec(), Box::new(move |done| told.send(done).unwrap()));
+            durable.recv().unwrap().unwrap();
+        }
+        // Some stay for the next start, which finds them in its log; there, what is known to be agreed is taken at once.
+        let applied = store.group(GROUP).applied.map_or(0, |applied| applied.index + 1);
+        let until = if is_done || random.random_range(0..2) == 0 { next } else { random.random_range(applied..=next) };
+        for entry in store.entries(GROUP, applied..until, usize::MAX).unwrap() {
+            store.save_committed(GROUP, entry.id);
+            core.apply(entry.id.index, &entry.said).unwrap();
+        }
+        store.end_journal();
+        journal.join().unwrap();
+        if is_done {
+            follower.core = Some(core);
+            return follower;
+        }
     }
 }
 
@@ -309,6 +365,8 @@ fn the_same_effects_make_the_same_chains() {
             other.open_without_index();
             assert_eq!(public, other.public());
         }
+        let mut follower = follow(&source, &mut random);
+        assert_eq!(public, follower.public());
         source.open_without_index();
         assert_eq!(public, source.public());
     }

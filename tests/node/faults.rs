@@ -1000,11 +1000,11 @@ fn an_index_that_is_half_made_is_completed() {
 #[test]
 fn a_folder_of_another_form_is_refused_and_stays_as_it_is() {
     let (_folder, data) = written_folder(false, false);
-    fs::write(data.join("format"), "qbc-data 2\n").unwrap();
+    fs::write(data.join("format"), "qbc-data 3\n").unwrap();
     let before = contents(&data);
     for text in [refusal(&data), fault_of(&data)] {
         assert!(
-            ["qbc-data 2", "qbc-data 3", "qbc export", "qbc import"].iter().all(|word| text.contains(word)),
+            ["qbc-data 3", "qbc-data 4", "qbc export", "qbc import"].iter().all(|word| text.contains(word)),
             "{text}"
         );
     }

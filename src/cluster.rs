@@ -1,0 +1,1083 @@
+//! Several nodes that keep chains together.
+//!
+//! A **cluster** is a set of nodes with one secret. A **group** is a set of its nodes that keeps some chains: one of them leads, and
+//! what a majority has on disk is agreed. Each node has a group of its own, in which it is alone until more replicas are asked for;
+//! more groups are made when nodes join, and a new chain goes to the group with the fewest. The group [`Group::META`], of all nodes,
+//! agrees on what the cluster [knows](knowledge): nodes, groups, and which chain is kept where.
+//!
+//! A node that nobody joined runs none of this: what it writes is agreed when it is on disk. It writes the log of a group of one all
+//! the same, so that others can join it whenever they want.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | [`link`] | connections between nodes |
+//! | `engine`, `net` | agreement within a group, by openraft; the only ones that name it |
+//! | [`knowledge`] | what all nodes know, and where new things are placed |
+//! | this file | joins, runs the groups of this node, and moves them where they belong |
+
+mod engine;
+pub mod knowledge;
+pub mod link;
+mod net;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use openraft::{ChangeMembers, ReadPolicy, ServerState, async_runtime::WatchReceiver};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{
+    sync::{oneshot, watch},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    core::{hash, transaction::Timestamp},
+    limits,
+    node::Node,
+    store::{ClusterChange, Group, LogRecord, NodeId, Store, StoreError},
+    writer::{Core, Refused, Sequencer},
+};
+use engine::{GroupStorage, Machine, Proposal, Raft, Told};
+use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
+use link::{Answer, Answers, Call, Identity, Link, LinkError, Secret};
+use net::{Net, Ways};
+
+/// A leader is asked up to where it has come.
+const READ_INDEX: u8 = 16;
+/// A change of the cluster is proposed to the leader of [`Group::META`].
+const CHANGE: u8 = 17;
+/// A node asks to be taken in.
+const JOIN: u8 = 18;
+/// A node asks how another stands.
+const STATUS: u8 = 19;
+
+/// Why something of the cluster could not be done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// Nobody leads, or too few nodes answer.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It is not allowed, or makes no sense.
+    #[error("{0}")]
+    Refused(String),
+    /// The node's own store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<LinkError> for ClusterError {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Refused(reason) => ClusterError::Refused(reason),
+            away => ClusterError::Unavailable(away.to_string()),
+        }
+    }
+}
+
+/// A node's part in its cluster. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Cluster(Arc<Inner>);
+
+struct Inner {
+    node: Node,
+    store: Arc<Store>,
+    identity: Identity,
+    /// Where others reach this node.
+    host: String,
+    links: Mutex<HashMap<NodeId, (String, Arc<Link>)>>,
+    groups: RwLock<BTreeMap<Group, Running>>,
+    /// One opening of a group at a time.
+    opening: tokio::sync::Mutex<()>,
+    /// The groups that are being moved.
+    moving: Mutex<BTreeMap<Group, String>>,
+    /// When each node answered last.
+    seen: Mutex<HashMap<NodeId, Instant>>,
+    /// Counts changes of what the cluster knows.
+    changed: Arc<watch::Sender<u64>>,
+    journal: Mutex<Option<std::thread::JoinHandle<()>>>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// A group that runs on this node.
+#[derive(Clone)]
+struct Running {
+    raft: Raft,
+    core: Option<Arc<Core>>,
+}
+
+/// What a node says that asks to be taken in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Joining {
+    id: NodeId,
+    host: String,
+    version: String,
+    /// The chains that it has, by name, with their ids.
+    chains: BTreeMap<String, String>,
+}
+
+/// How a replica of a group stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replica {
+    /// The node.
+    pub node: NodeId,
+    /// `leader`, `follower`, or `learner`, which gets a copy and has no say.
+    pub role: String,
+    /// Entries that it is known to have.
+    pub size: u64,
+    /// Entries that it lacks of the leader's.
+    pub lag: u64,
+}
+
+/// How a group stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its id.
+    pub id: Group,
+    /// The nodes that keep it.
+    pub replicas: Vec<Replica>,
+    /// Who leads, if anybody does.
+    pub leader: Option<NodeId>,
+    /// The term of the election.
+    pub term: u64,
+    /// How many chains it has.
+    pub chains: u64,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct NodeStatus {
+    /// The groups that it leads.
+    groups: Vec<GroupStatus>,
+    /// Groups that it keeps.
+    keeps: u64,
+    /// Bytes of the transactions that it keeps.
+    bytes: u64,
+    /// What moves.
+    busy: Vec<String>,
+}
+
+impl Cluster {
+    /// The part of a node that others reach at this host. It does nothing before the node is [joined](Cluster::join), or joins.
+    ///
+    /// # Errors
+    /// The groups of the node cannot be opened.
+    pub async fn start(
+        node: Node,
+        secret: Secret,
+        host: String,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<Cluster, ClusterError> {
+        let (store, identity) = (node.store(), Identity { key: node.signing_key(), secret });
+        let inner = Inner {
+            node,
+            store,
+            identity,
+            host,
+            links: Mutex::default(),
+            groups: RwLock::default(),
+            opening: tokio::sync::Mutex::default(),
+            moving: Mutex::default(),
+            seen: Mutex::default(),
+            changed: Arc::new(watch::Sender::new(0)),
+            journal: Mutex::default(),
+            stopping,
+        };
+        let cluster = Cluster(Arc::new(inner));
+        if cluster.0.store.groups().contains(&Group::META) {
+            cluster.be_member().await?;
+            cluster.announce_host();
+        }
+        Ok(cluster)
+    }
+
+    /// Whether the node is in a cluster with others, or was.
+    pub fn is_active(&self) -> bool {
+        self.0.journal.lock().expect("no holder of this lock panics").is_some()
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.0.identity.node()
+    }
+
+    /// What the cluster knows.
+    pub fn knowledge(&self) -> Knowledge {
+        self.0.store.cluster(Knowledge::read)
+    }
+
+    /// Runs the groups of this node from now on.
+    async fn be_member(&self) -> Result<(), ClusterError> {
+        {
+            let mut journal = self.0.journal.lock().expect("no holder of this lock panics");
+            if journal.is_none() {
+                let store = self.0.store.clone();
+                let started = std::thread::Builder::new().name("journal".into()).spawn(move || store.run_journal());
+                let started = started.map_err(|error| ClusterError::Unavailable(format!("cannot start a thread: {error}")))?;
+                *journal = Some(started);
+                tokio::spawn(run(Arc::downgrade(&self.0), self.0.stopping.clone()));
+            }
+        }
+        self.open(Group::META).await?;
+        let known = self.knowledge();
+        for group in self.0.store.groups() {
+            if self.runs_apart(&known, group) {
+                self.open(group).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a group needs an engine here: the node's own does not while the node is alone in it.
+    fn runs_apart(&self, known: &Knowledge, group: Group) -> bool {
+        if group != self.0.node.own_group() {
+            return true;
+        }
+        let is_alone = self.0.store.group(group).membership.is_some_and(|(_, members)| members.is_alone(self.me()));
+        let is_to_be_alone = known.groups.get(&group).is_none_or(|info| info.replicas == [self.me()]);
+        !(is_alone && is_to_be_alone)
+    }
+
+    fn running(&self, group: Group) -> Option<Running> {
+        self.0.groups.read().expect("no holder of this lock panics").get(&group).cloned()
+    }
+
+    /// Starts the engine of a group on this node, if it does not run.
+    async fn open(&self, group: Group) -> Result<Running, ClusterError> {
+        let _turn = self.0.opening.lock().await;
+        if let Some(running) = self.running(group) {
+            return Ok(running);
+        }
+        let core = match group {
+            Group::META => None,
+            group => Some(tokio::task::block_in_place(|| self.0.node.ensure_group(group))?),
+        };
+        let start = async {
+            let storage = GroupStorage::new(self.0.store.clone(), group);
+            let machine = Machine::new(storage.clone(), core.clone(), self.0.changed.clone());
+            let ways: Arc<dyn Ways> = Arc::new(WaysOf(Arc::downgrade(&self.0)));
+            let raft = Raft::new(self.me(), Arc::new(config()?), Net { ways, group }, storage, machine).await;
+            raft.map_err(|error| ClusterError::Unavailable(format!("the group {group} cannot be opened: {error}")))
+        };
+        let raft = match &core {
+            None => start.await?,
+            Some(core) => {
+                let mut started = None;
+                let change = async {
+                    let raft = started.insert(start.await?).clone();
+                    let cluster = Arc::downgrade(&self.0);
+                    let runtime = tokio::runtime::Handle::current();
+                    Ok::<_, ClusterError>(
+                        Arc::new(Sequence { cluster, raft, runtime, group, ready: AtomicU64::new(0) }) as Arc<dyn Sequencer>
+                    )
+                };
+                core.sequence(change).await?;
+                started.expect("it was started")
+            }
+        };
+        let running = Running { raft, core };
+        self.0.groups.write().expect("no holder of this lock panics").insert(group, running.clone());
+        tracing::info!(%group, "the group runs on this node");
+        Ok(running)
+    }
+
+    /// Makes a cluster of this node alone, if it is in none, with all chains that it has.
+    async fn found(&self) -> Result<(), ClusterError> {
+        if self.is_active() {
+            return Ok(());
+        }
+        tokio::task::block_in_place(|| self.0.store.found(Group::META, self.me()))?;
+        self.be_member().await?;
+        let (me, own) = (self.me(), self.0.node.own_group());
+        let mut set = BTreeMap::from([
+            knowledge::cluster_id(hash::origin(&me.to_string()).to_string()),
+            knowledge::node(me, Some(&NodeInfo::new(self.0.host.clone()))),
+            knowledge::group(own, Some(&GroupInfo { replicas: vec![me], want: 1 })),
+        ]);
+        for (name, _) in self.0.node.chains(None, usize::MAX) {
+            set.extend([knowledge::chain(name.as_str(), Some(own))]);
+        }
+        self.change(ClusterChange { expect: BTreeMap::new(), set }).await?;
+        tracing::info!("this node is the first of a cluster");
+        Ok(())
+    }
+
+    /// Has this node taken into the cluster of the node at `host`. Joining again is no error.
+    ///
+    /// # Errors
+    /// It cannot be reached, has another secret, or refuses.
+    pub async fn join(&self, host: &str) -> Result<(), ClusterError> {
+        if self.is_active() && self.knowledge().nodes.len() > 1 {
+            return Ok(());
+        }
+        let chains = self.0.node.chains(None, usize::MAX).into_iter().map(|(name, chain)| {
+            (name.to_string(), chain.map_or_else(|_| String::new(), |chain| chain.id.to_string()))
+        });
+        let joining = Joining {
+            id: self.me(),
+            host: self.0.host.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            chains: chains.collect(),
+        };
+        let said = serde_json::to_vec(&joining).expect("it is JSON");
+        let mut host = host.to_owned();
+        let since = Instant::now();
+        loop {
+            let answer = link::call_once(&self.0.identity, &host, JOIN, &said, limits::JOIN_TIMEOUT).await;
+            match answer {
+                Ok((_, answer)) => match serde_json::from_slice::<Joined>(&answer) {
+                    Ok(Joined::Taken) => break,
+                    Ok(Joined::Ask(leader)) => host = leader,
+                    Err(_) => return Err(ClusterError::Refused(format!("the node {host} answers what is not understood"))),
+                },
+                Err(LinkError::Refused(reason)) => {
+                    return Err(ClusterError::Refused(format!("the node {host} refuses: {reason}")));
+                }
+                Err(error) if since.elapsed() > limits::JOIN_TIMEOUT => return Err(error.into()),
+                Err(_) => {}
+            }
+            sleep(limits::HEARTBEAT).await;
+        }
+        self.be_member().await?;
+        // Until it knows the cluster, it cannot say where a chain is.
+        let mut changed = self.0.changed.subscribe();
+        let me = self.me();
+        let known = async {
+            while !self.knowledge().nodes.contains_key(&me) {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let late = || ClusterError::Unavailable("the cluster has taken this node in, but sends it nothing".into());
+        timeout(limits::JOIN_TIMEOUT, known).await.map_err(|_| late())
+    }
+
+    /// Takes a node in that asks for it.
+    async fn take_in(&self, from: NodeId, joining: Joining) -> Result<Joined, ClusterError> {
+        if from != joining.id {
+            return Err(ClusterError::Refused("it speaks for another node".into()));
+        }
+        self.found().await?;
+        let Some(leader) = self.leader(Group::META).await else {
+            return Err(ClusterError::Unavailable("nobody leads the cluster at the moment: try again".into()));
+        };
+        let known = self.knowledge();
+        if leader != self.me() {
+            let host = known.nodes.get(&leader).map(|node| node.host.clone());
+            return host.map(Joined::Ask).ok_or_else(|| ClusterError::Unavailable("the leader has no host".into()));
+        }
+        if known.gone.contains(&from) {
+            return Err(ClusterError::Refused(
+                "this node was taken out of the cluster; its key is not taken in again: start it with a new data folder"
+                    .into(),
+            ));
+        }
+        if !known.nodes.contains_key(&from) {
+            let hidden: Vec<&str> =
+                joining.chains.keys().filter(|name| known.chains.contains_key(*name)).map(String::as_str).collect();
+            if !hidden.is_empty() {
+                return Err(ClusterError::Refused(format!(
+                    "the cluster has chains with the names of this node's: {}. Export them (qbc export), start with a new \
+                     data folder, and import them under other names, or fork them there",
+                    hidden.join(", ")
+                )));
+            }
+        }
+        let own = Group::of(from);
+        let mut set = BTreeMap::from([knowledge::node(from, Some(&NodeInfo::new(joining.host.clone())))]);
+        if !known.groups.contains_key(&own) {
+            set.extend([knowledge::group(own, Some(&GroupInfo { replicas: vec![from], want: 1 }))]);
+        }
+        set.extend(joining.chains.keys().map(|name| knowledge::chain(name, Some(own))));
+        self.change(ClusterChange { expect: BTreeMap::new(), set }).await?;
+        tracing::info!(id = %from, host = joining.host, "the node is taken in");
+        Ok(Joined::Taken)
+    }
+
+    /// Tells the others where this node is, if that is another place than before.
+    fn announce_host(&self) {
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let (me, known) = (cluster.me(), cluster.knowledge());
+                let Some(info) = known.nodes.get(&me) else { return };
+                if info.host == cluster.0.host {
+                    return;
+                }
+                let moved = NodeInfo { host: cluster.0.host.clone(), ..info.clone() };
+                let set = BTreeMap::from([knowledge::node(me, Some(&moved))]);
+                if cluster.change(ClusterChange { expect: BTreeMap::new(), set }).await.is_ok() {
+                    return;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+
+    /// Who leads a group, as far as this node knows. A node that keeps nothing of it asks those that do.
+    pub async fn leader(&self, group: Group) -> Option<NodeId> {
+        if let Some(running) = self.running(group) {
+            let metrics = running.raft.metrics();
+            let leader = metrics.borrow_watched().current_leader;
+            if leader.is_some() {
+                return leader;
+            }
+            let raft = running.raft;
+            let wait = raft.wait(Some(limits::AGREEMENT_TIMEOUT));
+            let led = wait.metrics(|metrics| metrics.current_leader.is_some(), "a leader").await;
+            return led.ok()?.current_leader;
+        }
+        let info = self.knowledge().groups.get(&group)?.clone();
+        match info.replicas.as_slice() {
+            [only] => Some(*only),
+            replicas => {
+                for node in replicas {
+                    if let Ok(status) = self.status_of(*node).await
+                        && status.groups.iter().any(|led| led.id == group)
+                    {
+                        return Some(*node);
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether this node decides on the writes of a group.
+    pub async fn leads(&self, group: Group) -> bool {
+        match self.running(group) {
+            Some(running) => running.raft.metrics().borrow_watched().current_leader == Some(self.me()),
+            None => group == self.0.node.own_group(),
+        }
+    }
+
+    /// Waits until this node has all of a group that was acknowledged before the call.
+    ///
+    /// # Errors
+    /// Nobody leads, or too few nodes answer.
+    pub async fn linearize(&self, group: Group) -> Result<(), ClusterError> {
+        let Some(running) = self.running(group) else { return Ok(()) };
+        let unavailable = |error: String| ClusterError::Unavailable(format!("the chain has no leader that is agreed: {error}"));
+        let since = Instant::now();
+        loop {
+            let read = async {
+                let leader = self.leader(group).await.ok_or_else(|| unavailable("no majority of its nodes answers".into()))?;
+                if leader == self.me() {
+                    let read = running.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+                    return read.map(|_| ()).map_err(|error| unavailable(error.to_string()));
+                }
+                let answer = self.link_to(leader)?.call(READ_INDEX, group, &mut |_| (), limits::LINK_TIMEOUT).await?;
+                let index = answer.as_array().map(|bytes| u64::from_be_bytes(*bytes));
+                let index = index.ok_or_else(|| unavailable("its answer is not understood".into()))?;
+                let wait = running.raft.wait(Some(limits::AGREEMENT_TIMEOUT));
+                let applied = wait.applied_index_at_least(Some(index), "what the leader has").await;
+                applied.map(|_| ()).map_err(|error| unavailable(error.to_string()))
+            };
+            match read.await {
+                Ok(()) => return Ok(()),
+                Err(error) if since.elapsed() > limits::AGREEMENT_TIMEOUT => return Err(error),
+                Err(_) => sleep(limits::HEARTBEAT).await,
+            }
+        }
+    }
+
+    /// How long ago this node was last in touch with the leader of a group.
+    pub fn lag(&self, group: Group) -> Option<u64> {
+        let running = self.running(group)?;
+        let metrics = running.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let behind = metrics.last_log_index.zip(metrics.last_applied).map(|(last, applied)| last.saturating_sub(applied.index));
+        Some(behind.unwrap_or(0))
+    }
+
+    /// Changes what the cluster knows, through the leader of [`Group::META`]. Says whether all was as the change expects.
+    ///
+    /// # Errors
+    /// It is not known whether it was or will be made.
+    pub async fn change(&self, change: ClusterChange) -> Result<bool, ClusterError> {
+        let json = Arc::new(serde_json::to_vec(&change).expect("a change is JSON"));
+        let since = Instant::now();
+        loop {
+            let changed = self.try_change(&json).await;
+            match changed {
+                Err(ClusterError::Unavailable(_)) if since.elapsed() < limits::AGREEMENT_TIMEOUT => {
+                    sleep(limits::HEARTBEAT).await;
+                }
+                changed => return changed,
+            }
+        }
+    }
+
+    async fn try_change(&self, json: &Arc<Vec<u8>>) -> Result<bool, ClusterError> {
+        let nobody = || ClusterError::Unavailable("no majority of the cluster's nodes answers".into());
+        let leader = self.leader(Group::META).await.ok_or_else(nobody)?;
+        if leader != self.me() {
+            let link = self.link_to(leader)?;
+            let answer = link.call(CHANGE, Group::META, &mut |content| content.extend_from_slice(json), limits::AGREEMENT_TIMEOUT);
+            return Ok(answer.await?.first() == Some(&1));
+        }
+        let running = self.running(Group::META).ok_or_else(nobody)?;
+        let (told, answer) = oneshot::channel();
+        let told = Told(Box::new(move |result| drop(told.send(result))));
+        let sent = running.raft.client_write_ff(Proposal::Cluster(json.clone()), Some(told)).await;
+        sent.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
+        match timeout(limits::AGREEMENT_TIMEOUT, answer).await {
+            Ok(Ok(Ok(written))) => Ok(written.data),
+            _ => Err(nobody()),
+        }
+    }
+
+    fn link_to(&self, node: NodeId) -> Result<Arc<Link>, ClusterError> {
+        let host = self.knowledge().nodes.get(&node).map(|info| info.host.clone());
+        let host = host.ok_or_else(|| ClusterError::Unavailable(format!("the node {node} is not in the cluster")))?;
+        Ok(self.0.link(node, &host))
+    }
+
+    async fn status_of(&self, node: NodeId) -> Result<NodeStatus, ClusterError> {
+        if node == self.me() {
+            return Ok(self.own_status());
+        }
+        let answer = self.link_to(node)?.call(STATUS, Group::META, &mut |_| (), limits::LINK_TIMEOUT).await?;
+        self.0.seen.lock().expect("no holder of this lock panics").insert(node, Instant::now());
+        serde_json::from_slice(&answer).map_err(|_| ClusterError::Refused("its answer is not understood".into()))
+    }
+
+    fn own_status(&self) -> NodeStatus {
+        let (me, known) = (self.me(), self.knowledge());
+        let mut status = NodeStatus::default();
+        let chains = |group| known.chains.values().filter(|of| **of == group).count() as u64;
+        for (_, chain) in self.0.node.chains(None, usize::MAX) {
+            status.bytes += chain.map_or(0, |chain| chain.head().bytes);
+        }
+        for (group, running) in &*self.0.groups.read().expect("no holder of this lock panics") {
+            status.keeps += 1;
+            let metrics = running.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.current_leader != Some(me) || metrics.state != ServerState::Leader {
+                continue;
+            }
+            let membership = metrics.membership_config.membership();
+            let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+            let last = metrics.last_log_index.map_or(0, |last| last + 1);
+            let replica = |node: NodeId| {
+                let matched = metrics.replication.as_ref().and_then(|of| of.get(&node).copied().flatten());
+                let size = if node == me { last } else { matched.map_or(0, |id| id.index + 1) };
+                let role = match (node == me, voters.contains(&node)) {
+                    (true, _) => "leader",
+                    (false, true) => "follower",
+                    (false, false) => "learner",
+                };
+                Replica { node, role: role.into(), size, lag: last.saturating_sub(size) }
+            };
+            let replicas = membership.nodes().map(|(node, _)| replica(*node)).collect();
+            let (id, chains) = (*group, chains(*group));
+            status.groups.push(GroupStatus { id, replicas, leader: Some(me), term: metrics.current_term, chains });
+        }
+        let own = self.0.node.own_group();
+        if self.running(own).is_none() {
+            status.keeps += 1;
+            let size = self.0.store.group(own).last.map_or(0, |last| last.index + 1);
+            let replica = Replica { node: me, role: "leader".into(), size, lag: 0 };
+            let (term, chains) = (1, chains(own));
+            status.groups.push(GroupStatus { id: own, replicas: vec![replica], leader: Some(me), term, chains });
+        }
+        let moving = self.0.moving.lock().expect("no holder of this lock panics");
+        status.busy = moving.values().cloned().collect();
+        status
+    }
+
+    /// How the cluster stands, as JSON of `GET /cluster`.
+    pub async fn status(&self) -> Value {
+        let (me, known, now) = (self.me(), self.knowledge(), self.0.node.now());
+        let asked = known.nodes.keys().map(|node| async move { (*node, self.status_of(*node).await.ok()) });
+        let answers: BTreeMap<NodeId, Option<NodeStatus>> = futures_util::future::join_all(asked).await.into_iter().collect();
+        let seen = self.0.seen.lock().expect("no holder of this lock panics").clone();
+        let mut groups: BTreeMap<Group, GroupStatus> = BTreeMap::new();
+        let mut busy = BTreeSet::new();
+        for status in answers.values().flatten() {
+            busy.extend(status.busy.iter().cloned());
+            for group in &status.groups {
+                let newer = groups.get(&group.id).is_none_or(|known| known.term < group.term);
+                if newer {
+                    groups.insert(group.id, group.clone());
+                }
+            }
+        }
+        for (group, info) in &known.groups {
+            groups.entry(*group).or_insert_with(|| {
+                let replica = |node: &NodeId| Replica { node: *node, role: "unknown".into(), size: 0, lag: 0 };
+                let chains = known.chains.values().filter(|of| *of == group).count() as u64;
+                let replicas = info.replicas.iter().map(replica).collect();
+                GroupStatus { id: *group, replicas, leader: None, term: 0, chains }
+            });
+        }
+        let nodes = known.nodes.iter().map(|(id, info)| {
+            let status = answers.get(id).and_then(Option::as_ref);
+            let ago = if *id == me { Some(Duration::ZERO) } else { seen.get(id).map(Instant::elapsed) };
+            let state = match (info.standing, status, ago) {
+                (Standing::Leaving, ..) => "leaving",
+                (_, Some(_), _) => "live",
+                (_, None, Some(ago)) if ago < limits::SUSPECT => "suspect",
+                _ => "down",
+            };
+            let last_seen = ago.and_then(|ago| Timestamp::from_micros(now.micros() - ago.as_micros() as i64));
+            let last_seen = last_seen.map(|time| time.to_string());
+            serde_json::json!({
+                "id": id, "host": info.host, "state": state, "version": info.version,
+                "leads": groups.values().filter(|group| group.leader == Some(*id)).count(),
+                "keeps": status.map(|status| status.keeps), "bytes": status.map(|status| status.bytes),
+                "last_seen": last_seen,
+            })
+        });
+        let nodes: Vec<Value> = nodes.collect();
+        serde_json::json!({
+            "id": known.id, "nodes": nodes, "groups": groups.into_values().collect::<Vec<_>>(),
+            "busy": busy.into_iter().collect::<Vec<_>>(),
+        })
+    }
+
+    /// The replicas of a group, as its leader says.
+    pub async fn replicas(&self, group: Group) -> Option<Vec<Value>> {
+        let known = self.knowledge();
+        let leader = self.leader(group).await?;
+        let status = self.status_of(leader).await.ok()?;
+        let group = status.groups.into_iter().find(|led| led.id == group)?;
+        let replica = |replica: Replica| {
+            let host = known.nodes.get(&replica.node).map(|info| info.host.clone());
+            serde_json::json!({"node": replica.node, "host": host, "role": replica.role, "size": replica.size})
+        };
+        Some(group.replicas.into_iter().map(replica).collect())
+    }
+
+    /// Where another node of the cluster is.
+    pub fn host_of(&self, node: NodeId) -> Option<String> {
+        self.knowledge().nodes.get(&node).map(|info| info.host.clone())
+    }
+
+    /// The group of a new chain that is to have so many replicas.
+    ///
+    /// # Errors
+    /// There are not so many nodes.
+    pub fn place(&self, replicas: Option<u8>) -> Result<Group, ClusterError> {
+        self.knowledge().place(replicas, self.me()).map_err(ClusterError::Refused)
+    }
+
+    /// Reserves the name of a new chain for a group. Says whether it was free, or reserved for this group already.
+    ///
+    /// # Errors
+    /// The cluster does not agree at the moment.
+    pub async fn reserve(&self, name: &str, group: Group) -> Result<bool, ClusterError> {
+        let (key, value) = knowledge::chain(name, Some(group));
+        let expect = BTreeMap::from([(key.clone(), None)]);
+        let set = BTreeMap::from([(key, value)]);
+        if self.change(ClusterChange { expect, set }).await? {
+            return Ok(true);
+        }
+        Ok(self.knowledge().chains.get(name) == Some(&group) && self.0.node.chain(name).is_none())
+    }
+
+    /// Gives a name up that was reserved, where no chain came of it.
+    pub async fn release(&self, name: &str, group: Group) {
+        let (key, value) = knowledge::chain(name, Some(group));
+        let change = ClusterChange { expect: BTreeMap::from([(key.clone(), value)]), set: BTreeMap::from([(key, None)]) };
+        if let Err(error) = self.change(change).await {
+            tracing::warn!("the name {name} stays reserved: {error}");
+        }
+    }
+
+    /// Changes on how many nodes a group is kept, and returns when all of them have all of it.
+    ///
+    /// # Errors
+    /// There are not so many nodes, or they cannot be reached.
+    pub async fn set_replicas(&self, group: Group, replicas: u8) -> Result<(), ClusterError> {
+        self.found().await?;
+        let known = self.knowledge();
+        let change = known.resize(group, replicas).map_err(ClusterError::Refused)?;
+        let Some(change) = change else { return Ok(()) };
+        if !self.change(change).await? {
+            return Err(ClusterError::Unavailable("the cluster has changed meanwhile: send again".into()));
+        }
+        let since = Instant::now();
+        loop {
+            sleep(limits::HEARTBEAT).await;
+            let wanted: BTreeSet<NodeId> =
+                self.knowledge().groups.get(&group).map(|info| info.replicas.iter().copied().collect()).unwrap_or_default();
+            if let Some(leader) = self.leader(group).await
+                && let Ok(status) = self.status_of(leader).await
+                && let Some(status) = status.groups.into_iter().find(|led| led.id == group)
+            {
+                let there: BTreeSet<NodeId> = status
+                    .replicas
+                    .iter()
+                    .filter(|replica| replica.role != "learner")
+                    .map(|replica| replica.node)
+                    .collect();
+                if there == wanted {
+                    return Ok(());
+                }
+            }
+            if since.elapsed() > limits::MOVE_TIMEOUT {
+                return Err(ClusterError::Unavailable("it goes on in the background: GET /cluster tells how far it is".into()));
+            }
+        }
+    }
+
+    /// Takes a node out. Its groups move first; one that is lost is not waited for.
+    ///
+    /// # Errors
+    /// There is no such node, or what it keeps would be lost.
+    pub async fn leave(&self, node: NodeId, is_lost: bool) -> Result<(), ClusterError> {
+        let known = self.knowledge();
+        let change = known.leave(node, is_lost).map_err(ClusterError::Refused)?;
+        match self.change(change).await? {
+            true => Ok(()),
+            false => Err(ClusterError::Unavailable("the cluster has changed meanwhile: send again".into())),
+        }
+    }
+
+    /// Hands a connection of another node over.
+    pub async fn serve(&self, stream: tokio::net::TcpStream) {
+        let answers: Arc<dyn Answers> = Arc::new(AnswersOf(Arc::downgrade(&self.0)));
+        if let Err(error) = link::serve(stream, &self.0.identity, answers).await {
+            tracing::warn!("a connection of another node is refused: {error}");
+        }
+    }
+
+    /// Ends all groups.
+    pub async fn stop(&self) {
+        let groups = std::mem::take(&mut *self.0.groups.write().expect("no holder of this lock panics"));
+        for running in groups.into_values() {
+            let _ = timeout(limits::LINK_TIMEOUT, running.raft.shutdown()).await;
+        }
+        self.0.links.lock().expect("no holder of this lock panics").clear();
+        self.0.store.end_journal();
+        let journal = self.0.journal.lock().expect("no holder of this lock panics").take();
+        if let Some(journal) = journal {
+            let _ = tokio::task::spawn_blocking(move || journal.join()).await;
+        }
+    }
+
+    /// Brings the groups of this node where the cluster says that they belong.
+    async fn settle(&self) {
+        let (me, known) = (self.me(), self.knowledge());
+        for (group, info) in &known.groups {
+            let is_here = info.replicas.contains(&me);
+            if is_here && self.runs_apart(&known, *group) && self.running(*group).is_none() {
+                // The first that is named makes a new group; the others get it from there.
+                if info.replicas.first() == Some(&me) && known.is_new(*group) {
+                    let founded = tokio::task::block_in_place(|| self.0.store.found(*group, me));
+                    if let Err(error) = founded {
+                        tracing::error!("a group cannot be made: {error}");
+                        continue;
+                    }
+                }
+                if let Err(error) = self.open(*group).await {
+                    tracing::error!("{error}");
+                }
+            }
+        }
+        let running: Vec<(Group, Running)> = {
+            let groups = self.0.groups.read().expect("no holder of this lock panics");
+            groups.iter().map(|(group, running)| (*group, running.clone())).collect()
+        };
+        for (group, running) in running {
+            let (state, membership) = {
+                let metrics = running.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                (metrics.state, metrics.membership_config.membership().clone())
+            };
+            if state == ServerState::Leader {
+                let (voters, learners) = known.members(group);
+                self.move_group(group, &running, &membership, voters, learners);
+            } else if group != Group::META
+                && known.groups.get(&group).is_some_and(|info| !info.replicas.contains(&me))
+                && membership.get_node(&me).is_none()
+                && membership.voter_ids().next().is_some()
+            {
+                self.forget(group, running).await;
+            }
+        }
+        if self.leads(Group::META).await {
+            self.plan(&known).await;
+        }
+    }
+
+    /// Ends a group that is not kept here any more.
+    async fn forget(&self, group: Group, running: Running) {
+        self.0.groups.write().expect("no holder of this lock panics").remove(&group);
+        let _ = running.raft.shutdown().await;
+        self.0.node.drop_group(group);
+        tracing::info!(%group, "the group is not kept on this node any more");
+    }
+
+    /// Has the members of a group that this node leads be these.
+    fn move_group(
+        &self,
+        group: Group,
+        running: &Running,
+        membership: &engine::RaftMembership,
+        voters: BTreeMap<NodeId, String>,
+        learners: BTreeMap<NodeId, String>,
+    ) {
+        let is: BTreeSet<NodeId> = membership.voter_ids().collect();
+        let is_joint = membership.get_joint_config().len() > 1;
+        let wanted: BTreeSet<NodeId> = voters.keys().copied().collect();
+        let all: BTreeMap<NodeId, String> = voters.into_iter().chain(learners).collect();
+        let there: BTreeSet<NodeId> = membership.nodes().map(|(node, _)| *node).collect();
+        if wanted.is_empty() || (is == wanted && !is_joint && there == all.keys().copied().collect()) {
+            return;
+        }
+        {
+            let mut moving = self.0.moving.lock().expect("no holder of this lock panics");
+            if moving.contains_key(&group) {
+                return;
+            }
+            moving.insert(group, format!("the group {group} moves to {} nodes", wanted.len()));
+        }
+        let (cluster, raft) = (self.clone(), running.raft.clone());
+        tokio::spawn(async move {
+            let moved = async {
+                for (node, host) in all.iter().filter(|(node, _)| !there.contains(node)) {
+                    // Until it has nearly all of it.
+                    raft.add_learner(*node, host.clone(), true).await.map_err(|error| error.to_string())?;
+                }
+                if is != wanted || is_joint {
+                    raft.change_membership(wanted.clone(), true).await.map_err(|error| error.to_string())?;
+                }
+                let gone: BTreeSet<NodeId> = there.iter().filter(|node| !all.contains_key(node)).copied().collect();
+                if !gone.is_empty() && raft.is_leader() {
+                    raft.change_membership(ChangeMembers::RemoveNodes(gone), true).await.map_err(|error| error.to_string())?;
+                }
+                Ok::<_, String>(())
+            };
+            if let Err(error) = timeout(limits::MOVE_TIMEOUT, moved).await.unwrap_or_else(|_| Err("it takes too long".into())) {
+                tracing::warn!(%group, "the group is not moved yet: {error}");
+                sleep(Duration::from_secs(1)).await;
+            }
+            cluster.0.moving.lock().expect("no holder of this lock panics").remove(&group);
+        });
+    }
+
+    /// As the leader of the cluster: makes groups where nodes came, and moves them where nodes go.
+    async fn plan(&self, known: &Knowledge) {
+        let has_left = |node: NodeId| {
+            let in_groups = known.groups.values().any(|info| info.replicas.contains(&node));
+            let running = self.running(Group::META);
+            let is_member = running.is_some_and(|running| {
+                let metrics = running.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                metrics.membership_config.membership().get_node(&node).is_some()
+            });
+            !in_groups && !is_member
+        };
+        if let Some(change) = known.plan(|| Group(rand::random::<u64>().max(2)), has_left)
+            && let Err(error) = self.change(change).await
+        {
+            tracing::warn!("the cluster is not brought in order yet: {error}");
+        }
+    }
+}
+
+/// What becomes of a node that asks to be taken in.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Joined {
+    Taken,
+    /// The node at this host decides.
+    Ask(String),
+}
+
+fn config() -> Result<openraft::Config, ClusterError> {
+    let millis = |time: Duration| time.as_millis() as u64;
+    let config = openraft::Config {
+        cluster_name: "qbc".into(),
+        heartbeat_interval: millis(limits::HEARTBEAT),
+        election_timeout_min: millis(limits::ELECTION[0]),
+        election_timeout_max: millis(limits::ELECTION[1]),
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_payload_entries: 300,
+        replication_lag_threshold: 1_000,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(true),
+        backoff: "50ms 50ms 50ms".into(),
+        ..openraft::Config::default()
+    };
+    config.validate().map_err(|error| ClusterError::Refused(error.to_string()))
+}
+
+/// Settles the groups whenever something has changed, and now and then.
+async fn run(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
+    let Some(mut changed) = inner.upgrade().map(|inner| inner.changed.subscribe()) else { return };
+    loop {
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = sleep(limits::SETTLE_EVERY) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        Cluster(inner).settle().await;
+        // Changes come in crowds.
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl Inner {
+    fn link(&self, node: NodeId, host: &str) -> Arc<Link> {
+        let mut links = self.links.lock().expect("no holder of this lock panics");
+        match links.get(&node) {
+            Some((at, link)) if at == host => link.clone(),
+            _ => {
+                let link = Link::start(self.identity.clone(), node, host.into());
+                links.insert(node, (host.into(), link.clone()));
+                link
+            }
+        }
+    }
+}
+
+struct WaysOf(Weak<Inner>);
+
+impl Ways for WaysOf {
+    fn link(&self, node: NodeId, host: &str) -> Option<Arc<Link>> {
+        let inner = self.0.upgrade()?;
+        // Where it is now counts more than where it was when it became a member.
+        let host = inner.store.cluster(|known| knowledge::host(known, node)).unwrap_or_else(|| host.into());
+        Some(inner.link(node, &host))
+    }
+}
+
+struct AnswersOf(Weak<Inner>);
+
+impl Answers for AnswersOf {
+    fn answer(&self, call: Call) -> Answer {
+        let Some(cluster) = self.0.upgrade().map(Cluster) else {
+            return Box::pin(async { Err("the node stops".into()) });
+        };
+        Box::pin(async move {
+            let Call { from, kind, group, content } = call;
+            match kind {
+                net::APPEND | net::VOTE | net::PRE_VOTE | net::TRANSFER => {
+                    let raft = match cluster.running(group) {
+                        Some(running) => running.raft,
+                        None => cluster.open_asked(group).await?.raft,
+                    };
+                    net::answer(raft, kind, content).await
+                }
+                READ_INDEX => cluster.read_index(group).await,
+                CHANGE => {
+                    let known = cluster.knowledge();
+                    if !known.nodes.contains_key(&from) {
+                        return Err("the node is not of the cluster".into());
+                    }
+                    if !cluster.leads(Group::META).await {
+                        return Err("the node does not lead the cluster".into());
+                    }
+                    let changed = cluster.try_change(&Arc::new(content.to_vec())).await;
+                    changed.map(|changed| vec![changed.into()]).map_err(|error| error.to_string())
+                }
+                JOIN => {
+                    let joining = serde_json::from_slice(&content).map_err(|_| "what is said is not understood".to_owned())?;
+                    let joined = cluster.take_in(from, joining).await.map_err(|error| error.to_string())?;
+                    Ok(serde_json::to_vec(&joined).expect("it is JSON"))
+                }
+                STATUS => Ok(serde_json::to_vec(&cluster.own_status()).expect("it is JSON")),
+                _ => Err("what is said is not understood".into()),
+            }
+        })
+    }
+}
+
+impl Cluster {
+    /// Opens a group of which another node speaks.
+    async fn open_asked(&self, group: Group) -> Result<Running, String> {
+        if group == Group::META {
+            // This node has asked to be taken in, and others were faster.
+            return self.be_member_of().await.map_err(|error| error.to_string());
+        }
+        let is_known = self.knowledge().groups.get(&group).is_some_and(|info| info.replicas.contains(&self.me()));
+        match is_known && self.is_active() {
+            true => self.open(group).await.map_err(|error| error.to_string()),
+            false => Err(format!("the group {group} is not of this node")),
+        }
+    }
+
+    async fn be_member_of(&self) -> Result<Running, ClusterError> {
+        Box::pin(self.be_member()).await?;
+        self.running(Group::META).ok_or_else(|| ClusterError::Unavailable("the node stops".into()))
+    }
+
+    async fn read_index(&self, group: Group) -> Result<Vec<u8>, String> {
+        let Some(running) = self.running(group) else { return Err("the group does not run here".into()) };
+        let read = running.raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(|error| error.to_string())?;
+        Ok(read.0.index().to_be_bytes().to_vec())
+    }
+}
+
+/// Brings effects to the nodes of a group.
+struct Sequence {
+    cluster: Weak<Inner>,
+    raft: Raft,
+    runtime: tokio::runtime::Handle,
+    group: Group,
+    /// The newest term in which this node leads and has all that was agreed before.
+    ready: AtomicU64,
+}
+
+impl Sequence {
+    fn not_leading(&self, leader: Option<NodeId>) -> Refused {
+        let host = leader.and_then(|leader| Cluster(self.cluster.upgrade()?).host_of(leader));
+        Refused::NotLeading(host)
+    }
+}
+
+impl Sequencer for Sequence {
+    fn lead(&self) -> Result<(), Refused> {
+        let me = *self.raft.node_id();
+        let (leader, term, state) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader, metrics.current_term, metrics.state)
+        };
+        if leader != Some(me) || state != ServerState::Leader {
+            return Err(self.not_leading(leader));
+        }
+        if self.ready.load(Ordering::Relaxed) == term {
+            return Ok(());
+        }
+        let read = async {
+            timeout(limits::AGREEMENT_TIMEOUT, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await
+        };
+        match self.runtime.block_on(read) {
+            Ok(Ok(_)) => {
+                self.ready.store(term, Ordering::Relaxed);
+                tracing::info!(group = %self.group, term, "this node leads the group");
+                Ok(())
+            }
+            _ => Err(self.not_leading(None)),
+        }
+    }
+
+    fn propose(&self, effects: Arc<Vec<LogRecord>>) -> Result<(), Refused> {
+        let (told, answer) = oneshot::channel();
+        let told = Told(Box::new(move |result| drop(told.send(result))));
+        let agreed = async {
+            self.raft.client_write_ff(Proposal::Effects(effects), Some(told)).await.map_err(|_| Refused::NotAgreed)?;
+            match timeout(limits::AGREEMENT_TIMEOUT, answer).await {
+                Ok(Ok(Ok(_))) => Ok(()),
+                _ => Err(Refused::NotAgreed),
+            }
+        };
+        self.runtime.block_on(agreed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

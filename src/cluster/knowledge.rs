@@ -1,0 +1,329 @@
+//! What all nodes of a cluster know: nodes, groups, and which chain is kept where; and where new things are placed.
+//!
+//! It is named values, which the group [`Group::META`] agrees on: `id`; `node ID`, a [`NodeInfo`]; `gone ID`, a node that was taken
+//! out; `group ID`, a [`GroupInfo`]; `chain NAME`, the id of its group. All decisions are made by one node, the leader of that group,
+//! and none depends on anything but this.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::store::{ClusterChange, Group, NodeId};
+
+/// Nodes that decide on the cluster, at most: more only learn.
+const META_VOTERS: usize = 5;
+
+/// On how many nodes a chain may be kept.
+const REPLICAS: [u8; 3] = [1, 3, 5];
+
+/// Whether a node stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It does.
+    In,
+    /// Its groups move away.
+    Leaving,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Where it is reached.
+    pub host: String,
+    /// Whether it stays.
+    pub standing: Standing,
+    /// The version of its program when it joined.
+    pub version: String,
+}
+
+impl NodeInfo {
+    /// Of a node with this version at this host.
+    pub fn new(host: String) -> NodeInfo {
+        NodeInfo { host, standing: Standing::In, version: env!("CARGO_PKG_VERSION").into() }
+    }
+}
+
+/// A group of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// The nodes that are to keep it. The first is to make it, and to lead it where nothing speaks against that.
+    pub replicas: Vec<NodeId>,
+    /// How many there are to be, where there are so many nodes.
+    pub want: u8,
+}
+
+/// A named value to be set, or removed.
+type Named = (String, Option<Value>);
+
+/// The id of the cluster.
+pub fn cluster_id(id: String) -> Named {
+    ("id".into(), Some(id.into()))
+}
+
+/// A node.
+pub fn node(id: NodeId, info: Option<&NodeInfo>) -> Named {
+    (format!("node {id}"), info.map(|info| json!(info)))
+}
+
+/// A group.
+pub fn group(id: Group, info: Option<&GroupInfo>) -> Named {
+    (format!("group {id}"), info.map(|info| json!(info)))
+}
+
+/// Where a chain is kept.
+pub fn chain(name: &str, of: Option<Group>) -> Named {
+    (format!("chain {name}"), of.map(|of| json!(of)))
+}
+
+/// Where a node is reached.
+pub fn host(known: &BTreeMap<String, Value>, node: NodeId) -> Option<String> {
+    Some(known.get(&format!("node {node}"))?.get("host")?.as_str()?.to_owned())
+}
+
+/// Where a chain is kept.
+pub fn group_of(known: &BTreeMap<String, Value>, name: &str) -> Option<Group> {
+    known.get(&format!("chain {name}"))?.as_str()?.parse().ok()
+}
+
+/// What the cluster knows, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Knowledge {
+    /// The id of the cluster.
+    pub id: String,
+    /// Its nodes.
+    pub nodes: BTreeMap<NodeId, NodeInfo>,
+    /// Nodes that were taken out.
+    pub gone: BTreeSet<NodeId>,
+    /// Its groups.
+    pub groups: BTreeMap<Group, GroupInfo>,
+    /// Where each chain is kept.
+    pub chains: BTreeMap<String, Group>,
+}
+
+impl Knowledge {
+    /// From the named values. What is not understood is of a newer version, and passed over.
+    pub fn read(known: &BTreeMap<String, Value>) -> Knowledge {
+        let mut read = Knowledge::default();
+        for (name, value) in known {
+            let (kind, id) = name.split_once(' ').unwrap_or((name, ""));
+            match kind {
+                "id" => read.id = value.as_str().unwrap_or_default().into(),
+                "node" => {
+                    if let (Ok(id), Ok(info)) = (id.parse(), NodeInfo::deserialize(value)) {
+                        read.nodes.insert(id, info);
+                    }
+                }
+                "gone" => read.gone.extend(id.parse::<NodeId>().ok()),
+                "group" => {
+                    if let (Ok(id), Ok(info)) = (id.parse(), GroupInfo::deserialize(value)) {
+                        read.groups.insert(id, info);
+                    }
+                }
+                "chain" => {
+                    if let Some(group) = value.as_str().and_then(|group| group.parse().ok()) {
+                        read.chains.insert(id.into(), group);
+                    }
+                }
+                _ => {}
+            }
+        }
+        read
+    }
+
+    /// The nodes that stay.
+    fn staying(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|(_, info)| info.standing == Standing::In).map(|(id, _)| *id).collect()
+    }
+
+    /// Those that are to vote in a group, and those that only get a copy.
+    pub fn members(&self, group: Group) -> (BTreeMap<NodeId, String>, BTreeMap<NodeId, String>) {
+        let with_host = |id: &NodeId| (*id, self.nodes.get(id).map(|info| info.host.clone()).unwrap_or_default());
+        if group != Group::META {
+            let replicas = self.groups.get(&group).map(|info| info.replicas.as_slice()).unwrap_or_default();
+            return (replicas.iter().map(with_host).collect(), BTreeMap::new());
+        }
+        let staying = self.staying();
+        // An even number tolerates no more losses than one less; two are better than none where one goes away in order.
+        let voters = match staying.len() {
+            0..=3 => staying.len(),
+            4 => 3,
+            _ => META_VOTERS,
+        };
+        let (voters, learners) = staying.split_at(voters);
+        (voters.iter().map(with_host).collect(), learners.iter().map(with_host).collect())
+    }
+
+    /// How many chains a group has.
+    fn chains_of(&self, group: Group) -> usize {
+        self.chains.values().filter(|of| **of == group).count()
+    }
+
+    /// How much each node has to do: the groups that it is to lead, then those that it keeps.
+    fn load(&self, node: NodeId) -> (usize, usize) {
+        let groups = || self.groups.values().filter(|info| info.want > 1);
+        let leads = groups().filter(|info| info.replicas.first() == Some(&node)).count();
+        (leads, groups().filter(|info| info.replicas.contains(&node)).count())
+    }
+
+    /// Whether a group has no chain, so that it may have to be made first.
+    pub fn is_new(&self, group: Group) -> bool {
+        self.chains_of(group) == 0
+    }
+
+    /// The group of a new chain that is to have so many replicas: the one with the fewest chains.
+    ///
+    /// # Errors
+    /// There are not so many nodes.
+    pub fn place(&self, replicas: Option<u8>, me: NodeId) -> Result<Group, String> {
+        let staying = self.staying().len();
+        let replicas = replicas.unwrap_or(if staying >= 3 { 3 } else { 1 });
+        self.check_replicas(replicas)?;
+        let groups = self.groups.iter().filter(|(_, info)| info.want == replicas && info.replicas.len() == usize::from(replicas));
+        let staying = |info: &GroupInfo| {
+            info.replicas.iter().all(|node| self.nodes.get(node).is_some_and(|info| info.standing == Standing::In))
+        };
+        let groups = groups.filter(|(_, info)| staying(info));
+        let mut groups: Vec<Group> = groups.map(|(group, _)| *group).collect();
+        // Of equal ones, this node's own, so that what is made here is here.
+        groups.sort_by_key(|group| (self.chains_of(*group), self.groups[group].replicas.first() != Some(&me), *group));
+        let none = || format!("the cluster has no group of {replicas} nodes yet: try again in a moment");
+        groups.first().copied().ok_or_else(none)
+    }
+
+    fn check_replicas(&self, replicas: u8) -> Result<(), String> {
+        if !REPLICAS.contains(&replicas) {
+            return Err("a chain is kept on 1, 3 or 5 nodes".into());
+        }
+        let staying = self.staying().len();
+        match usize::from(replicas) > staying.max(1) {
+            true => Err(format!(
+                "{replicas} replicas need {replicas} nodes, and there are {}: start more with --join",
+                staying.max(1)
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// The node with the least to do that is none of these.
+    fn least_loaded(&self, but: &[NodeId]) -> Option<NodeId> {
+        self.staying().into_iter().filter(|node| !but.contains(node)).min_by_key(|node| (self.load(*node), *node))
+    }
+
+    /// The change after which a group is kept on so many nodes.
+    ///
+    /// # Errors
+    /// There are not so many nodes.
+    pub fn resize(&self, id: Group, replicas: u8) -> Result<Option<ClusterChange>, String> {
+        self.check_replicas(replicas)?;
+        let info = self.groups.get(&id).ok_or("the group of the chain is not known to the cluster")?;
+        let mut to = info.clone();
+        to.want = replicas;
+        while to.replicas.len() < replicas.into() {
+            let next = self.least_loaded(&to.replicas).ok_or("there are not so many nodes")?;
+            to.replicas.push(next);
+        }
+        to.replicas.truncate(replicas.into());
+        Ok((to != *info).then(|| self.replace(id, &to)))
+    }
+
+    /// A change of a group, only if nobody else has changed it.
+    fn replace(&self, id: Group, to: &GroupInfo) -> ClusterChange {
+        let (key, before) = group(id, self.groups.get(&id));
+        let set = BTreeMap::from([group(id, Some(to))]);
+        ClusterChange { expect: BTreeMap::from([(key, before)]), set }
+    }
+
+    /// The change that begins to take a node out.
+    ///
+    /// # Errors
+    /// There is no such node, it is the last, or what it alone keeps would be lost.
+    pub fn leave(&self, id: NodeId, is_lost: bool) -> Result<ClusterChange, String> {
+        let info = self.nodes.get(&id).ok_or_else(|| format!("there is no node {id} in the cluster: GET /cluster lists them"))?;
+        if self.staying().iter().all(|other| *other == id) {
+            return Err("it is the last node of the cluster".into());
+        }
+        let alone: Vec<&str> = self
+            .chains
+            .iter()
+            .filter(|(_, group)| self.groups.get(group).is_some_and(|info| info.replicas == [id]))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if is_lost && !alone.is_empty() {
+            return Err(format!(
+                "only this node keeps the chains {}, which are lost with it: start it again, or remove its data by hand and \
+                 restore them from an export under other names",
+                alone.join(", ")
+            ));
+        }
+        let to = NodeInfo { standing: Standing::Leaving, ..info.clone() };
+        let (key, before) = node(id, Some(info));
+        let mut set = BTreeMap::from([node(id, Some(&to))]);
+        if is_lost {
+            // It agrees to nothing any more: its place is given to others at once.
+            for (group_id, info) in self.groups.iter().filter(|(_, info)| info.replicas.contains(&id)) {
+                let replaced = self.without(info, id);
+                set.extend([group(*group_id, replaced.as_ref())]);
+            }
+        }
+        Ok(ClusterChange { expect: BTreeMap::from([(key, before)]), set })
+    }
+
+    /// A group without a node, which another one replaces if there is one. Nothing where nobody would be left.
+    fn without(&self, info: &GroupInfo, id: NodeId) -> Option<GroupInfo> {
+        let mut to = info.clone();
+        let next = self.least_loaded(&[&to.replicas[..], &[id]].concat());
+        to.replicas = to.replicas.into_iter().filter_map(|node| if node == id { next } else { Some(node) }).collect();
+        (!to.replicas.is_empty()).then_some(to)
+    }
+
+    /// The next change that brings the cluster in order, if it is not. `new` gives an id for a group; `has_left` says whether a node
+    /// that leaves keeps nothing any more.
+    pub fn plan(&self, new: impl Fn() -> Group, has_left: impl Fn(NodeId) -> bool) -> Option<ClusterChange> {
+        let staying = self.staying();
+        for (&id, info) in self.nodes.iter().filter(|(_, info)| info.standing == Standing::Leaving) {
+            for (group_id, of) in self.groups.iter().filter(|(_, of)| of.replicas.contains(&id)) {
+                // A group in which it was alone goes where others are.
+                return match self.without(of, id).filter(|_| of.want > 1 || self.chains_of(*group_id) > 0) {
+                    Some(to) => Some(self.replace(*group_id, &to)),
+                    None => {
+                        let (key, before) = group(*group_id, Some(of));
+                        let set = BTreeMap::from([(key.clone(), None)]);
+                        Some(ClusterChange { expect: BTreeMap::from([(key, before)]), set })
+                    }
+                };
+            }
+            if has_left(id) {
+                let (key, before) = node(id, Some(info));
+                let set = BTreeMap::from([(key.clone(), None), (format!("gone {id}"), Some(json!(true)))]);
+                return Some(ClusterChange { expect: BTreeMap::from([(key, before)]), set });
+            }
+        }
+        // What has lost replicas gets new ones where there are nodes again.
+        for (id, info) in &self.groups {
+            let wanted = usize::from(info.want).min(staying.len());
+            if info.replicas.len() < wanted
+                && let Some(next) = self.least_loaded(&info.replicas)
+            {
+                let mut to = info.clone();
+                to.replicas.push(next);
+                return Some(self.replace(*id, &to));
+            }
+        }
+        // As many groups of several nodes as there are nodes, so that each leads about one.
+        for want in [3_u8, 5] {
+            let groups = self.groups.values().filter(|info| info.want == want).count();
+            if staying.len() < want.into() || groups >= staying.len() {
+                continue;
+            }
+            let mut replicas: Vec<NodeId> = Vec::new();
+            while replicas.len() < want.into() {
+                replicas.push(self.least_loaded(&replicas)?);
+            }
+            let (key, value) = group(new(), Some(&GroupInfo { replicas, want }));
+            return Some(ClusterChange { expect: BTreeMap::from([(key.clone(), None)]), set: BTreeMap::from([(key, value)]) });
+        }
+        None
+    }
+}

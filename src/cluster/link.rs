@@ -1,0 +1,405 @@
+//! Connections between the nodes of a cluster: one for each ordered pair, on which calls of all groups share the way.
+//!
+//! It goes to the port of the other node's HTTP interface, and begins with a byte that no request of HTTP has. Numbers are
+//! big-endian.
+//!
+//! | who | says |
+//! | --- | --- |
+//! | caller | `0`, `qbc-link 1`, its key (32 bytes), a nonce (32) |
+//! | called | its key, a nonce, its signature (64) |
+//! | caller | its signature |
+//!
+//! A signature (Ed25519) is of the text `qbc-link 1 caller` or `qbc-link 1 called`, both keys, both nonces, and the cluster's secret:
+//! so it shows that its maker has the key, and is of the cluster. What is sent then is not encrypted.
+//!
+//! Then both send frames: length of the rest (4), number of the call (8), and in a call what it is (1) and its group (8), in an
+//! answer whether it is one (1: `0`, or `1` with the reason as text); then the content. A call is put in line before it is
+//! awaited, and the called node begins calls in the order in which they came.
+
+use std::{
+    collections::HashMap,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use futures_util::poll;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    limits,
+    store::{Group, NodeId},
+};
+
+/// The first byte of a connection between nodes.
+pub const FIRST_BYTE: u8 = 0;
+
+const VERSION: &[u8] = b"qbc-link 1";
+
+/// The secret that all nodes of a cluster share.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub [u8; 32]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LinkError {
+    /// There is no connection, or it broke.
+    #[error("the node {0} cannot be reached")]
+    Away(String),
+    /// It took too long.
+    #[error("the node {0} does not answer")]
+    Late(String),
+    /// The called node could not do it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A node as it shows itself to others.
+#[derive(Clone)]
+pub struct Identity {
+    /// Its key.
+    pub key: SigningKey,
+    /// The secret of its cluster.
+    pub secret: Secret,
+}
+
+impl Identity {
+    /// Its public key.
+    pub fn node(&self) -> NodeId {
+        NodeId(self.key.verifying_key().to_bytes())
+    }
+
+    fn sign(&self, transcript: &[u8]) -> [u8; 64] {
+        self.key.sign(&[transcript, &self.secret.0].concat()).to_bytes()
+    }
+
+    fn check(&self, node: NodeId, transcript: &[u8], signature: &[u8; 64]) -> io::Result<()> {
+        let signed = [transcript, &self.secret.0].concat();
+        let key = VerifyingKey::from_bytes(&node.0).map_err(|_| io::Error::other("the key of the other node is none"))?;
+        let holds = key.verify_strict(&signed, &Signature::from_bytes(signature)).is_ok();
+        holds.then_some(()).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::PermissionDenied, "the other node has another secret, or not the key that it shows")
+        })
+    }
+}
+
+fn transcript(role: &str, [caller, called]: [NodeId; 2], nonces: [[u8; 32]; 2]) -> Vec<u8> {
+    [VERSION, b" ", role.as_bytes(), &caller.0, &called.0, &nonces[0], &nonces[1]].concat()
+}
+
+/// A call as it came.
+pub struct Call {
+    /// Who calls.
+    pub from: NodeId,
+    /// What it is, as caller and called have agreed.
+    pub kind: u8,
+    /// The group that it is about.
+    pub group: Group,
+    /// What it says.
+    pub content: Bytes,
+}
+
+/// What answers a call.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send>>;
+
+/// Answers calls of other nodes.
+pub trait Answers: Send + Sync + 'static {
+    /// Begins to answer a call. What is to be in order must be so when the future was polled once.
+    fn answer(&self, call: Call) -> Answer;
+}
+
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, String>>>>>;
+
+/// The way to another node.
+pub struct Link {
+    host: String,
+    frames: mpsc::UnboundedSender<Vec<u8>>,
+    waiting: Waiting,
+    is_up: Arc<AtomicBool>,
+    next: AtomicU64,
+}
+
+impl Link {
+    /// Keeps a connection to a node with this key at this host, until the last handle is dropped.
+    pub fn start(identity: Identity, node: NodeId, host: String) -> Arc<Link> {
+        let (frames, queue) = mpsc::unbounded_channel();
+        let (waiting, is_up) = (Waiting::default(), Arc::new(AtomicBool::new(false)));
+        let link = Link { host: host.clone(), frames, waiting: waiting.clone(), is_up: is_up.clone(), next: 1.into() };
+        tokio::spawn(keep(identity, Some(node), host, queue, waiting, is_up));
+        Arc::new(link)
+    }
+
+    /// Whether there is a connection.
+    pub fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Acquire)
+    }
+
+    /// Calls the node. The call is in line when this returns.
+    pub fn call(
+        self: &Arc<Self>,
+        kind: u8,
+        group: Group,
+        content: &mut dyn FnMut(&mut Vec<u8>),
+        patience: Duration,
+    ) -> impl Future<Output = Result<Bytes, LinkError>> + Send + 'static + use<> {
+        let answer = self.is_up().then(|| {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let (told, answer) = oneshot::channel();
+            self.waiting.lock().expect("no holder of this lock panics").insert(number, told);
+            let frame = frame(number, |frame| {
+                frame.push(kind);
+                frame.extend_from_slice(&group.0.to_be_bytes());
+                content(frame);
+            });
+            // Where the connection has just ended, nobody is told any more.
+            let _ = self.frames.send(frame);
+            (number, answer)
+        });
+        let link = self.clone();
+        async move {
+            let Some((number, answer)) = answer else { return Err(LinkError::Away(link.host.clone())) };
+            match timeout(patience, answer).await {
+                Ok(Ok(answer)) => answer.map_err(LinkError::Refused),
+                Ok(Err(_)) => Err(LinkError::Away(link.host.clone())),
+                Err(_) => {
+                    link.waiting.lock().expect("no holder of this lock panics").remove(&number);
+                    Err(LinkError::Late(link.host.clone()))
+                }
+            }
+        }
+    }
+}
+
+/// Calls a node once, whatever its key, which it shows. Gives that, too.
+///
+/// # Errors
+/// It cannot be reached, has another secret, or refuses.
+pub async fn call_once(
+    identity: &Identity,
+    host: &str,
+    kind: u8,
+    content: &[u8],
+    patience: Duration,
+) -> Result<(NodeId, Bytes), LinkError> {
+    let away = |error: io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => LinkError::Refused(error.to_string()),
+        _ => LinkError::Away(format!("{host} ({error})")),
+    };
+    let call = async {
+        let (mut reader, mut writer, node) = connect(identity, None, host).await.map_err(away)?;
+        let frame = frame(1, |frame| {
+            frame.push(kind);
+            frame.extend_from_slice(&Group::META.0.to_be_bytes());
+            frame.extend_from_slice(content);
+        });
+        writer.write_all(&frame).await.map_err(away)?;
+        let (_, answer) = read_frame(&mut reader).await.map_err(away)?;
+        Ok((node, answered(answer).map_err(LinkError::Refused)?))
+    };
+    timeout(patience, call).await.unwrap_or_else(|_| Err(LinkError::Late(host.into())))
+}
+
+fn frame(number: u64, content: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut frame = vec![0; 4];
+    frame.extend_from_slice(&number.to_be_bytes());
+    content(&mut frame);
+    let length = u32::try_from(frame.len() - 4).expect("what nodes say is bounded far below 4 GiB");
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+fn answered(mut answer: Bytes) -> Result<Bytes, String> {
+    match answer.split_first() {
+        Some((0, _)) => Ok(answer.split_off(1)),
+        Some((_, reason)) => Err(String::from_utf8_lossy(reason).into_owned()),
+        None => Err("the answer of the other node is cut off".into()),
+    }
+}
+
+async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(u64, Bytes)> {
+    let length = reader.read_u32().await? as usize;
+    if !(9..=limits::LINK_FRAME_BYTES).contains(&length) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
+    }
+    let number = reader.read_u64().await?;
+    let mut content = vec![0; length - 8];
+    reader.read_exact(&mut content).await?;
+    Ok((number, content.into()))
+}
+
+type Reader = BufReader<tokio::net::tcp::OwnedReadHalf>;
+
+/// Connects to a node, which must have this key if one is given.
+async fn connect(
+    identity: &Identity,
+    node: Option<NodeId>,
+    host: &str,
+) -> io::Result<(Reader, tokio::net::tcp::OwnedWriteHalf, NodeId)> {
+    let stream = TcpStream::connect(host).await?;
+    stream.set_nodelay(true)?;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::with_capacity(64 << 10, reader);
+    let (own, nonce) = (identity.node(), rand::random::<[u8; 32]>());
+    writer.write_all(&[&[FIRST_BYTE], VERSION, &own.0, &nonce].concat()).await?;
+    let (mut key, mut other, mut signature) = ([0; 32], [0; 32], [0; 64]);
+    reader.read_exact(&mut key).await?;
+    reader.read_exact(&mut other).await?;
+    reader.read_exact(&mut signature).await?;
+    let (called, nonces) = (NodeId(key), [nonce, other]);
+    if node.is_some_and(|node| node != called) {
+        return Err(io::Error::other("another node answers there"));
+    }
+    identity.check(called, &transcript("called", [own, called], nonces), &signature)?;
+    writer.write_all(&identity.sign(&transcript("caller", [own, called], nonces))).await?;
+    Ok((reader, writer, called))
+}
+
+/// Keeps a connection, and connects again where it breaks.
+async fn keep(
+    identity: Identity,
+    node: Option<NodeId>,
+    host: String,
+    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    waiting: Waiting,
+    is_up: Arc<AtomicBool>,
+) {
+    let mut pause = limits::LINK_PAUSE[0];
+    let mut is_told = false;
+    loop {
+        let connected = timeout(limits::LINK_TIMEOUT, connect(&identity, node, &host)).await;
+        match connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut))) {
+            Ok((mut reader, mut writer, _)) => {
+                pause = limits::LINK_PAUSE[0];
+                is_told = false;
+                // What was said before was said to nobody.
+                while queue.try_recv().is_ok() {}
+                is_up.store(true, Ordering::Release);
+                let answers = async {
+                    while let Ok((number, answer)) = read_frame(&mut reader).await {
+                        let told = waiting.lock().expect("no holder of this lock panics").remove(&number);
+                        if let Some(told) = told {
+                            let _ = told.send(answered(answer));
+                        }
+                    }
+                };
+                let ended = tokio::select! {
+                    () = answers => false,
+                    ended = write_all(&mut queue, &mut writer) => ended,
+                };
+                is_up.store(false, Ordering::Release);
+                waiting.lock().expect("no holder of this lock panics").clear();
+                if ended {
+                    return;
+                }
+            }
+            Err(error) => {
+                if !is_told {
+                    tracing::info!("no connection to the node {host}: {error}");
+                    is_told = true;
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(limits::LINK_PAUSE[1]);
+            }
+        }
+        if queue.is_closed() {
+            return;
+        }
+    }
+}
+
+/// Writes frames as they come, those that wait in one piece. Says whether no more will come.
+async fn write_all(queue: &mut mpsc::UnboundedReceiver<Vec<u8>>, writer: &mut (impl AsyncWrite + Unpin)) -> bool {
+    let (mut frames, mut bytes) = (Vec::new(), Vec::new());
+    loop {
+        if queue.recv_many(&mut frames, 256).await == 0 {
+            return true;
+        }
+        bytes.clear();
+        frames.drain(..).for_each(|frame| bytes.extend_from_slice(&frame));
+        let written = timeout(limits::WRITE_TIMEOUT, writer.write_all(&bytes)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return false;
+        }
+        bytes.shrink_to(1 << 20);
+    }
+}
+
+/// Serves a connection that another node has opened, until it ends. Its first byte is still to be read.
+///
+/// # Errors
+/// The other node is none of the cluster.
+pub async fn serve(stream: TcpStream, identity: &Identity, answers: Arc<dyn Answers>) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::with_capacity(256 << 10, reader);
+    let greet = async {
+        let mut greeting = [0; 1 + VERSION.len() + 64];
+        reader.read_exact(&mut greeting).await?;
+        let (version, rest) = greeting[1..].split_at(VERSION.len());
+        if version != VERSION {
+            return Err(io::Error::other("the other node speaks another version"));
+        }
+        let (key, other) = rest.split_at(32);
+        let caller = NodeId(key.try_into().expect("32 bytes were taken"));
+        let other: [u8; 32] = other.try_into().expect("32 bytes are left");
+        let (own, nonce) = (identity.node(), rand::random::<[u8; 32]>());
+        let nonces = [other, nonce];
+        let signature = identity.sign(&transcript("called", [caller, own], nonces));
+        writer.write_all(&[&own.0[..], &nonce, &signature].concat()).await?;
+        let mut signature = [0; 64];
+        reader.read_exact(&mut signature).await?;
+        identity.check(caller, &transcript("caller", [caller, own], nonces), &signature)?;
+        Ok(caller)
+    };
+    let from = timeout(limits::LINK_TIMEOUT, greet).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let (frames, mut queue) = mpsc::unbounded_channel();
+    let read = async {
+        while let Ok((number, mut content)) = read_frame(&mut reader).await {
+            if content.len() < 9 {
+                return;
+            }
+            let head = content.split_to(9);
+            let (kind, group) = (head[0], Group(u64::from_be_bytes(*head[1..].first_chunk().expect("so many were taken"))));
+            let (answer, frames) = (answers.answer(Call { from, kind, group, content }), frames.clone());
+            let mut answer = Box::pin(async move {
+                let answer = answer.await;
+                let frame = frame(number, |frame| match &answer {
+                    Ok(content) => {
+                        frame.push(0);
+                        frame.extend_from_slice(content);
+                    }
+                    Err(reason) => {
+                        frame.push(1);
+                        frame.extend_from_slice(reason.as_bytes());
+                    }
+                });
+                let _ = frames.send(frame);
+            });
+            // Begun here, in the order of the connection; ended wherever.
+            if poll!(&mut answer).is_pending() {
+                tokio::spawn(answer);
+            }
+        }
+    };
+    tokio::select! {
+        () = read => {}
+        _ = write_all(&mut queue, &mut writer) => {}
+    }
+    Ok(())
+}

@@ -24,7 +24,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, RwLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -48,6 +48,9 @@ use engine::{GroupStorage, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
 use link::{Answer, Answers, Call, Identity, Link, LinkError, Secret};
 use net::{Net, Ways};
+
+/// A log filter that leaves out what the engine tells of its normal work.
+pub const QUIET: &str = "openraft=error";
 
 /// A leader is asked up to where it has come.
 const READ_INDEX: u8 = 16;
@@ -102,6 +105,8 @@ struct Inner {
     /// Counts changes of what the cluster knows.
     changed: Arc<watch::Sender<u64>>,
     journal: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Whether the node is in a cluster with others, or was.
+    is_active: AtomicBool,
     stopping: watch::Receiver<bool>,
 }
 
@@ -109,7 +114,6 @@ struct Inner {
 #[derive(Clone)]
 struct Running {
     raft: Raft,
-    core: Option<Arc<Core>>,
 }
 
 /// What a node says that asks to be taken in.
@@ -188,6 +192,7 @@ impl Cluster {
             seen: Mutex::default(),
             changed: Arc::new(watch::Sender::new(0)),
             journal: Mutex::default(),
+            is_active: false.into(),
             stopping,
         };
         let cluster = Cluster(Arc::new(inner));
@@ -200,7 +205,12 @@ impl Cluster {
 
     /// Whether the node is in a cluster with others, or was.
     pub fn is_active(&self) -> bool {
-        self.0.journal.lock().expect("no holder of this lock panics").is_some()
+        self.0.is_active.load(Ordering::Acquire)
+    }
+
+    /// Where a chain is kept that is not here.
+    pub fn group_of(&self, chain: &str) -> Option<Group> {
+        self.0.store.cluster(|known| knowledge::group_of(known, chain))
     }
 
     /// This node.
@@ -222,6 +232,7 @@ impl Cluster {
                 let started = std::thread::Builder::new().name("journal".into()).spawn(move || store.run_journal());
                 let started = started.map_err(|error| ClusterError::Unavailable(format!("cannot start a thread: {error}")))?;
                 *journal = Some(started);
+                self.0.is_active.store(true, Ordering::Release);
                 tokio::spawn(run(Arc::downgrade(&self.0), self.0.stopping.clone()));
             }
         }
@@ -282,7 +293,7 @@ impl Cluster {
                 started.expect("it was started")
             }
         };
-        let running = Running { raft, core };
+        let running = Running { raft };
         self.0.groups.write().expect("no holder of this lock panics").insert(group, running.clone());
         tracing::info!(%group, "the group runs on this node");
         Ok(running)
@@ -452,7 +463,7 @@ impl Cluster {
     }
 
     /// Whether this node decides on the writes of a group.
-    pub async fn leads(&self, group: Group) -> bool {
+    pub fn leads(&self, group: Group) -> bool {
         match self.running(group) {
             Some(running) => running.raft.metrics().borrow_watched().current_leader == Some(self.me()),
             None => group == self.0.node.own_group(),
@@ -471,6 +482,10 @@ impl Cluster {
             let read = async {
                 let leader = self.leader(group).await.ok_or_else(|| unavailable("no majority of its nodes answers".into()))?;
                 if leader == self.me() {
+                    // While a majority has answered lately, no other node can lead.
+                    if running.raft.ensure_linearizable(ReadPolicy::LeaseRead).await.is_ok() {
+                        return Ok(());
+                    }
                     let read = running.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
                     return read.map(|_| ()).map_err(|error| unavailable(error.to_string()));
                 }
@@ -551,12 +566,14 @@ impl Cluster {
     }
 
     fn own_status(&self) -> NodeStatus {
-        let (me, known) = (self.me(), self.knowledge());
+        let me = self.me();
         let mut status = NodeStatus::default();
-        let chains = |group| known.chains.values().filter(|of| **of == group).count() as u64;
-        for (_, chain) in self.0.node.chains(None, usize::MAX) {
-            status.bytes += chain.map_or(0, |chain| chain.head().bytes);
+        let mut counts: BTreeMap<Group, u64> = BTreeMap::new();
+        for chain in self.0.node.chains(None, usize::MAX).into_iter().filter_map(|(_, chain)| chain.ok()) {
+            status.bytes += chain.head().bytes;
+            *counts.entry(chain.group).or_default() += 1;
         }
+        let chains = |group| counts.get(&group).copied().unwrap_or(0);
         for (group, running) in &*self.0.groups.read().expect("no holder of this lock panics") {
             status.keeps += 1;
             let metrics = running.raft.metrics();
@@ -596,7 +613,15 @@ impl Cluster {
 
     /// How the cluster stands, as JSON of `GET /cluster`.
     pub async fn status(&self) -> Value {
-        let (me, known, now) = (self.me(), self.knowledge(), self.0.node.now());
+        let (me, mut known, now) = (self.me(), self.knowledge(), self.0.node.now());
+        if !self.is_active() {
+            let own = self.0.node.own_group();
+            known.id = hash::origin(&me.to_string()).to_string();
+            known.nodes.insert(me, NodeInfo::new(self.0.host.clone()));
+            known.groups.insert(own, GroupInfo { replicas: vec![me], want: 1 });
+            let chains = self.0.node.chains(None, usize::MAX);
+            known.chains = chains.into_iter().map(|(name, _)| (name.to_string(), own)).collect();
+        }
         let asked = known.nodes.keys().map(|node| async move { (*node, self.status_of(*node).await.ok()) });
         let answers: BTreeMap<NodeId, Option<NodeStatus>> = futures_util::future::join_all(asked).await.into_iter().collect();
         let seen = self.0.seen.lock().expect("no holder of this lock panics").clone();
@@ -805,7 +830,7 @@ impl Cluster {
                 self.forget(group, running).await;
             }
         }
-        if self.leads(Group::META).await {
+        if self.leads(Group::META) {
             self.plan(&known).await;
         }
     }
@@ -977,7 +1002,7 @@ impl Answers for AnswersOf {
                     if !known.nodes.contains_key(&from) {
                         return Err("the node is not of the cluster".into());
                     }
-                    if !cluster.leads(Group::META).await {
+                    if !cluster.leads(Group::META) {
                         return Err("the node does not lead the cluster".into());
                     }
                     let changed = cluster.try_change(&Arc::new(content.to_vec())).await;
@@ -1016,7 +1041,13 @@ impl Cluster {
 
     async fn read_index(&self, group: Group) -> Result<Vec<u8>, String> {
         let Some(running) = self.running(group) else { return Err("the group does not run here".into()) };
-        let read = running.raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(|error| error.to_string())?;
+        let read = match running.raft.get_read_log_id(ReadPolicy::LeaseRead).await {
+            Ok(read) => read,
+            Err(_) => {
+                let read = running.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+                read.map_err(|error| error.to_string())?
+            }
+        };
         Ok(read.0.index().to_be_bytes().to_vec())
     }
 }
@@ -1039,6 +1070,10 @@ impl Sequence {
 }
 
 impl Sequencer for Sequence {
+    fn leads(&self) -> bool {
+        self.raft.metrics().borrow_watched().current_leader == Some(*self.raft.node_id())
+    }
+
     fn lead(&self) -> Result<(), Refused> {
         let me = *self.raft.node_id();
         let (leader, term, state) = {

@@ -56,6 +56,11 @@ fn is_due(chain: &ChainHandle) -> bool {
 async fn leap_while_due(node: &Node, chain: &ChainHandle) {
     loop {
         while is_due(chain) {
+            if !node.leads(chain.group) {
+                // The node that does leaps. It may be this one soon.
+                sleep(AFTER_FAILURE).await;
+                continue;
+            }
             let policy = chain.leap_policy();
             wait(chain, policy).await;
             // A leap by hand may have emptied the pool meanwhile. A new policy starts anew.
@@ -65,6 +70,7 @@ async fn leap_while_due(node: &Node, chain: &ChainHandle) {
             {
                 match error {
                     Refused::Stopping => return,
+                    Refused::NotLeading(_) => {}
                     error => tracing::warn!(chain = %chain.name, "an automatic leap failed: {error}"),
                 }
                 sleep(AFTER_FAILURE).await;

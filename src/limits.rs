@@ -308,3 +308,7 @@ pub const MOVE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Time between two looks at whether the groups of a node are where they belong.
 pub const SETTLE_EVERY: Duration = Duration::from_millis(500);
+
+/// Bytes of a request that is kept while another node of the cluster answers it, so that it can be sent to the next one where nobody
+/// has taken it.
+pub const FORWARD_KEPT: usize = 64 << 10;

@@ -62,6 +62,8 @@ pub struct Config {
     pub mining_threads: NonZero<usize>,
     /// When the default chain leaps by itself, where it is made now.
     pub leap: Option<LeapPolicy>,
+    /// Whether the default chain is left to the cluster that the node joins.
+    pub joins: bool,
     /// The logs of others that the node cosigns.
     pub cosign: Trusted,
     /// Chains that take writes though newer quants of them were signed; `*` is all.
@@ -194,7 +196,10 @@ impl Node {
             node.take_rollback(&chain, None).await;
         }
         node.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        node.ensure_default(config.leap).await?;
+        // A cluster has one, which may be kept elsewhere.
+        if !config.joins && !node.0.store.groups().contains(&Group::META) {
+            node.ensure_default(config.leap).await?;
+        }
         Ok((node, background))
     }
 
@@ -303,6 +308,12 @@ impl Node {
         let core = Core::of_new(&self.0.store, &self.0.published, group, self.0.pool_limit)?;
         self.0.start_writer(group, core.clone())?;
         Ok(core)
+    }
+
+    /// Whether this node decides on the writes of a group.
+    pub fn leads(&self, group: Group) -> bool {
+        let core = self.0.groups.read().expect("no holder of this lock panics").get(&group).map(|group| group.core.clone());
+        core.is_some_and(|core| core.leads())
     }
 
     /// Forgets the chains of a group that is not kept here any more.

@@ -51,6 +51,7 @@ use effects::{Entry as EffectEntry, OwnEntry};
 use entry::{EntryHead, GroupRecord};
 pub use entry::{Entry, EntryId, Group, LogRecord, Membership, NodeId, Said, Vote};
 pub use follow::{Followed, FollowedRun, FollowedTransaction};
+pub use folder::write_secret;
 use folder::{check_format, lock, write_whole};
 use groups::Groups;
 pub use groups::{ClusterChange, GroupState};
@@ -364,6 +365,8 @@ pub struct Store {
     index: RwLock<Option<Index>>,
     /// Whether the index lacks something that the log has, since it could not be written.
     is_behind: AtomicBool,
+    /// Whether something that was to be erased may be there still.
+    hides_erased: AtomicBool,
     progress: Progress,
     /// The ids of the chains by which the log names them. Taken after `index`, which is taken after `log`.
     ids: RwLock<HashMap<ChainNumber, Hash>>,
@@ -413,6 +416,7 @@ impl Store {
             reader,
             index: RwLock::new(Some(index)),
             is_behind: false.into(),
+            hides_erased: false.into(),
             progress,
             ids: RwLock::new(ids),
             groups: Mutex::new(groups),
@@ -546,7 +550,11 @@ impl Store {
             return Ok(());
         }
         let log = self.log.lock().expect("no holder of this lock panics");
-        log.erase(&doomed)?;
+        if let Err(error) = log.erase(&doomed) {
+            // It is recorded, so nobody gets it from now on. The next start erases it.
+            self.hides_erased.store(true, Ordering::Relaxed);
+            return Err(error.into());
+        }
         // All that was announced before is erased as well: there is one at a time.
         self.groups.lock().expect("no holder of this lock panics").newest = Some(log.newest());
         self.try_catch_up(&log);
@@ -710,7 +718,7 @@ impl Store {
                 let end = run.end().next_index().min(end_of_part);
                 let part = run.place_of(next)..run.place_of(end);
                 next = end;
-                run.serve(part, separator, |at| index.erasure(chain, at), out)?;
+                run.serve(part, separator, self.hides_erased.load(Ordering::Relaxed), |at| index.erasure(chain, at), out)?;
             }
             if next < end_of_part {
                 return Err(missing(next));
@@ -801,7 +809,8 @@ impl Store {
         let held = self.index()?;
         let run = self.run(chain, &self.run_row(&held, chain, index)?)?;
         let (at, mut record) = (run.place_of(index), Vec::new());
-        run.serve(at..at + 1, b',', |at| held.erasure(chain, at), &mut record)?;
+        let hides = self.hides_erased.load(Ordering::Relaxed);
+        run.serve(at..at + 1, b',', hides, |at| held.erasure(chain, at), &mut record)?;
         Ok(record)
     }
 

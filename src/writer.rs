@@ -40,6 +40,9 @@ pub use load::{checked_transaction, edge_at};
 
 /// What brings effects to the other nodes of a group. Where there is none, this node is alone, and what it writes is agreed.
 pub trait Sequencer: Send + Sync {
+    /// Whether this node leads the group, as far as it knows.
+    fn leads(&self) -> bool;
+
     /// Waits until this node leads the group, and everything that was agreed before is applied here.
     ///
     /// # Errors
@@ -185,9 +188,10 @@ impl Core {
         Ok(())
     }
 
-    /// Whether other nodes must agree to what is written.
-    pub fn is_sequenced(&self) -> bool {
-        self.lock().sequencer.is_some()
+    /// Whether what is asked for is decided on this node.
+    pub fn leads(&self) -> bool {
+        let sequencer = self.lock().sequencer.clone();
+        sequencer.is_none_or(|sequencer| sequencer.leads())
     }
 
     /// Makes an entry visible, which is agreed and durable here. It says whether a change of the cluster was as expected.

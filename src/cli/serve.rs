@@ -5,7 +5,8 @@ use std::{
     io::{self, IsTerminal, Write},
     net::{IpAddr, SocketAddr},
     num::NonZero,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    pin::pin,
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 use super::log::{self, Log};
 use crate::{
     clock::Clock,
+    cluster::{self, Cluster, link::Secret},
     core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
     http::{self, Admitted, App, HostName, Origin},
     leap, limits,
@@ -86,6 +88,15 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_DISCOVER_ALLOW", value_name = "NETWORKS", default_value = "loopback,private")]
     pub discover_allow: Allowed,
 
+    /// Join the cluster of the node that is reached there, such as localhost:5000. A node that has joined once does not need it again.
+    #[arg(long, env = "QBC_JOIN", value_name = "HOST:PORT")]
+    pub join: Option<Host>,
+
+    /// The secret of the cluster: 64 hexadecimal digits [default: the file cluster.secret of the data folder, or of the folder
+    /// beside it of the node that is joined; a first node makes one].
+    #[arg(long, env = "QBC_SECRET", value_name = "DIGITS", hide_env_values = true, value_parser = parse_secret)]
+    pub secret: Option<Secret>,
+
     /// Cosign the checkpoints of the node or log with this key, as `qbc key` prints it; may be repeated.
     #[arg(long, env = "QBC_COSIGN", value_name = "KEY", value_delimiter = ',')]
     pub cosign: Vec<VerifierKey>,
@@ -123,6 +134,55 @@ fn parse_accepted(text: &str) -> Result<String, &'static str> {
         text.parse::<ChainName>()?;
     }
     Ok(text.into())
+}
+
+/// The secret of a cluster.
+fn parse_secret(text: &str) -> Result<Secret, &'static str> {
+    let mut secret = [0; 32];
+    hex::decode_to_slice(text.trim(), &mut secret).map_err(|_| "the secret of a cluster has 64 hexadecimal digits")?;
+    Ok(Secret(secret))
+}
+
+/// The name of the file with the secret of a node's cluster.
+const SECRET: &str = "cluster.secret";
+
+/// The secret of the node's cluster: as it was said, or from its folder, or from that of the node that it joins, where both stand
+/// in one; otherwise a new one. It is kept in the folder.
+fn secret(data: &Path, said: Option<Secret>, join: Option<&Host>) -> anyhow::Result<Secret> {
+    let own = data.join(SECRET);
+    let read = |path: &Path| -> anyhow::Result<Option<Secret>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let secret = parse_secret(&text).map_err(anyhow::Error::msg);
+                secret.map(Some).with_context(|| format!("the file {}", path.display()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    };
+    let kept = read(&own)?;
+    let secret = match (said, join, kept.clone()) {
+        (Some(said), ..) => said,
+        (None, None, Some(kept)) => kept,
+        (None, None, None) => Secret(rand::random()),
+        (None, Some(host), kept) => {
+            let text = host.to_string();
+            let port = text.rsplit_once(':').map_or("", |(_, port)| port);
+            let beside = data.parent().map(|parent| parent.join(port).join(SECRET));
+            let beside = beside.as_deref().map(read).transpose()?.flatten();
+            // Beside it stands the newest; the own one may be that of a node alone.
+            beside.or(kept).with_context(|| {
+                format!(
+                    "--join {host} needs the secret of that node's cluster: --secret or QBC_SECRET, as it stands in the file \
+                     {SECRET} of its data folder"
+                )
+            })?
+        }
+    };
+    if kept.as_ref() != Some(&secret) {
+        store::write_secret(data, SECRET, &secret.0)?;
+    }
+    Ok(secret)
 }
 
 /// A time between automatic leaps.
@@ -176,18 +236,20 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     };
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let config = Config {
-        data,
+        data: data.clone(),
         pool_limit: args.max_pool,
         mining_threads: args.mining_threads.or(NonZero::new(processors - 1)).unwrap_or(NonZero::<usize>::MIN),
         cosign: Trusted::new(args.cosign).map_err(anyhow::Error::msg).context("--cosign")?,
         accept_rollback: args.accept_rollback,
         clock: Clock::default(),
         progress: opening(),
+        joins: args.join.is_some(),
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
     let (node, background) = Node::start(config).await?;
 
     let (stop, stopping) = watch::channel(false);
+    let secret = secret(&data, args.secret, args.join.as_ref())?;
     let peers = start_peers(&node, args.advertise, address, args.discover_allow, &stopping).await?;
     let Background { touched, sealed } = background;
     if args.scrub_rate > 0 {
@@ -211,11 +273,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let advertised = peers.host().name().parse().map_err(anyhow::Error::msg).context("--advertise")?;
     let names = [vec![advertised], args.allow_host].concat();
     let admitted = Admitted { names, origins: args.cors_origin };
-    let app = App::new(node.clone(), peers, admitted, stopping.clone());
-    tracing::info!(id = node.id(), chains = node.chain_count(), %address, "the node is ready");
+    let cluster = Cluster::start(node.clone(), secret, peers.host().to_string(), stopping.clone()).await?;
+    let app = App::new(node.clone(), cluster.clone(), peers, admitted, stopping.clone());
     let signals = signals()?;
-    // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
-    tokio::task::spawn_blocking(move || announce(address));
     tokio::spawn(async move {
         signals.await;
         tracing::info!("stopping");
@@ -223,8 +283,24 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         let _ = stop.send(true);
     });
     let bounds = http::Limits { connections: connections(), write_timeout: limits::WRITE_TIMEOUT };
-    http::serve(listener, app, bounds, stopping).await;
+    let mut serving = pin!(http::serve(listener, app, bounds, stopping));
+    let mut has_ended = false;
+    if let Some(host) = &args.join {
+        // The others reach this node while it joins.
+        let first = host.to_string();
+        tokio::select! {
+            joined = cluster.join(&first) => joined.with_context(|| format!("--join {host}"))?,
+            () = &mut serving => has_ended = true,
+        }
+    }
+    tracing::info!(id = node.id(), chains = node.chain_count(), %address, "the node is ready");
+    // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
+    tokio::task::spawn_blocking(move || announce(address));
+    if !has_ended {
+        serving.await;
+    }
 
+    cluster.stop().await;
     let writers = node.end_writers();
     drop(node);
     // A writer ends when nobody can send to it any more: connections that were cut off and tasks that stop drop what they hold.
@@ -248,7 +324,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<log::Flushed> {
-    let filter = EnvFilter::try_new(format!("{},{}", store::QUIET, args.log))
+    let filter = EnvFilter::try_new(format!("{},{},{}", store::QUIET, cluster::QUIET, args.log))
         .with_context(|| format!("--log {:?} is no filter", args.log))?;
     // Caught once, it ends the process no more: a file that has reached its limit of size is a failed write as any other.
     drop(signal(SignalKind::from_raw(FILE_SIZE_SIGNAL)).context("cannot catch signals")?);

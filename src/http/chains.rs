@@ -773,7 +773,9 @@ pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body
     let (quant, id, rules) = app.0.node.fork_point(&parent, at).await?;
     let of = ForkOf { chain: id, index: at, hash: quant.hash() };
     let rules = rules.fork(name, of).amend(fields)?;
-    let chain = app.0.node.bang(rules, Some((parent, quant)), leap, guard, None).await?;
+    let (name, group) = (rules.name().clone(), parent.group);
+    let make = app.0.node.bang(rules, Some((parent, quant)), leap, guard, None);
+    let chain = super::nodes::make_in_cluster(&app, name, group, make).await?;
     Ok(ChainView::created(&chain))
 }
 

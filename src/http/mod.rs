@@ -2,10 +2,12 @@
 
 mod cache;
 mod chains;
+mod cluster;
 mod coding;
 mod erase;
 mod events;
 mod extract;
+mod forward;
 mod forwarded;
 mod import;
 mod inject;
@@ -48,8 +50,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use origin::{Admitted, HostName, Origin};
 pub use server::Limits;
 
-use crate::{limits, node::Node, peers::Peers};
+use crate::{cluster::Cluster, limits, node::Node, peers::Peers};
 use cache::Encodings;
+use forward::Way;
 use forwarded::References;
 use problem::Problem;
 
@@ -60,6 +63,7 @@ pub struct App(Arc<Shared>);
 /// The content of [`App`].
 struct Shared {
     node: Node,
+    cluster: Cluster,
     peers: Peers,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
@@ -85,13 +89,14 @@ struct Document {
 }
 
 impl App {
-    /// A node and its peers, under these names and for the pages of these sites, until `stopping` says that the node stops.
-    pub fn new(node: Node, peers: Peers, admitted: Admitted, stopping: watch::Receiver<bool>) -> App {
+    /// A node with its part in a cluster and its peers, under these names and for the pages of these sites, until `stopping` says that
+    /// the node stops.
+    pub fn new(node: Node, cluster: Cluster, peers: Peers, admitted: Admitted, stopping: watch::Receiver<bool>) -> App {
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
         let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
         let document = OnceLock::new();
-        App(Arc::new(Shared { node, peers, room, decoders, events, admitted, document, stopping }))
+        App(Arc::new(Shared { node, cluster, peers, room, decoders, events, admitted, document, stopping }))
     }
 }
 
@@ -128,6 +133,8 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::discover, nodes::discovered))
         .routes(routes!(nodes::hello, nodes::greet))
         .routes(routes!(nodes::has_chain))
+        .routes(routes!(cluster::cluster))
+        .routes(routes!(cluster::leave))
         .routes(routes!(witness::add_checkpoint))
         .routes(routes!(witness::witness))
         .routes(routes!(witness::cosigned))
@@ -139,12 +146,13 @@ fn node_routes() -> OpenApiRouter<App> {
 /// Serves the interface of a node until `shutdown` says that the node stops; then finishes the requests under way, for a bounded
 /// time.
 pub async fn serve(listener: TcpListener, app: App, bounds: Limits, shutdown: watch::Receiver<bool>) {
+    let cluster = app.0.cluster.clone();
     let interface = Arc::new(Interface::new(app));
     let answer = move |request| {
         let interface = interface.clone();
         async move { interface.answer(request).await }
     };
-    server::serve(listener, answer, bounds, shutdown).await;
+    server::serve(listener, answer, Some(cluster), bounds, shutdown).await;
 }
 
 /// All routes.
@@ -225,14 +233,13 @@ impl Interface {
             (request.method().clone(), path)
         });
         let references = References::of(&request);
-        let response = match self.check(&request) {
+        let is_local_enough = forward::take_consistency(&mut request);
+        let response = match is_local_enough.and_then(|is_enough| self.check(&request).map(|()| is_enough)) {
             Err(problem) => problem.into_response(),
-            // Nobody reads the body of a GET.
-            Ok(()) if matches!(*request.method(), Method::GET | Method::HEAD) => self.route(request).await,
-            Ok(()) => match coding::decoded(&self.app.0.decoders, request) {
-                Ok(request) => self.route(request).await,
-                Err(problem) => coding::refused(problem),
-            },
+            Ok(is_local_enough) if self.app.0.cluster.is_active() => {
+                Box::pin(self.in_cluster(request, is_local_enough)).await
+            }
+            Ok(_) => self.here(request).await,
         };
         let mut response = line_end::add(as_problem(response));
         if let Some((method, path)) = listed
@@ -259,6 +266,34 @@ impl Interface {
         response.headers_mut().insert(REQUEST_ID, id);
         let response = encodings.write(response);
         if is_head { without_body(response) } else { response }
+    }
+
+    /// The answer of this node, or of the one that can give it.
+    async fn in_cluster(&self, request: Request<Body>, is_local_enough: bool) -> Response {
+        let Shared { cluster, node, .. } = &*self.app.0;
+        match forward::way(cluster, node, &request, is_local_enough).await {
+            Err(problem) => problem.into_response(),
+            Ok(Way::Here) => self.here(request).await,
+            Ok(Way::Local(lag)) => {
+                let mut response = self.here(request).await;
+                let value = HeaderValue::try_from(format!("local; lag={lag}")).expect("it is a number");
+                response.headers_mut().insert(forward::CONSISTENCY, value);
+                response
+            }
+            Ok(Way::There(host, group)) => forward::send(cluster, host, group, request).await,
+        }
+    }
+
+    /// The answer of this node.
+    async fn here(&self, request: Request<Body>) -> Response {
+        // Nobody reads the body of a GET.
+        if matches!(*request.method(), Method::GET | Method::HEAD) {
+            return self.route(request).await;
+        }
+        match coding::decoded(&self.app.0.decoders, request) {
+            Ok(request) => self.route(request).await,
+            Err(problem) => coding::refused(problem),
+        }
     }
 
     /// The answer of the route. A HEAD is asked as a GET, so that its answer has the same headers.

@@ -1,9 +1,11 @@
 //! Chains as a whole, other nodes, and the node's own state.
 
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, Request, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -13,12 +15,14 @@ use super::{
     App,
     chains::{Stats, page_limit},
     extract::{ChainOf, Place, Query, read_object, read_whole},
+    forward::{self, Way},
     inject::text_header,
     openapi::{Guard, NameForm, PublicKey},
     preconditions::{expected, is_only_if_new, refuse_conditions, refuse_key},
     problem::Problem,
 };
 use crate::{
+    cluster::ClusterError,
     core::{
         chain::LeapPolicy,
         hash::Hash,
@@ -27,6 +31,7 @@ use crate::{
     },
     limits,
     peers::{Hello, MAX_HELLO, PeerView},
+    store::Group,
     writer::{ChainHandle, Health, Refused},
 };
 
@@ -51,8 +56,8 @@ pub struct Bang {
     writers: Option<Vec<PublicKey>>,
     /// When it leaps by itself; by hand where it is not said.
     leap: Option<LeapPolicy>,
-    /// Nodes that carry it: 1, until nodes carry chains together.
-    #[schema(nullable = false, minimum = 1, maximum = 1)]
+    /// On how many nodes of the cluster it is kept: 1, 3 or 5. Without it 3 where there are so many, else 1.
+    #[schema(nullable = false, minimum = 1, maximum = 5)]
     replicas: Option<u64>,
 }
 
@@ -70,8 +75,8 @@ pub struct ChainView {
     rules: Value,
     /// When it leaps by itself.
     leap: LeapPolicy,
-    /// Nodes that carry it.
-    replicas: u64,
+    /// On how many nodes it is kept; in a cluster, `GET /chains/{chain}` says on which, with role and size of each.
+    replicas: Value,
     /// How large it is.
     stats: Stats,
 }
@@ -135,9 +140,20 @@ impl ChainView {
             id: chain.id,
             rules: chain.rules.to_value(),
             leap: chain.leap_policy(),
-            replicas: 1,
+            replicas: 1.into(),
             stats: Stats::of(chain),
         }
+    }
+
+    /// With the nodes of a cluster that keep it.
+    async fn in_cluster(app: &App, chain: &ChainHandle) -> ChainView {
+        let mut view = ChainView::of(chain);
+        if app.0.cluster.is_active()
+            && let Some(replicas) = app.0.cluster.replicas(chain.group).await
+        {
+            view.replicas = replicas.into();
+        }
+        view
     }
 
     /// `201` with the new chain.
@@ -191,12 +207,83 @@ pub fn take_leap(fields: &mut Map<String, Value>) -> Result<Option<LeapPolicy>, 
     Ok(Some(policy))
 }
 
-fn take_replicas(fields: &mut Map<String, Value>) -> Result<(), Problem> {
+/// Takes out of a body on how many nodes a chain is to be kept.
+fn take_replicas(fields: &mut Map<String, Value>) -> Result<Option<u8>, Problem> {
+    let wrong = || vec![Fault::of("replicas", "must be 1, 3 or 5: on so many nodes the chain is kept")];
     match fields.remove("replicas") {
-        None => Ok(()),
-        Some(replicas) if replicas == 1 => Ok(()),
-        Some(_) => Err(vec![Fault::of("replicas", "must be 1: nodes do not carry chains together yet")].into()),
+        None => Ok(None),
+        Some(replicas) => {
+            let replicas = replicas.as_u64().filter(|replicas| [1, 3, 5].contains(replicas)).ok_or_else(wrong)?;
+            Ok(Some(replicas as u8))
+        }
     }
+}
+
+/// The header with the group of a chain that another node of the cluster asks this one to make.
+const GROUP: HeaderName = HeaderName::from_static("qbc-group");
+
+/// Has the node make a chain that leads the group in which it is to be kept.
+async fn bang_in_cluster(
+    app: &App,
+    headers: &HeaderMap,
+    body: Map<String, Value>,
+    replicas: Option<u8>,
+    rules: Rules,
+    leap: LeapPolicy,
+) -> Result<Response, Problem> {
+    let cluster = &app.0.cluster;
+    let asked = headers.get(GROUP).and_then(|group| group.to_str().ok()?.parse::<Group>().ok());
+    let group = match asked {
+        Some(group) => group,
+        None => {
+            if cluster.group_of(rules.name().as_str()).is_some() {
+                return Err(Refused::NameTaken(rules.name().clone()).into());
+            }
+            cluster.place(replicas).map_err(|error| match error {
+                ClusterError::Refused(reason) => Problem::from(vec![Fault::of("replicas", reason)]),
+                other => other.into(),
+            })?
+        }
+    };
+    if let Way::There(host, group) = forward::to_leader(cluster, group).await? {
+        if asked.is_some() {
+            return Err(Refused::NotLeading(Some(host)).into());
+        }
+        let json = serde_json::to_vec(&body).expect("it was JSON");
+        let mut request = Request::post("/bang").body(Body::from(json.clone())).expect("it has no other parts");
+        let sent = request.headers_mut();
+        sent.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        sent.insert(header::CONTENT_LENGTH, json.len().into());
+        sent.insert(GROUP, text_header(group.to_string()));
+        return Ok(forward::send(cluster, host, group, request).await);
+    }
+    let name = rules.name().clone();
+    let chain = make_in_cluster(app, name, group, app.0.node.bang(rules, None, leap, None, Some(group))).await?;
+    Ok(ChainView::created(&chain))
+}
+
+/// Makes a chain whose name the whole cluster knows first.
+pub(super) async fn make_in_cluster(
+    app: &App,
+    name: ChainName,
+    group: Group,
+    make: impl Future<Output = Result<Arc<ChainHandle>, Refused>>,
+) -> Result<Arc<ChainHandle>, Problem> {
+    let cluster = &app.0.cluster;
+    if !cluster.is_active() {
+        return Ok(make.await?);
+    }
+    if !cluster.reserve(name.as_str(), group).await? {
+        return Err(Refused::NameTaken(name).into());
+    }
+    let made = make.await;
+    // Where it is not known whether it was made, the name stays: sent again, it is made, or found.
+    if let Err(refused) = &made
+        && !matches!(refused, Refused::NotAgreed | Refused::NameTaken(_))
+    {
+        cluster.release(name.as_str(), group).await;
+    }
+    Ok(made?)
 }
 
 /// How a chain is made once although its making is sent twice.
@@ -218,11 +305,24 @@ pub(super) const NAME_IS_KEY: &str = "a chain is made once, since its name is un
 pub async fn bang(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
     let only_if_new = is_only_if_new(request.headers())?;
     refuse_key(request.headers(), NAME_IS_KEY)?;
+    let headers = request.headers().clone();
     let mut fields = read_object(&app, request).await?;
+    let body = app.0.cluster.is_active().then(|| fields.clone());
     let name = take_name(&mut fields)?;
     let leap = take_leap(&mut fields)?.unwrap_or_default();
-    take_replicas(&mut fields)?;
+    let replicas = take_replicas(&mut fields)?;
     let rules = Rules::new(name).amend(fields)?;
+    if let Some(body) = body {
+        let made = bang_in_cluster(&app, &headers, body, replicas, rules, leap).await;
+        return made.map_err(|problem| match problem.status {
+            StatusCode::CONFLICT if only_if_new => Problem::new(StatusCode::PRECONDITION_FAILED, problem.detail),
+            _ => problem,
+        });
+    }
+    if replicas.is_some_and(|replicas| replicas > 1) {
+        let detail = "this node is alone: join others to it first (qbc --join), or keep the chain on 1";
+        return Err(vec![Fault::of("replicas", detail)].into());
+    }
     match app.0.node.bang(rules, None, leap, None, None).await {
         Ok(chain) => Ok(ChainView::created(&chain)),
         Err(error @ Refused::NameTaken(_)) if only_if_new => {
@@ -290,8 +390,8 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
         (status = 200, description = "The chain", body = ChainView),
     )
 )]
-pub async fn get_chain(target: ChainOf) -> axum::Json<ChainView> {
-    axum::Json(ChainView::of(&target.chain))
+pub async fn get_chain(State(app): State<App>, target: ChainOf) -> axum::Json<ChainView> {
+    axum::Json(ChainView::in_cluster(&app, &target.chain).await)
 }
 
 /// What may change of a chain: all that is no rule.
@@ -301,8 +401,8 @@ pub async fn get_chain(target: ChainOf) -> axum::Json<ChainView> {
 pub struct Patch {
     /// When it leaps by itself, or null for by hand only.
     leap: Option<LeapPolicy>,
-    /// Nodes that carry it: 1, until nodes carry chains together.
-    #[schema(nullable = false, minimum = 1, maximum = 1)]
+    /// On how many nodes of the cluster it is kept: 1, 3 or 5. Without it 3 where there are so many, else 1.
+    #[schema(nullable = false, minimum = 1, maximum = 5)]
     replicas: Option<u64>,
 }
 
@@ -322,7 +422,7 @@ pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Reque
     refuse_key(request.headers(), "to change a chain twice in the same way does no harm, and If-Match guards it")?;
     let mut fields = read_object(&app, request).await?;
     let leap = take_leap(&mut fields)?;
-    take_replicas(&mut fields)?;
+    let replicas = take_replicas(&mut fields)?;
     if let Some(name) = fields.keys().next() {
         let detail =
             "cannot be changed: leap and replicas can; rules never change, but a fork can have others (POST …/fork)";
@@ -334,7 +434,22 @@ pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Reque
         (None, Some(expected)) => target.chain.check_expected(&expected, &target.chain.head())?,
         (None, None) => {}
     }
-    Ok(axum::Json(ChainView::of(&target.chain)).into_response())
+    match replicas {
+        None => {}
+        Some(replicas) if app.0.cluster.is_active() => {
+            let resized = app.0.cluster.set_replicas(target.chain.group, replicas).await;
+            resized.map_err(|error| match error {
+                ClusterError::Refused(reason) => Problem::from(vec![Fault::of("replicas", reason)]),
+                other => other.into(),
+            })?;
+        }
+        Some(1) => {}
+        Some(_) => {
+            let detail = "this node is alone: join others to it first (qbc --join)";
+            return Err(vec![Fault::of("replicas", detail)].into());
+        }
+    }
+    Ok(axum::Json(ChainView::in_cluster(&app, &target.chain).await).into_response())
 }
 
 /// A node to meet.

@@ -7,6 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 
+use super::forward::NOT_LEADING;
 use crate::{
     core::{
         json::JsonError,
@@ -26,6 +27,8 @@ pub struct Problem {
     pub detail: String,
     /// Where a JSON value is at fault.
     pub errors: Vec<Fault>,
+    /// Whether another node of the cluster is to be asked, since this one does not lead the chain.
+    pub not_leading: bool,
 }
 
 /// The document (RFC 9457 section 3.1). The type is always `about:blank`, so the title is that of the status.
@@ -49,7 +52,7 @@ pub struct ProblemDocument<'a> {
 impl Problem {
     /// A problem without places.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
-        Problem { status, detail: detail.into(), errors: Vec::new() }
+        Problem { status, detail: detail.into(), errors: Vec::new(), not_leading: false }
     }
 
     /// `400`: the request is not what it says to be.
@@ -64,7 +67,7 @@ impl Problem {
 
     /// `422`: valid JSON of the wrong shape.
     pub fn unprocessable(detail: impl Into<String>, errors: Vec<Fault>) -> Problem {
-        Problem { status: StatusCode::UNPROCESSABLE_ENTITY, detail: detail.into(), errors }
+        Problem { errors, ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
     /// `503`: the node has too much to do.
@@ -99,7 +102,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
-        let (status, body) = (self.status, self.into_document());
+        let (status, not_leading, body) = (self.status, self.not_leading, self.into_document());
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
         let headers = response.headers_mut();
         match status {
@@ -111,6 +114,9 @@ impl IntoResponse for Problem {
             }
             _ => {}
         }
+        if not_leading {
+            headers.insert(NOT_LEADING, HeaderValue::from_static("1"));
+        }
         response
     }
 }
@@ -119,7 +125,7 @@ impl From<JsonError> for Problem {
     fn from(error: JsonError) -> Self {
         let detail = format!("the body is no I-JSON (RFC 7493): {error}");
         let errors = vec![Fault { pointer: error.pointer, detail: error.detail }];
-        Problem { status: StatusCode::BAD_REQUEST, detail, errors }
+        Problem { errors, ..Problem::new(StatusCode::BAD_REQUEST, detail) }
     }
 }
 
@@ -189,7 +195,8 @@ impl From<Refused> for Problem {
             Refused::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,
             Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Problem::new(status, refused.to_string())
+        let not_leading = matches!(refused, Refused::NotLeading(_));
+        Problem { not_leading, ..Problem::new(status, refused.to_string()) }
     }
 }
 

@@ -27,7 +27,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::limits;
+use crate::{
+    cluster::{Cluster, link::FIRST_BYTE},
+    limits,
+};
 use socket::Socket;
 
 /// What clients may take up.
@@ -47,10 +50,12 @@ enum Signal {
     Look,
 }
 
-/// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time.
+/// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time. Connections of other
+/// nodes are the cluster's.
 pub async fn serve<R>(
     listener: TcpListener,
     answer: impl Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    cluster: Option<Cluster>,
     bounds: Limits,
     mut shutdown: watch::Receiver<bool>,
 ) where
@@ -77,8 +82,7 @@ pub async fn serve<R>(
         };
         let (answer, looks) = (answer.clone(), Arc::new(AtomicBool::new(false)));
         let service = service_fn(move |request| answer(request).map(Ok::<_, Infallible>));
-        let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), shutdown.clone());
-        let connection = builder.serve_connection(TokioIo::new(socket), service);
+        let (builder, cluster, shutdown) = (builder.clone(), cluster.clone(), shutdown.clone());
         let mut stopping = shutdown.clone();
         let stop = async move {
             // Whoever would say it is gone where this fails.
@@ -87,6 +91,24 @@ pub async fn serve<R>(
         };
         let look = || sleep(limits::KEEP_ALIVE).map(|()| Signal::Look).boxed();
         connections.spawn(async move {
+            let mut ending = shutdown.clone();
+            let is_link = tokio::select! {
+                is_link = is_link(&stream) => is_link,
+                _ = ending.wait_for(|stopping| *stopping) => return,
+            };
+            match (is_link, cluster) {
+                (Some(false), _) => {}
+                (Some(true), Some(cluster)) => {
+                    tokio::select! {
+                        () = cluster.serve(stream) => {}
+                        _ = ending.wait_for(|stopping| *stopping) => {}
+                    }
+                    return;
+                }
+                _ => return,
+            }
+            let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), shutdown);
+            let connection = builder.serve_connection(TokioIo::new(socket), service);
             let mut connection = pin!(connection);
             // A set of them polls only what was woken: the connection is polled several times for each request.
             let mut signals = FuturesUnordered::from_iter([stop.boxed(), look()]);
@@ -111,6 +133,15 @@ pub async fn serve<R>(
     let ended = async { while connections.join_next().await.is_some() {} };
     if timeout(limits::DRAIN_TIMEOUT, ended).await.is_err() {
         tracing::warn!("requests under way were cut off after {:?}", limits::DRAIN_TIMEOUT);
+    }
+}
+
+/// Whether another node has opened a connection, or nothing where it ends before it says.
+async fn is_link(stream: &TcpStream) -> Option<bool> {
+    let mut first = [0];
+    match timeout(limits::HEAD_TIMEOUT, stream.peek(&mut first)).await {
+        Ok(Ok(1)) => Some(first[0] == FIRST_BYTE),
+        _ => None,
     }
 }
 
@@ -167,7 +198,7 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let bounds = Limits { connections: 1, write_timeout: Duration::from_millis(500) };
         let (stop, stopping) = watch::channel(false);
-        let server = tokio::spawn(serve(listener, answer, bounds, stopping));
+        let server = tokio::spawn(serve(listener, answer, None, bounds, stopping));
         client.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
         let dropped = async {
             while taken.load(Ordering::Relaxed) == 0 || Arc::strong_count(&held) > 2 {

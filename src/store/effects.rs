@@ -319,7 +319,7 @@ pub(crate) fn read_all(folder: &std::path::Path) -> Result<Vec<Effect>, StoreErr
     }
     let transactions = |run: &StoredRun| -> Result<Vec<Transaction>, StoreError> {
         let mut served = Vec::new();
-        run.serve(0..run.count(), b'\n', |at| Ok(erasures.get(&(run.chain, at)).copied()), &mut served)?;
+        run.serve(0..run.count(), b'\n', false, |at| Ok(erasures.get(&(run.chain, at)).copied()), &mut served)?;
         let parse = |text| Record::parse(text).map(|record| record.transaction).map_err(StoreError::Damaged);
         served.split(|&byte| byte == b'\n').map(parse).collect()
     };

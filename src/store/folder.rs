@@ -28,6 +28,15 @@ pub(super) fn write_whole(folder: &Path, name: &str, mode: u32, bytes: &[u8]) ->
     sync_folder(folder)
 }
 
+/// Writes a secret of a data folder, which its owner alone can read. After a crash it is there as a whole, or not at all.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_secret(folder: &Path, name: &str, secret: &[u8; 32]) -> Result<(), StoreError> {
+    write_whole(folder, name, 0o600, format!("{}\n", hex::encode(secret)).as_bytes())
+        .map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", folder.join(name).display())))
+}
+
 pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
     let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);

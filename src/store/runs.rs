@@ -131,6 +131,10 @@ pub struct Erasure {
 }
 
 impl Erasure {
+    /// Of what was imported and given up: nobody will ask for it.
+    pub(super) const GONE: Erasure =
+        Erasure { erased: Erased { timestamp: Timestamp::LAST, by: Index::new(u64::MAX) }, commitment: Hash::ZERO };
+
     /// Bytes of its encoded form.
     pub(super) const BYTES: usize = 48;
 
@@ -255,11 +259,12 @@ impl StoredRun {
     }
 
     /// Appends a part of the run as it is served, with `separator` between the transactions. `erasure` tells of those whose data is
-    /// not there any more.
+    /// not there any more; with `hides`, also of those whose data could not be overwritten.
     pub(super) fn serve(
         &self,
         part: Range<usize>,
         separator: u8,
+        hides: bool,
         erasure: impl Fn(Index) -> Result<Option<Erasure>, StoreError>,
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
@@ -271,6 +276,10 @@ impl StoredRun {
             let (index, text) = (Index::new(self.first.get() + at as u64), self.text(at));
             let damaged = |detail: &str| StoreError::Damaged(format!("transaction {index}: {detail}"));
             let split = text.len().checked_sub(END_BYTES).ok_or_else(|| damaged("it is malformed"))?;
+            let payload = match payload {
+                Payload::Whole([_, ..]) if hides && erasure(index)?.is_some() => Payload::Erased,
+                payload => payload,
+            };
             match payload {
                 Payload::Whole([]) => out.extend_from_slice(text),
                 Payload::Whole(payload) => {

@@ -1,0 +1,255 @@
+//! Requests that another node of the cluster answers: writes go to the node that leads the chain, and reads of a chain that is not
+//! kept here to one that has it. What is kept here is read here, when this node has all that was acknowledged before.
+
+use std::{sync::LazyLock, time::Instant};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header},
+    response::IntoResponse,
+};
+use http_body_util::BodyExt;
+use tokio::time::sleep;
+
+use super::problem::Problem;
+use crate::{
+    cluster::{Cluster, ClusterError},
+    core::rules::ChainName,
+    limits,
+    node::Node,
+    store::Group,
+};
+
+/// Set on requests that another node has sent on: they are not sent on again.
+pub const FORWARDED: HeaderName = HeaderName::from_static("qbc-forwarded");
+/// On an answer of a node that was asked to write, and does not lead: the request changed nothing.
+pub const NOT_LEADING: HeaderName = HeaderName::from_static("qbc-not-leading");
+/// Whether reads may be of what is at hand.
+pub const CONSISTENCY: HeaderName = HeaderName::from_static("consistency");
+
+/// Headers of one connection (RFC 9110 section 7.6.1), and what the next one says itself.
+const OF_CONNECTION: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::HOST,
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::UPGRADE,
+    header::EXPECT,
+    header::TRAILER,
+];
+
+/// Routes of the default chain that stand at the root.
+const CHAIN_ROUTES: [&str; 11] = [
+    "inject", "leap", "chain", "quants", "transactions", "consistency", "pool", "stats", "checkpoint", "tile", "events",
+];
+
+static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+    client.connect_timeout(limits::LINK_TIMEOUT).build().expect("a client without options can be made")
+});
+
+/// Where a request is answered.
+pub enum Way {
+    /// Here.
+    Here,
+    /// Here, of what is at hand, which may lack so many entries.
+    Local(u64),
+    /// By the node at this host, or by the one that leads this group by then.
+    There(String, Group),
+}
+
+/// What a request is about: a chain, and whether it is written.
+struct About<'a> {
+    chain: &'a str,
+    route: &'a str,
+    writes: bool,
+}
+
+fn about(request: &Request<Body>) -> Option<About<'_>> {
+    let path = request.uri().path().trim_start_matches('/');
+    let (chain, route) = match path.strip_prefix("chains/") {
+        Some(nested) => nested.split_once('/').unwrap_or((nested, "")),
+        None => (ChainName::DEFAULT, path),
+    };
+    let first = route.split('/').next().unwrap_or_default();
+    let is_of_chain = path.starts_with("chains/") || CHAIN_ROUTES.contains(&first) || first == "fork";
+    let writes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) || first == "leap";
+    is_of_chain.then_some(About { chain, route: first, writes })
+}
+
+/// Takes the query parameter `consistency`, which every read has, and the header of that name. Says whether what is at hand is
+/// enough.
+///
+/// # Errors
+/// It says something else than `local`.
+pub fn take_consistency(request: &mut Request<Body>) -> Result<bool, Problem> {
+    let wrong = || Problem::bad_request("consistency is \"local\", or is not said");
+    let by_header = match request.headers().get(CONSISTENCY) {
+        None => false,
+        Some(value) if value == "local" => true,
+        Some(_) => return Err(wrong()),
+    };
+    let Some(query) = request.uri().query().filter(|query| query.contains("consistency=")) else { return Ok(by_header) };
+    let is_it = |pair: &&str| pair.starts_with("consistency=");
+    if query.split('&').filter(is_it).any(|pair| pair != "consistency=local") {
+        return Err(wrong());
+    }
+    let rest: Vec<&str> = query.split('&').filter(|pair| !is_it(pair)).collect();
+    let (path, rest) = (request.uri().path(), rest.join("&"));
+    let target = if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") };
+    *request.uri_mut() = target.parse::<Uri>().map_err(|_| Problem::bad_request("the query is malformed"))?;
+    Ok(true)
+}
+
+/// Where a request is to be answered.
+///
+/// # Errors
+/// `503`: nobody who could is reached.
+pub fn way<'a>(
+    cluster: &'a Cluster,
+    node: &Node,
+    request: &Request<Body>,
+    is_local_enough: bool,
+) -> impl Future<Output = Result<Way, Problem>> + Send + use<'a> {
+    let found = about(request).and_then(|About { chain, route, writes }| {
+        let local = node.chain(chain);
+        let group = local.as_ref().map(|chain| chain.group).or_else(|| cluster.group_of(chain))?;
+        Some((group, local.is_some(), route == "tile", writes))
+    });
+    let is_forwarded = request.headers().contains_key(FORWARDED);
+    async move {
+        match found {
+            Some((group, is_here, is_tile, writes)) => {
+                let is_sealed = is_tile && is_here;
+                way_of(cluster, group, (is_here, writes, is_sealed), is_forwarded, is_local_enough).await
+            }
+            None => Ok(Way::Here),
+        }
+    }
+}
+
+async fn way_of(
+    cluster: &Cluster,
+    group: Group,
+    (is_here, writes, is_sealed): (bool, bool, bool),
+    is_forwarded: bool,
+    is_local_enough: bool,
+) -> Result<Way, Problem> {
+    if is_forwarded {
+        if !writes && is_here {
+            cluster.linearize(group).await?;
+        }
+        return Ok(Way::Here);
+    }
+    if writes || !is_here {
+        return to_leader(cluster, group).await;
+    }
+    if is_local_enough {
+        return Ok(Way::Local(cluster.lag(group).unwrap_or(0)));
+    }
+    // What is sealed never changes, and a tile is of what is sealed; the newest quant is not sealed for ever.
+    if !is_sealed {
+        cluster.linearize(group).await?;
+    }
+    Ok(Way::Here)
+}
+
+/// To the node that leads a group.
+///
+/// # Errors
+/// `503`: nobody does.
+pub async fn to_leader(cluster: &Cluster, group: Group) -> Result<Way, Problem> {
+    let leader = cluster.leader(group).await.ok_or_else(nobody)?;
+    if leader == cluster.me() {
+        return Ok(Way::Here);
+    }
+    cluster.host_of(leader).map(|host| Way::There(host, group)).ok_or_else(nobody)
+}
+
+fn nobody() -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no majority of the nodes that keep the chain answers: nothing was changed; send again later",
+    )
+}
+
+/// Has another node answer. A small request is sent again where nobody has taken it.
+pub async fn send(cluster: &Cluster, mut host: String, group: Group, request: Request<Body>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let is_bodiless = http_body::Body::is_end_stream(&body);
+    let (kept, mut streamed) = match length {
+        _ if is_bodiless => (Some(Bytes::new()), None),
+        Some(length) if length <= limits::FORWARD_KEPT => match body.collect().await {
+            Ok(body) => (Some(body.to_bytes()), None),
+            Err(_) => return Problem::bad_request("the body broke off").into_response(),
+        },
+        _ => (None, Some(body)),
+    };
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let since = Instant::now();
+    loop {
+        let mut sent = CLIENT.request(parts.method.clone(), format!("http://{host}{target}"));
+        sent = sent.headers(forwarded(&parts.headers));
+        sent = match (&kept, streamed.take()) {
+            (Some(kept), _) if kept.is_empty() => sent,
+            (Some(kept), _) => sent.body(kept.clone()),
+            (None, Some(body)) => sent.body(reqwest::Body::wrap_stream(body.into_data_stream())),
+            (None, None) => return nobody().into_response(),
+        };
+        let answer = sent.send().await;
+        let is_taken = match &answer {
+            Ok(answer) => !answer.headers().contains_key(NOT_LEADING),
+            Err(error) => !error.is_connect(),
+        };
+        if !is_taken && kept.is_some() && since.elapsed() < limits::AGREEMENT_TIMEOUT {
+            sleep(limits::HEARTBEAT).await;
+            if let Some(leader) = cluster.leader(group).await
+                && let Some(at) = cluster.host_of(leader)
+            {
+                host = at;
+            }
+            continue;
+        }
+        return match answer {
+            Ok(answer) => answered(answer),
+            Err(error) if error.is_connect() => nobody().into_response(),
+            Err(_) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the node that leads the chain has not answered: a write may have been accepted all the same, so send it \
+                 again with the same \"id\"",
+            )
+            .into_response(),
+        };
+    }
+}
+
+fn forwarded(headers: &HeaderMap) -> HeaderMap {
+    let mut to = headers.clone();
+    OF_CONNECTION.iter().for_each(|name| drop(to.remove(name)));
+    // What the other node answers is passed on as it is, and compressed here.
+    to.remove(header::ACCEPT_ENCODING);
+    to.remove(header::CONTENT_LENGTH);
+    to.insert(FORWARDED, HeaderValue::from_static("1"));
+    to
+}
+
+fn answered(answer: reqwest::Response) -> Response<Body> {
+    let (status, mut headers) = (answer.status(), answer.headers().clone());
+    OF_CONNECTION.iter().for_each(|name| drop(headers.remove(name)));
+    headers.remove(NOT_LEADING);
+    headers.remove(header::DATE);
+    let mut response = Response::new(Body::from_stream(answer.bytes_stream()));
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    response
+}
+
+impl From<ClusterError> for Problem {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Refused(reason) => Problem::new(StatusCode::CONFLICT, reason),
+            ClusterError::Unavailable(reason) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason),
+            ClusterError::Store(error) => error.into(),
+        }
+    }
+}

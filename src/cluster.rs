@@ -42,7 +42,7 @@ use crate::{
     limits,
     node::Node,
     store::{ClusterChange, Group, LogRecord, NodeId, Store, StoreError},
-    writer::{Core, Refused, Sequencer},
+    writer::{Refused, Sequencer},
 };
 use engine::{GroupStorage, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
@@ -95,6 +95,8 @@ struct Inner {
     /// Where others reach this node.
     host: String,
     links: Mutex<HashMap<NodeId, (String, Arc<Link>)>>,
+    /// Where nodes are that have called, whatever the cluster knows so far.
+    moved: Mutex<HashMap<NodeId, String>>,
     groups: RwLock<BTreeMap<Group, Running>>,
     /// One opening of a group at a time.
     opening: tokio::sync::Mutex<()>,
@@ -179,13 +181,14 @@ impl Cluster {
         host: String,
         stopping: watch::Receiver<bool>,
     ) -> Result<Cluster, ClusterError> {
-        let (store, identity) = (node.store(), Identity { key: node.signing_key(), secret });
+        let (store, identity) = (node.store(), Identity { key: node.signing_key(), secret, host: host.clone() });
         let inner = Inner {
             node,
             store,
             identity,
             host,
             links: Mutex::default(),
+            moved: Mutex::default(),
             groups: RwLock::default(),
             opening: tokio::sync::Mutex::default(),
             moving: Mutex::default(),
@@ -230,7 +233,8 @@ impl Cluster {
             if journal.is_none() {
                 let store = self.0.store.clone();
                 let started = std::thread::Builder::new().name("journal".into()).spawn(move || store.run_journal());
-                let started = started.map_err(|error| ClusterError::Unavailable(format!("cannot start a thread: {error}")))?;
+                let started =
+                    started.map_err(|error| ClusterError::Unavailable(format!("cannot start a thread: {error}")))?;
                 *journal = Some(started);
                 self.0.is_active.store(true, Ordering::Release);
                 tokio::spawn(run(Arc::downgrade(&self.0), self.0.stopping.clone()));
@@ -286,7 +290,8 @@ impl Cluster {
                     let cluster = Arc::downgrade(&self.0);
                     let runtime = tokio::runtime::Handle::current();
                     Ok::<_, ClusterError>(
-                        Arc::new(Sequence { cluster, raft, runtime, group, ready: AtomicU64::new(0) }) as Arc<dyn Sequencer>
+                        Arc::new(Sequence { cluster, raft, runtime, group, ready: AtomicU64::new(0) })
+                            as Arc<dyn Sequencer>,
                     )
                 };
                 core.sequence(change).await?;
@@ -310,7 +315,7 @@ impl Cluster {
         let mut set = BTreeMap::from([
             knowledge::cluster_id(hash::origin(&me.to_string()).to_string()),
             knowledge::node(me, Some(&NodeInfo::new(self.0.host.clone()))),
-            knowledge::group(own, Some(&GroupInfo { replicas: vec![me], want: 1 })),
+            knowledge::group(own, Some(&GroupInfo { replicas: vec![me], founder: me, want: 1 })),
         ]);
         for (name, _) in self.0.node.chains(None, usize::MAX) {
             set.extend([knowledge::chain(name.as_str(), Some(own))]);
@@ -346,7 +351,9 @@ impl Cluster {
                 Ok((_, answer)) => match serde_json::from_slice::<Joined>(&answer) {
                     Ok(Joined::Taken) => break,
                     Ok(Joined::Ask(leader)) => host = leader,
-                    Err(_) => return Err(ClusterError::Refused(format!("the node {host} answers what is not understood"))),
+                    Err(_) => {
+                        return Err(ClusterError::Refused(format!("the node {host} answers what is not understood")));
+                    }
                 },
                 Err(LinkError::Refused(reason)) => {
                     return Err(ClusterError::Refused(format!("the node {host} refuses: {reason}")));
@@ -405,7 +412,7 @@ impl Cluster {
         let own = Group::of(from);
         let mut set = BTreeMap::from([knowledge::node(from, Some(&NodeInfo::new(joining.host.clone())))]);
         if !known.groups.contains_key(&own) {
-            set.extend([knowledge::group(own, Some(&GroupInfo { replicas: vec![from], want: 1 }))]);
+            set.extend([knowledge::group(own, Some(&GroupInfo { replicas: vec![from], founder: from, want: 1 }))]);
         }
         set.extend(joining.chains.keys().map(|name| knowledge::chain(name, Some(own))));
         self.change(ClusterChange { expect: BTreeMap::new(), set }).await?;
@@ -476,11 +483,13 @@ impl Cluster {
     /// Nobody leads, or too few nodes answer.
     pub async fn linearize(&self, group: Group) -> Result<(), ClusterError> {
         let Some(running) = self.running(group) else { return Ok(()) };
-        let unavailable = |error: String| ClusterError::Unavailable(format!("the chain has no leader that is agreed: {error}"));
+        let unavailable =
+            |error: String| ClusterError::Unavailable(format!("the chain has no leader that is agreed: {error}"));
         let since = Instant::now();
         loop {
             let read = async {
-                let leader = self.leader(group).await.ok_or_else(|| unavailable("no majority of its nodes answers".into()))?;
+                let leader =
+                    self.leader(group).await.ok_or_else(|| unavailable("no majority of its nodes answers".into()))?;
                 if leader == self.me() {
                     // While a majority has answered lately, no other node can lead.
                     if running.raft.ensure_linearizable(ReadPolicy::LeaseRead).await.is_ok() {
@@ -509,7 +518,8 @@ impl Cluster {
         let running = self.running(group)?;
         let metrics = running.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let behind = metrics.last_log_index.zip(metrics.last_applied).map(|(last, applied)| last.saturating_sub(applied.index));
+        let behind =
+            metrics.last_log_index.zip(metrics.last_applied).map(|(last, applied)| last.saturating_sub(applied.index));
         Some(behind.unwrap_or(0))
     }
 
@@ -536,7 +546,12 @@ impl Cluster {
         let leader = self.leader(Group::META).await.ok_or_else(nobody)?;
         if leader != self.me() {
             let link = self.link_to(leader)?;
-            let answer = link.call(CHANGE, Group::META, &mut |content| content.extend_from_slice(json), limits::AGREEMENT_TIMEOUT);
+            let answer = link.call(
+                CHANGE,
+                Group::META,
+                &mut |content| content.extend_from_slice(json),
+                limits::AGREEMENT_TIMEOUT,
+            );
             return Ok(answer.await?.first() == Some(&1));
         }
         let running = self.running(Group::META).ok_or_else(nobody)?;
@@ -618,12 +633,13 @@ impl Cluster {
             let own = self.0.node.own_group();
             known.id = hash::origin(&me.to_string()).to_string();
             known.nodes.insert(me, NodeInfo::new(self.0.host.clone()));
-            known.groups.insert(own, GroupInfo { replicas: vec![me], want: 1 });
+            known.groups.insert(own, GroupInfo { replicas: vec![me], founder: me, want: 1 });
             let chains = self.0.node.chains(None, usize::MAX);
             known.chains = chains.into_iter().map(|(name, _)| (name.to_string(), own)).collect();
         }
         let asked = known.nodes.keys().map(|node| async move { (*node, self.status_of(*node).await.ok()) });
-        let answers: BTreeMap<NodeId, Option<NodeStatus>> = futures_util::future::join_all(asked).await.into_iter().collect();
+        let answers: BTreeMap<NodeId, Option<NodeStatus>> =
+            futures_util::future::join_all(asked).await.into_iter().collect();
         let seen = self.0.seen.lock().expect("no holder of this lock panics").clone();
         let mut groups: BTreeMap<Group, GroupStatus> = BTreeMap::new();
         let mut busy = BTreeSet::new();
@@ -684,6 +700,11 @@ impl Cluster {
 
     /// Where another node of the cluster is.
     pub fn host_of(&self, node: NodeId) -> Option<String> {
+        let moved = self.0.moved.lock().expect("no holder of this lock panics").get(&node).cloned();
+        moved.or_else(|| self.known_host_of(node))
+    }
+
+    fn known_host_of(&self, node: NodeId) -> Option<String> {
         self.knowledge().nodes.get(&node).map(|info| info.host.clone())
     }
 
@@ -712,7 +733,8 @@ impl Cluster {
     /// Gives a name up that was reserved, where no chain came of it.
     pub async fn release(&self, name: &str, group: Group) {
         let (key, value) = knowledge::chain(name, Some(group));
-        let change = ClusterChange { expect: BTreeMap::from([(key.clone(), value)]), set: BTreeMap::from([(key, None)]) };
+        let change =
+            ClusterChange { expect: BTreeMap::from([(key.clone(), value)]), set: BTreeMap::from([(key, None)]) };
         if let Err(error) = self.change(change).await {
             tracing::warn!("the name {name} stays reserved: {error}");
         }
@@ -733,8 +755,12 @@ impl Cluster {
         let since = Instant::now();
         loop {
             sleep(limits::HEARTBEAT).await;
-            let wanted: BTreeSet<NodeId> =
-                self.knowledge().groups.get(&group).map(|info| info.replicas.iter().copied().collect()).unwrap_or_default();
+            let wanted: BTreeSet<NodeId> = self
+                .knowledge()
+                .groups
+                .get(&group)
+                .map(|info| info.replicas.iter().copied().collect())
+                .unwrap_or_default();
             if let Some(leader) = self.leader(group).await
                 && let Ok(status) = self.status_of(leader).await
                 && let Some(status) = status.groups.into_iter().find(|led| led.id == group)
@@ -750,7 +776,9 @@ impl Cluster {
                 }
             }
             if since.elapsed() > limits::MOVE_TIMEOUT {
-                return Err(ClusterError::Unavailable("it goes on in the background: GET /cluster tells how far it is".into()));
+                return Err(ClusterError::Unavailable(
+                    "it goes on in the background: GET /cluster tells how far it is".into(),
+                ));
             }
         }
     }
@@ -796,8 +824,8 @@ impl Cluster {
         for (group, info) in &known.groups {
             let is_here = info.replicas.contains(&me);
             if is_here && self.runs_apart(&known, *group) && self.running(*group).is_none() {
-                // The first that is named makes a new group; the others get it from there.
-                if info.replicas.first() == Some(&me) && known.is_new(*group) {
+                // One makes a new group; the others get it from there.
+                if info.founder == me {
                     let founded = tokio::task::block_in_place(|| self.0.store.found(*group, me));
                     if let Err(error) = founded {
                         tracing::error!("a group cannot be made: {error}");
@@ -879,11 +907,15 @@ impl Cluster {
                 }
                 let gone: BTreeSet<NodeId> = there.iter().filter(|node| !all.contains_key(node)).copied().collect();
                 if !gone.is_empty() && raft.is_leader() {
-                    raft.change_membership(ChangeMembers::RemoveNodes(gone), true).await.map_err(|error| error.to_string())?;
+                    raft.change_membership(ChangeMembers::RemoveNodes(gone), true)
+                        .await
+                        .map_err(|error| error.to_string())?;
                 }
                 Ok::<_, String>(())
             };
-            if let Err(error) = timeout(limits::MOVE_TIMEOUT, moved).await.unwrap_or_else(|_| Err("it takes too long".into())) {
+            if let Err(error) =
+                timeout(limits::MOVE_TIMEOUT, moved).await.unwrap_or_else(|_| Err("it takes too long".into()))
+            {
                 tracing::warn!(%group, "the group is not moved yet: {error}");
                 sleep(Duration::from_secs(1)).await;
             }
@@ -956,6 +988,8 @@ async fn run(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
 
 impl Inner {
     fn link(&self, node: NodeId, host: &str) -> Arc<Link> {
+        let moved = self.moved.lock().expect("no holder of this lock panics").get(&node).cloned();
+        let host = moved.as_deref().unwrap_or(host);
         let mut links = self.links.lock().expect("no holder of this lock panics");
         match links.get(&node) {
             Some((at, link)) if at == host => link.clone(),
@@ -989,6 +1023,11 @@ impl Answers for AnswersOf {
         Box::pin(async move {
             let Call { from, kind, group, content } = call;
             match kind {
+                link::HELLO => {
+                    let host = String::from_utf8(content.to_vec()).map_err(|_| "a host is text".to_owned())?;
+                    cluster.0.moved.lock().expect("no holder of this lock panics").insert(from, host);
+                    Ok(Vec::new())
+                }
                 net::APPEND | net::VOTE | net::PRE_VOTE | net::TRANSFER => {
                     let raft = match cluster.running(group) {
                         Some(running) => running.raft,
@@ -1009,7 +1048,8 @@ impl Answers for AnswersOf {
                     changed.map(|changed| vec![changed.into()]).map_err(|error| error.to_string())
                 }
                 JOIN => {
-                    let joining = serde_json::from_slice(&content).map_err(|_| "what is said is not understood".to_owned())?;
+                    let joining =
+                        serde_json::from_slice(&content).map_err(|_| "what is said is not understood".to_owned())?;
                     let joined = cluster.take_in(from, joining).await.map_err(|error| error.to_string())?;
                     Ok(serde_json::to_vec(&joined).expect("it is JSON"))
                 }
@@ -1087,9 +1127,8 @@ impl Sequencer for Sequence {
         if self.ready.load(Ordering::Relaxed) == term {
             return Ok(());
         }
-        let read = async {
-            timeout(limits::AGREEMENT_TIMEOUT, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await
-        };
+        let read =
+            async { timeout(limits::AGREEMENT_TIMEOUT, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await };
         match self.runtime.block_on(read) {
             Ok(Ok(_)) => {
                 self.ready.store(term, Ordering::Relaxed);

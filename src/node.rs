@@ -39,8 +39,8 @@ use crate::{
     mine::Miner,
     store::{Group, Lineage, NodeId, Rollback, Store, key::KeyFile},
     writer::{
-        self, ChainHandle, Command, Core, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request, Writer,
-        checked_transaction, edge_at,
+        self, ChainHandle, Command, Core, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request,
+        Writer, checked_transaction, edge_at,
     },
 };
 
@@ -312,7 +312,8 @@ impl Node {
 
     /// Whether this node decides on the writes of a group.
     pub fn leads(&self, group: Group) -> bool {
-        let core = self.0.groups.read().expect("no holder of this lock panics").get(&group).map(|group| group.core.clone());
+        let core =
+            self.0.groups.read().expect("no holder of this lock panics").get(&group).map(|group| group.core.clone());
         core.is_some_and(|core| core.leads())
     }
 
@@ -428,7 +429,10 @@ impl Node {
         let transactions = self.record(chain, submissions);
         let command = Command::Inject { chain: chain.number(), guard: None, transactions, each_for_itself: true };
         let (reply, outcome) = oneshot::channel();
-        self.writer(chain.group)?.send(Envelope { request: command.into(), reply, room }).await.map_err(|_| Refused::Stopping)?;
+        self.writer(chain.group)?
+            .send(Envelope { request: command.into(), reply, room })
+            .await
+            .map_err(|_| Refused::Stopping)?;
         Ok(async {
             match outcome.await.unwrap_or(Err(Refused::Stopping))? {
                 Outcome::Injected(placed) => Ok(placed),

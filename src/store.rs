@@ -48,11 +48,11 @@ use std::{
 pub(crate) use effects::read_all;
 pub use effects::{Effect, ForkPoint};
 use effects::{Entry as EffectEntry, OwnEntry};
-use entry::{EntryHead, GroupRecord};
 pub use entry::{Entry, EntryId, Group, LogRecord, Membership, NodeId, Said, Vote};
-pub use follow::{Followed, FollowedRun, FollowedTransaction};
+use entry::{EntryHead, GroupRecord};
 pub use folder::write_secret;
 use folder::{check_format, lock, write_whole};
+pub use follow::{Followed, FollowedRun, FollowedTransaction};
 use groups::Groups;
 pub use groups::{ClusterChange, GroupState};
 pub use imports::{ImportRecord, Removed};
@@ -62,8 +62,8 @@ use journal::Journal;
 use key::KeyFile;
 pub use lineage::{BangPlace, ChainNumber, ChainRecord, Lineage, Parent, Rollback};
 use replay::{Replay, Replayed};
-pub use runs::Run;
 pub use runs::Erasure;
+pub use runs::Run;
 use runs::StoredRun;
 
 use crate::{
@@ -506,7 +506,8 @@ impl Store {
     /// The next entry of a group in which this node is alone.
     fn next_entry(&self, group: Group) -> Result<EntryId, StoreError> {
         let groups = self.groups.lock().expect("no holder of this lock panics");
-        let of = groups.by_id.get(&group).ok_or_else(|| StoreError::Failed(format!("there is no group {group} here")))?;
+        let of =
+            groups.by_id.get(&group).ok_or_else(|| StoreError::Failed(format!("there is no group {group} here")))?;
         let vote = of.vote.filter(|vote| vote.committed);
         let vote = vote.ok_or_else(|| StoreError::Failed(format!("nobody leads the group {group}")))?;
         Ok(EntryId { term: vote.term, leader: vote.node, index: of.next() })
@@ -718,7 +719,13 @@ impl Store {
                 let end = run.end().next_index().min(end_of_part);
                 let part = run.place_of(next)..run.place_of(end);
                 next = end;
-                run.serve(part, separator, self.hides_erased.load(Ordering::Relaxed), |at| index.erasure(chain, at), out)?;
+                run.serve(
+                    part,
+                    separator,
+                    self.hides_erased.load(Ordering::Relaxed),
+                    |at| index.erasure(chain, at),
+                    out,
+                )?;
             }
             if next < end_of_part {
                 return Err(missing(next));

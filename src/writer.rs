@@ -175,10 +175,7 @@ impl Core {
     ///
     /// # Errors
     /// What `change` returns: all is as it was.
-    pub async fn sequence<E>(
-        &self,
-        change: impl Future<Output = Result<Arc<dyn Sequencer>, E>>,
-    ) -> Result<(), E> {
+    pub async fn sequence<E>(&self, change: impl Future<Output = Result<Arc<dyn Sequencer>, E>>) -> Result<(), E> {
         self.lock().is_paused = true;
         let changed = change.await;
         let mut state = self.lock();

@@ -318,9 +318,9 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let state = self.storage.store.group(self.storage.group);
-        let membership = state.membership.map(|(id, membership)| {
-            StoredMembership::new(Some(log_id(id)), raft_membership(&membership))
-        });
+        let membership = state
+            .membership
+            .map(|(id, membership)| StoredMembership::new(Some(log_id(id)), raft_membership(&membership)));
         Ok((state.applied.map(log_id), membership.unwrap_or_default()))
     }
 

@@ -48,8 +48,10 @@ impl NodeInfo {
 /// A group of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupInfo {
-    /// The nodes that are to keep it. The first is to make it, and to lead it where nothing speaks against that.
+    /// The nodes that are to keep it. The first is to lead it where nothing speaks against that.
     pub replicas: Vec<NodeId>,
+    /// The node that has made it, or is to.
+    pub founder: NodeId,
     /// How many there are to be, where there are so many nodes.
     pub want: u8,
 }
@@ -167,11 +169,6 @@ impl Knowledge {
         (leads, groups().filter(|info| info.replicas.contains(&node)).count())
     }
 
-    /// Whether a group has no chain, so that it may have to be made first.
-    pub fn is_new(&self, group: Group) -> bool {
-        self.chains_of(group) == 0
-    }
-
     /// The group of a new chain that is to have so many replicas: the one with the fewest chains.
     ///
     /// # Errors
@@ -180,7 +177,10 @@ impl Knowledge {
         let staying = self.staying().len();
         let replicas = replicas.unwrap_or(if staying >= 3 { 3 } else { 1 });
         self.check_replicas(replicas)?;
-        let groups = self.groups.iter().filter(|(_, info)| info.want == replicas && info.replicas.len() == usize::from(replicas));
+        let groups = self
+            .groups
+            .iter()
+            .filter(|(_, info)| info.want == replicas && info.replicas.len() == usize::from(replicas));
         let staying = |info: &GroupInfo| {
             info.replicas.iter().all(|node| self.nodes.get(node).is_some_and(|info| info.standing == Standing::In))
         };
@@ -240,7 +240,10 @@ impl Knowledge {
     /// # Errors
     /// There is no such node, it is the last, or what it alone keeps would be lost.
     pub fn leave(&self, id: NodeId, is_lost: bool) -> Result<ClusterChange, String> {
-        let info = self.nodes.get(&id).ok_or_else(|| format!("there is no node {id} in the cluster: GET /cluster lists them"))?;
+        let info = self
+            .nodes
+            .get(&id)
+            .ok_or_else(|| format!("there is no node {id} in the cluster: GET /cluster lists them"))?;
         if self.staying().iter().all(|other| *other == id) {
             return Err("it is the last node of the cluster".into());
         }
@@ -321,8 +324,11 @@ impl Knowledge {
             while replicas.len() < want.into() {
                 replicas.push(self.least_loaded(&replicas)?);
             }
-            let (key, value) = group(new(), Some(&GroupInfo { replicas, want }));
-            return Some(ClusterChange { expect: BTreeMap::from([(key.clone(), None)]), set: BTreeMap::from([(key, value)]) });
+            let (key, value) = group(new(), Some(&GroupInfo { founder: replicas[0], replicas, want }));
+            return Some(ClusterChange {
+                expect: BTreeMap::from([(key.clone(), None)]),
+                set: BTreeMap::from([(key, value)]),
+            });
         }
         None
     }

@@ -13,7 +13,8 @@
 //! so it shows that its maker has the key, and is of the cluster. What is sent then is not encrypted.
 //!
 //! Then both send frames: length of the rest (4), number of the call (8), and in a call what it is (1) and its group (8), in an
-//! answer whether it is one (1: `0`, or `1` with the reason as text); then the content. A call is put in line before it is
+//! answer whether it is one (1: `0`, or `1` with the reason as text); then the content. The first call says where the caller is
+//! reached. A call is put in line before it is
 //! awaited, and the called node begins calls in the order in which they came.
 
 use std::{
@@ -47,6 +48,9 @@ pub const FIRST_BYTE: u8 = 0;
 
 const VERSION: &[u8] = b"qbc-link 1";
 
+/// The first call of a connection: where the caller is reached. It may have moved.
+pub const HELLO: u8 = 0;
+
 /// The secret that all nodes of a cluster share.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub [u8; 32]);
@@ -78,6 +82,8 @@ pub struct Identity {
     pub key: SigningKey,
     /// The secret of its cluster.
     pub secret: Secret,
+    /// Where it is reached.
+    pub host: String,
 }
 
 impl Identity {
@@ -92,10 +98,14 @@ impl Identity {
 
     fn check(&self, node: NodeId, transcript: &[u8], signature: &[u8; 64]) -> io::Result<()> {
         let signed = [transcript, &self.secret.0].concat();
-        let key = VerifyingKey::from_bytes(&node.0).map_err(|_| io::Error::other("the key of the other node is none"))?;
+        let key =
+            VerifyingKey::from_bytes(&node.0).map_err(|_| io::Error::other("the key of the other node is none"))?;
         let holds = key.verify_strict(&signed, &Signature::from_bytes(signature)).is_ok();
         holds.then_some(()).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::PermissionDenied, "the other node has another secret, or not the key that it shows")
+            io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the other node has another secret, or not the key that it shows",
+            )
         })
     }
 }
@@ -290,6 +300,14 @@ async fn keep(
                 is_told = false;
                 // What was said before was said to nobody.
                 while queue.try_recv().is_ok() {}
+                let hello = frame(0, |frame| {
+                    frame.push(HELLO);
+                    frame.extend_from_slice(&Group::META.0.to_be_bytes());
+                    frame.extend_from_slice(identity.host.as_bytes());
+                });
+                if writer.write_all(&hello).await.is_err() {
+                    continue;
+                }
                 is_up.store(true, Ordering::Release);
                 let answers = async {
                     while let Ok((number, answer)) = read_frame(&mut reader).await {
@@ -375,7 +393,8 @@ pub async fn serve(stream: TcpStream, identity: &Identity, answers: Arc<dyn Answ
                 return;
             }
             let head = content.split_to(9);
-            let (kind, group) = (head[0], Group(u64::from_be_bytes(*head[1..].first_chunk().expect("so many were taken"))));
+            let (kind, group) =
+                (head[0], Group(u64::from_be_bytes(*head[1..].first_chunk().expect("so many were taken"))));
             let (answer, frames) = (answers.answer(Call { from, kind, group, content }), frames.clone());
             let mut answer = Box::pin(async move {
                 let answer = answer.await;

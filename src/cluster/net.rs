@@ -205,15 +205,22 @@ impl Client {
     ) -> impl Future<Output = Result<AppendEntriesResponse<Types>, RPCError<Types>>> + Send + 'static + use<> {
         // Looked up each time: a node may have moved to another host.
         let link = self.ways.link(self.node, &self.host);
-        let answer = link.map(|link| link.call(APPEND, self.group, &mut |content| {
-            let mut writer = Writer(std::mem::take(content));
-            writer.vote(&request.vote);
-            writer.maybe_id(request.prev_log_id);
-            writer.maybe_id(request.leader_commit);
-            writer.number(request.entries.len() as u64);
-            request.entries.iter().for_each(|next| writer.entry(&entry(next.clone())));
-            *content = writer.0;
-        }, patience));
+        let answer = link.map(|link| {
+            link.call(
+                APPEND,
+                self.group,
+                &mut |content| {
+                    let mut writer = Writer(std::mem::take(content));
+                    writer.vote(&request.vote);
+                    writer.maybe_id(request.prev_log_id);
+                    writer.maybe_id(request.leader_commit);
+                    writer.number(request.entries.len() as u64);
+                    request.entries.iter().for_each(|next| writer.entry(&entry(next.clone())));
+                    *content = writer.0;
+                },
+                patience,
+            )
+        });
         async move {
             let answer = answer.ok_or_else(stops)?.await.map_err(away)?;
             let mut reader = Reader(&answer);
@@ -237,13 +244,18 @@ impl Client {
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let link = self.ways.link(self.node, &self.host).ok_or_else(stops)?;
-        let answer = link.call(kind, self.group, &mut |content| {
-            let mut writer = Writer(std::mem::take(content));
-            writer.vote(&request.vote);
-            writer.maybe_id(request.last_log_id);
-            writer.0.push(request.leadership_transfer.into());
-            *content = writer.0;
-        }, option.hard_ttl().max(limits::HEARTBEAT));
+        let answer = link.call(
+            kind,
+            self.group,
+            &mut |content| {
+                let mut writer = Writer(std::mem::take(content));
+                writer.vote(&request.vote);
+                writer.maybe_id(request.last_log_id);
+                writer.0.push(request.leadership_transfer.into());
+                *content = writer.0;
+            },
+            option.hard_ttl().max(limits::HEARTBEAT),
+        );
         let answer = answer.await.map_err(away)?;
         let mut reader = Reader(&answer);
         let mut read = || Some(VoteResponse::new(reader.vote()?, reader.maybe_id()?, reader.flag()?));
@@ -279,7 +291,8 @@ impl RaftNetworkV2<Types> for Client {
                     let (answer, last) = (client.append(&request, patience), last.or(before));
                     async move {
                         answer.await.map(|answer| {
-                            let is_partial = matches!(&answer, AppendEntriesResponse::PartialSuccess(id) if *id != last);
+                            let is_partial =
+                                matches!(&answer, AppendEntriesResponse::PartialSuccess(id) if *id != last);
                             (answer.into_stream_result(before, last), is_partial)
                         })
                     }
@@ -333,13 +346,18 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let link = self.ways.link(self.node, &self.host).ok_or_else(stops)?;
-        let answer = link.call(TRANSFER, self.group, &mut |content| {
-            let mut writer = Writer(std::mem::take(content));
-            writer.vote(request.from_leader());
-            writer.0.extend_from_slice(&request.to_node_id().0);
-            writer.maybe_id(request.last_log_id().copied());
-            *content = writer.0;
-        }, patience(&option));
+        let answer = link.call(
+            TRANSFER,
+            self.group,
+            &mut |content| {
+                let mut writer = Writer(std::mem::take(content));
+                writer.vote(request.from_leader());
+                writer.0.extend_from_slice(&request.to_node_id().0);
+                writer.maybe_id(request.last_log_id().copied());
+                *content = writer.0;
+            },
+            patience(&option),
+        );
         answer.await.map_err(away)?;
         Ok(Ok(()))
     }

@@ -23,10 +23,7 @@ impl RaftSnapshotBuilder<Types> for Counting {
     type SnapshotData = ();
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let meta = SnapshotMeta {
-            last_log_id: self.applied,
-            last_membership: self.membership.clone(),
-        };
+        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         Ok(Snapshot { meta, snapshot: () })
     }
 }

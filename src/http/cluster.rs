@@ -8,11 +8,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    App,
-    extract::Query,
-    problem::Problem,
-};
+use super::{App, extract::Query, problem::Problem};
 use crate::store::NodeId;
 
 /// How the nodes and groups of the cluster stand. A node that nobody joined is a cluster of one.

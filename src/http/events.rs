@@ -627,6 +627,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        cluster::Cluster,
         core::{json, transaction::Submission},
         http::{Limits, serve},
         node::{Config, Node},
@@ -649,6 +650,7 @@ mod tests {
                 pool_limit: 1_000,
                 mining_threads: NonZero::<usize>::MIN,
                 leap: None,
+                joins: false,
                 cosign: Default::default(),
                 accept_rollback: Vec::new(),
                 clock: Default::default(),
@@ -658,7 +660,9 @@ mod tests {
             let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };
             let peers = Peers::new(identity, "none".parse().unwrap(), Vec::new());
             let (stop, stopping) = watch::channel(false);
-            Served { app: App::new(node, peers, Default::default(), stopping), stop, _folder: folder }
+            let secret = crate::cluster::link::Secret([0; 32]);
+            let cluster = Cluster::start(node.clone(), secret, "localhost:1".into(), stopping.clone()).await.unwrap();
+            Served { app: App::new(node, cluster, peers, Default::default(), stopping), stop, _folder: folder }
         }
 
         fn chain(&self) -> Arc<ChainHandle> {

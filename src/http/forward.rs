@@ -27,6 +27,10 @@ pub const NOT_LEADING: HeaderName = HeaderName::from_static("qbc-not-leading");
 /// Whether reads may be of what is at hand.
 pub const CONSISTENCY: HeaderName = HeaderName::from_static("consistency");
 
+/// Marks an answer that another node has finished.
+#[derive(Clone, Copy)]
+pub struct Forwarded;
+
 /// Headers of one connection (RFC 9110 section 7.6.1), and what the next one says itself.
 const OF_CONNECTION: [HeaderName; 7] = [
     header::CONNECTION,
@@ -40,7 +44,17 @@ const OF_CONNECTION: [HeaderName; 7] = [
 
 /// Routes of the default chain that stand at the root.
 const CHAIN_ROUTES: [&str; 11] = [
-    "inject", "leap", "chain", "quants", "transactions", "consistency", "pool", "stats", "checkpoint", "tile", "events",
+    "inject",
+    "leap",
+    "chain",
+    "quants",
+    "transactions",
+    "consistency",
+    "pool",
+    "stats",
+    "checkpoint",
+    "tile",
+    "events",
 ];
 
 static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
@@ -89,7 +103,9 @@ pub fn take_consistency(request: &mut Request<Body>) -> Result<bool, Problem> {
         Some(value) if value == "local" => true,
         Some(_) => return Err(wrong()),
     };
-    let Some(query) = request.uri().query().filter(|query| query.contains("consistency=")) else { return Ok(by_header) };
+    let Some(query) = request.uri().query().filter(|query| query.contains("consistency=")) else {
+        return Ok(by_header);
+    };
     let is_it = |pair: &&str| pair.starts_with("consistency=");
     if query.split('&').filter(is_it).any(|pair| pair != "consistency=local") {
         return Err(wrong());
@@ -176,7 +192,8 @@ fn nobody() -> Problem {
 /// Has another node answer. A small request is sent again where nobody has taken it.
 pub async fn send(cluster: &Cluster, mut host: String, group: Group, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let length =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let is_bodiless = http_body::Body::is_end_stream(&body);
     let (kept, mut streamed) = match length {
         _ if is_bodiless => (Some(Bytes::new()), None),
@@ -241,6 +258,7 @@ fn answered(answer: reqwest::Response) -> Response<Body> {
     headers.remove(header::DATE);
     let mut response = Response::new(Body::from_stream(answer.bytes_stream()));
     (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    response.extensions_mut().insert(Forwarded);
     response
 }
 

@@ -241,7 +241,8 @@ impl Interface {
             }
             Ok(_) => self.here(request).await,
         };
-        let mut response = line_end::add(as_problem(response));
+        let is_finished = response.extensions().get::<forward::Forwarded>().is_some();
+        let mut response = if is_finished { response } else { line_end::add(as_problem(response)) };
         if let Some((method, path)) = listed
             && !openapi::has(&self.document().answers, &method, path, &response)
         {

@@ -231,7 +231,8 @@ impl LogRecord {
 
     /// What is left of its erased payloads.
     pub(super) fn erased_before(&self) -> impl Iterator<Item = ErasedBefore> {
-        let run = self.lengths.iter().any(|(_, erased)| erased.is_some()).then(|| parse_run(&self.plain).ok()).flatten();
+        let run =
+            self.lengths.iter().any(|(_, erased)| erased.is_some()).then(|| parse_run(&self.plain).ok()).flatten();
         let notes = self.lengths.iter().enumerate().filter_map(move |(at, (_, erased))| {
             let run = run.as_ref()?;
             let index = Index::new(run.first.get() + at as u64);
@@ -409,7 +410,10 @@ impl EntryHead {
     ///
     /// # Errors
     /// It is none of this program's.
-    pub(super) fn said(&self, records: impl FnOnce() -> Result<Vec<LogRecord>, StoreError>) -> Result<Said, StoreError> {
+    pub(super) fn said(
+        &self,
+        records: impl FnOnce() -> Result<Vec<LogRecord>, StoreError>,
+    ) -> Result<Said, StoreError> {
         Ok(match self.kind {
             b'e' => Said::Effects(Arc::new(records()?)),
             b'm' => {

@@ -259,8 +259,10 @@ pub(super) fn read_entry(
         let effect = LogRecord::read(&record, |at| {
             let run = parse_run(record.plain())?;
             let index = count::Index::new(run.first.get() + at as u64);
-            let known = notes.get(&index).copied().map_or_else(|| erasure(run.chain, index), |known| Ok(Some(known)))?;
-            let unknown = || StoreError::Damaged(format!("transaction {index}: its data is zeros, but it was not erased"));
+            let known =
+                notes.get(&index).copied().map_or_else(|| erasure(run.chain, index), |known| Ok(Some(known)))?;
+            let unknown =
+                || StoreError::Damaged(format!("transaction {index}: its data is zeros, but it was not erased"));
             known.ok_or_else(unknown)
         });
         effects.push(effect?);
@@ -288,7 +290,8 @@ impl ClusterChange {
     /// # Errors
     /// It is none of this program's.
     pub(super) fn parse(json: &[u8]) -> Result<ClusterChange, StoreError> {
-        serde_json::from_slice(json).map_err(|_| StoreError::Damaged("the log has a change of the cluster that is malformed".into()))
+        serde_json::from_slice(json)
+            .map_err(|_| StoreError::Damaged("the log has a change of the cluster that is malformed".into()))
     }
 
     /// Makes the change, and says whether it was as expected.
@@ -306,4 +309,3 @@ impl ClusterChange {
         true
     }
 }
-

@@ -383,5 +383,4 @@ impl Store {
     pub fn cluster<T>(&self, read: impl FnOnce(&std::collections::BTreeMap<String, Value>) -> T) -> T {
         read(&self.cluster.read().expect("no holder of this lock panics"))
     }
-
 }

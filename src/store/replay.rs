@@ -238,7 +238,9 @@ impl<'a> Replay<'a> {
             Take::Skip
         } else if head.id.index != of.next() {
             let (index, group, next) = (head.id.index, head.group, of.next());
-            return Err(StoreError::Damaged(format!("the log goes on with entry {index} of group {group}, not {next}")));
+            return Err(StoreError::Damaged(format!(
+                "the log goes on with entry {index} of group {group}, not {next}"
+            )));
         } else {
             let membership = head.membership()?.map(Arc::new);
             let waiting = Waiting { id: head.id, said: None, membership, logged: None };

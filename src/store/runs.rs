@@ -176,11 +176,8 @@ pub(super) fn parse_run(plain: &[u8]) -> Result<ParsedRun, StoreError> {
     let plain = plain.get(start..).ok_or_else(malformed_run)?;
     let head: &[u8; HEAD] = plain.first_chunk().filter(|head| head[0] == RUN).ok_or_else(malformed_run)?;
     let number = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
-    let (chain, first, bytes_before) = (
-        Hash::from_bytes(head[1..33].try_into().expect("32 bytes were taken")),
-        Index::new(number(33)),
-        number(41),
-    );
+    let (chain, first, bytes_before) =
+        (Hash::from_bytes(head[1..33].try_into().expect("32 bytes were taken")), Index::new(number(33)), number(41));
     let count = u32::from_be_bytes(head[49..].try_into().expect("four bytes were taken")) as usize;
     let lengths = plain.get(HEAD..).and_then(|rest| rest.get(..4 * count)).ok_or_else(malformed_run)?;
     let mut end = HEAD + lengths.len();
@@ -194,7 +191,11 @@ pub(super) fn parse_run(plain: &[u8]) -> Result<ParsedRun, StoreError> {
             start + from..start + end
         })
         .collect();
-    if count > 0 && end == plain.len() { Ok(ParsedRun { chain, first, bytes_before, texts }) } else { Err(malformed_run()) }
+    if count > 0 && end == plain.len() {
+        Ok(ParsedRun { chain, first, bytes_before, texts })
+    } else {
+        Err(malformed_run())
+    }
 }
 
 /// A transaction as it is served, from its text and its payload.

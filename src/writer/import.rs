@@ -21,7 +21,10 @@ use crate::{
         transaction::{Timestamp, Transaction},
     },
     limits,
-    store::{BangPlace, ChainNumber, ChainRecord, Effect, FollowedRun, ImportRecord, Lineage, Removed, Run, Store, StoreError},
+    store::{
+        BangPlace, ChainNumber, ChainRecord, Effect, FollowedRun, ImportRecord, Lineage, Removed, Run, Store,
+        StoreError,
+    },
 };
 
 /// A step of an import.

@@ -28,8 +28,8 @@ use crate::{
     },
     limits,
     store::{
-        Batch, ChainNumber, ChainRecord, Effect, Followed, FollowedRun, ForkPoint, Group, Lineage, LogRecord, Parent, Store,
-        StoreError, stored_name,
+        Batch, ChainNumber, ChainRecord, Effect, Followed, FollowedRun, ForkPoint, Group, Lineage, LogRecord, Parent,
+        Store, StoreError, stored_name,
     },
 };
 
@@ -681,7 +681,8 @@ impl Ledger {
                 let Entry { chain, .. } = entry;
                 let (size, bytes) = (chain.head.size(), chain.head.bytes);
                 if size.next_index() != run.first || bytes != run.bytes_before {
-                    let detail = format!("transaction {} of the chain {} does not follow its {size}", run.first, run.chain);
+                    let detail =
+                        format!("transaction {} of the chain {} does not follow its {size}", run.first, run.chain);
                     return Err(StoreError::Damaged(detail));
                 }
                 for transaction in run.transactions() {

@@ -223,6 +223,7 @@ async fn a_clock_beyond_all_calendars_stops_nothing() {
         pool_limit: 10,
         mining_threads: NonZero::<usize>::MIN,
         leap: None,
+        joins: false,
         cosign: Default::default(),
         accept_rollback: Vec::new(),
         clock: Clock::new(|| UNIX_EPOCH + Duration::from_secs(300_000_000_000)),

@@ -4,6 +4,7 @@ mod api;
 mod cache;
 mod clients;
 mod clock;
+mod cluster;
 mod discovery;
 mod erasure;
 mod events;

@@ -1,0 +1,399 @@
+//! Chains on several nodes.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use reqwest::{StatusCode, blocking::Client};
+use serde_json::{Value, json};
+
+use crate::support::{Random, TestNode, eventually, header, problem, recompute, verifies};
+
+const SECRET: &str = "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4";
+
+/// Nodes of one cluster, with their folders and ports.
+struct Nodes {
+    folder: tempfile::TempDir,
+    nodes: Vec<Option<TestNode>>,
+    ports: Vec<String>,
+}
+
+impl Nodes {
+    /// So many, joined, with the groups that they are to have.
+    fn start(count: usize) -> Nodes {
+        let mut nodes = Nodes { folder: tempfile::tempdir().unwrap(), nodes: Vec::new(), ports: Vec::new() };
+        for _ in 0..count {
+            nodes.add();
+        }
+        nodes.settle();
+        nodes
+    }
+
+    /// Starts one more, which joins.
+    fn add(&mut self) -> usize {
+        let number = self.nodes.len();
+        let first = self.nodes.iter().flatten().next().map(TestNode::host);
+        let mut options = vec!["--secret", SECRET];
+        options.extend(first.iter().flat_map(|host| ["--join", host]));
+        let node = TestNode::open(&self.data(number), &options);
+        self.ports.push(node.url.rsplit_once(':').unwrap().1.into());
+        self.nodes.push(Some(node));
+        number
+    }
+
+    fn data(&self, number: usize) -> std::path::PathBuf {
+        self.folder.path().join(number.to_string())
+    }
+
+    fn node(&self, number: usize) -> &TestNode {
+        self.nodes[number].as_ref().unwrap()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &TestNode> {
+        self.nodes.iter().flatten()
+    }
+
+    fn kill(&mut self, number: usize) {
+        self.nodes[number].take().unwrap().kill();
+    }
+
+    /// Starts a node that was killed. It knows its cluster.
+    fn restart(&mut self, number: usize) {
+        self.nodes[number] = Some(TestNode::open(&self.data(number), &["--port", &self.ports[number]]));
+    }
+
+    fn status(&self) -> Value {
+        self.running().next().unwrap().json("/cluster")
+    }
+
+    /// Waits until each group has a leader and all of its replicas, none of them behind.
+    fn settle(&self) {
+        let count = self.running().count();
+        eventually("the cluster is in order", || {
+            let status = self.status();
+            let nodes = status["nodes"].as_array().unwrap();
+            let groups = status["groups"].as_array().unwrap();
+            let of_three = groups.iter().filter(|group| group["replicas"].as_array().unwrap().len() == 3).count();
+            let are_whole = groups.iter().all(|group| {
+                let replicas = group["replicas"].as_array().unwrap();
+                !group["leader"].is_null()
+                    && replicas.iter().all(|replica| replica["lag"] == 0 && replica["role"] != "learner")
+            });
+            nodes.iter().all(|node| node["state"] == "live") && are_whole && (count < 3 || of_three >= count)
+        });
+    }
+
+    /// The number of the node that leads a chain's group.
+    fn leader(&self, chain: &str) -> usize {
+        let mut found = None;
+        eventually("somebody leads", || {
+            for node in self.running() {
+                let chain: Value = node.json(&format!("/chains/{chain}"));
+                let replicas = chain["replicas"].as_array().cloned().unwrap_or_default();
+                let host =
+                    replicas.iter().find(|replica| replica["role"] == "leader").map(|replica| replica["host"].clone());
+                found = host.and_then(|host| {
+                    let is_it =
+                        |node: &Option<TestNode>| node.as_ref().is_some_and(|node| host == node.host().as_str());
+                    self.nodes.iter().position(is_it)
+                });
+                if found.is_some() {
+                    return true;
+                }
+            }
+            false
+        });
+        found.unwrap()
+    }
+
+    /// Asserts that all nodes show the same of a chain, and gives its transactions.
+    fn same(&self, chain: &str) -> Vec<Value> {
+        let shown: Vec<Value> = self.running().map(|node| node.json(&format!("/chains/{chain}/chain"))).collect();
+        assert!(shown.windows(2).all(|pair| pair[0] == pair[1]), "{chain} differs between nodes");
+        recompute(&shown[0]);
+        let node = self.running().next().unwrap();
+        let pages = node.pages(&format!("/chains/{chain}/transactions?limit=10000"));
+        let pooled: Vec<Value> = pages.into_iter().flat_map(|page| page.as_array().unwrap().clone()).collect();
+        for other in self.running() {
+            let pages = other.pages(&format!("/chains/{chain}/transactions?limit=10000"));
+            let all: Vec<Value> = pages.into_iter().flat_map(|page| page.as_array().unwrap().clone()).collect();
+            assert!(all == pooled, "{chain} differs between nodes");
+        }
+        pooled
+    }
+}
+
+fn post(node: &TestNode, path: &str, body: &Value) -> (StatusCode, Value) {
+    let response = node.post(path).json(body).send().unwrap();
+    let status = response.status();
+    (status, response.json().unwrap_or_default())
+}
+
+#[test]
+fn any_node_answers_for_any_chain() {
+    let mut nodes = Nodes::start(3);
+    let chains = ["a", "b", "c", "d"];
+    for (at, chain) in chains.iter().enumerate() {
+        let made = nodes.node(at % 3).bang(json!({"name": chain, "difficulty": 0}));
+        assert_eq!(made["name"], *chain);
+    }
+    // A name is one in the whole cluster.
+    problem(nodes.node(1).post("/bang").json(&json!({"name": "a"})).send().unwrap(), 409);
+    for (index, at) in [0, 1, 2, 2, 1, 0].into_iter().enumerate() {
+        for chain in chains {
+            let chain = format!("/chains/{chain}");
+            assert_eq!(nodes.node(at).inject(&chain, json!(index)), index as u64 + 1);
+            // What one node has acknowledged, each shows at once.
+            assert_eq!(nodes.node((at + 1) % 3).size(&chain), index as u64 + 2);
+        }
+    }
+    // The default chain was on the first node before the others came: it stays there, and all serve it.
+    assert_eq!(nodes.node(2).inject("", json!("on the first")), 1);
+    assert_eq!(nodes.node(1).leap("")["index"], 1);
+    for chain in chains {
+        nodes.node(1).leap(&format!("/chains/{chain}"));
+        nodes.same(chain);
+        for node in nodes.running() {
+            node.audit(&format!("/chains/{chain}"));
+        }
+    }
+    nodes.running().for_each(|node| node.audit(""));
+    // New chains are spread.
+    let leaders: HashSet<usize> = chains.iter().map(|chain| nodes.leader(chain)).collect();
+    assert!(leaders.len() >= 2, "{leaders:?}");
+
+    // An array is all or nothing, lines are each for themselves, and a guard holds, wherever they are sent.
+    let other = (nodes.leader("a") + 1) % 3;
+    let node = nodes.node(other);
+    let (status, body) = post(node, "/chains/a/inject", &json!([{"data": 1, "id": "x"}, {"data": 2}]));
+    assert_eq!((status.as_u16(), body.as_array().unwrap().len()), (202, 2), "{body}");
+    let (status, body) = post(node, "/chains/a/inject", &json!({"data": 1, "id": "x"}));
+    assert_eq!((status.as_u16(), &body["index"]), (202, &json!(7)));
+    problem(node.post("/chains/a/inject").json(&json!({"data": 3, "id": "x"})).send().unwrap(), 409);
+    let tag = header(&node.get("/chains/a/stats").send().unwrap(), "etag");
+    let guarded = || node.post("/chains/a/inject").header("if-match", &tag).json(&json!({"data": 1})).send().unwrap();
+    assert_eq!(guarded().status(), 202);
+    problem(guarded(), 412);
+    let lines: String = (0..5_000).map(|line| format!("{{\"data\":{line}}}\n")).collect();
+    let told: Value = node.post_text("/chains/a/inject", "application/x-ndjson", lines).json().unwrap();
+    assert_eq!((&told["accepted"], &told["refused"]), (&json!(5_000), &json!(0)));
+    assert_eq!(nodes.same("a").len(), 10 + 5_000);
+    // A fork is where its chain is, and an erasure reaches all.
+    node.leap("/chains/a");
+    let (status, fork) = post(nodes.node((other + 1) % 3), "/chains/a/fork", &json!({"name": "fork"}));
+    assert_eq!((status.as_u16(), &fork["name"]), (201, &json!("fork")));
+    let (status, _) = post(node, "/chains/a/transactions/7/erase", &json!({"reason": "asked for"}));
+    assert_eq!(status, 201);
+    assert_eq!(nodes.same("fork")[7]["index"], 7);
+    assert!(nodes.same("a")[7]["erased"].is_object());
+    // All is there when they are started again.
+    for number in 0..3 {
+        assert_eq!(nodes.nodes[number].as_mut().unwrap().stop(), Some(0));
+        verifies(&nodes.data(number));
+        nodes.nodes[number] = None;
+    }
+    (0..3).for_each(|number| nodes.restart(number));
+    nodes.settle();
+    assert_eq!(nodes.same("a").len(), 10 + 5_000 + 1);
+    assert_eq!(nodes.same("fork").len(), 10 + 5_000 + 1);
+}
+
+#[test]
+fn one_of_three_may_die() {
+    let mut nodes = Nodes::start(3);
+    nodes.node(0).bang(json!({"name": "kept", "difficulty": 0}));
+    nodes.node(0).inject("/chains/kept", json!("before"));
+    let leader = nodes.leader("kept");
+    nodes.kill(leader);
+    let others: Vec<usize> = (0..3).filter(|number| *number != leader).collect();
+    eventually("another leads", || {
+        let sent =
+            nodes.node(others[0]).post("/chains/kept/inject").json(&json!({"data": "after", "id": "after"})).send();
+        sent.unwrap().status() == 202
+    });
+    assert_eq!(nodes.node(others[1]).size("/chains/kept"), 3);
+    // Without a majority nothing is accepted, and it says so in time.
+    nodes.kill(others[0]);
+    let alone = nodes.node(others[1]);
+    let asked = Instant::now();
+    let refused = alone.post("/chains/kept/inject").json(&json!({"data": "alone"})).send().unwrap();
+    assert_eq!((refused.status().as_u16(), header(&refused, "retry-after").as_str()), (503, "1"));
+    assert!(asked.elapsed() < Duration::from_secs(12), "{:?}", asked.elapsed());
+    problem(alone.get("/chains/kept/stats").send().unwrap(), 503);
+    // What it has it shows to those who ask for no more.
+    let local = alone.get("/chains/kept/stats").header("consistency", "local").send().unwrap();
+    assert!(header(&local, "consistency").starts_with("local; lag="), "{}", header(&local, "consistency"));
+    assert_eq!(local.json::<Value>().unwrap()["size"], 3);
+    assert_eq!(alone.json("/chains/kept/stats?consistency=local")["size"], 3);
+    problem(alone.get("/stats?consistency=maybe").send().unwrap(), 400);
+    nodes.restart(others[0]);
+    nodes.restart(leader);
+    nodes.settle();
+    let transactions = nodes.same("kept");
+    let data: Vec<&Value> = transactions.iter().map(|transaction| &transaction["data"]).skip(1).collect();
+    // What was refused may have been accepted later, once.
+    assert!(
+        data == [&json!("before"), &json!("after")] || data == [&json!("before"), &json!("after"), &json!("alone")],
+        "{data:?}"
+    );
+}
+
+/// Writers with ids on some chains, while nodes are killed and started again.
+#[test]
+fn nothing_is_lost_or_doubled_while_nodes_die() {
+    let mut nodes = Nodes::start(3);
+    let chains = ["one", "two", "three"];
+    chains.iter().for_each(|chain| drop(nodes.node(0).bang(json!({"name": chain, "difficulty": 0}))));
+    let (is_done, accepted) = (AtomicBool::new(false), Mutex::new(BTreeMap::new()));
+    let urls: Mutex<Vec<Option<String>>> =
+        Mutex::new(nodes.nodes.iter().flatten().map(|node| Some(node.url.clone())).collect());
+    let sent = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for writer in 0..6_u64 {
+            let (is_done, accepted, urls, sent) = (&is_done, &accepted, &urls, &sent);
+            scope.spawn(move || {
+                let client = Client::builder().timeout(Duration::from_secs(20)).no_proxy().build().unwrap();
+                let (mut random, chain) = (Random(writer), chains[writer as usize % 3]);
+                let mut number = 0;
+                while !is_done.load(Ordering::Relaxed) {
+                    let id = format!("{writer}-{number}");
+                    // The same again until it is accepted, at whichever node.
+                    loop {
+                        let url = urls.lock().unwrap()[random.below(3) as usize].clone();
+                        let Some(url) = url else { continue };
+                        let body = json!({"data": id, "id": id});
+                        let answer = client.post(format!("{url}/chains/{chain}/inject")).json(&body).send();
+                        if let Ok(answer) = answer
+                            && answer.status() == 202
+                            && let Ok(answer) = answer.json::<Value>()
+                        {
+                            accepted.lock().unwrap().insert((chain, id.clone()), answer["index"].as_u64().unwrap());
+                            sent.fetch_add(1, Ordering::Relaxed);
+                            break;
+                        }
+                        if is_done.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                    number += 1;
+                }
+            });
+        }
+        let mut random = Random(7);
+        for round in 0..4 {
+            let before = sent.load(Ordering::Relaxed);
+            eventually("writes are accepted", || sent.load(Ordering::Relaxed) > before + 50);
+            let number = if round == 0 { nodes.leader("one") } else { random.below(3) as usize };
+            urls.lock().unwrap()[number] = None;
+            nodes.kill(number);
+            let before = sent.load(Ordering::Relaxed);
+            eventually("writes go on", || sent.load(Ordering::Relaxed) > before + 50);
+            nodes.restart(number);
+            urls.lock().unwrap()[number] = Some(nodes.node(number).url.clone());
+        }
+        is_done.store(true, Ordering::Relaxed);
+    });
+    nodes.settle();
+    let accepted = accepted.into_inner().unwrap();
+    for chain in chains {
+        let transactions = nodes.same(chain);
+        let mut ids = HashSet::new();
+        for transaction in transactions.iter().skip(1) {
+            let id = transaction["id"].as_str().unwrap().to_owned();
+            assert_eq!(transaction["data"], id.as_str());
+            assert!(ids.insert(id.clone()), "{chain} has {id} twice");
+            if let Some(index) = accepted.get(&(chain, id.clone())) {
+                assert_eq!(transaction["index"], *index, "{id}");
+            }
+        }
+        for ((_, id), index) in accepted.iter().filter(|((of, _), _)| *of == chain) {
+            assert!(ids.contains(id), "{chain} has lost {id}, which was acknowledged as {index}");
+        }
+    }
+}
+
+#[test]
+fn replicas_are_raised_and_nodes_come_and_go() {
+    let mut nodes = Nodes::start(1);
+    (0..600).for_each(|number| drop(nodes.node(0).inject("", json!(number))));
+    nodes.node(0).leap("");
+    problem(nodes.node(0).patch("/chains/qbc").json(&json!({"replicas": 3})).send().unwrap(), 422);
+    nodes.add();
+    nodes.add();
+    nodes.settle();
+    // From then on the first may die.
+    let raised = nodes.node(1).patch("/chains/qbc").json(&json!({"replicas": 3})).send().unwrap();
+    assert_eq!(raised.status(), 200, "{}", raised.text().unwrap());
+    let raised: Value = raised.json().unwrap();
+    assert_eq!(raised["replicas"].as_array().unwrap().len(), 3, "{raised}");
+    nodes.settle();
+    assert_eq!(nodes.same("qbc").len(), 601);
+    nodes.kill(0);
+    eventually("another leads", || {
+        nodes.node(1).post("/inject").json(&json!({"data": "on", "id": "on"})).send().unwrap().status() == 202
+    });
+    // It is replaced by a new one.
+    let lost =
+        nodes.status()["nodes"].as_array().unwrap().iter().find(|node| node["state"] != "live").unwrap()["id"].clone();
+    let lost = lost.as_str().unwrap();
+    let lost = lost.to_owned();
+    let new = nodes.add();
+    let left =
+        nodes.node(1).request(reqwest::Method::DELETE, &format!("/cluster/nodes/{lost}?lost=true")).send().unwrap();
+    assert_eq!(left.status(), 202, "{}", left.text().unwrap());
+    eventually("the new one has taken its place", || {
+        let status = nodes.node(1).json("/cluster");
+        let is_gone = status["nodes"].as_array().unwrap().iter().all(|node| node["id"] != lost.as_str());
+        let keeps =
+            |group: &Value| {
+                group["replicas"].as_array().unwrap().iter().all(|replica| {
+                    replica["node"] != lost.as_str() && replica["lag"] == 0 && replica["role"] != "learner"
+                })
+            };
+        is_gone && status["groups"].as_array().unwrap().iter().all(keeps)
+    });
+    assert_eq!(nodes.node(new).size(""), 602);
+    nodes.node(new).leap("");
+    assert_eq!(nodes.same("qbc").len(), 602);
+    // A node that moved is found again.
+    nodes.kill(1);
+    nodes.nodes[1] = Some(TestNode::open(&nodes.data(1), &[]));
+    nodes.settle();
+    assert_eq!(nodes.node(1).size(""), 602);
+}
+
+#[test]
+fn who_has_not_the_secret_stays_outside() {
+    let nodes = Nodes::start(1);
+    let (folder, host) = (tempfile::tempdir().unwrap(), nodes.node(0).host());
+    let attempt = |data: &Path, options: &[&str]| {
+        let log = folder.path().join("log");
+        let options = [&["--join", &host], options].concat();
+        let status = TestNode::attempt(&[], data, &options, fs::File::create(&log).unwrap().into()).err();
+        (status.and_then(|status| status.code()), fs::read_to_string(log).unwrap())
+    };
+    let wrong = "0".repeat(64);
+    let (code, log) = attempt(&folder.path().join("a"), &["--secret", &wrong]);
+    assert!(code == Some(1) && log.contains("secret"), "{code:?} {log}");
+    let (code, log) = attempt(&folder.path().join("b"), &[]);
+    assert!(code == Some(1) && log.contains("--secret") && log.contains("cluster.secret"), "{code:?} {log}");
+    let (code, log) = attempt(&folder.path().join("c"), &["--secret", "12"]);
+    assert!(code == Some(2) && log.contains("64 hexadecimal digits"), "{code:?} {log}");
+    // A node whose chains those of the cluster would hide.
+    let own = folder.path().join("d");
+    TestNode::open(&own, &[]).inject("", json!("mine"));
+    let (code, log) = attempt(&own, &["--secret", SECRET]);
+    assert!(code == Some(1) && log.contains("qbc") && log.contains("export"), "{code:?} {log}");
+    // It is as it was.
+    assert_eq!(TestNode::open(&own, &[]).size(""), 2);
+    assert_eq!(nodes.node(0).json("/cluster")["nodes"].as_array().unwrap().len(), 1);
+}

@@ -41,10 +41,10 @@ use crate::{
     core::{hash, transaction::Timestamp},
     limits,
     node::Node,
-    store::{ClusterChange, Group, LogRecord, NodeId, Store, StoreError},
-    writer::{Refused, Sequencer},
+    store::{ClusterChange, Group, NodeId, Store, StoreError},
+    writer::{Proposed, Refused, Sequencer},
 };
-use engine::{GroupStorage, Machine, Proposal, Raft, Told};
+use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
 use link::{Answer, Answers, Call, Identity, Link, LinkError, Secret};
 use net::{Net, Ways};
@@ -213,7 +213,7 @@ impl Cluster {
 
     /// Where a chain is kept that is not here.
     pub fn group_of(&self, chain: &str) -> Option<Group> {
-        self.0.store.cluster(|known| knowledge::group_of(known, chain))
+        self.0.store.place_of(chain)
     }
 
     /// This node.
@@ -400,7 +400,7 @@ impl Cluster {
         }
         if !known.nodes.contains_key(&from) {
             let hidden: Vec<&str> =
-                joining.chains.keys().filter(|name| known.chains.contains_key(*name)).map(String::as_str).collect();
+                joining.chains.keys().map(String::as_str).filter(|name| self.group_of(name).is_some()).collect();
             if !hidden.is_empty() {
                 return Err(ClusterError::Refused(format!(
                     "the cluster has chains with the names of this node's: {}. Export them (qbc export), start with a new \
@@ -634,8 +634,7 @@ impl Cluster {
             known.id = hash::origin(&me.to_string()).to_string();
             known.nodes.insert(me, NodeInfo::new(self.0.host.clone()));
             known.groups.insert(own, GroupInfo { replicas: vec![me], founder: me, want: 1 });
-            let chains = self.0.node.chains(None, usize::MAX);
-            known.chains = chains.into_iter().map(|(name, _)| (name.to_string(), own)).collect();
+            known.chains.insert(own, self.0.node.chain_count());
         }
         let asked = known.nodes.keys().map(|node| async move { (*node, self.status_of(*node).await.ok()) });
         let answers: BTreeMap<NodeId, Option<NodeStatus>> =
@@ -655,7 +654,7 @@ impl Cluster {
         for (group, info) in &known.groups {
             groups.entry(*group).or_insert_with(|| {
                 let replica = |node: &NodeId| Replica { node: *node, role: "unknown".into(), size: 0, lag: 0 };
-                let chains = known.chains.values().filter(|of| *of == group).count() as u64;
+                let chains = known.chains.get(group).copied().unwrap_or(0) as u64;
                 let replicas = info.replicas.iter().map(replica).collect();
                 GroupStatus { id: *group, replicas, leader: None, term: 0, chains }
             });
@@ -698,6 +697,13 @@ impl Cluster {
         Some(group.replicas.into_iter().map(replica).collect())
     }
 
+    /// The hosts of the other nodes, and when they may be others.
+    pub fn hosts(&self) -> (Vec<String>, watch::Receiver<u64>) {
+        let (me, changed) = (self.me(), self.0.changed.subscribe());
+        let hosts = self.knowledge().nodes.into_iter().filter(|(node, _)| *node != me).map(|(_, info)| info.host);
+        (hosts.collect(), changed)
+    }
+
     /// Where another node of the cluster is.
     pub fn host_of(&self, node: NodeId) -> Option<String> {
         let moved = self.0.moved.lock().expect("no holder of this lock panics").get(&node).cloned();
@@ -727,7 +733,7 @@ impl Cluster {
         if self.change(ClusterChange { expect, set }).await? {
             return Ok(true);
         }
-        Ok(self.knowledge().chains.get(name) == Some(&group) && self.0.node.chain(name).is_none())
+        Ok(self.group_of(name) == Some(group) && self.0.node.chain(name).is_none())
     }
 
     /// Gives a name up that was reserved, where no chain came of it.
@@ -1114,7 +1120,7 @@ impl Sequencer for Sequence {
         self.raft.metrics().borrow_watched().current_leader == Some(*self.raft.node_id())
     }
 
-    fn lead(&self) -> Result<(), Refused> {
+    fn lead(&self) -> Result<bool, Refused> {
         let me = *self.raft.node_id();
         let (leader, term, state) = {
             let metrics = self.raft.metrics();
@@ -1125,7 +1131,7 @@ impl Sequencer for Sequence {
             return Err(self.not_leading(leader));
         }
         if self.ready.load(Ordering::Relaxed) == term {
-            return Ok(());
+            return Ok(false);
         }
         let read =
             async { timeout(limits::AGREEMENT_TIMEOUT, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await };
@@ -1133,17 +1139,24 @@ impl Sequencer for Sequence {
             Ok(Ok(_)) => {
                 self.ready.store(term, Ordering::Relaxed);
                 tracing::info!(group = %self.group, term, "this node leads the group");
-                Ok(())
+                Ok(true)
             }
             _ => Err(self.not_leading(None)),
         }
     }
 
-    fn propose(&self, effects: Arc<Vec<LogRecord>>) -> Result<(), Refused> {
+    fn propose(&self, proposal: Proposed) -> Result<(), Refused> {
         let (told, answer) = oneshot::channel();
         let told = Told(Box::new(move |result| drop(told.send(result))));
+        let proposal = match proposal {
+            Proposed::Effects(records) => Proposal::Effects(records),
+            Proposed::Digest(digest) => Proposal::Cluster(digest),
+        };
         let agreed = async {
-            self.raft.client_write_ff(Proposal::Effects(effects), Some(told)).await.map_err(|_| Refused::NotAgreed)?;
+            // What was decided goes on from what was agreed when this node became the leader, so it is nothing for another time.
+            let leader = LeaderId { term: self.ready.load(Ordering::Relaxed), node_id: *self.raft.node_id() };
+            let write = self.raft.write(proposal).with_leader(leader).responder(told);
+            write.await.map_err(|_| Refused::NotAgreed)?;
             match timeout(limits::AGREEMENT_TIMEOUT, answer).await {
                 Ok(Ok(Ok(_))) => Ok(()),
                 _ => Err(Refused::NotAgreed),

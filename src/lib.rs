@@ -10,15 +10,16 @@
 //! | [`limits`] | every bound, with its reason | |
 //! | [`log`] | the durable log: segments, batches, recovery, erasure in place. Knows nothing of chains | |
 //! | [`store`] | the log's contents in terms of chains, and the index over it; the only place that names the index's engine | `core`, `log` |
-//! | [`writer`] | the one writer: commands in one order are decided and applied, one commit with one sync for all that waits | `store` |
+//! | [`writer`] | the writers, one for each group of chains: commands in one order are decided and applied, one commit with one sync for all that waits | `store` |
 //! | [`clock`] | the time of day | `core` |
 //! | [`mine`] | proof of work, on threads of its own | `core` |
 //! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine`, `clock` |
+//! | [`cluster`] | chains on several nodes: who keeps what, and agreement on it, by an engine that only this names | `node`, `writer`, `store` |
 //! | [`leap`] | automatic leaps | `node` |
 //! | [`scrub`] | all data read again and compared with the roots | `node` |
 //! | [`witness`] | cosignatures, asked of witnesses for each new quant | `node`, `peers` |
 //! | [`peers`] | discovery and liveness of other nodes | `clock` |
-//! | [`http`] | routes, and what holds for each of them | `node`, `peers` |
+//! | [`http`] | routes, and what holds for each of them | `node`, `cluster`, `peers` |
 //! | [`cli`] | the program: a node, and the client commands | all |
 //!
 //! A write goes from a handler, which makes canonical JSON and hashes, as a [`writer::Command`] down one bounded channel. The
@@ -27,6 +28,9 @@
 //! ([`store::Store::commit`]), publishes the new heads, and only then answers. Readers never wait for it: they read published heads
 //! and the store. All that is not deterministic (time, salt, proof of work) is in the command, so the same effects make the same
 //! chains, byte by byte, wherever they are applied.
+//!
+//! Where several nodes keep a chain, the step between deciding and applying is another one: the effects are an entry of the chain's
+//! group ([`store::Entry`]), the nodes of the group agree on it, and each applies it ([`writer::Core::apply`]). All other parts are the same.
 //!
 //! To check a receipt in a program of your own, see [`core::verify::receipt`].
 

@@ -312,3 +312,6 @@ pub const SETTLE_EVERY: Duration = Duration::from_millis(500);
 /// Bytes of a request that is kept while another node of the cluster answers it, so that it can be sent to the next one where nobody
 /// has taken it.
 pub const FORWARD_KEPT: usize = 64 << 10;
+
+/// Time after which the replicas of a group that is written are compared again.
+pub const COMPARE_EVERY: Duration = Duration::from_secs(30);

@@ -37,14 +37,14 @@ use crate::{
     },
     limits,
     mine::Miner,
-    store::{Group, Lineage, NodeId, Rollback, Store, key::KeyFile},
+    store::{Lineage, Rollback, Store, key::KeyFile},
     writer::{
         self, ChainHandle, Command, Core, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request,
         Writer, checked_transaction, edge_at,
     },
 };
 
-pub use crate::store::{Progress, StoreError};
+pub use crate::store::{Group, NodeId, Progress, StoreError};
 pub use import::{Import, ImportError, Imported, State as ImportState, Unfinished};
 pub use read::ChainReader;
 

@@ -32,7 +32,7 @@ mod replay;
 mod runs;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs::File,
     io,
     ops::Range,
@@ -44,6 +44,7 @@ use std::{
     time::Instant,
 };
 
+pub use crate::log::Place;
 #[cfg(test)]
 pub(crate) use effects::read_all;
 pub use effects::{Effect, ForkPoint};
@@ -54,7 +55,7 @@ pub use folder::write_secret;
 use folder::{check_format, lock, write_whole};
 pub use follow::{Followed, FollowedRun, FollowedTransaction};
 use groups::Groups;
-pub use groups::{ClusterChange, GroupState};
+pub use groups::{CHAIN_PLACE, ClusterChange, GroupState, Known};
 pub use imports::{ImportRecord, Removed};
 pub use index::QUIET;
 use index::{Index, Rows, RunRow, Space, decode_number, decode_quant, from_json, key, key_and, malformed, unreadable};
@@ -77,7 +78,7 @@ use crate::{
         witness::Witnessed,
     },
     limits,
-    log::{self, Log, LogError, Mark, Place, Reader, make_folder},
+    log::{self, Log, LogError, Mark, Reader, make_folder},
 };
 
 /// Why the store could not do what it was asked.
@@ -373,7 +374,7 @@ pub struct Store {
     /// The groups on this node. Taken after `log`.
     groups: Mutex<Groups>,
     /// What the cluster knows, by name.
-    cluster: RwLock<BTreeMap<String, serde_json::Value>>,
+    cluster: RwLock<Known>,
     journal: Journal,
     /// The number of the next chain.
     next_chain: AtomicU64,

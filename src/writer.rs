@@ -19,7 +19,7 @@ mod ledger;
 mod load;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, atomic::Ordering},
     time::Instant,
 };
@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::{
     core::chain::LeapPolicy,
     limits,
-    store::{Group, LogRecord, Said, Store, StoreError},
+    store::{Group, LogRecord, Place, Said, Store, StoreError},
 };
 use ledger::{Ledger, Pending};
 
@@ -43,17 +43,27 @@ pub trait Sequencer: Send + Sync {
     /// Whether this node leads the group, as far as it knows.
     fn leads(&self) -> bool;
 
-    /// Waits until this node leads the group, and everything that was agreed before is applied here.
+    /// Waits until this node leads the group, and everything that was agreed before is applied here. Says whether it leads since
+    /// another time than at the last call: then what was proposed before and is not applied will never be.
     ///
     /// # Errors
     /// Another node leads, or nobody does.
-    fn lead(&self) -> Result<(), Refused>;
+    fn lead(&self) -> Result<bool, Refused>;
 
-    /// Returns when a majority has the effects on disk, and they are [applied](Core::apply) here.
+    /// Returns when a majority has the entry on disk, and it is [applied](Core::apply) here. Nothing is proposed where this node does
+    /// not lead any more since [`Sequencer::lead`] has said so.
     ///
     /// # Errors
-    /// It is not known whether they are, or will be.
-    fn propose(&self, effects: Arc<Vec<LogRecord>>) -> Result<(), Refused>;
+    /// It is not known whether it is, or will be.
+    fn propose(&self, proposed: Proposed) -> Result<(), Refused>;
+}
+
+/// What a group is to agree to.
+pub enum Proposed {
+    /// What became of requests.
+    Effects(Arc<Vec<LogRecord>>),
+    /// How all chains of the group stand, which each node compares with its own.
+    Digest(Arc<Vec<u8>>),
 }
 
 /// The chains of one group, and the only one that changes them: on the node that leads it, what is asked for is decided here; on all
@@ -69,8 +79,9 @@ pub struct Core {
 struct State {
     ledger: Ledger,
     sequencer: Option<Arc<dyn Sequencer>>,
-    /// What was decided, and is not agreed yet.
-    proposed: Option<(Arc<Vec<LogRecord>>, Pending)>,
+    /// What was decided, one on the other, and is not agreed yet. It may be agreed after its proposal seemed to fail, so what is
+    /// decided next goes on from it, until something else is agreed in its place.
+    proposed: VecDeque<(Arc<Vec<LogRecord>>, Pending)>,
     /// Whether the sequencer is being changed.
     is_paused: bool,
 }
@@ -83,6 +94,8 @@ pub struct Writer {
     core: Arc<Core>,
     /// When a write found the disk full.
     full_at: Instant,
+    /// When the replicas were compared last.
+    compared: Instant,
 }
 
 /// Requests that were decided together, with the ways back for their outcomes.
@@ -147,9 +160,17 @@ pub fn open(
     Ok(ledgers.into_iter().map(core).collect())
 }
 
+impl State {
+    /// Takes the chains as they are agreed.
+    fn forget_proposed(&mut self) -> Result<(), StoreError> {
+        self.proposed.clear();
+        self.ledger.reset()
+    }
+}
+
 impl Core {
     fn new(group: Group, store: Arc<Store>, published: Arc<Published>, ledger: Ledger) -> Core {
-        let state = State { ledger, sequencer: None, proposed: None, is_paused: false };
+        let state = State { ledger, sequencer: None, proposed: VecDeque::new(), is_paused: false };
         Core { group, store, published, state: Mutex::new(state), resumed: Condvar::new() }
     }
 
@@ -198,13 +219,16 @@ impl Core {
     pub fn apply(&self, index: u64, said: &Said) -> Result<bool, StoreError> {
         let mut state = self.lock();
         let mut pending = Pending::default();
+        if let Said::Cluster(digest) = said {
+            state.ledger.compare(digest);
+        }
         if let Said::Effects(records) = said {
-            match state.proposed.take() {
+            match state.proposed.pop_front() {
                 Some((proposed, decided)) if Arc::ptr_eq(&proposed, records) => pending = decided,
-                lost => {
-                    if lost.is_some() {
+                other => {
+                    if other.is_some() {
                         // Another node leads: what was decided here is not what is agreed.
-                        state.ledger.reset()?;
+                        state.forget_proposed()?;
                     }
                     state.ledger.follow(records, &mut pending)?;
                     state.ledger.finish(&mut pending);
@@ -217,7 +241,7 @@ impl Core {
     }
 
     /// Makes visible what is durable.
-    fn publish(&self, pending: Pending, doomed: Vec<crate::log::Place>) -> Result<(), StoreError> {
+    fn publish(&self, pending: Pending, doomed: Vec<Place>) -> Result<(), StoreError> {
         for (handle, leap) in pending.policies {
             handle.set_leap_policy(leap);
         }
@@ -263,7 +287,8 @@ impl Writer {
     /// The writer of a group, and the way to send it requests.
     pub fn new(core: Arc<Core>) -> (Writer, mpsc::Sender<Envelope>) {
         let (sender, requests) = mpsc::channel(limits::QUEUE_COMMANDS);
-        (Writer { requests, next: None, core, full_at: Instant::now() }, sender)
+        let now = Instant::now();
+        (Writer { requests, next: None, core, full_at: now, compared: now }, sender)
     }
 
     /// Runs until all senders of requests are gone.
@@ -276,11 +301,23 @@ impl Writer {
             }
             if let Some(sequencer) = state.sequencer.clone() {
                 drop(state);
-                if let Err(refused) = sequencer.lead() {
-                    self.refuse(first, &refused);
+                let leads = sequencer.lead();
+                state = core.lock();
+                let forgotten = match leads {
+                    Ok(true) if !state.proposed.is_empty() => state.forget_proposed(),
+                    Ok(_) => Ok(()),
+                    Err(refused) => {
+                        drop(state);
+                        self.refuse(first, &refused);
+                        continue;
+                    }
+                };
+                if let Err(error) = forgotten {
+                    drop(state);
+                    self.fail(&error);
+                    self.refuse(first, &error.into());
                     continue;
                 }
-                state = core.lock();
             }
             if let Err(error) = self.be_ready(&mut state) {
                 drop(state);
@@ -324,11 +361,11 @@ impl Writer {
                     }
                     Ok(()) => {
                         let records = Arc::new(pending.batch.take_records());
-                        state.proposed = Some((records.clone(), pending));
+                        state.proposed.push_back((records.clone(), pending));
                         drop(state);
-                        let agreed = sequencer.propose(records.clone());
-                        if agreed.is_err() {
-                            self.withdraw(&records);
+                        let agreed = sequencer.propose(Proposed::Effects(records));
+                        if agreed.is_ok() {
+                            self.compare(&*sequencer);
                         }
                         agreed
                     }
@@ -346,16 +383,21 @@ impl Writer {
         decided.answer(&committed);
     }
 
-    /// Takes back what was decided, if that did not come true meanwhile.
-    fn withdraw(&mut self, records: &Arc<Vec<LogRecord>>) {
-        let core = self.core.clone();
-        let mut state = core.lock();
-        if state.proposed.take_if(|(proposed, _)| Arc::ptr_eq(proposed, records)).is_some()
-            && let Err(error) = state.ledger.reset()
-        {
-            drop(state);
-            self.fail(&error);
+    /// Has the replicas of the group compared, now and then.
+    fn compare(&mut self, sequencer: &dyn Sequencer) {
+        if self.compared.elapsed() < limits::COMPARE_EVERY {
+            return;
         }
+        self.compared = Instant::now();
+        let digest = {
+            let state = self.core.lock();
+            if !state.proposed.is_empty() {
+                return;
+            }
+            state.ledger.digest()
+        };
+        // Where it is not agreed, the next one is.
+        let _ = sequencer.propose(Proposed::Digest(Arc::new(digest)));
     }
 
     /// Answers all that waits with an error.

@@ -9,8 +9,13 @@ const RULES: &[(&str, &str, &[&str])] = &[
     ("axum::", "HTTP stays at the rim; the bench has a bare server to compare with", &["http/", "cli/load.rs"]),
     (
         "reqwest",
-        "two files call others: nodes, and witnesses; and clients call this one",
-        &["peers.rs", "witness.rs", "cli/"],
+        "three files call others: nodes, witnesses, and who answers a request; and clients call this one",
+        &["peers.rs", "witness.rs", "http/forward.rs", "cli/"],
+    ),
+    (
+        "openraft",
+        "the engine of agreement can be replaced where only few files name it",
+        &["cluster.rs", "cluster/engine.rs", "cluster/net.rs"],
     ),
     ("sha2", "one file says how things are hashed", &["core/hash.rs"]),
     ("println!", "it panics where nobody takes the line: cli::output has what does not", &[]),
@@ -18,8 +23,9 @@ const RULES: &[(&str, &str, &[&str])] = &[
     ("anyhow", "the library has typed errors", &["cli/", "main.rs"]),
     (
         "rand::",
-        "what is not deterministic is in a command before it reaches the writer; the seed of a log is each node's own",
-        &["node.rs", "http/mod.rs"],
+        "what is not deterministic is in a command before it reaches the writer; nonces, ids of groups and the secret of a \
+         cluster are no part of a chain",
+        &["node.rs", "http/mod.rs", "cluster.rs", "cluster/", "cli/"],
     ),
     (
         "SystemTime",
@@ -33,6 +39,8 @@ const RULES: &[(&str, &str, &[&str])] = &[
         &[
             "http/",
             "cli/",
+            "cluster.rs",
+            "cluster/",
             "leap.rs",
             "mine.rs",
             "node.rs",
@@ -61,12 +69,17 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("mine.rs", &["core", "limits"]),
     ("node.rs", &["core", "limits", "store", "writer", "mine", "clock"]),
     ("node/", &["core", "limits", "store", "writer", "mine"]),
+    ("cluster.rs", &["cluster", "core", "limits", "store", "writer", "node"]),
+    ("cluster/", &["cluster", "core", "limits", "store", "writer"]),
     ("leap.rs", &["core", "limits", "writer", "node"]),
     ("scrub.rs", &["core", "limits", "store", "writer", "node"]),
     ("peers.rs", &["core", "limits", "clock"]),
     ("witness.rs", &["core", "limits", "peers", "store", "writer", "node"]),
-    ("http/", &["core", "http", "limits", "peers", "writer", "node"]),
-    ("cli/", &["cli", "clock", "core", "http", "leap", "limits", "node", "peers", "scrub", "store", "witness"]),
+    ("http/", &["cluster", "core", "http", "limits", "peers", "writer", "node"]),
+    (
+        "cli/",
+        &["cli", "clock", "cluster", "core", "http", "leap", "limits", "node", "peers", "scrub", "store", "witness"],
+    ),
 ];
 
 /// The code of each file below `src/`, without its comments and its tests.

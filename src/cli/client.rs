@@ -397,6 +397,9 @@ Rules never change: a chain that needs others is forked.")]
 pub struct BangArgs {
     /// The chain's name: lower-case letters, digits, and . _ -
     name: ChainName,
+    /// On how many nodes of the cluster it is kept: 1, 3 or 5 [default: 3 where there are so many, else 1]
+    #[arg(long, value_name = "N")]
+    replicas: Option<u8>,
     #[command(flatten)]
     rules: RuleArgs,
 }
@@ -461,6 +464,8 @@ struct NewChain {
     writers: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     leap: Option<Leap>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replicas: Option<u8>,
 }
 
 /// A policy of a chain.
@@ -484,6 +489,7 @@ impl RuleArgs {
             max_bytes: self.max_bytes,
             writers: self.writers,
             leap: (leap.every_ms.is_some() || leap.transactions.is_some()).then_some(leap),
+            replicas: None,
         })
     }
 }
@@ -502,7 +508,7 @@ struct ChainAnswer {
 /// Makes a chain.
 pub async fn bang(node: &Connection, args: BangArgs) -> anyhow::Result<()> {
     let (difficulty, yes) = (args.rules.difficulty.unwrap_or(Rules::DIFFICULTY_DEFAULT), args.rules.yes);
-    let body = args.rules.into_body(args.name, None)?;
+    let body = NewChain { replicas: args.replicas, ..args.rules.into_body(args.name, None)? };
     make(node, node.node_url(&["bang"]), &body, difficulty, yes).await
 }
 

@@ -175,6 +175,11 @@ impl Connection {
         self.client.post(url)
     }
 
+    /// A `DELETE`.
+    pub fn delete(&self, url: Url) -> RequestBuilder {
+        self.client.delete(url)
+    }
+
     /// A `PATCH`.
     pub fn patch(&self, url: Url) -> RequestBuilder {
         self.client.request(Method::PATCH, url)

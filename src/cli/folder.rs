@@ -18,6 +18,7 @@ use super::{
     verify::Verified,
 };
 use crate::{
+    cluster::link::{SECRET_FILE, Secret},
     core::{
         count::{Height, Index, Size},
         merkle::Tile,
@@ -71,6 +72,11 @@ pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow:
     if !store.witnessed()?.is_empty() {
         ensure!(path.join("witness.key").is_file(), "the file witness.key is missing");
         store.secret_key(KeyFile::Witness, [0; 32])?;
+    }
+    if let Ok(secret) = std::fs::read(path.join(SECRET_FILE)) {
+        let secret = String::from_utf8_lossy(&secret);
+        let known = secret.parse::<Secret>().map_err(anyhow::Error::msg).with_context(|| format!("the file {SECRET_FILE}"))?;
+        ensure!(secret == format!("{known}\n"), "the file {SECRET_FILE} is not as it was written");
     }
     records.sort_by_key(|record| record.number);
     let own = |record: &ChainRecord| {

@@ -17,6 +17,7 @@ use output::{print, print_line, print_value};
 
 pub mod bench;
 pub mod client;
+pub mod cluster;
 pub mod connection;
 pub mod export;
 pub mod file;
@@ -26,6 +27,7 @@ pub mod key;
 pub mod load;
 pub mod log;
 pub mod mining;
+pub mod net;
 pub mod output;
 pub mod pieces;
 pub mod pretty;
@@ -40,6 +42,7 @@ const EXAMPLES: &str = "\
 Examples:
   qbc                                  start a node at http://localhost:5000
   qbc --port 5001                      another one from the same folder
+  qbc --port 5002 --join localhost:5001   one that keeps chains together with it
   qbc inject '{\"test\":\"test2\"}'        add a transaction, durable when this returns
   qbc leap                             seal all that is pooled in a quant
   qbc chain | jq                       read the chain
@@ -109,6 +112,8 @@ const USES: &[(&str, &[&str])] = &[
     ("export", &["node", "chain", "json"]),
     ("import", &["node", "json"]),
     ("key", &["node", "chain", "json"]),
+    ("cluster", &["node", "chain", "json"]),
+    ("net", &[]),
     ("bench", &["node", "chain", "json"]),
     ("serve", &[]),
     ("completions", &[]),
@@ -187,6 +192,10 @@ Examples:
     Import(import::ImportArgs),
     /// Print the key that checks a node's checkpoints, or give a new node one
     Key(key::KeyArgs),
+    /// Show the nodes, groups and chains of the cluster, or change it
+    Cluster(cluster::ClusterArgs),
+    /// Run a cluster for a test, in temporary folders
+    Net(net::NetArgs),
     /// Load a running node and print rates and latencies
     Bench(bench::BenchArgs),
     /// Print completions for a shell
@@ -353,6 +362,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Export(args)) => export::run(args, connect()).await,
         Some(Command::Import(args)) => import::run(args, connect()).await,
         Some(Command::Key(args)) => key::run(args, connect()).await,
+        Some(Command::Cluster(args)) => cluster::run(&connect(), args).await,
+        Some(Command::Net(args)) => net::run(args).await,
         Some(Command::Bench(args)) => bench::run(args, &connect()).await,
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

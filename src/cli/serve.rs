@@ -2,6 +2,7 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    collections::HashSet,
     io::{self, IsTerminal, Write},
     net::{IpAddr, SocketAddr},
     num::NonZero,
@@ -21,7 +22,10 @@ use tracing_subscriber::EnvFilter;
 use super::log::{self, Log};
 use crate::{
     clock::Clock,
-    cluster::{self, Cluster, link::Secret},
+    cluster::{
+        self, Cluster,
+        link::{SECRET_FILE, Secret},
+    },
     core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
     http::{self, Admitted, App, HostName, Origin},
     leap, limits,
@@ -92,9 +96,9 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_JOIN", value_name = "HOST:PORT")]
     pub join: Option<Host>,
 
-    /// The secret of the cluster: 64 hexadecimal digits [default: the file cluster.secret of the data folder, or of the folder
+    /// The secret of the cluster, hexadecimal digits [default: the file cluster.secret of the data folder, or of the folder
     /// beside it of the node that is joined; a first node makes one].
-    #[arg(long, env = "QBC_SECRET", value_name = "DIGITS", hide_env_values = true, value_parser = parse_secret)]
+    #[arg(long, env = "QBC_SECRET", value_name = "DIGITS", hide_env_values = true, value_parser = str::parse::<Secret>)]
     pub secret: Option<Secret>,
 
     /// Cosign the checkpoints of the node or log with this key, as `qbc key` prints it; may be repeated.
@@ -136,24 +140,14 @@ fn parse_accepted(text: &str) -> Result<String, &'static str> {
     Ok(text.into())
 }
 
-/// The secret of a cluster.
-fn parse_secret(text: &str) -> Result<Secret, &'static str> {
-    let mut secret = [0; 32];
-    hex::decode_to_slice(text.trim(), &mut secret).map_err(|_| "the secret of a cluster has 64 hexadecimal digits")?;
-    Ok(Secret(secret))
-}
-
-/// The name of the file with the secret of a node's cluster.
-const SECRET: &str = "cluster.secret";
-
 /// The secret of the node's cluster: as it was said, or from its folder, or from that of the node that it joins, where both stand
 /// in one; otherwise a new one. It is kept in the folder.
 fn secret(data: &Path, said: Option<Secret>, join: Option<&Host>) -> anyhow::Result<Secret> {
-    let own = data.join(SECRET);
+    let own = data.join(SECRET_FILE);
     let read = |path: &Path| -> anyhow::Result<Option<Secret>> {
         match std::fs::read_to_string(path) {
             Ok(text) => {
-                let secret = parse_secret(&text).map_err(anyhow::Error::msg);
+                let secret = text.parse().map_err(anyhow::Error::msg);
                 secret.map(Some).with_context(|| format!("the file {}", path.display()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -168,19 +162,19 @@ fn secret(data: &Path, said: Option<Secret>, join: Option<&Host>) -> anyhow::Res
         (None, Some(host), kept) => {
             let text = host.to_string();
             let port = text.rsplit_once(':').map_or("", |(_, port)| port);
-            let beside = data.parent().map(|parent| parent.join(port).join(SECRET));
+            let beside = data.parent().map(|parent| parent.join(port).join(SECRET_FILE));
             let beside = beside.as_deref().map(read).transpose()?.flatten();
             // Beside it stands the newest; the own one may be that of a node alone.
             beside.or(kept).with_context(|| {
                 format!(
                     "--join {host} needs the secret of that node's cluster: --secret or QBC_SECRET, as it stands in the file \
-                     {SECRET} of its data folder"
+                     {SECRET_FILE} of its data folder"
                 )
             })?
         }
     };
     if kept.as_ref() != Some(&secret) {
-        store::write_secret(data, SECRET, &secret.0)?;
+        store::write_secret(data, SECRET_FILE, &secret.to_string())?;
     }
     Ok(secret)
 }
@@ -250,6 +244,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
     let (stop, stopping) = watch::channel(false);
     let secret = secret(&data, args.secret, args.join.as_ref())?;
+    let mut meeting = stopping.clone();
     let peers = start_peers(&node, args.advertise, address, args.discover_allow, &stopping).await?;
     let Background { touched, sealed } = background;
     if args.scrub_rate > 0 {
@@ -274,6 +269,13 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let names = [vec![advertised], args.allow_host].concat();
     let admitted = Admitted { names, origins: args.cors_origin };
     let cluster = Cluster::start(node.clone(), secret, peers.host().to_string(), stopping.clone()).await?;
+    let (met, known) = (peers.clone(), cluster.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = meet(&met, &known) => {}
+            _ = meeting.wait_for(|stopping| *stopping) => {}
+        }
+    });
     let app = App::new(node.clone(), cluster.clone(), peers, admitted, stopping.clone());
     let signals = signals()?;
     tokio::spawn(async move {
@@ -389,6 +391,23 @@ async fn start_peers(
         }
     });
     Ok(peers)
+}
+
+/// Nodes of one cluster are nodes that know each other.
+async fn meet(peers: &Peers, cluster: &Cluster) {
+    let mut met = HashSet::new();
+    loop {
+        let (hosts, mut changed) = cluster.hosts();
+        for host in hosts {
+            // Where it cannot be called now, it tells of itself, or is asked when the cluster changes next.
+            if !met.contains(&host) && peers.discover(&host).await.is_ok() {
+                met.insert(host);
+            }
+        }
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Each connection is an open file, and so is each table of the store.

@@ -4,12 +4,12 @@
 //! out; `group ID`, a [`GroupInfo`]; `chain NAME`, the id of its group. All decisions are made by one node, the leader of that group,
 //! and none depends on anything but this.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::store::{ClusterChange, Group, NodeId};
+use crate::store::{CHAIN_PLACE, ClusterChange, Group, Known, NodeId};
 
 /// Nodes that decide on the cluster, at most: more only learn.
 const META_VOTERS: usize = 5;
@@ -76,17 +76,12 @@ pub fn group(id: Group, info: Option<&GroupInfo>) -> Named {
 
 /// Where a chain is kept.
 pub fn chain(name: &str, of: Option<Group>) -> Named {
-    (format!("chain {name}"), of.map(|of| json!(of)))
+    (format!("{CHAIN_PLACE}{name}"), of.map(|of| json!(of)))
 }
 
 /// Where a node is reached.
-pub fn host(known: &BTreeMap<String, Value>, node: NodeId) -> Option<String> {
+pub fn host(known: &Known, node: NodeId) -> Option<String> {
     Some(known.get(&format!("node {node}"))?.get("host")?.as_str()?.to_owned())
-}
-
-/// Where a chain is kept.
-pub fn group_of(known: &BTreeMap<String, Value>, name: &str) -> Option<Group> {
-    known.get(&format!("chain {name}"))?.as_str()?.parse().ok()
 }
 
 /// What the cluster knows, in order.
@@ -100,15 +95,15 @@ pub struct Knowledge {
     pub gone: BTreeSet<NodeId>,
     /// Its groups.
     pub groups: BTreeMap<Group, GroupInfo>,
-    /// Where each chain is kept.
-    pub chains: BTreeMap<String, Group>,
+    /// How many chains each has.
+    pub chains: HashMap<Group, usize>,
 }
 
 impl Knowledge {
     /// From the named values. What is not understood is of a newer version, and passed over.
-    pub fn read(known: &BTreeMap<String, Value>) -> Knowledge {
-        let mut read = Knowledge::default();
-        for (name, value) in known {
+    pub fn read(known: &Known) -> Knowledge {
+        let mut read = Knowledge { chains: known.chains().clone(), ..Knowledge::default() };
+        for (name, value) in known.but_chains() {
             let (kind, id) = name.split_once(' ').unwrap_or((name, ""));
             match kind {
                 "id" => read.id = value.as_str().unwrap_or_default().into(),
@@ -121,11 +116,6 @@ impl Knowledge {
                 "group" => {
                     if let (Ok(id), Ok(info)) = (id.parse(), GroupInfo::deserialize(value)) {
                         read.groups.insert(id, info);
-                    }
-                }
-                "chain" => {
-                    if let Some(group) = value.as_str().and_then(|group| group.parse().ok()) {
-                        read.chains.insert(id.into(), group);
                     }
                 }
                 _ => {}
@@ -159,7 +149,7 @@ impl Knowledge {
 
     /// How many chains a group has.
     fn chains_of(&self, group: Group) -> usize {
-        self.chains.values().filter(|of| **of == group).count()
+        self.chains.get(&group).copied().unwrap_or(0)
     }
 
     /// How much each node has to do: the groups that it is to lead, then those that it keeps.
@@ -247,17 +237,16 @@ impl Knowledge {
         if self.staying().iter().all(|other| *other == id) {
             return Err("it is the last node of the cluster".into());
         }
-        let alone: Vec<&str> = self
-            .chains
+        let alone = self
+            .groups
             .iter()
-            .filter(|(_, group)| self.groups.get(group).is_some_and(|info| info.replicas == [id]))
-            .map(|(name, _)| name.as_str())
-            .collect();
-        if is_lost && !alone.is_empty() {
+            .filter(|(_, info)| info.replicas == [id])
+            .map(|(group, _)| self.chains_of(*group))
+            .sum::<usize>();
+        if is_lost && alone > 0 {
             return Err(format!(
-                "only this node keeps the chains {}, which are lost with it: start it again, or remove its data by hand and \
-                 restore them from an export under other names",
-                alone.join(", ")
+                "it alone keeps {alone} of the cluster's chains, which would be lost with it: start it again, and let it leave \
+                 without \"lost\""
             ));
         }
         let to = NodeInfo { standing: Standing::Leaving, ..info.clone() };
@@ -331,5 +320,173 @@ impl Knowledge {
             });
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A cluster without nodes: what it knows, and ids for new groups.
+    struct Cluster {
+        known: Known,
+        groups: Cell<u64>,
+    }
+
+    impl Cluster {
+        fn of(nodes: u64) -> Cluster {
+            let mut cluster = Cluster { known: Known::default(), groups: Cell::new(1_000) };
+            (1..=nodes).for_each(|number| cluster.join(number.into()));
+            cluster
+        }
+
+        fn knowledge(&self) -> Knowledge {
+            Knowledge::read(&self.known)
+        }
+
+        fn change(&mut self, change: &ClusterChange) {
+            assert!(self.known.change(change), "{change:?}");
+        }
+
+        fn join(&mut self, id: NodeId) {
+            let own = GroupInfo { replicas: vec![id], founder: id, want: 1 };
+            let set = [node(id, Some(&NodeInfo::new(format!("host{id}")))), group(Group::of(id), Some(&own))];
+            self.change(&ClusterChange { set: set.into(), ..ClusterChange::default() });
+            self.plan();
+        }
+
+        /// Brings it in order, as if all moved at once.
+        fn plan(&mut self) {
+            for _ in 0..1_000 {
+                let new = || {
+                    self.groups.set(self.groups.get() + 1);
+                    Group(self.groups.get())
+                };
+                let known = self.knowledge();
+                let has_left = |id| known.groups.values().all(|info| !info.replicas.contains(&id));
+                let Some(change) = known.plan(new, has_left) else { return };
+                self.change(&change);
+            }
+            panic!("it never comes in order");
+        }
+
+        fn bang(&mut self, name: &str, replicas: Option<u8>) -> Group {
+            let of = self.knowledge().place(replicas, 1.into()).unwrap();
+            self.change(&ClusterChange { set: [chain(name, Some(of))].into(), ..ClusterChange::default() });
+            of
+        }
+
+        /// Groups of so many nodes, and how many each node leads and keeps of them.
+        fn spread(&self, want: u8) -> (usize, Vec<(usize, usize)>) {
+            let known = self.knowledge();
+            let of: Vec<&GroupInfo> = known.groups.values().filter(|info| info.want == want).collect();
+            assert!(of.iter().all(|info| info.replicas.len() == usize::from(want)), "{of:?}");
+            let count = |id: &NodeId| {
+                let leads = of.iter().filter(|info| info.replicas.first() == Some(id)).count();
+                (leads, of.iter().filter(|info| info.replicas.contains(id)).count())
+            };
+            (of.len(), known.staying().iter().map(count).collect())
+        }
+    }
+
+    #[test]
+    fn groups_and_their_leaders_are_spread_evenly() {
+        for nodes in 1..=9 {
+            let cluster = Cluster::of(nodes);
+            for want in [3, 5] {
+                let (groups, load) = cluster.spread(want);
+                assert_eq!(groups, if nodes >= u64::from(want) { nodes as usize } else { 0 });
+                assert!(load.iter().all(|(leads, _)| *leads <= 3), "{nodes} nodes, groups of {want}: {load:?}");
+            }
+            let known = cluster.knowledge();
+            let leads = |id: &NodeId| known.load(*id).0;
+            let all: Vec<usize> = known.staying().iter().map(leads).collect();
+            let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+            assert!(most - least <= 1, "{nodes} nodes lead {all:?}");
+        }
+    }
+
+    #[test]
+    fn chains_go_to_the_group_with_the_fewest() {
+        let mut cluster = Cluster::of(3);
+        for number in 0..300 {
+            cluster.bang(&format!("chain{number}"), None);
+        }
+        let known = cluster.knowledge();
+        let counts: Vec<usize> =
+            known.groups.iter().filter(|(_, info)| info.want == 3).map(|(id, _)| known.chains_of(*id)).collect();
+        assert_eq!(counts, [100, 100, 100]);
+        let alone = cluster.bang("alone", Some(1));
+        assert_eq!(cluster.knowledge().groups[&alone].replicas.len(), 1);
+        let known = cluster.knowledge();
+        for (replicas, word) in [(2, "1, 3 or 5"), (5, "--join")] {
+            let refused = known.place(Some(replicas), 1.into()).unwrap_err();
+            assert!(refused.contains(word), "{refused}");
+        }
+    }
+
+    #[test]
+    fn nodes_come_and_go_and_no_group_loses_all_its_replicas_at_once() {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        for _ in 0..50 {
+            let mut random = runner.new_rng();
+            let mut cluster = Cluster::of(1);
+            cluster.bang("first", None);
+            let mut next = 2_u64;
+            for step in 0..40 {
+                use proptest::prelude::RngExt;
+                let known = cluster.knowledge();
+                let staying = known.staying();
+                match random.random_range(0..4) {
+                    0 | 1 if staying.len() < 9 => {
+                        cluster.join(next.into());
+                        next += 1;
+                    }
+                    2 if staying.len() > 1 => {
+                        let id = staying[random.random_range(0..staying.len())];
+                        let change = known.leave(id, false).unwrap();
+                        cluster.change(&change);
+                        cluster.plan();
+                        assert!(cluster.knowledge().gone.contains(&id));
+                    }
+                    _ => drop(cluster.bang(&format!("chain{step}"), None)),
+                }
+                let known = cluster.knowledge();
+                for (id, info) in &known.groups {
+                    let nodes: BTreeSet<_> = info.replicas.iter().collect();
+                    assert_eq!(nodes.len(), info.replicas.len(), "a node stands twice in {info:?}");
+                    assert!(info.replicas.iter().all(|node| known.nodes.contains_key(node)), "{info:?}");
+                    assert!(info.replicas.len() == usize::from(info.want).min(known.staying().len()), "{id} {info:?}");
+                }
+                // No chain is without nodes.
+                for (of, count) in known.chains.iter().filter(|(_, count)| **count > 0) {
+                    assert!(known.groups.contains_key(of), "{count} chains of {of} are nowhere");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_one_node_keeps_is_not_given_up() {
+        let mut cluster = Cluster::of(3);
+        cluster.bang("alone", Some(1));
+        let keeps = |known: &Knowledge| {
+            known.groups.iter().find(|(id, info)| info.want == 1 && known.chains_of(**id) > 0).unwrap().1.replicas[0]
+        };
+        let known = cluster.knowledge();
+        let id = keeps(&known);
+        assert!(known.leave(id, true).unwrap_err().contains("would be lost"));
+        assert!(known.leave(99.into(), false).unwrap_err().contains("GET /cluster"));
+        // Where it leaves in order, its chain moves.
+        cluster.change(&known.leave(id, false).unwrap());
+        cluster.plan();
+        let known = cluster.knowledge();
+        assert!(!known.nodes.contains_key(&id) && keeps(&known) != id);
+        // The last one stays.
+        let mut cluster = Cluster::of(1);
+        assert!(cluster.knowledge().leave(1.into(), false).is_err());
+        cluster.join(2.into());
     }
 }

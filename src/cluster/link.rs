@@ -39,6 +39,7 @@ use tokio::{
 };
 
 use crate::{
+    core::hash,
     limits,
     store::{Group, NodeId},
 };
@@ -54,6 +55,39 @@ pub const HELLO: u8 = 0;
 /// The secret that all nodes of a cluster share.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub [u8; 32]);
+
+/// The file of a data folder with the secret of its cluster.
+pub const SECRET_FILE: &str = "cluster.secret";
+
+impl Secret {
+    /// Eight digits that show a slip in the others.
+    fn check(digits: &str) -> String {
+        hex::encode(&hash::origin(digits).as_bytes()[..4])
+    }
+}
+
+impl std::fmt::Display for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits = hex::encode(self.0);
+        write!(f, "{digits}{}", Secret::check(&digits))
+    }
+}
+
+impl std::str::FromStr for Secret {
+    type Err = &'static str;
+
+    /// Takes 64 hexadecimal digits, and the eight that check them where they are there.
+    fn from_str(text: &str) -> Result<Secret, &'static str> {
+        let (digits, check) = text.trim().split_at_checked(64).unwrap_or_default();
+        let mut secret = [0; 32];
+        hex::decode_to_slice(digits, &mut secret)
+            .map_err(|_| "the secret of a cluster has 64 hexadecimal digits, and eight more that check them")?;
+        match check.is_empty() || *check == Secret::check(digits) {
+            true => Ok(Secret(secret)),
+            false => Err("the secret is not as it was made: its last eight digits do not check the others"),
+        }
+    }
+}
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -421,4 +455,115 @@ pub async fn serve(stream: TcpStream, identity: &Identity, answers: Arc<dyn Answ
         _ = write_all(&mut queue, &mut writer) => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers with what was said, some of it late.
+    struct Echo {
+        begun: Mutex<Vec<u8>>,
+    }
+
+    impl Answers for Echo {
+        fn answer(&self, call: Call) -> Answer {
+            if call.kind != HELLO {
+                self.begun.lock().unwrap().push(call.content[0]);
+            }
+            Box::pin(async move {
+                match call.kind {
+                    9 => Err("it is not done".into()),
+                    _ => {
+                        if call.content.first().is_some_and(|first| first % 3 == 0) {
+                            sleep(Duration::from_millis(5)).await;
+                        }
+                        Ok(call.content.to_vec())
+                    }
+                }
+            })
+        }
+    }
+
+    fn identity(key: u8, secret: u8) -> Identity {
+        Identity { key: SigningKey::from_bytes(&[key; 32]), secret: Secret([secret; 32]), host: format!("host{key}") }
+    }
+
+    /// A node that others call.
+    async fn called(identity: Identity) -> (String, Arc<Echo>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (host, echo) = (listener.local_addr().unwrap().to_string(), Arc::new(Echo { begun: Mutex::default() }));
+        let answers = echo.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (identity, answers) = (identity.clone(), answers.clone());
+                tokio::spawn(async move { serve(stream, &identity, answers).await });
+            }
+        });
+        (host, echo)
+    }
+
+    async fn up(link: &Arc<Link>) {
+        while !link.is_up() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_are_begun_in_their_order_and_each_gets_its_answer() {
+        let (host, echo) = called(identity(2, 7)).await;
+        let link = Link::start(identity(1, 7), identity(2, 7).node(), host);
+        up(&link).await;
+        let call =
+            |number: u8| link.call(5, Group(3), &mut |content| content.extend_from_slice(&[number; 100]), PATIENCE);
+        let calls: Vec<_> = (0..200).map(call).collect();
+        for (number, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.await.unwrap()[..], [number as u8; 100]);
+        }
+        assert_eq!(*echo.begun.lock().unwrap(), (0..200).collect::<Vec<u8>>());
+        let refused = link.call(9, Group(3), &mut |content| content.push(1), PATIENCE).await;
+        assert_eq!(refused.unwrap_err().to_string(), "it is not done");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_has_another_secret_or_key_is_refused() {
+        let (host, echo) = called(identity(2, 7)).await;
+        let refused = call_once(&identity(1, 8), &host, 5, b"x", PATIENCE).await.unwrap_err();
+        assert!(matches!(&refused, LinkError::Refused(reason) if reason.contains("secret")), "{refused}");
+        let (node, answer) = call_once(&identity(1, 7), &host, 5, b"x", PATIENCE).await.unwrap();
+        assert_eq!((node, &answer[..]), (identity(2, 7).node(), &b"x"[..]));
+        // Another node than the one that is meant.
+        let link = Link::start(identity(1, 7), identity(3, 7).node(), host.clone());
+        sleep(Duration::from_millis(200)).await;
+        assert!(!link.is_up());
+        assert!(matches!(link.call(5, Group(1), &mut |_| (), PATIENCE).await, Err(LinkError::Away(_))));
+        // Bytes that are no greeting end it, and nobody is asked.
+        let before = echo.begun.lock().unwrap().len();
+        for wrong in [&[FIRST_BYTE; 200][..], &[&[FIRST_BYTE], VERSION, &[9; 300]].concat()] {
+            let mut stream = TcpStream::connect(&host).await.unwrap();
+            let _ = stream.write_all(wrong).await;
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+        }
+        assert_eq!(echo.begun.lock().unwrap().len(), before);
+    }
+
+    #[test]
+    fn a_slip_in_a_secret_is_seen() {
+        let text = Secret([9; 32]).to_string();
+        assert_eq!(text.parse::<Secret>().unwrap(), Secret([9; 32]));
+        assert_eq!(text[..64].parse::<Secret>().unwrap(), Secret([9; 32]));
+        for at in 0..text.len() {
+            let digit = if text.as_bytes()[at] == b'0' { "1" } else { "0" };
+            let slip = [&text[..at], digit, &text[at + 1..]].concat();
+            assert!(slip.parse::<Secret>().is_err(), "{slip}");
+        }
+        for wrong in ["", "12", &text[..70], &"x".repeat(64)] {
+            assert!(wrong.parse::<Secret>().is_err(), "{wrong}");
+        }
+    }
 }

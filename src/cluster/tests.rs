@@ -1,6 +1,9 @@
 //! The engine's own tests of a storage, on the log of a node.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::{Stream, StreamExt};
 use openraft::{
@@ -17,6 +20,7 @@ use crate::store::{Group, Progress, Store};
 struct Counting {
     applied: Option<LogId>,
     membership: StoredMembership,
+    snapshot: Arc<Mutex<Option<SnapshotMeta>>>,
 }
 
 impl RaftSnapshotBuilder<Types> for Counting {
@@ -24,6 +28,7 @@ impl RaftSnapshotBuilder<Types> for Counting {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        *self.snapshot.lock().unwrap() = Some(meta.clone());
         Ok(Snapshot { meta, snapshot: () })
     }
 }
@@ -59,11 +64,13 @@ impl RaftStateMachine<Types> for Counting {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, _snapshot: ()) -> Result<(), io::Error> {
         (self.applied, self.membership) = (meta.last_log_id, meta.last_membership.clone());
+        *self.snapshot.lock().unwrap() = Some(meta.clone());
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        self.build_snapshot().await.map(Some)
+        let meta = self.snapshot.lock().unwrap().clone();
+        Ok(meta.map(|meta| Snapshot { meta, snapshot: () }))
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{App, extract::Query, problem::Problem};
-use crate::store::NodeId;
+use crate::node::NodeId;
 
 /// How the nodes and groups of the cluster stand. A node that nobody joined is a cluster of one.
 #[utoipa::path(

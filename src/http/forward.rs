@@ -16,8 +16,7 @@ use crate::{
     cluster::{Cluster, ClusterError},
     core::rules::ChainName,
     limits,
-    node::Node,
-    store::Group,
+    node::{Group, Node},
 };
 
 /// Set on requests that another node has sent on: they are not sent on again.
@@ -187,6 +186,12 @@ fn nobody() -> Problem {
         StatusCode::SERVICE_UNAVAILABLE,
         "no majority of the nodes that keep the chain answers: nothing was changed; send again later",
     )
+}
+
+/// What another node answers to a GET, of what it has itself; nothing where it does not.
+pub async fn ask(host: &str, target: String) -> Option<serde_json::Value> {
+    let sent = CLIENT.get(format!("http://{host}{target}")).header(FORWARDED, "1").timeout(limits::AGREEMENT_TIMEOUT);
+    sent.send().await.ok()?.error_for_status().ok()?.json().await.ok()
 }
 
 /// Has another node answer. A small request is sent again where nobody has taken it.

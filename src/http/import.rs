@@ -137,7 +137,15 @@ pub async fn import(
         // Some clients look for an answer only when all is sent.
         while next_data(&mut body).await.is_ok_and(|data| data.is_some()) {}
     }
-    Ok(answer(outcome?))
+    let imported = outcome?;
+    let (cluster, chain) = (&app.0.cluster, &imported.chain);
+    if cluster.is_active() && !cluster.reserve(chain.name.as_str(), chain.group).await? {
+        let known = cluster.group_of(chain.name.as_str());
+        if known != Some(chain.group) {
+            tracing::error!(chain = %chain.name, "the imported chain has a name that another of the cluster got meanwhile");
+        }
+    }
+    Ok(answer(imported))
 }
 
 /// Imports the body in pieces of whole lines. The inner error is the import's, the outer one that of a body that broke off.

@@ -1,6 +1,6 @@
 //! Chains as a whole, other nodes, and the node's own state.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     body::Body,
@@ -30,8 +30,8 @@ use crate::{
         rules::{ChainName, Fault, Rules},
     },
     limits,
+    node::Group,
     peers::{Hello, MAX_HELLO, PeerView},
-    store::Group,
     writer::{ChainHandle, Health, Refused},
 };
 
@@ -57,7 +57,7 @@ pub struct Bang {
     /// When it leaps by itself; by hand where it is not said.
     leap: Option<LeapPolicy>,
     /// On how many nodes of the cluster it is kept: 1, 3 or 5. Without it 3 where there are so many, else 1.
-    #[schema(nullable = false, minimum = 1, maximum = 5)]
+    #[schema(schema_with = super::openapi::replicas)]
     replicas: Option<u64>,
 }
 
@@ -352,8 +352,15 @@ pub struct ChainsQuery {
     params(ChainsQuery),
     responses((status = 200, description = "The chains", body = [ListedChain], headers(("Link"))))
 )]
-pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) -> Result<Response, Problem> {
+pub async fn chains(
+    State(app): State<App>,
+    Query(query): Query<ChainsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let limit = page_limit(query.limit)? as usize;
+    if app.0.cluster.is_active() && !headers.contains_key(forward::FORWARDED) {
+        return chains_of_cluster(&app, query.after.as_deref(), limit).await;
+    }
     let chains = app.0.node.chains(query.after.as_deref(), limit + 1);
     let mut body = vec![b'['];
     let mut last = None;
@@ -380,6 +387,35 @@ pub async fn chains(State(app): State<App>, Query(query): Query<ChainsQuery>) ->
     Ok((headers, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
+/// A page of all chains of the cluster: each node lists those that it keeps.
+async fn chains_of_cluster(app: &App, after: Option<&str>, limit: usize) -> Result<Response, Problem> {
+    let mut chains: BTreeMap<String, Value> = BTreeMap::new();
+    for (name, chain) in app.0.node.chains(after, limit + 1) {
+        let listed = match &chain {
+            Ok(chain) => ListedChain::Loaded(Box::new(ChainView::of(chain))),
+            Err(damage) => ListedChain::Lost { name: name.as_str(), damage },
+        };
+        chains.insert(name.to_string(), serde_json::to_value(&listed).expect("it is JSON"));
+    }
+    let (hosts, _) = app.0.cluster.hosts();
+    let after = after.map(|after| format!("&after={after}")).unwrap_or_default();
+    let asked = hosts.iter().map(|host| forward::ask(host, format!("/chains?limit={}{after}", limit + 1)));
+    for others in futures_util::future::join_all(asked).await.into_iter().flatten() {
+        for chain in others.as_array().cloned().unwrap_or_default() {
+            if let Some(name) = chain["name"].as_str() {
+                chains.entry(name.to_owned()).or_insert(chain);
+            }
+        }
+    }
+    let is_more = chains.len() > limit;
+    let page: Vec<&Value> = chains.values().take(limit).collect();
+    let mut headers = HeaderMap::new();
+    if let Some(last) = chains.keys().take(limit).last().filter(|_| is_more) {
+        headers.insert(header::LINK, text_header(format!("</chains?after={last}&limit={limit}>; rel=\"next\"")));
+    }
+    Ok((headers, axum::Json(page)).into_response())
+}
+
 /// One chain.
 #[utoipa::path(
     get,
@@ -402,7 +438,7 @@ pub struct Patch {
     /// When it leaps by itself, or null for by hand only.
     leap: Option<LeapPolicy>,
     /// On how many nodes of the cluster it is kept: 1, 3 or 5. Without it 3 where there are so many, else 1.
-    #[schema(nullable = false, minimum = 1, maximum = 5)]
+    #[schema(schema_with = super::openapi::replicas)]
     replicas: Option<u64>,
 }
 

@@ -127,6 +127,12 @@ pub fn json_schema() -> Object {
     schema
 }
 
+/// On how many nodes a chain is kept.
+pub fn replicas() -> Object {
+    let counts = ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([1, 3, 5]));
+    counts.description(Some("On how many nodes of the cluster it is kept")).build()
+}
+
 /// One, or an array of them.
 pub struct OneOrMany<T>(PhantomData<T>);
 

@@ -235,7 +235,11 @@ fn copy(from: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        match fs::copy(entry.path(), copy.path().join(entry.file_name())) {
+            // A segment that was prepared has got its name meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            copied => drop(copied.unwrap()),
+        }
     }
     copy
 }

@@ -32,8 +32,8 @@ pub(super) fn write_whole(folder: &Path, name: &str, mode: u32, bytes: &[u8]) ->
 ///
 /// # Errors
 /// It cannot be written.
-pub fn write_secret(folder: &Path, name: &str, secret: &[u8; 32]) -> Result<(), StoreError> {
-    write_whole(folder, name, 0o600, format!("{}\n", hex::encode(secret)).as_bytes())
+pub fn write_secret(folder: &Path, name: &str, secret: &str) -> Result<(), StoreError> {
+    write_whole(folder, name, 0o600, format!("{secret}\n").as_bytes())
         .map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", folder.join(name).display())))
 }
 

@@ -1,7 +1,7 @@
 //! The groups that this node keeps: how far each is agreed and applied, and what of it is not applied yet.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -224,13 +224,13 @@ impl Index {
     }
 
     /// What the cluster knows, by name.
-    pub(super) fn cluster(&self) -> Result<BTreeMap<String, Value>, StoreError> {
+    pub(super) fn cluster(&self) -> Result<Known, StoreError> {
         let read = |found: fjall::Guard| {
             let (name, value) = found.into_inner().map_err(unreadable)?;
             let name = str::from_utf8(&name[CLUSTER.len()..]).map_err(|_| malformed("a name in the cluster"))?;
             Ok((name.to_owned(), from_json(&value, "what the cluster knows")?))
         };
-        self.space(Space::Own).prefix(CLUSTER).map(read).collect()
+        self.space(Space::Own).prefix(CLUSTER).map(read).collect::<Result<_, _>>().map(Known::of)
     }
 }
 
@@ -270,6 +270,9 @@ pub(super) fn read_entry(
     Ok(Entry { id, said: head.said(|| Ok(effects))? })
 }
 
+/// Before the name of a chain, in what the cluster knows, the id of the group that keeps it.
+pub const CHAIN_PLACE: &str = "chain ";
+
 /// Before a name in what the cluster knows, its row in the index.
 const CLUSTER: &str = "cluster ";
 
@@ -295,17 +298,78 @@ impl ClusterChange {
     }
 
     /// Makes the change, and says whether it was as expected.
-    pub(super) fn apply(&self, known: &mut BTreeMap<String, Value>) -> bool {
-        let holds = |(name, value): (&String, &Option<Value>)| known.get(name) == value.as_ref();
+    pub(super) fn apply(&self, known: &mut Known) -> bool {
+        let holds = |(name, value): (&String, &Option<Value>)| known.values.get(name) == value.as_ref();
         if !self.expect.iter().all(holds) {
             return false;
         }
-        for (name, value) in &self.set {
-            match value {
-                Some(value) => _ = known.insert(name.clone(), value.clone()),
-                None => _ = known.remove(name),
-            }
-        }
+        self.set.iter().for_each(|(name, value)| known.set(name, value.as_ref()));
         true
     }
+}
+
+/// What the cluster knows.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    values: BTreeMap<String, Value>,
+    /// How many chains each group has.
+    chains: HashMap<Group, usize>,
+}
+
+impl Known {
+    pub(super) fn of(values: BTreeMap<String, Value>) -> Known {
+        let mut known = Known::default();
+        values.iter().for_each(|(name, value)| known.set(name, Some(value)));
+        known
+    }
+
+    fn set(&mut self, name: &str, value: Option<&Value>) {
+        let before = match value {
+            Some(value) => self.values.insert(name.to_owned(), value.clone()),
+            None => self.values.remove(name),
+        };
+        if name.starts_with(CHAIN_PLACE) {
+            if let Some(group) = before.as_ref().and_then(group_in) {
+                *self.chains.entry(group).or_default() -= 1;
+            }
+            if let Some(group) = value.and_then(group_in) {
+                *self.chains.entry(group).or_default() += 1;
+            }
+        }
+    }
+
+    /// Makes a change, and says whether it was as expected.
+    #[cfg(test)]
+    pub(crate) fn change(&mut self, change: &ClusterChange) -> bool {
+        change.apply(self)
+    }
+
+    /// The value of this name.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.values.get(name)
+    }
+
+    /// All values but the places of chains, which are many.
+    pub fn but_chains(&self) -> impl Iterator<Item = (&str, &Value)> {
+        let after: String = [CHAIN_PLACE.trim_end(), "!"].concat();
+        let (before, after) = (self.values.range(..CHAIN_PLACE.to_owned()), self.values.range(after..));
+        before.chain(after).map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// The group that keeps a chain of this name.
+    pub fn place_of(&self, name: &str) -> Option<Group> {
+        if self.values.is_empty() {
+            return None;
+        }
+        self.values.get(&format!("{CHAIN_PLACE}{name}")).and_then(group_in)
+    }
+
+    /// How many chains each group has.
+    pub fn chains(&self) -> &HashMap<Group, usize> {
+        &self.chains
+    }
+}
+
+fn group_in(value: &Value) -> Option<Group> {
+    value.as_str()?.parse().ok()
 }

@@ -8,13 +8,11 @@ use std::{
     thread::sleep,
 };
 
-use serde_json::Value;
-
 use super::{
     Batch, ClusterChange, Entry, EntryId, Erasure, Group, GroupRecord, GroupState, Membership, NodeId, Said, Store,
     StoreError, Vote,
     entry::EntryHead,
-    groups::{LoggedEntry, Waiting, read_entry},
+    groups::{Known, LoggedEntry, Waiting, read_entry},
     index::Rows,
 };
 use crate::{
@@ -331,7 +329,9 @@ impl Store {
                 of.membership = Some((waiting.id, membership));
                 rows.group(group, of);
             }
-            if let Some(Said::Cluster(json)) = &waiting.said {
+            if let Some(Said::Cluster(json)) = &waiting.said
+                && group == Group::META
+            {
                 let change = ClusterChange::parse(json)?;
                 let mut known = self.cluster.write().expect("no holder of this lock panics");
                 is_as_expected = change.apply(&mut known);
@@ -379,8 +379,13 @@ impl Store {
         Ok(())
     }
 
-    /// Reads what the cluster knows, by name.
-    pub fn cluster<T>(&self, read: impl FnOnce(&std::collections::BTreeMap<String, Value>) -> T) -> T {
+    /// The group that keeps a chain of this name, as far as the cluster knows one.
+    pub fn place_of(&self, name: &str) -> Option<Group> {
+        self.cluster(|known| known.place_of(name))
+    }
+
+    /// Reads what the cluster knows.
+    pub fn cluster<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
         read(&self.cluster.read().expect("no holder of this lock panics"))
     }
 }

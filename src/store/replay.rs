@@ -11,7 +11,7 @@ use super::{
     ChainNumber, ChainRecord, ImportRecord, Lineage, Parent, Progress, StoreError,
     effects::{self, Content, Entry},
     entry::{EntryHead, Group, GroupRecord, NodeId},
-    groups::{ClusterChange, Groups, LoggedEntry, Waiting},
+    groups::{ClusterChange, Groups, Known as ClusterKnown, LoggedEntry, Waiting},
     index::{Index, PARTS, Rows, RunRow, key, unreadable},
     runs::{self, Erasure, StoredRun},
 };
@@ -97,7 +97,7 @@ pub(super) struct Replay<'a> {
     /// The number of the next chain.
     next: ChainNumber,
     groups: Groups,
-    cluster: BTreeMap<String, serde_json::Value>,
+    cluster: ClusterKnown,
     /// This node.
     node: Option<NodeId>,
     /// The batch that is read, and the one before.
@@ -137,7 +137,7 @@ pub(super) struct Replayed {
     /// The ids of the chains.
     pub(super) ids: HashMap<ChainNumber, Hash>,
     pub(super) groups: Groups,
-    pub(super) cluster: BTreeMap<String, serde_json::Value>,
+    pub(super) cluster: ClusterKnown,
 }
 
 impl<'a> Replay<'a> {
@@ -326,7 +326,7 @@ impl<'a> Replay<'a> {
             of.membership = Some((head.id, membership));
             self.rows.group(head.group, of);
         }
-        if let Some(json) = head.cluster() {
+        if let Some(json) = head.cluster().filter(|_| head.group == Group::META) {
             let change = ClusterChange::parse(json)?;
             if change.apply(&mut self.cluster) {
                 self.rows.cluster(&change);
@@ -458,12 +458,9 @@ impl<'a> Replay<'a> {
                 let mut record = self.chain(chain)?;
                 let run = StoredRun::decode(found.record)?;
                 let (by, timestamp) = (run.first, runs::time_of(run.text(0))?);
-                // A batch that erases comes again where the erasure may have been interrupted.
-                if self.index.erasure(record.number, index)?.is_none() {
-                    record.erasures += 1;
-                    self.rows.chain(&record);
-                    self.add_chain(&record)?;
-                }
+                record.erasures += 1;
+                self.rows.chain(&record);
+                self.add_chain(&record)?;
                 let erasure = Erasure { erased: Erased { timestamp, by }, commitment };
                 self.rows.erased(record.number, index, &erasure);
                 self.transactions(found.place, &run)?;

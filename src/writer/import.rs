@@ -263,6 +263,9 @@ impl Ledger {
             return Err(Refused::ImportIsLonger);
         }
         let mut leap = leap;
+        if self.is_elsewhere(name) {
+            return Err(Refused::NameTaken(name.clone()));
+        }
         if self.names.contains(name) {
             let other = self.replaceable(name)?.ok_or_else(|| Refused::NameTaken(name.clone()))?;
             // What this node's operator has said for its default chain counts more than what an export says.

@@ -343,7 +343,7 @@ impl Ledger {
         quant: Quant,
         leap: LeapPolicy,
     ) -> Result<(Effect, Needed), Refused> {
-        if self.names.contains(rules.name()) || self.published.knows(rules.name()) {
+        if self.names.contains(rules.name()) || self.published.knows(rules.name()) || self.is_elsewhere(rules.name()) {
             return Err(Refused::NameTaken(rules.name().clone()));
         }
         if self.published.count() >= limits::CHAINS {
@@ -644,6 +644,41 @@ impl Ledger {
         self.names.insert(handle.name.clone());
         self.chains.insert(handle.number(), entry);
         handle
+    }
+}
+
+/// Comparing.
+impl Ledger {
+    /// Size, root, newest quant and erasures of all chains of the group, in the order of their ids: equal on all nodes at the same
+    /// entry. As JSON.
+    pub(super) fn digest(&self) -> Vec<u8> {
+        let mut chains: Vec<&Entry> = self.chains.values().collect();
+        chains.sort_by_key(|entry| entry.chain.id);
+        let mut all = String::new();
+        for Entry { chain, erasures, .. } in chains {
+            let Head { newest, edge, .. } = &chain.head;
+            all.push_str(&format!("{} {} {} {} {erasures}\n", chain.id, edge.size(), edge.root(), newest.hash()));
+        }
+        serde_json::to_vec(&serde_json::json!({"digest": hash::origin(&all)})).expect("a hash is JSON")
+    }
+
+    /// Compares the chains with the digest of the node that leads. Where they differ, one of the two is wrong, and nobody can tell
+    /// which: the chains of this one are served no more.
+    pub(super) fn compare(&self, digest: &[u8]) {
+        let own = self.digest();
+        if own == digest {
+            return;
+        }
+        tracing::error!(group = %self.group, "this node's chains differ from those of the node that leads their group");
+        for entry in self.chains.values() {
+            let detail = "it differs from the replica of the node that leads: take this node out of the cluster, and join a new one";
+            entry.handle.set_damage(detail.into());
+        }
+    }
+
+    /// Whether the cluster keeps a chain of this name elsewhere.
+    pub(super) fn is_elsewhere(&self, name: &ChainName) -> bool {
+        self.store.place_of(name.as_str()).is_some_and(|group| group != self.group)
     }
 }
 

@@ -206,6 +206,17 @@ fn follow(source: &Applied, random: &mut TestRng) -> Applied {
     }
 }
 
+/// Asserts that two nodes show the same, and shows where they do not.
+fn same(one: &BTreeMap<String, String>, other: &BTreeMap<String, String>) {
+    assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>());
+    for (name, shown) in one {
+        let differs = shown.bytes().zip(other[name].bytes()).position(|(one, other)| one != other);
+        let at = differs.unwrap_or(shown.len().min(other[name].len()));
+        let part = |text: &str| text[at.saturating_sub(200)..text.len().min(at + 200)].to_owned();
+        assert!(*shown == other[name], "{name}:\n{}\n{}", part(shown), part(&other[name]));
+    }
+}
+
 fn id_of(number: u32) -> crate::core::transaction::Id {
     format!("id{number}").parse().unwrap()
 }
@@ -366,7 +377,7 @@ fn the_same_effects_make_the_same_chains() {
             assert_eq!(public, other.public());
         }
         let mut follower = follow(&source, &mut random);
-        assert_eq!(public, follower.public());
+        same(&public, &follower.public());
         source.open_without_index();
         assert_eq!(public, source.public());
     }

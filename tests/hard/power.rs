@@ -291,7 +291,7 @@ impl Recording {
         }
         let all = format!("trace=?lseek,?sendto,?sendmsg,?mmap,{}", trace::WRITES);
         let path = trace.to_str().unwrap();
-        let strace = ["strace", "-D", "-f", "-qq", "-y", "-xx", "-s", "2000000", "-e", &all, "-o", path];
+        let strace = ["strace", "-D", "-f", "-qq", "-y", "-xx", "-s", "40000000", "-e", &all, "-o", path];
         let node = TestNode::under(&strace, &data, &[]);
         let prefix = if base.is_some() { "again" } else { "new" };
         let mut done = base.map_or(Vec::new(), |(_, done)| done.to_vec());

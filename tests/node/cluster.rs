@@ -246,6 +246,15 @@ fn one_of_three_may_die() {
     );
 }
 
+/// Tells all writers to end, also where a test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Writers with ids on some chains, while nodes are killed and started again.
 #[test]
 fn nothing_is_lost_or_doubled_while_nodes_die() {
@@ -288,6 +297,7 @@ fn nothing_is_lost_or_doubled_while_nodes_die() {
                 }
             });
         }
+        let _ends = Ends(&is_done);
         let mut random = Random(7);
         for round in 0..4 {
             let before = sent.load(Ordering::Relaxed);
@@ -300,7 +310,6 @@ fn nothing_is_lost_or_doubled_while_nodes_die() {
             nodes.restart(number);
             urls.lock().unwrap()[number] = Some(nodes.node(number).url.clone());
         }
-        is_done.store(true, Ordering::Relaxed);
     });
     nodes.settle();
     let accepted = accepted.into_inner().unwrap();
@@ -324,7 +333,9 @@ fn nothing_is_lost_or_doubled_while_nodes_die() {
 #[test]
 fn replicas_are_raised_and_nodes_come_and_go() {
     let mut nodes = Nodes::start(1);
-    (0..600).for_each(|number| drop(nodes.node(0).inject("", json!(number))));
+    for number in 0..600 {
+        nodes.node(0).inject("", json!(number));
+    }
     nodes.node(0).leap("");
     problem(nodes.node(0).patch("/chains/qbc").json(&json!({"replicas": 3})).send().unwrap(), 422);
     nodes.add();

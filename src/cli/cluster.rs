@@ -1,0 +1,179 @@
+//! The cluster as the program shows it, and changes it.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use super::{
+    Connection,
+    output::{print_json, print_line, table},
+};
+
+/// `qbc cluster`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  qbc cluster                              nodes, groups and chains
+  qbc cluster --watch                      again and again
+  qbc cluster --json | jq .nodes
+  qbc cluster replicas 3 --chain orders    keep a chain's group on three nodes
+  qbc cluster leave 3f2a…                  take a node out, when its chains have moved
+  qbc cluster leave 3f2a… --lost           one that is dead for ever")]
+pub struct ClusterArgs {
+    #[command(subcommand)]
+    command: Option<ClusterCommand>,
+    /// Show it again each second
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum ClusterCommand {
+    /// Take a node out of the cluster
+    Leave {
+        /// Its id, or the first digits of it
+        id: String,
+        /// It is dead for ever: nothing of it is waited for
+        #[arg(long)]
+        lost: bool,
+    },
+    /// Change on how many nodes the group of a chain is kept
+    Replicas {
+        /// 1, 3 or 5
+        count: u8,
+    },
+}
+
+#[derive(Deserialize)]
+struct Status {
+    id: String,
+    nodes: Vec<NodeRow>,
+    groups: Vec<GroupRow>,
+    busy: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct NodeRow {
+    id: String,
+    host: String,
+    state: String,
+    version: String,
+    leads: u64,
+    keeps: Option<u64>,
+    bytes: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct GroupRow {
+    id: String,
+    replicas: Vec<ReplicaRow>,
+    leader: Option<String>,
+    term: u64,
+    chains: u64,
+}
+
+#[derive(Deserialize)]
+struct ReplicaRow {
+    node: String,
+    role: String,
+    lag: u64,
+}
+
+/// Digits of an id that tell it from others, for people.
+const SHORT: usize = 8;
+
+fn short(id: &str) -> &str {
+    id.get(..SHORT).unwrap_or(id)
+}
+
+/// Shows the cluster, or changes it.
+///
+/// # Errors
+/// The node does not answer, or refuses.
+pub async fn run(node: &Connection, args: ClusterArgs) -> anyhow::Result<()> {
+    match args.command {
+        Some(ClusterCommand::Leave { id, lost }) => leave(node, &id, lost).await,
+        Some(ClusterCommand::Replicas { count }) => replicas(node, count).await,
+        None => loop {
+            let response = node.send(node.get(node.node_url(&["cluster"]))).await?;
+            let body = response.bytes().await.context("the connection broke")?;
+            match node.json {
+                true => print_json(&body)?,
+                false => print_line(in_words(&serde_json::from_slice(&body).context("the answer is not understood")?))?,
+            }
+            if !args.watch {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        },
+    }
+}
+
+fn in_words(status: &Status) -> String {
+    let mut nodes = vec![["NODE", "HOST", "STATE", "LEADS", "KEEPS", "BYTES", "VERSION"].map(String::from).to_vec()];
+    for node in &status.nodes {
+        let count = |count: Option<u64>| count.map_or("-".into(), |count| count.to_string());
+        let (id, host, state) = (short(&node.id).into(), node.host.clone(), node.state.clone());
+        nodes.push(vec![
+            id,
+            host,
+            state,
+            node.leads.to_string(),
+            count(node.keeps),
+            count(node.bytes),
+            node.version.clone(),
+        ]);
+    }
+    let mut groups =
+        vec![["GROUP", "LEADER", "TERM", "CHAINS", "REPLICAS (entries behind)"].map(String::from).to_vec()];
+    for group in &status.groups {
+        let leader = group.leader.as_deref().map_or("none", short).to_owned();
+        let replica = |replica: &ReplicaRow| {
+            let role = if replica.role == "learner" { ", learning" } else { "" };
+            let lag = if replica.lag > 0 { format!(" ({}{role})", replica.lag) } else { String::new() };
+            format!("{}{lag}", short(&replica.node))
+        };
+        let replicas: Vec<String> = group.replicas.iter().map(replica).collect();
+        groups.push(vec![
+            group.id.clone(),
+            leader,
+            group.term.to_string(),
+            group.chains.to_string(),
+            replicas.join(", "),
+        ]);
+    }
+    let busy: String = status.busy.iter().map(|busy| format!("\n{busy}")).collect();
+    format!("cluster {}\n{}\n{}{busy}", short(&status.id), table(&nodes), table(&groups))
+}
+
+async fn leave(node: &Connection, id: &str, lost: bool) -> anyhow::Result<()> {
+    let status: Status = node.ask(node.get(node.node_url(&["cluster"]))).await?;
+    let found: Vec<&NodeRow> = status.nodes.iter().filter(|node| !id.is_empty() && node.id.starts_with(id)).collect();
+    let [found] = found[..] else {
+        anyhow::bail!(
+            "{} nodes of the cluster have an id that begins with {id:?}: `qbc cluster` lists them",
+            found.len()
+        );
+    };
+    let mut url = node.node_url(&["cluster", "nodes", &found.id]);
+    if lost {
+        url.set_query(Some("lost=true"));
+    }
+    let response = node.send(node.delete(url)).await?;
+    let body = response.bytes().await.context("the connection broke")?;
+    match node.json {
+        true => print_json(&body),
+        false => print_line(format_args!("the node {} leaves: `qbc cluster` tells how far it is", found.host)),
+    }
+}
+
+async fn replicas(node: &Connection, count: u8) -> anyhow::Result<()> {
+    let request = node.patch(node.url_of_chain()).json(&serde_json::json!({"replicas": count}));
+    let response = node.send(request).await?;
+    let body = response.bytes().await.context("the connection broke")?;
+    match node.json {
+        true => print_json(&body),
+        false => print_line(format_args!("the chain is kept on {count} nodes")),
+    }
+}

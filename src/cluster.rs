@@ -298,6 +298,10 @@ impl Cluster {
                 started.expect("it was started")
             }
         };
+        let is_alone = self.0.store.group(group).membership.is_some_and(|(_, members)| members.is_alone(self.me()));
+        if is_alone && let Err(error) = raft.trigger().elect(false).await {
+            tracing::warn!(%group, "the group has no leader yet: {error}");
+        }
         let running = Running { raft };
         self.0.groups.write().expect("no holder of this lock panics").insert(group, running.clone());
         tracing::info!(%group, "the group runs on this node");
@@ -969,7 +973,8 @@ fn config() -> Result<openraft::Config, ClusterError> {
         max_payload_entries: 300,
         replication_lag_threshold: 1_000,
         enable_pre_vote: Some(true),
-        enable_leader_restore: Some(true),
+        // A leader that was started again may lack what was agreed in its term. In a new term it learns of all first.
+        enable_leader_restore: Some(false),
         backoff: "50ms 50ms 50ms".into(),
         ..openraft::Config::default()
     };

@@ -410,6 +410,16 @@ impl Store {
             opened => opened,
         };
         let (log, reader, Replayed { ids, groups, cluster }) = opened?;
+        // Who has another key is another node: nothing of its groups would be agreed.
+        if let Some(node) = node
+            && let Some(recorded) = index.own_text(&key_name(KeyFile::Node))?
+            && recorded != format!("\"{node}\"")
+        {
+            return Err(StoreError::Damaged(format!(
+                "{} is not the key that this folder was made with",
+                KeyFile::Node
+            )));
+        }
         let next_chain = ids.keys().map(|number| number.0 + 1).max().unwrap_or(0).into();
         Ok(Store {
             folder: folder.into(),

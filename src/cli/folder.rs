@@ -75,7 +75,8 @@ pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow:
     }
     if let Ok(secret) = std::fs::read(path.join(SECRET_FILE)) {
         let secret = String::from_utf8_lossy(&secret);
-        let known = secret.parse::<Secret>().map_err(anyhow::Error::msg).with_context(|| format!("the file {SECRET_FILE}"))?;
+        let known =
+            secret.parse::<Secret>().map_err(anyhow::Error::msg).with_context(|| format!("the file {SECRET_FILE}"))?;
         ensure!(secret == format!("{known}\n"), "the file {SECRET_FILE} is not as it was written");
     }
     records.sort_by_key(|record| record.number);

@@ -298,6 +298,11 @@ impl Index {
         self.space(Space::Own).prefix(name).map(decode).collect()
     }
 
+    /// Something of the node's own as it is stored.
+    pub(super) fn own_text(&self, name: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.get(Space::Own, name.as_bytes())?.map(|value| String::from_utf8_lossy(&value).into_owned()))
+    }
+
     /// Reads what is the node's own: where it cannot be read, the index is made anew.
     pub(super) fn check_own(&self) -> Result<(), StoreError> {
         self.space(Space::Own).iter().try_for_each(|entry| entry.into_inner().map(drop).map_err(unreadable))

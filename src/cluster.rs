@@ -15,6 +15,7 @@
 //! | [`knowledge`] | what all nodes know, and where new things are placed |
 //! | this file | joins, runs the groups of this node, and moves them where they belong |
 
+mod carry;
 mod engine;
 pub mod knowledge;
 pub mod link;
@@ -22,6 +23,7 @@ mod net;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    pin::Pin,
     sync::{
         Arc, Mutex, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -40,7 +42,7 @@ use tokio::{
 use crate::{
     core::{hash, transaction::Timestamp},
     limits,
-    node::Node,
+    node::{Carried, Carrier, Node, Placements},
     store::{ClusterChange, Group, NodeId, Store, StoreError},
     writer::{Proposed, Refused, Sequencer},
 };
@@ -60,6 +62,8 @@ const CHANGE: u8 = 17;
 const JOIN: u8 = 18;
 /// A node asks how another stands.
 const STATUS: u8 = 19;
+/// Transactions are carried to the node that leads their chain.
+const CARRY: u8 = 20;
 
 /// Why something of the cluster could not be done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -236,6 +240,7 @@ impl Cluster {
                 let started =
                     started.map_err(|error| ClusterError::Unavailable(format!("cannot start a thread: {error}")))?;
                 *journal = Some(started);
+                self.0.node.set_carrier(Arc::new(CarrierOf(Arc::downgrade(&self.0))));
                 self.0.is_active.store(true, Ordering::Release);
                 tokio::spawn(run(Arc::downgrade(&self.0), self.0.stopping.clone()));
             }
@@ -442,6 +447,14 @@ impl Cluster {
                 sleep(Duration::from_secs(1)).await;
             }
         });
+    }
+
+    /// Who leads a group that this node keeps, as far as it knows.
+    fn known_leader(&self, group: Group) -> Option<NodeId> {
+        let running = self.running(group)?;
+        let metrics = running.raft.metrics();
+        let leader = metrics.borrow_watched().current_leader;
+        leader
     }
 
     /// Who leads a group, as far as this node knows. A node that keeps nothing of it asks those that do.
@@ -1013,6 +1026,50 @@ impl Inner {
     }
 }
 
+struct CarrierOf(Weak<Inner>);
+
+impl Carrier for CarrierOf {
+    fn carry(&self, group: Group, carried: Carried) -> Pin<Box<dyn Future<Output = Placements> + Send>> {
+        let Some(cluster) = self.0.upgrade().map(Cluster) else { return Box::pin(async { Err(Refused::Stopping) }) };
+        // Where there is a connection, it is in line when this returns: what one client streams keeps its order.
+        let first = cluster.known_leader(group).filter(|leader| *leader != cluster.me()).and_then(|leader| {
+            let link = cluster.link_to(leader).ok()?;
+            Some(link.call(CARRY, group, &mut |content| carry::encode(&carried, content), limits::CARRY_TIMEOUT))
+        });
+        Box::pin(async move {
+            let (since, mut sent) = (Instant::now(), first);
+            loop {
+                let answer = match sent.take() {
+                    Some(answer) => answer.await,
+                    None => match cluster.leader(group).await {
+                        Some(leader) if leader == cluster.me() => return cluster.0.node.inject_carried(carried).await,
+                        Some(leader) => match cluster.link_to(leader) {
+                            Ok(link) => {
+                                let encode = &mut |content: &mut Vec<u8>| carry::encode(&carried, content);
+                                link.call(CARRY, group, encode, limits::CARRY_TIMEOUT).await
+                            }
+                            Err(_) => Err(LinkError::NotSent(leader.to_string())),
+                        },
+                        None => return Err(Refused::NotLeading(None)),
+                    },
+                };
+                let placed = match answer {
+                    Ok(answer) => carry::decode_outcome(&answer).unwrap_or(Err(Refused::NotAgreed)),
+                    Err(LinkError::NotSent(_)) => Err(Refused::NotLeading(None)),
+                    Err(_) => Err(Refused::NotAgreed),
+                };
+                match placed {
+                    // Nobody has taken it.
+                    Err(Refused::NotLeading(_)) if since.elapsed() < limits::AGREEMENT_TIMEOUT => {
+                        sleep(limits::HEARTBEAT).await;
+                    }
+                    placed => return placed,
+                }
+            }
+        })
+    }
+}
+
 struct WaysOf(Weak<Inner>);
 
 impl Ways for WaysOf {
@@ -1064,6 +1121,7 @@ impl Answers for AnswersOf {
                     let joined = cluster.take_in(from, joining).await.map_err(|error| error.to_string())?;
                     Ok(serde_json::to_vec(&joined).expect("it is JSON"))
                 }
+                CARRY => carry::answer(&cluster.0.node, &content).await,
                 STATUS => Ok(serde_json::to_vec(&cluster.own_status()).expect("it is JSON")),
                 _ => Err("what is said is not understood".into()),
             }

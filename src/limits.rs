@@ -315,3 +315,7 @@ pub const FORWARD_KEPT: usize = 64 << 10;
 
 /// Time after which the replicas of a group that is written are compared again.
 pub const COMPARE_EVERY: Duration = Duration::from_secs(30);
+
+/// The longest wait for the answer of a node to which transactions were carried: it answers within [`AGREEMENT_TIMEOUT`] and what waits
+/// before them.
+pub const CARRY_TIMEOUT: Duration = Duration::from_secs(8);

@@ -11,7 +11,8 @@ use std::{
     num::NonZero,
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex, RwLock, atomic::Ordering},
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock, RwLock, atomic::Ordering},
     thread::JoinHandle,
 };
 
@@ -85,6 +86,7 @@ struct Inner {
     own_group: Group,
     groups: RwLock<BTreeMap<Group, GroupWriter>>,
     writers: Mutex<Vec<JoinHandle<()>>>,
+    carrier: OnceLock<Arc<dyn Carrier>>,
     pool_limit: u64,
     miner: Miner,
     key: ed25519_dalek::SigningKey,
@@ -100,6 +102,28 @@ struct Inner {
     witness: Option<Witness>,
     accept_rollback: Vec<String>,
     clock: Clock,
+}
+
+/// Transactions for a chain that another node leads.
+#[derive(Clone)]
+pub struct Carried {
+    /// The id of the chain.
+    pub chain: Hash,
+    /// The states in which they may be accepted, of the chain with this id.
+    pub expected: Option<(Hash, Expected)>,
+    /// The transactions.
+    pub transactions: Arc<Vec<Transaction>>,
+    /// Whether a refused one leaves the others accepted.
+    pub each_for_itself: bool,
+}
+
+/// What became of each of some transactions, or why none was accepted.
+pub type Placements = Result<Vec<Result<Placed, Refused>>, Refused>;
+
+/// Takes transactions to the node that leads their chain.
+pub trait Carrier: Send + Sync {
+    /// Gives what that node says. Nothing is sent twice that may have been accepted.
+    fn carry(&self, group: Group, carried: Carried) -> Pin<Box<dyn Future<Output = Placements> + Send>>;
 }
 
 /// What decides on the chains of a group.
@@ -363,10 +387,21 @@ impl Node {
     ) -> Result<Vec<Accepted>, Refused> {
         let transactions = self.record(chain, submissions);
         let ids: Vec<Option<Id>> = transactions.iter().map(|transaction| transaction.id().cloned()).collect();
-        let guard = chain.guard(expected);
-        let command = Command::Inject { chain: chain.number(), guard, transactions, each_for_itself: false };
-        let Outcome::Injected(placed) = self.submit(chain.group, command, room).await? else {
-            unreachable!("the outcome of an inject is Injected")
+        let placed = match self.carrier(chain) {
+            Some(carrier) => {
+                let expected = expected.map(|expected| (chain.id, expected));
+                let transactions = Arc::new(transactions);
+                let carried = Carried { chain: chain.id, expected, transactions, each_for_itself: false };
+                carrier.carry(chain.group, carried).await?
+            }
+            None => {
+                let guard = chain.guard(expected);
+                let command = Command::Inject { chain: chain.number(), guard, transactions, each_for_itself: false };
+                match self.submit(chain.group, command, room).await? {
+                    Outcome::Injected(placed) => placed,
+                    _ => unreachable!("the outcome of an inject is Injected"),
+                }
+            }
         };
         // What repeats a new one of the same request was accepted with it, and by no earlier one.
         let first_new = placed.iter().flatten().filter(|placed| !placed.replayed).map(|placed| placed.index).min();
@@ -425,20 +460,62 @@ impl Node {
         chain: &ChainHandle,
         submissions: Vec<Submission>,
         room: Option<OwnedSemaphorePermit>,
-    ) -> Result<impl Future<Output = Result<Vec<Result<Placed, Refused>>, Refused>> + use<>, Refused> {
+    ) -> Result<Pin<Box<dyn Future<Output = Placements> + Send>>, Refused> {
         let transactions = self.record(chain, submissions);
+        if let Some(carrier) = self.carrier(chain) {
+            let transactions = Arc::new(transactions);
+            let carried = Carried { chain: chain.id, expected: None, transactions, each_for_itself: true };
+            let outcome = carrier.carry(chain.group, carried);
+            return Ok(Box::pin(async move {
+                let _room = room;
+                outcome.await
+            }));
+        }
         let command = Command::Inject { chain: chain.number(), guard: None, transactions, each_for_itself: true };
         let (reply, outcome) = oneshot::channel();
         self.writer(chain.group)?
             .send(Envelope { request: command.into(), reply, room })
             .await
             .map_err(|_| Refused::Stopping)?;
-        Ok(async {
+        Ok(Box::pin(async {
             match outcome.await.unwrap_or(Err(Refused::Stopping))? {
                 Outcome::Injected(placed) => Ok(placed),
                 _ => unreachable!("the outcome of an inject is Injected"),
             }
-        })
+        }))
+    }
+
+    /// What carries transactions of this chain, where another node leads it.
+    fn carrier(&self, chain: &ChainHandle) -> Option<&Arc<dyn Carrier>> {
+        self.0.carrier.get().filter(|_| !self.leads(chain.group))
+    }
+
+    /// Has transactions for chains that others lead carried there.
+    pub fn set_carrier(&self, carrier: Arc<dyn Carrier>) {
+        // There is one cluster.
+        let _ = self.0.carrier.set(carrier);
+    }
+
+    /// Decides on transactions that another node has carried here, which were checked there.
+    ///
+    /// # Errors
+    /// Why none was accepted.
+    pub async fn inject_carried(&self, carried: Carried) -> Placements {
+        let Carried { chain, expected, transactions, each_for_itself } = carried;
+        let handle = self.chain(&chain.to_string()).ok_or(Refused::NotLeading(None))?;
+        let guard = match expected {
+            None => None,
+            Some((of, expected)) => {
+                let of = self.chain(&of.to_string()).ok_or(Refused::NotLeading(None))?;
+                of.guard(Some(expected))
+            }
+        };
+        let transactions = Arc::unwrap_or_clone(transactions);
+        let command = Command::Inject { chain: handle.number(), guard, transactions, each_for_itself };
+        match self.submit(handle.group, command, None).await? {
+            Outcome::Injected(placed) => Ok(placed),
+            _ => unreachable!("the outcome of an inject is Injected"),
+        }
     }
 
     /// Mines a quant from all that is pooled, and only if the chain is in an expected state from the call on until the quant is
@@ -893,6 +970,7 @@ impl Inner {
             own_group,
             groups,
             writers,
+            carrier: OnceLock::new(),
             pool_limit: config.pool_limit,
             miner,
             key,

@@ -20,7 +20,7 @@ mod load;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Condvar, Mutex, MutexGuard, atomic::Ordering},
+    sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, atomic::Ordering},
     time::Instant,
 };
 
@@ -74,11 +74,12 @@ pub struct Core {
     published: Arc<Published>,
     state: Mutex<State>,
     resumed: Condvar,
+    /// Changed while `state` is held only.
+    sequencer: RwLock<Option<Arc<dyn Sequencer>>>,
 }
 
 struct State {
     ledger: Ledger,
-    sequencer: Option<Arc<dyn Sequencer>>,
     /// What was decided, one on the other, and is not agreed yet. It may be agreed after its proposal seemed to fail, so what is
     /// decided next goes on from it, until something else is agreed in its place.
     proposed: VecDeque<(Arc<Vec<LogRecord>>, Pending)>,
@@ -170,8 +171,15 @@ impl State {
 
 impl Core {
     fn new(group: Group, store: Arc<Store>, published: Arc<Published>, ledger: Ledger) -> Core {
-        let state = State { ledger, sequencer: None, proposed: VecDeque::new(), is_paused: false };
-        Core { group, store, published, state: Mutex::new(state), resumed: Condvar::new() }
+        let state = State { ledger, proposed: VecDeque::new(), is_paused: false };
+        Core {
+            group,
+            store,
+            published,
+            state: Mutex::new(state),
+            resumed: Condvar::new(),
+            sequencer: RwLock::default(),
+        }
     }
 
     /// The core of a group that has no chain yet.
@@ -202,14 +210,17 @@ impl Core {
         let mut state = self.lock();
         state.is_paused = false;
         self.resumed.notify_all();
-        state.sequencer = Some(changed?);
+        *self.sequencer.write().expect("no holder of this lock panics") = Some(changed?);
         Ok(())
     }
 
     /// Whether what is asked for is decided on this node.
     pub fn leads(&self) -> bool {
-        let sequencer = self.lock().sequencer.clone();
-        sequencer.is_none_or(|sequencer| sequencer.leads())
+        self.sequencer().is_none_or(|sequencer| sequencer.leads())
+    }
+
+    fn sequencer(&self) -> Option<Arc<dyn Sequencer>> {
+        self.sequencer.read().expect("no holder of this lock panics").clone()
     }
 
     /// Makes an entry visible, which is agreed and durable here. It says whether a change of the cluster was as expected.
@@ -299,7 +310,7 @@ impl Writer {
             while state.is_paused {
                 state = core.resumed.wait(state).expect("no holder of this lock panics");
             }
-            if let Some(sequencer) = state.sequencer.clone() {
+            if let Some(sequencer) = core.sequencer() {
                 drop(state);
                 let leads = sequencer.lead();
                 state = core.lock();
@@ -350,7 +361,7 @@ impl Writer {
     fn settle(&mut self, mut decided: Decided, mut state: MutexGuard<'_, State>) {
         let core = self.core.clone();
         let mut pending = std::mem::take(&mut decided.pending);
-        let committed = match state.sequencer.clone() {
+        let committed = match core.sequencer() {
             Some(sequencer) if !pending.batch.has_no_effect() => {
                 // What is this node's own is no part of what others agree to.
                 let own = core.store.commit(core.group, pending.batch.take_own());

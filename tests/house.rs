@@ -70,7 +70,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("node.rs", &["core", "limits", "store", "writer", "mine", "clock"]),
     ("node/", &["core", "limits", "store", "writer", "mine"]),
     ("cluster.rs", &["cluster", "core", "limits", "store", "writer", "node"]),
-    ("cluster/", &["cluster", "core", "limits", "store", "writer"]),
+    ("cluster/", &["cluster", "core", "limits", "node", "store", "writer"]),
     ("leap.rs", &["core", "limits", "writer", "node"]),
     ("scrub.rs", &["core", "limits", "store", "writer", "node"]),
     ("peers.rs", &["core", "limits", "clock"]),

@@ -98,8 +98,11 @@ impl std::fmt::Debug for Secret {
 /// Why a call has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LinkError {
-    /// There is no connection, or it broke.
+    /// There is no connection: nothing was sent.
     #[error("the node {0} cannot be reached")]
+    NotSent(String),
+    /// The connection broke.
+    #[error("the connection to the node {0} broke")]
     Away(String),
     /// It took too long.
     #[error("the node {0} does not answer")]
@@ -218,7 +221,7 @@ impl Link {
         });
         let link = self.clone();
         async move {
-            let Some((number, answer)) = answer else { return Err(LinkError::Away(link.host.clone())) };
+            let Some((number, answer)) = answer else { return Err(LinkError::NotSent(link.host.clone())) };
             match timeout(patience, answer).await {
                 Ok(Ok(answer)) => answer.map_err(LinkError::Refused),
                 Ok(Err(_)) => Err(LinkError::Away(link.host.clone())),
@@ -244,7 +247,7 @@ pub async fn call_once(
 ) -> Result<(NodeId, Bytes), LinkError> {
     let away = |error: io::Error| match error.kind() {
         io::ErrorKind::PermissionDenied => LinkError::Refused(error.to_string()),
-        _ => LinkError::Away(format!("{host} ({error})")),
+        _ => LinkError::NotSent(format!("{host} ({error})")),
     };
     let call = async {
         let (mut reader, mut writer, node) = connect(identity, None, host).await.map_err(away)?;
@@ -540,7 +543,7 @@ mod tests {
         let link = Link::start(identity(1, 7), identity(3, 7).node(), host.clone());
         sleep(Duration::from_millis(200)).await;
         assert!(!link.is_up());
-        assert!(matches!(link.call(5, Group(1), &mut |_| (), PATIENCE).await, Err(LinkError::Away(_))));
+        assert!(matches!(link.call(5, Group(1), &mut |_| (), PATIENCE).await, Err(LinkError::NotSent(_))));
         // Bytes that are no greeting end it, and nobody is asked.
         let before = echo.begun.lock().unwrap().len();
         for wrong in [&[FIRST_BYTE; 200][..], &[&[FIRST_BYTE], VERSION, &[9; 300]].concat()] {

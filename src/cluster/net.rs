@@ -184,7 +184,7 @@ impl<'a> Reader<'a> {
 
 fn away(error: LinkError) -> RPCError<Types> {
     match error {
-        LinkError::Away(_) => RPCError::Unreachable(Unreachable::new(&error)),
+        LinkError::NotSent(_) | LinkError::Away(_) => RPCError::Unreachable(Unreachable::new(&error)),
         _ => RPCError::Network(NetworkError::new(&error)),
     }
 }

@@ -118,6 +118,11 @@ impl Expected {
         (!tags.is_empty()).then_some(Expected(tags))
     }
 
+    /// The states.
+    pub fn tags(&self) -> impl Iterator<Item = Tag> {
+        self.0.iter().copied()
+    }
+
     /// Whether a state is one of them.
     pub fn allows(&self, tag: Tag) -> bool {
         self.0.contains(&tag)

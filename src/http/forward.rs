@@ -129,7 +129,9 @@ pub fn way<'a>(
     let found = about(request).and_then(|About { chain, route, writes }| {
         let local = node.chain(chain);
         let group = local.as_ref().map(|chain| chain.group).or_else(|| cluster.group_of(chain))?;
-        Some((group, local.is_some(), route == "tile", writes))
+        // What is kept here is checked here, and the node carries it to the one that leads.
+        let writes = writes && !(route == "inject" && local.is_some());
+        Some((group, local.is_some(), matches!(route, "tile" | "inject"), writes))
     });
     let is_forwarded = request.headers().contains_key(FORWARDED);
     async move {
@@ -151,7 +153,7 @@ async fn way_of(
     is_local_enough: bool,
 ) -> Result<Way, Problem> {
     if is_forwarded {
-        if !writes && is_here {
+        if !writes && is_here && !is_sealed {
             cluster.linearize(group).await?;
         }
         return Ok(Way::Here);

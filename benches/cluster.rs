@@ -242,7 +242,7 @@ async fn lines(port: u16, chain: &str, transactions: usize) -> f64 {
         tokio::spawn(async move {
             let mut connection = Connection::open(port).await.expect("it connects");
             let status = connection.post(&path, "application/x-ndjson", body.as_bytes()).await.expect("it answers");
-            assert_eq!(status, 200);
+            assert_eq!(status, 202);
         })
     });
     for stream in streams.collect::<Vec<_>>() {

@@ -680,7 +680,7 @@ impl Cluster {
             let status = answers.get(id).and_then(Option::as_ref);
             let ago = if *id == me { Some(Duration::ZERO) } else { seen.get(id).map(Instant::elapsed) };
             let state = match (info.standing, status, ago) {
-                (Standing::Leaving, ..) => "leaving",
+                (Standing::Leaving | Standing::Left, ..) => "leaving",
                 (_, Some(_), _) => "live",
                 (_, None, Some(ago)) if ago < limits::SUSPECT => "suspect",
                 _ => "down",
@@ -845,7 +845,8 @@ impl Cluster {
     async fn settle(&self) {
         let (me, known) = (self.me(), self.knowledge());
         for (group, info) in &known.groups {
-            let is_here = info.replicas.contains(&me);
+            let members = self.0.store.group(*group).membership;
+            let is_here = info.replicas.contains(&me) || members.is_some_and(|(_, of)| of.nodes.contains_key(&me));
             if is_here && self.runs_apart(&known, *group) && self.running(*group).is_none() {
                 // One makes a new group; the others get it from there.
                 if info.founder == me {
@@ -873,10 +874,8 @@ impl Cluster {
             if state == ServerState::Leader {
                 let (voters, learners) = known.members(group);
                 self.move_group(group, &running, &membership, voters, learners);
-            } else if group != Group::META
-                && known.groups.get(&group).is_some_and(|info| !info.replicas.contains(&me))
-                && membership.get_node(&me).is_none()
-                && membership.voter_ids().next().is_some()
+            } else if let Some(info) = known.groups.get(&group).filter(|info| !info.replicas.contains(&me))
+                && self.is_without(group, info, me).await
             {
                 self.forget(group, running).await;
             }
@@ -884,6 +883,18 @@ impl Cluster {
         if self.leads(Group::META) {
             self.plan(&known).await;
         }
+    }
+
+    /// Whether the node that leads a group says that another one does not keep it any more. Who is taken out is not told by the group.
+    async fn is_without(&self, group: Group, info: &GroupInfo, node: NodeId) -> bool {
+        for replica in &info.replicas {
+            if let Ok(status) = self.status_of(*replica).await
+                && let Some(led) = status.groups.iter().find(|led| led.id == group)
+            {
+                return led.replicas.iter().all(|replica| replica.node != node);
+            }
+        }
+        false
     }
 
     /// Ends a group that is not kept here any more.
@@ -948,16 +959,25 @@ impl Cluster {
 
     /// As the leader of the cluster: makes groups where nodes came, and moves them where nodes go.
     async fn plan(&self, known: &Knowledge) {
-        let has_left = |node: NodeId| {
-            let in_groups = known.groups.values().any(|info| info.replicas.contains(&node));
-            let running = self.running(Group::META);
-            let is_member = running.is_some_and(|running| {
-                let metrics = running.raft.metrics();
-                let metrics = metrics.borrow_watched();
-                metrics.membership_config.membership().get_node(&node).is_some()
-            });
-            !in_groups && !is_member
-        };
+        let mut left = BTreeSet::new();
+        if known.going().next().is_some() {
+            let asked = known.nodes.keys().map(|node| self.status_of(*node));
+            let statuses = futures_util::future::join_all(asked).await;
+            let led: BTreeMap<Group, &GroupStatus> =
+                statuses.iter().flatten().flat_map(|status| &status.groups).map(|group| (group.id, group)).collect();
+            // Only the node that leads a group knows who has it.
+            let is_without = |group: &Group, node: NodeId| {
+                led.get(group).is_some_and(|group| group.replicas.iter().all(|replica| replica.node != node))
+            };
+            for node in known.going() {
+                let is_told = known.nodes[&node].standing == Standing::Leaving;
+                let has_left = known.groups.keys().all(|group| is_without(group, node));
+                if has_left && (is_told || is_without(&Group::META, node)) {
+                    left.insert(node);
+                }
+            }
+        }
+        let has_left = |node: NodeId| left.contains(&node);
         if let Some(change) = known.plan(|| Group(rand::random::<u64>().max(2)), has_left)
             && let Err(error) = self.change(change).await
         {

@@ -8,7 +8,7 @@ use std::{
     process::{Child, ChildStdout, Command, Output, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -1159,4 +1159,56 @@ fn the_log_has_a_line_for_each_chain_that_changes() {
         assert!(written, "{line}: {}", fs::read_to_string(&log).unwrap());
     }
     assert!(!fs::read_to_string(&log).unwrap().contains("secret"));
+}
+
+#[test]
+fn a_test_net_is_one_command_and_any_of_its_nodes_will_do() {
+    let mut net = program(&["net", "--nodes", "3", "--kill-every", "1s"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(net.stdout.take().unwrap()).lines();
+    let urls: Vec<String> = (0..3).map(|_| lines.next().unwrap().unwrap()).collect();
+    let nodes = urls.join(",");
+    let run = |args: &[&str]| qbc(&[&["--node", &nodes], args].concat());
+    // Until there is a group of three; nodes die all the time.
+    let start = Instant::now();
+    while run(&["bang", "kept", "--difficulty", "0", "--replicas", "3"]).code != 0 {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for number in 0..10 {
+        let id = format!("id-{number}");
+        while run(&["--chain", "kept", "inject", &number.to_string(), "--id", &id]).code != 0 {
+            assert!(start.elapsed() < Duration::from_secs(90));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let stats = loop {
+        let stats = run(&["--chain", "kept", "stats", "--json"]);
+        if stats.code == 0 {
+            break stats.ok_json();
+        }
+        assert!(start.elapsed() < Duration::from_secs(120));
+    };
+    assert_eq!(stats["size"], 11);
+    let shown = loop {
+        let shown = run(&["cluster"]);
+        if shown.code == 0 {
+            break shown.ok();
+        }
+        assert!(start.elapsed() < Duration::from_secs(120));
+    };
+    assert!(
+        shown.contains("LEADER") && shown.lines().filter(|line| line.contains("localhost:")).count() == 3,
+        "{shown}"
+    );
+    assert_eq!(run(&["cluster", "--json"]).ok_json()["nodes"].as_array().unwrap().len(), 3);
+    let wrong = "0 nodes of the cluster have an id that begins with \"zz\"";
+    while !run(&["cluster", "leave", "zz"]).fails(1).contains(wrong) {
+        assert!(start.elapsed() < Duration::from_secs(150));
+    }
+    let killed = Command::new("kill").arg(net.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(net.wait().unwrap().code(), Some(0));
+    for url in urls {
+        assert!(TcpStream::connect(url.trim_start_matches("http://")).is_err(), "{url} is still there");
+    }
 }

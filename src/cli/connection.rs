@@ -23,6 +23,8 @@ const MAX_PROBLEM: usize = 1 << 20;
 pub struct Connection {
     client: Client,
     node: Url,
+    /// Nodes that can answer the same where that one is away.
+    others: Vec<Url>,
     chain: Option<ChainRef>,
     /// Whether a script listens.
     pub json: bool,
@@ -106,20 +108,22 @@ struct ProblemError {
 }
 
 impl Connection {
-    /// Of the node at this URL. It does not connect yet.
-    pub fn new(node: Url, chain: Option<ChainRef>, json: bool) -> Self {
+    /// Of the node at the first of these URLs, or at the next one where that is away. It does not connect yet.
+    pub fn new(nodes: Vec<Url>, chain: Option<ChainRef>, json: bool) -> Self {
         let bounded = || -> ClientBuilder {
             Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION"))).connect_timeout(CONNECT_TIMEOUT)
         };
         // Building fails where the system has no certificate authorities, as in a bare container. Then only https fails.
         let built = bounded().build().or_else(|_| bounded().tls_certs_only([]).build());
         let client = built.expect("a client that trusts no certificate needs nothing from the system");
-        Connection { client, node, chain, json }
+        let mut nodes = nodes.into_iter();
+        let node = nodes.next().expect("there is at least one node");
+        Connection { client, node, others: nodes.collect(), chain, json }
     }
 
     /// The node at another URL, and the chain that is named there, if any is.
     pub fn at(&self, node: Url, chain: Option<ChainRef>) -> Self {
-        Connection { node, chain: chain.or_else(|| self.chain.clone()), ..self.clone() }
+        Connection { node, others: Vec::new(), chain: chain.or_else(|| self.chain.clone()), ..self.clone() }
     }
 
     /// The node's URL.
@@ -199,7 +203,24 @@ impl Connection {
     /// # Errors
     /// There is no answer.
     pub async fn send_any(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        request.send().await.map_err(|error| {
+        let (again, mut answer) = (request.try_clone(), request.send().await);
+        for other in &self.others {
+            // Where nobody was reached, nothing was sent. A body that is read as it is sent cannot be sent again.
+            let Some(again) = again.as_ref().and_then(RequestBuilder::try_clone) else { break };
+            if !answer.as_ref().is_err_and(reqwest::Error::is_connect) {
+                break;
+            }
+            let mut again = again.build().context("the request")?;
+            let path =
+                again.url().path().strip_prefix(self.node.path().trim_end_matches('/')).unwrap_or_default().to_owned();
+            let query = again.url().query().map(str::to_owned);
+            let mut url = other.clone();
+            url.set_path(&format!("{}{path}", other.path().trim_end_matches('/')));
+            url.set_query(query.as_deref());
+            *again.url_mut() = url;
+            answer = self.client.execute(again).await;
+        }
+        answer.map_err(|error| {
             let node = self.node.as_str().trim_end_matches('/');
             if error.is_connect() {
                 let detail = "is a node running there? Start one with `qbc`, or name another with --node";
@@ -308,7 +329,7 @@ mod tests {
     fn a_chain_that_is_not_named_is_that_of_the_bare_routes() {
         let node: Url = "http://localhost:5000".parse().unwrap();
         let connection =
-            |chain: Option<&str>| Connection::new(node.clone(), chain.map(|chain| chain.parse().unwrap()), false);
+            |chain: Option<&str>| Connection::new(vec![node.clone()], chain.map(|chain| chain.parse().unwrap()), false);
         assert_eq!(connection(None).chain_url(&["leap"]).as_str(), "http://localhost:5000/leap");
         assert_eq!(connection(Some("a.b")).chain_url(&["leap"]).as_str(), "http://localhost:5000/chains/a.b/leap");
     }

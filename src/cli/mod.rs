@@ -80,9 +80,10 @@ pub struct Cli {
 /// What client commands take: each those that it uses, in front of its name or behind it.
 #[derive(Args)]
 struct ClientArgs {
-    /// The node to talk to: its URL, HOST:PORT, or a port of this machine [default: http://localhost:5000]
-    #[arg(long, env = "QBC_NODE", value_name = "URL", value_parser = parse_node)]
-    node: Option<Url>,
+    /// The node to talk to: its URL, HOST:PORT, or a port of this machine; several with commas between, of which the next is taken
+    /// where one is away [default: http://localhost:5000]
+    #[arg(long, env = "QBC_NODE", value_name = "URL", value_parser = parse_nodes)]
+    node: Option<Nodes>,
     /// The chain to work on, by its name or its id [default: the node's default chain, qbc]
     #[arg(long, env = "QBC_CHAIN", value_name = "NAME", value_parser = str::parse::<ChainRef>)]
     chain: Option<ChainRef>,
@@ -335,8 +336,8 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 /// What the command could not do. [`Usage`] where nothing could do it.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let ClientArgs { node, chain, json } = cli.client;
-    let node = || node.clone().unwrap_or_else(|| Url::parse(DEFAULT_NODE).expect("it is a URL"));
-    let connect = || Connection::new(node(), chain.clone(), json);
+    let nodes = node.unwrap_or_else(|| Nodes(vec![Url::parse(DEFAULT_NODE).expect("it is a URL")]));
+    let connect = || Connection::new(nodes.0.clone(), chain.clone(), json);
     if !matches!(cli.command, None | Some(Command::Serve(_))) {
         output::stdout().context("cannot write to standard output, so nothing was done")?;
     }
@@ -389,6 +390,14 @@ fn man(command: Option<&str>) -> anyhow::Result<()> {
 }
 
 const DEFAULT_NODE: &str = "http://localhost:5000";
+
+/// Nodes that can answer the same, at least one.
+#[derive(Clone)]
+struct Nodes(Vec<Url>);
+
+fn parse_nodes(text: &str) -> Result<Nodes, String> {
+    text.split(',').map(|node| parse_node(node.trim())).collect::<Result<_, _>>().map(Nodes)
+}
 
 /// Takes `http://HOST:PORT`, `HOST:PORT`, and a port of this machine: `PORT` or `:PORT`.
 fn parse_node(text: &str) -> Result<Url, String> {

@@ -25,6 +25,8 @@ pub enum Standing {
     In,
     /// Its groups move away.
     Leaving,
+    /// Nothing of it is waited for any more.
+    Left,
 }
 
 /// A node of the cluster.
@@ -124,6 +126,11 @@ impl Knowledge {
         read
     }
 
+    /// The nodes that go, or are gone but for what others know of them.
+    pub fn going(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|(_, info)| info.standing != Standing::In).map(|(id, _)| *id)
+    }
+
     /// The nodes that stay.
     fn staying(&self) -> Vec<NodeId> {
         self.nodes.iter().filter(|(_, info)| info.standing == Standing::In).map(|(id, _)| *id).collect()
@@ -144,7 +151,9 @@ impl Knowledge {
             _ => META_VOTERS,
         };
         let (voters, learners) = staying.split_at(voters);
-        (voters.iter().map(with_host).collect(), learners.iter().map(with_host).collect())
+        // Who leaves must be told where its groups go.
+        let leaving = self.nodes.iter().filter(|(_, info)| info.standing == Standing::Leaving).map(|(id, _)| id);
+        (voters.iter().map(with_host).collect(), learners.iter().chain(leaving).map(with_host).collect())
     }
 
     /// How many chains a group has.
@@ -249,7 +258,8 @@ impl Knowledge {
                  without \"lost\""
             ));
         }
-        let to = NodeInfo { standing: Standing::Leaving, ..info.clone() };
+        let standing = if is_lost { Standing::Left } else { Standing::Leaving };
+        let to = NodeInfo { standing, ..info.clone() };
         let (key, before) = node(id, Some(info));
         let mut set = BTreeMap::from([node(id, Some(&to))]);
         if is_lost {
@@ -270,11 +280,11 @@ impl Knowledge {
         (!to.replicas.is_empty()).then_some(to)
     }
 
-    /// The next change that brings the cluster in order, if it is not. `new` gives an id for a group; `has_left` says whether a node
-    /// that leaves keeps nothing any more.
+    /// The next change that brings the cluster in order, if it is not. `new` gives an id for a group; `has_left` says whether no group has
+    /// a node any more, but for that of the cluster where it still stands as leaving.
     pub fn plan(&self, new: impl Fn() -> Group, has_left: impl Fn(NodeId) -> bool) -> Option<ClusterChange> {
         let staying = self.staying();
-        for (&id, info) in self.nodes.iter().filter(|(_, info)| info.standing == Standing::Leaving) {
+        for (&id, info) in self.nodes.iter().filter(|(_, info)| info.standing != Standing::In) {
             for (group_id, of) in self.groups.iter().filter(|(_, of)| of.replicas.contains(&id)) {
                 // A group in which it was alone goes where others are.
                 return match self.without(of, id).filter(|_| of.want > 1 || self.chains_of(*group_id) > 0) {
@@ -288,6 +298,11 @@ impl Knowledge {
             }
             if has_left(id) {
                 let (key, before) = node(id, Some(info));
+                if info.standing == Standing::Leaving {
+                    let left = NodeInfo { standing: Standing::Left, ..info.clone() };
+                    let set = BTreeMap::from([node(id, Some(&left))]);
+                    return Some(ClusterChange { expect: BTreeMap::from([(key, before)]), set });
+                }
                 let set = BTreeMap::from([(key.clone(), None), (format!("gone {id}"), Some(json!(true)))]);
                 return Some(ClusterChange { expect: BTreeMap::from([(key, before)]), set });
             }

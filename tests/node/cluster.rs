@@ -77,8 +77,13 @@ impl Nodes {
     /// Waits until each group has a leader and all of its replicas, none of them behind.
     fn settle(&self) {
         let count = self.running().count();
+        let mut tries = 0;
         eventually("the cluster is in order", || {
             let status = self.status();
+            tries += 1;
+            if tries == 300 {
+                println!("it is not in order yet: {status:#}");
+            }
             let nodes = status["nodes"].as_array().unwrap();
             let groups = status["groups"].as_array().unwrap();
             let of_three = groups.iter().filter(|group| group["replicas"].as_array().unwrap().len() == 3).count();
@@ -87,7 +92,7 @@ impl Nodes {
                 !group["leader"].is_null()
                     && replicas.iter().all(|replica| replica["lag"] == 0 && replica["role"] != "learner")
             });
-            nodes.iter().all(|node| node["state"] == "live") && are_whole && (count < 3 || of_three >= count)
+            nodes.iter().all(|node| node["state"] == "live") && are_whole && (count < 3 || of_three >= count.min(3))
         });
     }
 
@@ -255,79 +260,179 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Writers with ids on some chains, while nodes are killed and started again.
+/// Writers with ids on some chains, who send each transaction to any node until it is accepted.
+struct Writers {
+    chains: Vec<&'static str>,
+    /// Of the nodes that run.
+    urls: Mutex<Vec<Option<String>>>,
+    is_done: AtomicBool,
+    /// By chain and id, the index.
+    accepted: Mutex<BTreeMap<(&'static str, String), u64>>,
+    sent: AtomicUsize,
+}
+
+impl Writers {
+    fn new(nodes: &Nodes, chains: &[&'static str]) -> Writers {
+        let urls = nodes.nodes.iter().map(|node| node.as_ref().map(|node| node.url.clone())).collect();
+        Writers {
+            chains: chains.to_vec(),
+            urls: Mutex::new(urls),
+            is_done: false.into(),
+            accepted: Mutex::default(),
+            sent: 0.into(),
+        }
+    }
+
+    fn set(&self, number: usize, node: Option<&TestNode>) {
+        let mut urls = self.urls.lock().unwrap();
+        let count = urls.len().max(number + 1);
+        urls.resize(count, None);
+        urls[number] = node.map(|node| node.url.clone());
+    }
+
+    /// Waits until so many more are accepted.
+    fn go_on(&self, more: usize) {
+        let before = self.sent.load(Ordering::Relaxed);
+        eventually("writes are accepted", || self.sent.load(Ordering::Relaxed) >= before + more);
+    }
+
+    fn write(&self, writer: u64) {
+        let client = Client::builder().timeout(Duration::from_secs(20)).no_proxy().build().unwrap();
+        let (mut random, chain) = (Random(writer), self.chains[writer as usize % self.chains.len()]);
+        for number in 0.. {
+            let id = format!("{writer}-{number}");
+            loop {
+                if self.is_done.load(Ordering::Relaxed) {
+                    return;
+                }
+                let urls: Vec<String> = self.urls.lock().unwrap().iter().flatten().cloned().collect();
+                let url = &urls[random.below(urls.len() as u64) as usize];
+                let body = json!({"data": id, "id": id});
+                let answer = client.post(format!("{url}/chains/{chain}/inject")).json(&body).send();
+                if let Ok(answer) = answer
+                    && answer.status() == 202
+                    && let Ok(answer) = answer.json::<Value>()
+                {
+                    self.accepted.lock().unwrap().insert((chain, id), answer["index"].as_u64().unwrap());
+                    self.sent.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
+    /// Asserts that all nodes have each accepted transaction once, where it was said to be, and nothing that nobody sent.
+    fn check(self, nodes: &Nodes) {
+        let accepted = self.accepted.into_inner().unwrap();
+        for chain in self.chains {
+            let transactions = nodes.same(chain);
+            let mut ids = HashSet::new();
+            for transaction in transactions.iter().skip(1) {
+                let id = transaction["id"].as_str().unwrap().to_owned();
+                assert_eq!(transaction["data"], id.as_str());
+                assert!(ids.insert(id.clone()), "{chain} has {id} twice");
+                if let Some(index) = accepted.get(&(chain, id.clone())) {
+                    assert_eq!(transaction["index"], *index, "{id}");
+                }
+            }
+            for ((_, id), index) in accepted.iter().filter(|((of, _), _)| *of == chain) {
+                assert!(ids.contains(id), "{chain} has lost {id}, which was acknowledged as {index}");
+            }
+        }
+    }
+}
+
+/// Runs `test` while so many writers write.
+fn while_written(writers: &Writers, count: u64, test: impl FnOnce()) {
+    thread::scope(|scope| {
+        for writer in 0..count {
+            scope.spawn(move || writers.write(writer));
+        }
+        let _ends = Ends(&writers.is_done);
+        test();
+    });
+}
+
+fn signal(node: &TestNode, name: &str) {
+    assert!(std::process::Command::new("kill").args([name, &node.pid().to_string()]).status().unwrap().success());
+}
+
 #[test]
 fn nothing_is_lost_or_doubled_while_nodes_die() {
     let mut nodes = Nodes::start(3);
     let chains = ["one", "two", "three"];
-    chains.iter().for_each(|chain| drop(nodes.node(0).bang(json!({"name": chain, "difficulty": 0}))));
-    let (is_done, accepted) = (AtomicBool::new(false), Mutex::new(BTreeMap::new()));
-    let urls: Mutex<Vec<Option<String>>> =
-        Mutex::new(nodes.nodes.iter().flatten().map(|node| Some(node.url.clone())).collect());
-    let sent = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for writer in 0..6_u64 {
-            let (is_done, accepted, urls, sent) = (&is_done, &accepted, &urls, &sent);
-            scope.spawn(move || {
-                let client = Client::builder().timeout(Duration::from_secs(20)).no_proxy().build().unwrap();
-                let (mut random, chain) = (Random(writer), chains[writer as usize % 3]);
-                let mut number = 0;
-                while !is_done.load(Ordering::Relaxed) {
-                    let id = format!("{writer}-{number}");
-                    // The same again until it is accepted, at whichever node.
-                    loop {
-                        let url = urls.lock().unwrap()[random.below(3) as usize].clone();
-                        let Some(url) = url else { continue };
-                        let body = json!({"data": id, "id": id});
-                        let answer = client.post(format!("{url}/chains/{chain}/inject")).json(&body).send();
-                        if let Ok(answer) = answer
-                            && answer.status() == 202
-                            && let Ok(answer) = answer.json::<Value>()
-                        {
-                            accepted.lock().unwrap().insert((chain, id.clone()), answer["index"].as_u64().unwrap());
-                            sent.fetch_add(1, Ordering::Relaxed);
-                            break;
-                        }
-                        if is_done.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        thread::sleep(Duration::from_millis(20));
-                    }
-                    number += 1;
-                }
-            });
-        }
-        let _ends = Ends(&is_done);
+    for chain in chains {
+        nodes.node(0).bang(json!({"name": chain, "difficulty": 0}));
+    }
+    let writers = Writers::new(&nodes, &chains);
+    while_written(&writers, 6, || {
         let mut random = Random(7);
         for round in 0..4 {
-            let before = sent.load(Ordering::Relaxed);
-            eventually("writes are accepted", || sent.load(Ordering::Relaxed) > before + 50);
+            writers.go_on(50);
             let number = if round == 0 { nodes.leader("one") } else { random.below(3) as usize };
-            urls.lock().unwrap()[number] = None;
+            writers.set(number, None);
             nodes.kill(number);
-            let before = sent.load(Ordering::Relaxed);
-            eventually("writes go on", || sent.load(Ordering::Relaxed) > before + 50);
+            writers.go_on(50);
             nodes.restart(number);
-            urls.lock().unwrap()[number] = Some(nodes.node(number).url.clone());
+            writers.set(number, Some(nodes.node(number)));
+        }
+        // One that stands still is no better than one that is dead, and wakes up in another time.
+        let number = nodes.leader("two");
+        writers.set(number, None);
+        signal(nodes.node(number), "-STOP");
+        writers.go_on(50);
+        signal(nodes.node(number), "-CONT");
+        writers.set(number, Some(nodes.node(number)));
+        writers.go_on(50);
+        // All at once.
+        (0..3).for_each(|number| nodes.kill(number));
+        for number in 0..3 {
+            nodes.restart(number);
+            writers.set(number, Some(nodes.node(number)));
+        }
+        writers.go_on(50);
+    });
+    nodes.settle();
+    writers.check(&nodes);
+}
+
+#[test]
+fn nodes_come_and_go_under_load() {
+    let mut nodes = Nodes::start(3);
+    let chains = ["one", "two", "three"];
+    for chain in chains {
+        nodes.node(0).bang(json!({"name": chain, "difficulty": 0}));
+    }
+    let writers = Writers::new(&nodes, &chains);
+    while_written(&writers, 6, || {
+        writers.go_on(20);
+        // Two come, and two of the first leave: every chain moves.
+        for _ in 0..2 {
+            let new = nodes.add();
+            writers.set(new, Some(nodes.node(new)));
+            writers.go_on(20);
+        }
+        for number in 0..2 {
+            let host = nodes.node(number).host();
+            let status = nodes.node(4).json("/cluster");
+            let node = status["nodes"].as_array().unwrap().iter().find(|node| node["host"] == host.as_str()).unwrap();
+            let id = node["id"].as_str().unwrap().to_owned();
+            let left = nodes.node(3).request(reqwest::Method::DELETE, &format!("/cluster/nodes/{id}")).send().unwrap();
+            assert_eq!(left.status(), 202, "{}", left.text().unwrap());
+            eventually("it has left", || {
+                let status = nodes.node(4).json("/cluster");
+                status["nodes"].as_array().unwrap().iter().all(|node| node["id"] != id.as_str())
+            });
+            writers.set(number, None);
+            nodes.kill(number);
+            writers.go_on(20);
         }
     });
     nodes.settle();
-    let accepted = accepted.into_inner().unwrap();
-    for chain in chains {
-        let transactions = nodes.same(chain);
-        let mut ids = HashSet::new();
-        for transaction in transactions.iter().skip(1) {
-            let id = transaction["id"].as_str().unwrap().to_owned();
-            assert_eq!(transaction["data"], id.as_str());
-            assert!(ids.insert(id.clone()), "{chain} has {id} twice");
-            if let Some(index) = accepted.get(&(chain, id.clone())) {
-                assert_eq!(transaction["index"], *index, "{id}");
-            }
-        }
-        for ((_, id), index) in accepted.iter().filter(|((of, _), _)| *of == chain) {
-            assert!(ids.contains(id), "{chain} has lost {id}, which was acknowledged as {index}");
-        }
-    }
+    writers.check(&nodes);
+    // The default chain was on the first node alone.
+    assert_eq!(nodes.node(2).size(""), 1);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What several nodes cost: each figure beside that of one node alone, in one run. `cargo bench --bench cluster`.
+//! What several nodes cost: each figure beside that of one node alone, in one run. `cargo bench --bench cluster`, or a part of it:
+//! `cargo bench --bench cluster -- throughput losses newcomer idle`.
 //!
 //! Nodes and load share the processors, so only the ratios say something of the program.
 
@@ -269,11 +270,21 @@ fn main() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("it starts");
     println!("| measure | figure | one node alone | ratio | bar | met |\n| --- | --- | --- | --- | --- | --- |");
+    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_asked = |part: &str| asked.is_empty() || asked.iter().any(|asked| asked == part);
     runtime.block_on(async {
-        throughput().await;
-        losses().await;
-        newcomer().await;
-        idle().await;
+        if is_asked("throughput") {
+            throughput().await;
+        }
+        if is_asked("losses") {
+            losses().await;
+        }
+        if is_asked("newcomer") {
+            newcomer().await;
+        }
+        if is_asked("idle") {
+            idle().await;
+        }
     });
 }
 
@@ -293,7 +304,9 @@ async fn throughput() {
     let spread = |ports: &[u16]| -> Vec<_> {
         (0..100).map(|number| (ports[number % ports.len()], format!("spread{number}"))).collect()
     };
-    let cases: [(&str, Vec<(u16, String)>, Vec<(u16, String)>, usize, f64); 3] = [
+    // What is measured, where in the cluster and where alone, with how many connections, and the bar.
+    type Places = Vec<(u16, String)>;
+    let cases: [(&str, Places, Places, usize, f64); 3] = [
         ("one chain of 3 replicas, 64 connections to the leader", one(leader), one(alone.port), 64, 0.4),
         ("the same, 256 connections", one(leader), one(alone.port), 256, 0.6),
         ("100 chains spread, 256 connections over all nodes", spread(&three.ports()), spread(&[alone.port]), 256, 0.4),

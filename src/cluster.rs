@@ -452,9 +452,7 @@ impl Cluster {
     /// Who leads a group that this node keeps, as far as it knows.
     fn known_leader(&self, group: Group) -> Option<NodeId> {
         let running = self.running(group)?;
-        let metrics = running.raft.metrics();
-        let leader = metrics.borrow_watched().current_leader;
-        leader
+        running.raft.metrics().borrow_watched().current_leader
     }
 
     /// Who leads a group, as far as this node knows. A node that keeps nothing of it asks those that do.
@@ -1008,6 +1006,8 @@ fn config() -> Result<openraft::Config, ClusterError> {
         enable_pre_vote: Some(true),
         // A leader that was started again may lack what was agreed in its term. In a new term it learns of all first.
         enable_leader_restore: Some(false),
+        // The others write while this node does.
+        broadcast_submitted_on_append: Some(true),
         backoff: "50ms 50ms 50ms".into(),
         ..openraft::Config::default()
     };
@@ -1205,11 +1205,19 @@ impl Sequencer for Sequence {
 
     fn lead(&self) -> Result<bool, Refused> {
         let me = *self.raft.node_id();
-        let (leader, term, state) = {
+        let seen = || {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             (metrics.current_leader, metrics.current_term, metrics.state)
         };
+        let (mut leader, mut term, mut state) = seen();
+        if leader.is_none() {
+            // It may be this one in a moment, as when a group of one node gets its engine.
+            let wait = self.raft.wait(Some(limits::AGREEMENT_TIMEOUT));
+            let led = wait.metrics(|metrics| metrics.current_leader.is_some(), "a leader");
+            let _ = self.runtime.block_on(led);
+            (leader, term, state) = seen();
+        }
         if leader != Some(me) || state != ServerState::Leader {
             return Err(self.not_leading(leader));
         }

@@ -292,7 +292,7 @@ pub const REPLICATION_BYTES: usize = 1 << 20;
 pub const HEARTBEAT: Duration = Duration::from_millis(150);
 
 /// Time without a sign of life after which another node stands for election: a random one between these.
-pub const ELECTION: [Duration; 2] = [Duration::from_millis(700), Duration::from_millis(1_000)];
+pub const ELECTION: [Duration; 2] = [Duration::from_millis(600), Duration::from_millis(800)];
 
 /// The longest wait for a group to have a leader, and to agree to a write.
 pub const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(5);

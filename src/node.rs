@@ -395,11 +395,20 @@ impl Node {
                 carrier.carry(chain.group, carried).await?
             }
             None => {
-                let guard = chain.guard(expected);
+                let guard = chain.guard(expected.clone());
+                let again = self.0.carrier.get().map(|carrier| (carrier, transactions.clone()));
                 let command = Command::Inject { chain: chain.number(), guard, transactions, each_for_itself: false };
-                match self.submit(chain.group, command, room).await? {
-                    Outcome::Injected(placed) => placed,
-                    _ => unreachable!("the outcome of an inject is Injected"),
+                match (self.submit(chain.group, command, room).await, again) {
+                    (Ok(Outcome::Injected(placed)), _) => placed,
+                    (Ok(_), _) => unreachable!("the outcome of an inject is Injected"),
+                    // It has led until now, and nothing was accepted.
+                    (Err(Refused::NotLeading(_)), Some((carrier, transactions))) => {
+                        let expected = expected.map(|expected| (chain.id, expected));
+                        let transactions = Arc::new(transactions);
+                        let carried = Carried { chain: chain.id, expected, transactions, each_for_itself: false };
+                        carrier.carry(chain.group, carried).await?
+                    }
+                    (Err(refused), _) => return Err(refused),
                 }
             }
         };

@@ -285,7 +285,7 @@ impl Knowledge {
     pub fn plan(&self, new: impl Fn() -> Group, has_left: impl Fn(NodeId) -> bool) -> Option<ClusterChange> {
         let staying = self.staying();
         for (&id, info) in self.nodes.iter().filter(|(_, info)| info.standing != Standing::In) {
-            for (group_id, of) in self.groups.iter().filter(|(_, of)| of.replicas.contains(&id)) {
+            if let Some((group_id, of)) = self.groups.iter().find(|(_, of)| of.replicas.contains(&id)) {
                 // A group in which it was alone goes where others are.
                 return match self.without(of, id).filter(|_| of.want > 1 || self.chains_of(*group_id) > 0) {
                     Some(to) => Some(self.replace(*group_id, &to)),

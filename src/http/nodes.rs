@@ -410,7 +410,7 @@ async fn chains_of_cluster(app: &App, after: Option<&str>, limit: usize) -> Resu
     let is_more = chains.len() > limit;
     let page: Vec<&Value> = chains.values().take(limit).collect();
     let mut headers = HeaderMap::new();
-    if let Some(last) = chains.keys().take(limit).last().filter(|_| is_more) {
+    if let Some(last) = chains.keys().take(limit).next_back().filter(|_| is_more) {
         headers.insert(header::LINK, text_header(format!("</chains?after={last}&limit={limit}>; rel=\"next\"")));
     }
     Ok((headers, axum::Json(page)).into_response())

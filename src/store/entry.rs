@@ -502,8 +502,8 @@ impl GroupRecord {
             }
             let (group, rest) = rest.split_first_chunk()?;
             let group = Group(u64::from_be_bytes(*group));
-            match mark {
-                &VOTE => {
+            match *mark {
+                VOTE => {
                     let (term, rest) = rest.split_first_chunk()?;
                     let (node, rest) = rest.split_first_chunk()?;
                     let committed = match rest {
@@ -514,8 +514,8 @@ impl GroupRecord {
                     let term = u64::from_be_bytes(*term);
                     Some(GroupRecord::Vote(group, Vote { term, node: NodeId(*node), committed }))
                 }
-                &COMMITTED if rest.len() == 48 => Some(GroupRecord::Committed(group, decode_id(rest)?)),
-                &TRUNCATED => Some(GroupRecord::Truncated(group, u64::from_be_bytes(*rest.as_array()?))),
+                COMMITTED if rest.len() == 48 => Some(GroupRecord::Committed(group, decode_id(rest)?)),
+                TRUNCATED => Some(GroupRecord::Truncated(group, u64::from_be_bytes(*rest.as_array()?))),
                 _ => None,
             }
         };

@@ -31,6 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use openraft::{ChangeMembers, ReadPolicy, ServerState, async_runtime::WatchReceiver};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -48,7 +49,7 @@ use crate::{
 };
 use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
-use link::{Answer, Answers, Call, Identity, Link, LinkError, Secret};
+use link::{Answer, Answers, Call, Greeting, Identity, Link, LinkError, Secret};
 use net::{Net, Ways};
 
 /// A log filter that leaves out what the engine tells of its normal work.
@@ -93,6 +94,7 @@ impl From<LinkError> for ClusterError {
 pub struct Cluster(Arc<Inner>);
 
 struct Inner {
+    myself: Weak<Inner>,
     node: Node,
     store: Arc<Store>,
     identity: Identity,
@@ -185,8 +187,9 @@ impl Cluster {
         host: String,
         stopping: watch::Receiver<bool>,
     ) -> Result<Cluster, ClusterError> {
-        let (store, identity) = (node.store(), Identity { key: node.signing_key(), secret, host: host.clone() });
-        let inner = Inner {
+        let (store, identity) = (node.store(), Identity { key: node.signing_key(), secret });
+        let inner = Arc::new_cyclic(|myself| Inner {
+            myself: myself.clone(),
             node,
             store,
             identity,
@@ -201,8 +204,8 @@ impl Cluster {
             journal: Mutex::default(),
             is_active: false.into(),
             stopping,
-        };
-        let cluster = Cluster(Arc::new(inner));
+        });
+        let cluster = Cluster(inner);
         if cluster.0.store.groups().contains(&Group::META) {
             cluster.be_member().await?;
             cluster.announce_host();
@@ -338,7 +341,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It cannot be reached, has another secret, or refuses.
-    pub async fn join(&self, host: &str) -> Result<(), ClusterError> {
+    pub async fn join(&self, first: &str) -> Result<(), ClusterError> {
         if self.is_active() && self.knowledge().nodes.len() > 1 {
             return Ok(());
         }
@@ -352,7 +355,7 @@ impl Cluster {
             chains: chains.collect(),
         };
         let said = serde_json::to_vec(&joining).expect("it is JSON");
-        let mut host = host.to_owned();
+        let mut host = first.to_owned();
         let since = Instant::now();
         loop {
             let answer = link::call_once(&self.0.identity, &host, JOIN, &said, limits::JOIN_TIMEOUT).await;
@@ -367,8 +370,9 @@ impl Cluster {
                 Err(LinkError::Refused(reason)) => {
                     return Err(ClusterError::Refused(format!("the node {host} refuses: {reason}")));
                 }
-                Err(error) if since.elapsed() > limits::JOIN_TIMEOUT => return Err(error.into()),
-                Err(_) => {}
+                Err(error) if since.elapsed() > limits::JOIN_TIMEOUT || host == first => return Err(error.into()),
+                // The node that led has died: the first one knows soon who leads now.
+                Err(_) => host = first.to_owned(),
             }
             sleep(limits::HEARTBEAT).await;
         }
@@ -946,7 +950,7 @@ impl Cluster {
                 Ok::<_, String>(())
             };
             if let Err(error) =
-                timeout(limits::MOVE_TIMEOUT, moved).await.unwrap_or_else(|_| Err("it takes too long".into()))
+                timeout(limits::MOVE_STEP, moved).await.unwrap_or_else(|_| Err("it takes too long".into()))
             {
                 tracing::warn!(%group, "the group is not moved yet: {error}");
                 sleep(Duration::from_secs(1)).await;
@@ -982,6 +986,15 @@ impl Cluster {
             tracing::warn!("the cluster is not brought in order yet: {error}");
         }
     }
+}
+
+/// What a node says of itself when it calls another.
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    /// Where it is reached.
+    host: String,
+    /// The newest entry that it has of each group.
+    last: BTreeMap<Group, Option<u64>>,
 }
 
 /// What becomes of a node that asks to be taken in.
@@ -1030,7 +1043,32 @@ async fn run(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
     }
 }
 
+struct GreetingOf(Weak<Inner>);
+
+impl Greeting for GreetingOf {
+    fn hello(&self) -> Vec<u8> {
+        self.0.upgrade().map(|inner| inner.hello()).unwrap_or_default()
+    }
+
+    fn check(&self, node: NodeId, said: Bytes) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
+        let cluster = self.0.upgrade().map(Cluster);
+        Box::pin(async move {
+            match cluster {
+                Some(cluster) => cluster.greet(node, &said).await,
+                None => Err("this node stops".into()),
+            }
+        })
+    }
+}
+
 impl Inner {
+    /// What this node says of itself.
+    fn hello(&self) -> Vec<u8> {
+        let last = |group| (group, self.store.group(group).last.map(|last| last.index));
+        let last = self.store.groups().into_iter().map(last).collect();
+        serde_json::to_vec(&Hello { host: self.host.clone(), last }).expect("it is JSON")
+    }
+
     fn link(&self, node: NodeId, host: &str) -> Arc<Link> {
         let moved = self.moved.lock().expect("no holder of this lock panics").get(&node).cloned();
         let host = moved.as_deref().unwrap_or(host);
@@ -1038,7 +1076,8 @@ impl Inner {
         match links.get(&node) {
             Some((at, link)) if at == host => link.clone(),
             _ => {
-                let link = Link::start(self.identity.clone(), node, host.into());
+                let greeting = GreetingOf(self.myself.clone());
+                let link = Link::start(self.identity.clone(), node, host.into(), Arc::new(greeting));
                 links.insert(node, (host.into(), link.clone()));
                 link
             }
@@ -1112,9 +1151,8 @@ impl Answers for AnswersOf {
             let Call { from, kind, group, content } = call;
             match kind {
                 link::HELLO => {
-                    let host = String::from_utf8(content.to_vec()).map_err(|_| "a host is text".to_owned())?;
-                    cluster.0.moved.lock().expect("no holder of this lock panics").insert(from, host);
-                    Ok(Vec::new())
+                    cluster.greet(from, &content).await?;
+                    Ok(cluster.0.hello())
                 }
                 net::APPEND | net::VOTE | net::PRE_VOTE | net::TRANSFER => {
                     let raft = match cluster.running(group) {
@@ -1150,6 +1188,42 @@ impl Answers for AnswersOf {
 }
 
 impl Cluster {
+    /// Looks at what a node says of itself before anything else of it is believed: a folder that was copied, or put back from an old
+    /// copy, is no member of its groups, though it has the key of one.
+    async fn greet(&self, from: NodeId, content: &[u8]) -> Result<(), String> {
+        let said: Hello = serde_json::from_slice(content).map_err(|_| "what is said is not understood".to_owned())?;
+        if from == self.me() {
+            return Err("it has this node's key: one of the two data folders is a copy, which must not run".into());
+        }
+        for (group, last) in said.last {
+            let Some(running) = self.running(group) else { continue };
+            let known = {
+                let metrics = running.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                metrics.replication.as_ref().and_then(|of| of.get(&from).copied().flatten())
+            };
+            if let Some(known) = known.filter(|known| last.is_none_or(|last| last < known.index)) {
+                return Err(format!(
+                    "its data folder is an older copy: of the group {group} it has {} entries and has acknowledged {}. Take \
+                     it out of the cluster (qbc cluster leave {from} --lost), and join with a new folder",
+                    last.map_or(0, |last| last + 1),
+                    known.index + 1
+                ));
+            }
+        }
+        let before = self.host_of(from).filter(|before| *before != said.host);
+        if let Some(before) = before
+            && let Ok((node, _)) = link::call_once(&self.0.identity, &before, STATUS, &[], limits::LINK_TIMEOUT).await
+            && node == from
+        {
+            return Err(format!(
+                "a node with its key runs at {before}: one of the two data folders is a copy, which must not run"
+            ));
+        }
+        self.0.moved.lock().expect("no holder of this lock panics").insert(from, said.host);
+        Ok(())
+    }
+
     /// Opens a group of which another node speaks.
     async fn open_asked(&self, group: Group) -> Result<Running, String> {
         if group == Group::META {

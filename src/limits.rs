@@ -292,7 +292,7 @@ pub const REPLICATION_BYTES: usize = 1 << 20;
 pub const HEARTBEAT: Duration = Duration::from_millis(150);
 
 /// Time without a sign of life after which another node stands for election: a random one between these.
-pub const ELECTION: [Duration; 2] = [Duration::from_millis(600), Duration::from_millis(800)];
+pub const ELECTION: [Duration; 2] = [Duration::from_millis(700), Duration::from_millis(900)];
 
 /// The longest wait for a group to have a leader, and to agree to a write.
 pub const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -303,7 +303,10 @@ pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time after which a node that does not answer counts as down.
 pub const SUSPECT: Duration = Duration::from_secs(10);
 
-/// The longest wait for a group to move in one step. It is begun again then.
+/// The longest wait for a group to move in one step. It is begun again then, and goes on where it was: who leads may have changed.
+pub const MOVE_STEP: Duration = Duration::from_secs(15);
+
+/// The longest wait for all new replicas to have all of a group. It goes on in the background then.
 pub const MOVE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Time between two looks at whether the groups of a node are where they belong.

@@ -495,7 +495,7 @@ impl Store {
         }
         let mark = placed.write()?;
         // Until it has erased what it announced, a start must find that it did not: the mark comes with the next batch.
-        let settled = {
+        {
             let mut groups = self.groups.lock().expect("no holder of this lock panics");
             if let Some(id) = id {
                 let of = groups.by_id.entry(group).or_default();
@@ -504,9 +504,10 @@ impl Store {
             if doomed.is_empty() {
                 groups.newest = Some(mark);
             }
-            groups.settled().filter(|_| doomed.is_empty())
-        };
-        self.write_index(&index, rows, settled);
+            // While the lock is held: a mark of another group must not come before what it says to be there.
+            let settled = groups.settled().filter(|_| doomed.is_empty());
+            self.write_index(&index, rows, settled);
+        }
         drop(index);
         if doomed.is_empty() {
             self.try_catch_up(&log);

@@ -13,8 +13,8 @@
 //! so it shows that its maker has the key, and is of the cluster. What is sent then is not encrypted.
 //!
 //! Then both send frames: length of the rest (4), number of the call (8), and in a call what it is (1) and its group (8), in an
-//! answer whether it is one (1: `0`, or `1` with the reason as text); then the content. The first call says where the caller is
-//! reached. A call is put in line before it is
+//! answer whether it is one (1: `0`, or `1` with the reason as text); then the content. In the first call and its answer both say
+//! what they are, and where one of them refuses that the connection ends. A call is put in line before it is
 //! awaited, and the called node begins calls in the order in which they came.
 
 use std::{
@@ -49,8 +49,17 @@ pub const FIRST_BYTE: u8 = 0;
 
 const VERSION: &[u8] = b"qbc-link 1";
 
-/// The first call of a connection: where the caller is reached. It may have moved.
+/// The first call of a connection: what the caller says of itself. Where it is refused, the connection ends.
 pub const HELLO: u8 = 0;
+
+/// What a node says of itself, and makes of what another says.
+pub trait Greeting: Send + Sync + 'static {
+    /// What this node is.
+    fn hello(&self) -> Vec<u8>;
+
+    /// Whether to talk to a node that says this of itself.
+    fn check(&self, node: NodeId, said: Bytes) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+}
 
 /// The secret that all nodes of a cluster share.
 #[derive(Clone, PartialEq, Eq)]
@@ -119,8 +128,6 @@ pub struct Identity {
     pub key: SigningKey,
     /// The secret of its cluster.
     pub secret: Secret,
-    /// Where it is reached.
-    pub host: String,
 }
 
 impl Identity {
@@ -185,11 +192,11 @@ pub struct Link {
 
 impl Link {
     /// Keeps a connection to a node with this key at this host, until the last handle is dropped.
-    pub fn start(identity: Identity, node: NodeId, host: String) -> Arc<Link> {
+    pub fn start(identity: Identity, node: NodeId, host: String, greeting: Arc<dyn Greeting>) -> Arc<Link> {
         let (frames, queue) = mpsc::unbounded_channel();
         let (waiting, is_up) = (Waiting::default(), Arc::new(AtomicBool::new(false)));
         let link = Link { host: host.clone(), frames, waiting: waiting.clone(), is_up: is_up.clone(), next: 1.into() };
-        tokio::spawn(keep(identity, Some(node), host, queue, waiting, is_up));
+        tokio::spawn(keep(identity, node, host, greeting, queue, waiting, is_up));
         Arc::new(link)
     }
 
@@ -272,6 +279,19 @@ fn frame(number: u64, content: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     frame
 }
 
+fn answer_frame(number: u64, answer: &Result<Vec<u8>, String>) -> Vec<u8> {
+    frame(number, |frame| match answer {
+        Ok(content) => {
+            frame.push(0);
+            frame.extend_from_slice(content);
+        }
+        Err(reason) => {
+            frame.push(1);
+            frame.extend_from_slice(reason.as_bytes());
+        }
+    })
+}
+
 fn answered(mut answer: Bytes) -> Result<Bytes, String> {
     match answer.split_first() {
         Some((0, _)) => Ok(answer.split_off(1)),
@@ -321,8 +341,9 @@ async fn connect(
 /// Keeps a connection, and connects again where it breaks.
 async fn keep(
     identity: Identity,
-    node: Option<NodeId>,
+    node: NodeId,
     host: String,
+    greeting: Arc<dyn Greeting>,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
     waiting: Waiting,
     is_up: Arc<AtomicBool>,
@@ -330,21 +351,36 @@ async fn keep(
     let mut pause = limits::LINK_PAUSE[0];
     let mut is_told = false;
     loop {
-        let connected = timeout(limits::LINK_TIMEOUT, connect(&identity, node, &host)).await;
+        let connected = timeout(limits::LINK_TIMEOUT, connect(&identity, Some(node), &host)).await;
         match connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut))) {
             Ok((mut reader, mut writer, _)) => {
                 pause = limits::LINK_PAUSE[0];
-                is_told = false;
                 // What was said before was said to nobody.
                 while queue.try_recv().is_ok() {}
                 let hello = frame(0, |frame| {
                     frame.push(HELLO);
                     frame.extend_from_slice(&Group::META.0.to_be_bytes());
-                    frame.extend_from_slice(identity.host.as_bytes());
+                    frame.extend_from_slice(&greeting.hello());
                 });
-                if writer.write_all(&hello).await.is_err() {
+                let said = async {
+                    writer.write_all(&hello).await?;
+                    let (_, answer) = read_frame(&mut reader).await?;
+                    let said = answered(answer).map_err(io::Error::other)?;
+                    greeting.check(node, said).await.map_err(io::Error::other)
+                };
+                let said = timeout(limits::AGREEMENT_TIMEOUT, said).await;
+                if let Err(error) = said.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut))) {
+                    if !is_told {
+                        tracing::error!("the node {host} does not talk to this one: {error}");
+                        is_told = true;
+                    }
+                    sleep(limits::LINK_PAUSE[1]).await;
+                    if queue.is_closed() {
+                        return;
+                    }
                     continue;
                 }
+                is_told = false;
                 is_up.store(true, Ordering::Release);
                 let answers = async {
                     while let Ok((number, answer)) = read_frame(&mut reader).await {
@@ -433,19 +469,19 @@ pub async fn serve(stream: TcpStream, identity: &Identity, answers: Arc<dyn Answ
             let (kind, group) =
                 (head[0], Group(u64::from_be_bytes(*head[1..].first_chunk().expect("so many were taken"))));
             let (answer, frames) = (answers.answer(Call { from, kind, group, content }), frames.clone());
+            if kind == HELLO {
+                let said = answer.await;
+                let is_refused = said.is_err();
+                let _ = frames.send(answer_frame(number, &said));
+                if is_refused {
+                    // Until it is written.
+                    sleep(limits::LINK_PAUSE[0]).await;
+                    return;
+                }
+                continue;
+            }
             let mut answer = Box::pin(async move {
-                let answer = answer.await;
-                let frame = frame(number, |frame| match &answer {
-                    Ok(content) => {
-                        frame.push(0);
-                        frame.extend_from_slice(content);
-                    }
-                    Err(reason) => {
-                        frame.push(1);
-                        frame.extend_from_slice(reason.as_bytes());
-                    }
-                });
-                let _ = frames.send(frame);
+                let _ = frames.send(answer_frame(number, &answer.await));
             });
             // Begun here, in the order of the connection; ended wherever.
             if poll!(&mut answer).is_pending() {
@@ -491,7 +527,23 @@ mod tests {
     }
 
     fn identity(key: u8, secret: u8) -> Identity {
-        Identity { key: SigningKey::from_bytes(&[key; 32]), secret: Secret([secret; 32]), host: format!("host{key}") }
+        Identity { key: SigningKey::from_bytes(&[key; 32]), secret: Secret([secret; 32]) }
+    }
+
+    struct Greets;
+
+    impl Greeting for Greets {
+        fn hello(&self) -> Vec<u8> {
+            b"hello".to_vec()
+        }
+
+        fn check(&self, _node: NodeId, said: Bytes) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
+            Box::pin(async move { if said == "hello" { Ok(()) } else { Err("it does not greet".into()) } })
+        }
+    }
+
+    fn hello() -> Arc<dyn Greeting> {
+        Arc::new(Greets)
     }
 
     /// A node that others call.
@@ -519,7 +571,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn calls_are_begun_in_their_order_and_each_gets_its_answer() {
         let (host, echo) = called(identity(2, 7)).await;
-        let link = Link::start(identity(1, 7), identity(2, 7).node(), host);
+        let link = Link::start(identity(1, 7), identity(2, 7).node(), host, hello());
         up(&link).await;
         let call =
             |number: u8| link.call(5, Group(3), &mut |content| content.extend_from_slice(&[number; 100]), PATIENCE);
@@ -540,7 +592,7 @@ mod tests {
         let (node, answer) = call_once(&identity(1, 7), &host, 5, b"x", PATIENCE).await.unwrap();
         assert_eq!((node, &answer[..]), (identity(2, 7).node(), &b"x"[..]));
         // Another node than the one that is meant.
-        let link = Link::start(identity(1, 7), identity(3, 7).node(), host.clone());
+        let link = Link::start(identity(1, 7), identity(3, 7).node(), host.clone(), hello());
         sleep(Duration::from_millis(200)).await;
         assert!(!link.is_up());
         assert!(matches!(link.call(5, Group(1), &mut |_| (), PATIENCE).await, Err(LinkError::NotSent(_))));

@@ -313,7 +313,7 @@ impl Store {
         }
         let Batch { runs, mut rows, .. } = batch;
         let mut is_as_expected = true;
-        let settled = {
+        {
             let mut groups = self.groups.lock().expect("no holder of this lock panics");
             let of = groups.by_id.get_mut(&group).expect("a group with entries is known");
             let waiting = of.take_waiting(index);
@@ -339,9 +339,10 @@ impl Store {
                     rows.cluster(&change);
                 }
             }
-            groups.settled().filter(|_| doomed.is_empty())
-        };
-        self.write_index(&held, rows, settled);
+            // While the lock is held: a mark of another group must not come before what it says to be there.
+            let settled = groups.settled().filter(|_| doomed.is_empty());
+            self.write_index(&held, rows, settled);
+        }
         Ok((doomed, is_as_expected))
     }
 

@@ -15,9 +15,18 @@ use std::{
 use reqwest::{StatusCode, blocking::Client};
 use serde_json::{Value, json};
 
-use crate::support::{Random, TestNode, eventually, header, problem, recompute, verifies};
+use crate::support::{Random, TestNode, header, problem, recompute, verifies};
 
 const SECRET: &str = "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4";
+
+/// Tries until it holds. Some processes share few processors with all other tests, so it may take long.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(120), "in vain: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
 
 /// Nodes of one cluster, with their folders and ports.
 struct Nodes {
@@ -420,8 +429,13 @@ fn nodes_come_and_go_under_load() {
             let id = node["id"].as_str().unwrap().to_owned();
             let left = nodes.node(3).request(reqwest::Method::DELETE, &format!("/cluster/nodes/{id}")).send().unwrap();
             assert_eq!(left.status(), 202, "{}", left.text().unwrap());
+            let mut tries = 0;
             eventually("it has left", || {
                 let status = nodes.node(4).json("/cluster");
+                tries += 1;
+                if tries == 300 {
+                    println!("it has not left yet: {status:#}");
+                }
                 status["nodes"].as_array().unwrap().iter().all(|node| node["id"] != id.as_str())
             });
             writers.set(number, None);
@@ -485,6 +499,47 @@ fn replicas_are_raised_and_nodes_come_and_go() {
     nodes.nodes[1] = Some(TestNode::open(&nodes.data(1), &[]));
     nodes.settle();
     assert_eq!(nodes.node(1).size(""), 602);
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+#[test]
+fn a_copied_folder_is_recognised() {
+    let mut nodes = Nodes::start(3);
+    nodes.node(0).bang(json!({"name": "kept", "difficulty": 0}));
+    nodes.node(0).inject("/chains/kept", json!("before"));
+    // A copy of a follower, which runs beside it.
+    let number = (nodes.leader("kept") + 1) % 3;
+    nodes.kill(number);
+    let (copied, old) = (nodes.folder.path().join("copied"), nodes.folder.path().join("old"));
+    copy(&nodes.data(number), &copied);
+    copy(&nodes.data(number), &old);
+    nodes.restart(number);
+    nodes.settle();
+    let log = nodes.folder.path().join("log");
+    let twin = TestNode::open_logging(&copied, &["--log", "error"], &log);
+    eventually("it is told", || fs::read_to_string(&log).unwrap().contains("one of the two data folders is a copy"));
+    // Nobody takes anything of it, and all goes on.
+    let refused = twin.post("/chains/kept/inject").json(&json!({"data": "twin"})).send().unwrap();
+    assert_eq!(refused.status(), 503);
+    for index in 2..30 {
+        assert_eq!(nodes.node(index % 3).inject("/chains/kept", json!(index)), index as u64);
+    }
+    drop(twin);
+    // An older copy in its place has forgotten what it has acknowledged.
+    nodes.kill(number);
+    fs::rename(nodes.data(number), nodes.folder.path().join("newest")).unwrap();
+    fs::rename(&old, nodes.data(number)).unwrap();
+    let backup = TestNode::open_logging(&nodes.data(number), &["--log", "error", "--port", &nodes.ports[number]], &log);
+    eventually("it is told", || fs::read_to_string(&log).unwrap().contains("is an older copy"));
+    drop(backup);
+    fs::rename(nodes.data(number), &old).unwrap();
+    fs::rename(nodes.folder.path().join("newest"), nodes.data(number)).unwrap();
+    nodes.restart(number);
+    nodes.settle();
+    assert_eq!(nodes.same("kept").len(), 30);
 }
 
 #[test]

@@ -297,10 +297,14 @@ impl Cluster {
                     let raft = started.insert(start.await?).clone();
                     let cluster = Arc::downgrade(&self.0);
                     let runtime = tokio::runtime::Handle::current();
-                    Ok::<_, ClusterError>(
-                        Arc::new(Sequence { cluster, raft, runtime, group, ready: AtomicU64::new(0) })
-                            as Arc<dyn Sequencer>,
-                    )
+                    Ok::<_, ClusterError>(Arc::new(Sequence {
+                        cluster,
+                        raft,
+                        runtime,
+                        group,
+                        ready: AtomicU64::new(0),
+                        has_failed: false.into(),
+                    }) as Arc<dyn Sequencer>)
                 };
                 core.sequence(change).await?;
                 started.expect("it was started")
@@ -492,7 +496,7 @@ impl Cluster {
     pub fn leads(&self, group: Group) -> bool {
         match self.running(group) {
             Some(running) => running.raft.metrics().borrow_watched().current_leader == Some(self.me()),
-            None => group == self.0.node.own_group(),
+            None => self.0.node.leads(group),
         }
     }
 
@@ -633,7 +637,7 @@ impl Cluster {
             status.groups.push(GroupStatus { id, replicas, leader: Some(me), term: metrics.current_term, chains });
         }
         let own = self.0.node.own_group();
-        if self.running(own).is_none() {
+        if self.running(own).is_none() && self.0.node.leads(own) {
             status.keeps += 1;
             let size = self.0.store.group(own).last.map_or(0, |last| last.index + 1);
             let replica = Replica { node: me, role: "leader".into(), size, lag: 0 };
@@ -965,8 +969,11 @@ impl Cluster {
         if known.going().next().is_some() {
             let asked = known.nodes.keys().map(|node| self.status_of(*node));
             let statuses = futures_util::future::join_all(asked).await;
-            let led: BTreeMap<Group, &GroupStatus> =
-                statuses.iter().flatten().flat_map(|status| &status.groups).map(|group| (group.id, group)).collect();
+            let led: BTreeMap<Group, &GroupStatus> = {
+                let mut all: Vec<&GroupStatus> = statuses.iter().flatten().flat_map(|status| &status.groups).collect();
+                all.sort_by_key(|group| group.term);
+                all.into_iter().map(|group| (group.id, group)).collect()
+            };
             // Only the node that leads a group knows who has it.
             let is_without = |group: &Group, node: NodeId| {
                 led.get(group).is_some_and(|group| group.replicas.iter().all(|replica| replica.node != node))
@@ -1263,6 +1270,8 @@ struct Sequence {
     group: Group,
     /// The newest term in which this node leads and has all that was agreed before.
     ready: AtomicU64,
+    /// Whether it is not known what became of something that was proposed since.
+    has_failed: AtomicBool,
 }
 
 impl Sequence {
@@ -1295,18 +1304,28 @@ impl Sequencer for Sequence {
         if leader != Some(me) || state != ServerState::Leader {
             return Err(self.not_leading(leader));
         }
-        if self.ready.load(Ordering::Relaxed) == term {
+        if self.ready.load(Ordering::Relaxed) == term && !self.has_failed.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let read =
-            async { timeout(limits::AGREEMENT_TIMEOUT, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await };
-        match self.runtime.block_on(read) {
-            Ok(Ok(_)) => {
-                self.ready.store(term, Ordering::Relaxed);
-                tracing::info!(group = %self.group, term, "this node leads the group");
+        let Some(inner) = self.cluster.upgrade() else { return Err(Refused::Stopping) };
+        let settled = async {
+            // Requests of the engine are answered in their order, so what was proposed before is in the log by now, or never will be.
+            self.raft.with_raft_state(|_| ()).await.ok()?;
+            let last = inner.store.group(self.group).last.map(|last| last.index);
+            self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.ok()?;
+            let wait = self.raft.wait(Some(limits::AGREEMENT_TIMEOUT));
+            wait.applied_index_at_least(last, "all that was proposed").await.ok()
+        };
+        let settled = async { timeout(limits::AGREEMENT_TIMEOUT, settled).await.ok().flatten() };
+        match self.runtime.block_on(settled) {
+            Some(_) => {
+                self.has_failed.store(false, Ordering::Relaxed);
+                if self.ready.swap(term, Ordering::Relaxed) != term {
+                    tracing::info!(group = %self.group, term, "this node leads the group");
+                }
                 Ok(true)
             }
-            _ => Err(self.not_leading(None)),
+            None => Err(self.not_leading(None)),
         }
     }
 
@@ -1327,7 +1346,8 @@ impl Sequencer for Sequence {
                 _ => Err(Refused::NotAgreed),
             }
         };
-        self.runtime.block_on(agreed)
+        // Until it is known what became of it, nothing can go on from it.
+        self.runtime.block_on(agreed).inspect_err(|_| self.has_failed.store(true, Ordering::Relaxed))
     }
 }
 

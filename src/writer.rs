@@ -43,8 +43,8 @@ pub trait Sequencer: Send + Sync {
     /// Whether this node leads the group, as far as it knows.
     fn leads(&self) -> bool;
 
-    /// Waits until this node leads the group, and everything that was agreed before is applied here. Says whether it leads since
-    /// another time than at the last call: then what was proposed before and is not applied will never be.
+    /// Waits until this node leads the group, and everything that was agreed before is applied here. Says whether what was proposed
+    /// before and is not applied will never be: so it is after a proposal that failed, and where another node has led meanwhile.
     ///
     /// # Errors
     /// Another node leads, or nobody does.
@@ -80,8 +80,7 @@ pub struct Core {
 
 struct State {
     ledger: Ledger,
-    /// What was decided, one on the other, and is not agreed yet. It may be agreed after its proposal seemed to fail, so what is
-    /// decided next goes on from it, until something else is agreed in its place.
+    /// What was decided, one on the other, and is not agreed yet. It may be agreed after its proposal seemed to fail.
     proposed: VecDeque<(Arc<Vec<LogRecord>>, Pending)>,
     /// Whether the sequencer is being changed.
     is_paused: bool,

@@ -103,7 +103,8 @@ struct Inner {
     links: Mutex<HashMap<NodeId, (String, Arc<Link>)>>,
     /// Where nodes are that have called, whatever the cluster knows so far.
     moved: Mutex<HashMap<NodeId, String>>,
-    groups: RwLock<BTreeMap<Group, Running>>,
+    /// The groups that run on this node.
+    groups: RwLock<BTreeMap<Group, Raft>>,
     /// One opening of a group at a time.
     opening: tokio::sync::Mutex<()>,
     /// The groups that are being moved.
@@ -118,12 +119,6 @@ struct Inner {
     stopping: watch::Receiver<bool>,
 }
 
-/// A group that runs on this node.
-#[derive(Clone)]
-struct Running {
-    raft: Raft,
-}
-
 /// What a node says that asks to be taken in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,8 +126,8 @@ struct Joining {
     id: NodeId,
     host: String,
     version: String,
-    /// The chains that it has, by name, with their ids.
-    chains: BTreeMap<String, String>,
+    /// The names of the chains that it has.
+    chains: Vec<String>,
 }
 
 /// How a replica of a group stands.
@@ -263,20 +258,25 @@ impl Cluster {
         if group != self.0.node.own_group() {
             return true;
         }
-        let is_alone = self.0.store.group(group).membership.is_some_and(|(_, members)| members.is_alone(self.me()));
         let is_to_be_alone = known.groups.get(&group).is_none_or(|info| info.replicas == [self.me()]);
-        !(is_alone && is_to_be_alone)
+        !(self.is_alone(group) && is_to_be_alone)
     }
 
-    fn running(&self, group: Group) -> Option<Running> {
+    /// Whether this node is the only member of a group.
+    fn is_alone(&self, group: Group) -> bool {
+        self.0.store.group(group).membership.is_some_and(|(_, members)| members.is_alone(self.me()))
+    }
+
+    /// The engine of a group, where it runs on this node.
+    fn running(&self, group: Group) -> Option<Raft> {
         self.0.groups.read().expect("no holder of this lock panics").get(&group).cloned()
     }
 
     /// Starts the engine of a group on this node, if it does not run.
-    async fn open(&self, group: Group) -> Result<Running, ClusterError> {
+    async fn open(&self, group: Group) -> Result<Raft, ClusterError> {
         let _turn = self.0.opening.lock().await;
-        if let Some(running) = self.running(group) {
-            return Ok(running);
+        if let Some(raft) = self.running(group) {
+            return Ok(raft);
         }
         let core = match group {
             Group::META => None,
@@ -310,14 +310,14 @@ impl Cluster {
                 started.expect("it was started")
             }
         };
-        let is_alone = self.0.store.group(group).membership.is_some_and(|(_, members)| members.is_alone(self.me()));
-        if is_alone && let Err(error) = raft.trigger().elect(false).await {
+        if self.is_alone(group)
+            && let Err(error) = raft.trigger().elect(false).await
+        {
             tracing::warn!(%group, "the group has no leader yet: {error}");
         }
-        let running = Running { raft };
-        self.0.groups.write().expect("no holder of this lock panics").insert(group, running.clone());
+        self.0.groups.write().expect("no holder of this lock panics").insert(group, raft.clone());
         tracing::info!(%group, "the group runs on this node");
-        Ok(running)
+        Ok(raft)
     }
 
     /// Makes a cluster of this node alone, if it is in none, with all chains that it has.
@@ -349,9 +349,7 @@ impl Cluster {
         if self.is_active() && self.knowledge().nodes.len() > 1 {
             return Ok(());
         }
-        let chains = self.0.node.chains(None, usize::MAX).into_iter().map(|(name, chain)| {
-            (name.to_string(), chain.map_or_else(|_| String::new(), |chain| chain.id.to_string()))
-        });
+        let chains = self.0.node.chains(None, usize::MAX).into_iter().map(|(name, _)| name.to_string());
         let joining = Joining {
             id: self.me(),
             host: self.0.host.clone(),
@@ -417,7 +415,7 @@ impl Cluster {
         }
         if !known.nodes.contains_key(&from) {
             let hidden: Vec<&str> =
-                joining.chains.keys().map(String::as_str).filter(|name| self.group_of(name).is_some()).collect();
+                joining.chains.iter().map(String::as_str).filter(|name| self.group_of(name).is_some()).collect();
             if !hidden.is_empty() {
                 return Err(ClusterError::Refused(format!(
                     "the cluster has chains with the names of this node's: {}. Export them (qbc export), start with a new \
@@ -431,7 +429,7 @@ impl Cluster {
         if !known.groups.contains_key(&own) {
             set.extend([knowledge::group(own, Some(&GroupInfo { replicas: vec![from], founder: from, want: 1 }))]);
         }
-        set.extend(joining.chains.keys().map(|name| knowledge::chain(name, Some(own))));
+        set.extend(joining.chains.iter().map(|name| knowledge::chain(name, Some(own))));
         self.change(ClusterChange { expect: BTreeMap::new(), set }).await?;
         tracing::info!(id = %from, host = joining.host, "the node is taken in");
         Ok(Joined::Taken)
@@ -459,19 +457,16 @@ impl Cluster {
 
     /// Who leads a group that this node keeps, as far as it knows.
     fn known_leader(&self, group: Group) -> Option<NodeId> {
-        let running = self.running(group)?;
-        running.raft.metrics().borrow_watched().current_leader
+        leader_of(&self.running(group)?)
     }
 
     /// Who leads a group, as far as this node knows. A node that keeps nothing of it asks those that do.
     pub async fn leader(&self, group: Group) -> Option<NodeId> {
-        if let Some(running) = self.running(group) {
-            let metrics = running.raft.metrics();
-            let leader = metrics.borrow_watched().current_leader;
+        if let Some(raft) = self.running(group) {
+            let leader = leader_of(&raft);
             if leader.is_some() {
                 return leader;
             }
-            let raft = running.raft;
             let wait = raft.wait(Some(limits::AGREEMENT_TIMEOUT));
             let led = wait.metrics(|metrics| metrics.current_leader.is_some(), "a leader").await;
             return led.ok()?.current_leader;
@@ -481,9 +476,7 @@ impl Cluster {
             [only] => Some(*only),
             replicas => {
                 for node in replicas {
-                    if let Ok(status) = self.status_of(*node).await
-                        && status.groups.iter().any(|led| led.id == group)
-                    {
+                    if self.led_by(*node, group).await.is_some() {
                         return Some(*node);
                     }
                 }
@@ -495,7 +488,7 @@ impl Cluster {
     /// Whether this node decides on the writes of a group.
     pub fn leads(&self, group: Group) -> bool {
         match self.running(group) {
-            Some(running) => running.raft.metrics().borrow_watched().current_leader == Some(self.me()),
+            Some(raft) => leader_of(&raft) == Some(self.me()),
             None => self.0.node.leads(group),
         }
     }
@@ -505,7 +498,7 @@ impl Cluster {
     /// # Errors
     /// Nobody leads, or too few nodes answer.
     pub async fn linearize(&self, group: Group) -> Result<(), ClusterError> {
-        let Some(running) = self.running(group) else { return Ok(()) };
+        let Some(raft) = self.running(group) else { return Ok(()) };
         let unavailable =
             |error: String| ClusterError::Unavailable(format!("the chain has no leader that is agreed: {error}"));
         let since = Instant::now();
@@ -515,16 +508,16 @@ impl Cluster {
                     self.leader(group).await.ok_or_else(|| unavailable("no majority of its nodes answers".into()))?;
                 if leader == self.me() {
                     // While a majority has answered lately, no other node can lead.
-                    if running.raft.ensure_linearizable(ReadPolicy::LeaseRead).await.is_ok() {
+                    if raft.ensure_linearizable(ReadPolicy::LeaseRead).await.is_ok() {
                         return Ok(());
                     }
-                    let read = running.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+                    let read = raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
                     return read.map(|_| ()).map_err(|error| unavailable(error.to_string()));
                 }
                 let answer = self.link_to(leader)?.call(READ_INDEX, group, &mut |_| (), limits::LINK_TIMEOUT).await?;
                 let index = answer.as_array().map(|bytes| u64::from_be_bytes(*bytes));
                 let index = index.ok_or_else(|| unavailable("its answer is not understood".into()))?;
-                let wait = running.raft.wait(Some(limits::AGREEMENT_TIMEOUT));
+                let wait = raft.wait(Some(limits::AGREEMENT_TIMEOUT));
                 let applied = wait.applied_index_at_least(Some(index), "what the leader has").await;
                 applied.map(|_| ()).map_err(|error| unavailable(error.to_string()))
             };
@@ -536,10 +529,9 @@ impl Cluster {
         }
     }
 
-    /// How long ago this node was last in touch with the leader of a group.
+    /// How many entries of a group this node has and has not applied, where the group runs here.
     pub fn lag(&self, group: Group) -> Option<u64> {
-        let running = self.running(group)?;
-        let metrics = running.raft.metrics();
+        let metrics = self.running(group)?.metrics();
         let metrics = metrics.borrow_watched();
         let behind =
             metrics.last_log_index.zip(metrics.last_applied).map(|(last, applied)| last.saturating_sub(applied.index));
@@ -577,10 +569,10 @@ impl Cluster {
             );
             return Ok(answer.await?.first() == Some(&1));
         }
-        let running = self.running(Group::META).ok_or_else(nobody)?;
+        let raft = self.running(Group::META).ok_or_else(nobody)?;
         let (told, answer) = oneshot::channel();
         let told = Told(Box::new(move |result| drop(told.send(result))));
-        let sent = running.raft.client_write_ff(Proposal::Cluster(json.clone()), Some(told)).await;
+        let sent = raft.client_write_ff(Proposal::Cluster(json.clone()), Some(told)).await;
         sent.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
         match timeout(limits::AGREEMENT_TIMEOUT, answer).await {
             Ok(Ok(Ok(written))) => Ok(written.data),
@@ -589,7 +581,7 @@ impl Cluster {
     }
 
     fn link_to(&self, node: NodeId) -> Result<Arc<Link>, ClusterError> {
-        let host = self.knowledge().nodes.get(&node).map(|info| info.host.clone());
+        let host = self.0.known_host_of(node);
         let host = host.ok_or_else(|| ClusterError::Unavailable(format!("the node {node} is not in the cluster")))?;
         Ok(self.0.link(node, &host))
     }
@@ -603,6 +595,16 @@ impl Cluster {
         serde_json::from_slice(&answer).map_err(|_| ClusterError::Refused("its answer is not understood".into()))
     }
 
+    /// What a node says of a group, if it leads it.
+    async fn led_by(&self, node: NodeId, group: Group) -> Option<GroupStatus> {
+        self.status_of(node).await.ok()?.groups.into_iter().find(|led| led.id == group)
+    }
+
+    /// What the leader of a group says of it.
+    async fn status_of_group(&self, group: Group) -> Option<GroupStatus> {
+        self.led_by(self.leader(group).await?, group).await
+    }
+
     fn own_status(&self) -> NodeStatus {
         let me = self.me();
         let mut status = NodeStatus::default();
@@ -612,9 +614,9 @@ impl Cluster {
             *counts.entry(chain.group).or_default() += 1;
         }
         let chains = |group| counts.get(&group).copied().unwrap_or(0);
-        for (group, running) in &*self.0.groups.read().expect("no holder of this lock panics") {
+        for (group, raft) in &*self.0.groups.read().expect("no holder of this lock panics") {
             status.keeps += 1;
-            let metrics = running.raft.metrics();
+            let metrics = raft.metrics();
             let metrics = metrics.borrow_watched();
             if metrics.current_leader != Some(me) || metrics.state != ServerState::Leader {
                 continue;
@@ -623,8 +625,7 @@ impl Cluster {
             let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
             let last = metrics.last_log_index.map_or(0, |last| last + 1);
             let replica = |node: NodeId| {
-                let matched = metrics.replication.as_ref().and_then(|of| of.get(&node).copied().flatten());
-                let size = if node == me { last } else { matched.map_or(0, |id| id.index + 1) };
+                let size = if node == me { last } else { matched(&metrics, node).map_or(0, |index| index + 1) };
                 let role = match (node == me, voters.contains(&node)) {
                     (true, _) => "leader",
                     (false, true) => "follower",
@@ -663,17 +664,9 @@ impl Cluster {
         let answers: BTreeMap<NodeId, Option<NodeStatus>> =
             futures_util::future::join_all(asked).await.into_iter().collect();
         let seen = self.0.seen.lock().expect("no holder of this lock panics").clone();
-        let mut groups: BTreeMap<Group, GroupStatus> = BTreeMap::new();
-        let mut busy = BTreeSet::new();
-        for status in answers.values().flatten() {
-            busy.extend(status.busy.iter().cloned());
-            for group in &status.groups {
-                let newer = groups.get(&group.id).is_none_or(|known| known.term < group.term);
-                if newer {
-                    groups.insert(group.id, group.clone());
-                }
-            }
-        }
+        let mut groups: BTreeMap<Group, GroupStatus> =
+            newest(answers.values().flatten()).into_iter().map(|(id, group)| (id, group.clone())).collect();
+        let busy: BTreeSet<&String> = answers.values().flatten().flat_map(|status| &status.busy).collect();
         for (group, info) in &known.groups {
             groups.entry(*group).or_insert_with(|| {
                 let replica = |node: &NodeId| Replica { node: *node, role: "unknown".into(), size: 0, lag: 0 };
@@ -703,16 +696,14 @@ impl Cluster {
         let nodes: Vec<Value> = nodes.collect();
         serde_json::json!({
             "id": known.id, "nodes": nodes, "groups": groups.into_values().collect::<Vec<_>>(),
-            "busy": busy.into_iter().collect::<Vec<_>>(),
+            "busy": busy,
         })
     }
 
     /// The replicas of a group, as its leader says.
     pub async fn replicas(&self, group: Group) -> Option<Vec<Value>> {
         let known = self.knowledge();
-        let leader = self.leader(group).await?;
-        let status = self.status_of(leader).await.ok()?;
-        let group = status.groups.into_iter().find(|led| led.id == group)?;
+        let group = self.status_of_group(group).await?;
         let replica = |replica: Replica| {
             let host = known.nodes.get(&replica.node).map(|info| info.host.clone());
             serde_json::json!({"node": replica.node, "host": host, "role": replica.role, "size": replica.size})
@@ -730,11 +721,7 @@ impl Cluster {
     /// Where another node of the cluster is.
     pub fn host_of(&self, node: NodeId) -> Option<String> {
         let moved = self.0.moved.lock().expect("no holder of this lock panics").get(&node).cloned();
-        moved.or_else(|| self.known_host_of(node))
-    }
-
-    fn known_host_of(&self, node: NodeId) -> Option<String> {
-        self.knowledge().nodes.get(&node).map(|info| info.host.clone())
+        moved.or_else(|| self.0.known_host_of(node))
     }
 
     /// The group of a new chain that is to have so many replicas.
@@ -790,10 +777,7 @@ impl Cluster {
                 .get(&group)
                 .map(|info| info.replicas.iter().copied().collect())
                 .unwrap_or_default();
-            if let Some(leader) = self.leader(group).await
-                && let Ok(status) = self.status_of(leader).await
-                && let Some(status) = status.groups.into_iter().find(|led| led.id == group)
-            {
+            if let Some(status) = self.status_of_group(group).await {
                 let there: BTreeSet<NodeId> = status
                     .replicas
                     .iter()
@@ -836,8 +820,8 @@ impl Cluster {
     /// Ends all groups.
     pub async fn stop(&self) {
         let groups = std::mem::take(&mut *self.0.groups.write().expect("no holder of this lock panics"));
-        for running in groups.into_values() {
-            let _ = timeout(limits::LINK_TIMEOUT, running.raft.shutdown()).await;
+        for raft in groups.into_values() {
+            let _ = timeout(limits::LINK_TIMEOUT, raft.shutdown()).await;
         }
         self.0.links.lock().expect("no holder of this lock panics").clear();
         self.0.store.end_journal();
@@ -867,23 +851,20 @@ impl Cluster {
                 }
             }
         }
-        let running: Vec<(Group, Running)> = {
-            let groups = self.0.groups.read().expect("no holder of this lock panics");
-            groups.iter().map(|(group, running)| (*group, running.clone())).collect()
-        };
-        for (group, running) in running {
+        let running = self.0.groups.read().expect("no holder of this lock panics").clone();
+        for (group, raft) in running {
             let (state, membership) = {
-                let metrics = running.raft.metrics();
+                let metrics = raft.metrics();
                 let metrics = metrics.borrow_watched();
                 (metrics.state, metrics.membership_config.membership().clone())
             };
             if state == ServerState::Leader {
                 let (voters, learners) = known.members(group);
-                self.move_group(group, &running, &membership, voters, learners);
+                self.move_group(group, raft, &membership, voters, learners);
             } else if let Some(info) = known.groups.get(&group).filter(|info| !info.replicas.contains(&me))
                 && self.is_without(group, info, me).await
             {
-                self.forget(group, running).await;
+                self.forget(group, raft).await;
             }
         }
         if self.leads(Group::META) {
@@ -894,9 +875,7 @@ impl Cluster {
     /// Whether the node that leads a group says that another one does not keep it any more. Who is taken out is not told by the group.
     async fn is_without(&self, group: Group, info: &GroupInfo, node: NodeId) -> bool {
         for replica in &info.replicas {
-            if let Ok(status) = self.status_of(*replica).await
-                && let Some(led) = status.groups.iter().find(|led| led.id == group)
-            {
+            if let Some(led) = self.led_by(*replica, group).await {
                 return led.replicas.iter().all(|replica| replica.node != node);
             }
         }
@@ -904,9 +883,9 @@ impl Cluster {
     }
 
     /// Ends a group that is not kept here any more.
-    async fn forget(&self, group: Group, running: Running) {
+    async fn forget(&self, group: Group, raft: Raft) {
         self.0.groups.write().expect("no holder of this lock panics").remove(&group);
-        let _ = running.raft.shutdown().await;
+        let _ = raft.shutdown().await;
         self.0.node.drop_group(group);
         tracing::info!(%group, "the group is not kept on this node any more");
     }
@@ -915,7 +894,7 @@ impl Cluster {
     fn move_group(
         &self,
         group: Group,
-        running: &Running,
+        raft: Raft,
         membership: &engine::RaftMembership,
         voters: BTreeMap<NodeId, String>,
         learners: BTreeMap<NodeId, String>,
@@ -935,7 +914,7 @@ impl Cluster {
             }
             moving.insert(group, format!("the group {group} moves to {} nodes", wanted.len()));
         }
-        let (cluster, raft) = (self.clone(), running.raft.clone());
+        let cluster = self.clone();
         tokio::spawn(async move {
             let moved = async {
                 for (node, host) in all.iter().filter(|(node, _)| !there.contains(node)) {
@@ -969,11 +948,7 @@ impl Cluster {
         if known.going().next().is_some() {
             let asked = known.nodes.keys().map(|node| self.status_of(*node));
             let statuses = futures_util::future::join_all(asked).await;
-            let led: BTreeMap<Group, &GroupStatus> = {
-                let mut all: Vec<&GroupStatus> = statuses.iter().flatten().flat_map(|status| &status.groups).collect();
-                all.sort_by_key(|group| group.term);
-                all.into_iter().map(|group| (group.id, group)).collect()
-            };
+            let led = newest(statuses.iter().flatten());
             // Only the node that leads a group knows who has it.
             let is_without = |group: &Group, node: NodeId| {
                 led.get(group).is_some_and(|group| group.replicas.iter().all(|replica| replica.node != node))
@@ -1034,6 +1009,28 @@ fn config() -> Result<openraft::Config, ClusterError> {
     config.validate().map_err(|error| ClusterError::Refused(error.to_string()))
 }
 
+/// Who leads a group, as far as its engine here knows.
+fn leader_of(raft: &Raft) -> Option<NodeId> {
+    raft.metrics().borrow_watched().current_leader
+}
+
+/// The last entry that another node is known to have of a group that this node leads.
+fn matched(metrics: &engine::Metrics, node: NodeId) -> Option<u64> {
+    Some(metrics.replication.as_ref()?.get(&node)?.as_ref()?.index)
+}
+
+/// Of each group what the node says that was elected last.
+fn newest<'a>(statuses: impl Iterator<Item = &'a NodeStatus>) -> BTreeMap<Group, &'a GroupStatus> {
+    let mut all: Vec<&GroupStatus> = statuses.flat_map(|status| &status.groups).collect();
+    all.sort_by_key(|group| group.term);
+    all.into_iter().map(|group| (group.id, group)).collect()
+}
+
+/// What another node says, as JSON.
+fn said<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(content).map_err(|_| "what is said is not understood".to_owned())
+}
+
 /// Settles the groups whenever something has changed, and now and then.
 async fn run(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
     let Some(mut changed) = inner.upgrade().map(|inner| inner.changed.subscribe()) else { return };
@@ -1074,6 +1071,11 @@ impl Inner {
         let last = |group| (group, self.store.group(group).last.map(|last| last.index));
         let last = self.store.groups().into_iter().map(last).collect();
         serde_json::to_vec(&Hello { host: self.host.clone(), last }).expect("it is JSON")
+    }
+
+    /// Where another node is, as far as the cluster knows.
+    fn known_host_of(&self, node: NodeId) -> Option<String> {
+        self.store.cluster(|known| knowledge::host(known, node))
     }
 
     fn link(&self, node: NodeId, host: &str) -> Arc<Link> {
@@ -1142,7 +1144,7 @@ impl Ways for WaysOf {
     fn link(&self, node: NodeId, host: &str) -> Option<Arc<Link>> {
         let inner = self.0.upgrade()?;
         // Where it is now counts more than where it was when it became a member.
-        let host = inner.store.cluster(|known| knowledge::host(known, node)).unwrap_or_else(|| host.into());
+        let host = inner.known_host_of(node).unwrap_or_else(|| host.into());
         Some(inner.link(node, &host))
     }
 }
@@ -1163,8 +1165,8 @@ impl Answers for AnswersOf {
                 }
                 net::APPEND | net::VOTE | net::PRE_VOTE | net::TRANSFER => {
                     let raft = match cluster.running(group) {
-                        Some(running) => running.raft,
-                        None => cluster.open_asked(group).await?.raft,
+                        Some(raft) => raft,
+                        None => cluster.open_asked(group).await?,
                     };
                     net::answer(raft, kind, content).await
                 }
@@ -1181,9 +1183,7 @@ impl Answers for AnswersOf {
                     changed.map(|changed| vec![changed.into()]).map_err(|error| error.to_string())
                 }
                 JOIN => {
-                    let joining =
-                        serde_json::from_slice(&content).map_err(|_| "what is said is not understood".to_owned())?;
-                    let joined = cluster.take_in(from, joining).await.map_err(|error| error.to_string())?;
+                    let joined = cluster.take_in(from, said(&content)?).await.map_err(|error| error.to_string())?;
                     Ok(serde_json::to_vec(&joined).expect("it is JSON"))
                 }
                 CARRY => carry::answer(&cluster.0.node, &content).await,
@@ -1198,23 +1198,19 @@ impl Cluster {
     /// Looks at what a node says of itself before anything else of it is believed: a folder that was copied, or put back from an old
     /// copy, is no member of its groups, though it has the key of one.
     async fn greet(&self, from: NodeId, content: &[u8]) -> Result<(), String> {
-        let said: Hello = serde_json::from_slice(content).map_err(|_| "what is said is not understood".to_owned())?;
+        let said: Hello = said(content)?;
         if from == self.me() {
             return Err("it has this node's key: one of the two data folders is a copy, which must not run".into());
         }
         for (group, last) in said.last {
-            let Some(running) = self.running(group) else { continue };
-            let known = {
-                let metrics = running.raft.metrics();
-                let metrics = metrics.borrow_watched();
-                metrics.replication.as_ref().and_then(|of| of.get(&from).copied().flatten())
-            };
-            if let Some(known) = known.filter(|known| last.is_none_or(|last| last < known.index)) {
+            let Some(raft) = self.running(group) else { continue };
+            let known = matched(&raft.metrics().borrow_watched(), from);
+            if let Some(known) = known.filter(|known| last.is_none_or(|last| last < *known)) {
                 return Err(format!(
                     "its data folder is an older copy: of the group {group} it has {} entries and has acknowledged {}. Take \
                      it out of the cluster (qbc cluster leave {from} --lost), and join with a new folder",
                     last.map_or(0, |last| last + 1),
-                    known.index + 1
+                    known + 1
                 ));
             }
         }
@@ -1232,7 +1228,7 @@ impl Cluster {
     }
 
     /// Opens a group of which another node speaks.
-    async fn open_asked(&self, group: Group) -> Result<Running, String> {
+    async fn open_asked(&self, group: Group) -> Result<Raft, String> {
         if group == Group::META {
             // This node has asked to be taken in, and others were faster.
             return self.be_member_of().await.map_err(|error| error.to_string());
@@ -1244,17 +1240,17 @@ impl Cluster {
         }
     }
 
-    async fn be_member_of(&self) -> Result<Running, ClusterError> {
+    async fn be_member_of(&self) -> Result<Raft, ClusterError> {
         Box::pin(self.be_member()).await?;
         self.running(Group::META).ok_or_else(|| ClusterError::Unavailable("the node stops".into()))
     }
 
     async fn read_index(&self, group: Group) -> Result<Vec<u8>, String> {
-        let Some(running) = self.running(group) else { return Err("the group does not run here".into()) };
-        let read = match running.raft.get_read_log_id(ReadPolicy::LeaseRead).await {
+        let Some(raft) = self.running(group) else { return Err("the group does not run here".into()) };
+        let read = match raft.get_read_log_id(ReadPolicy::LeaseRead).await {
             Ok(read) => read,
             Err(_) => {
-                let read = running.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+                let read = raft.get_read_log_id(ReadPolicy::ReadIndex).await;
                 read.map_err(|error| error.to_string())?
             }
         };
@@ -1283,7 +1279,7 @@ impl Sequence {
 
 impl Sequencer for Sequence {
     fn leads(&self) -> bool {
-        self.raft.metrics().borrow_watched().current_leader == Some(*self.raft.node_id())
+        leader_of(&self.raft) == Some(*self.raft.node_id())
     }
 
     fn lead(&self) -> Result<bool, Refused> {

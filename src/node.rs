@@ -387,13 +387,14 @@ impl Node {
     ) -> Result<Vec<Accepted>, Refused> {
         let transactions = self.record(chain, submissions);
         let ids: Vec<Option<Id>> = transactions.iter().map(|transaction| transaction.id().cloned()).collect();
+        let carried = |transactions, expected: Option<Expected>| Carried {
+            chain: chain.id,
+            expected: expected.map(|expected| (chain.id, expected)),
+            transactions: Arc::new(transactions),
+            each_for_itself: false,
+        };
         let placed = match self.carrier(chain) {
-            Some(carrier) => {
-                let expected = expected.map(|expected| (chain.id, expected));
-                let transactions = Arc::new(transactions);
-                let carried = Carried { chain: chain.id, expected, transactions, each_for_itself: false };
-                carrier.carry(chain.group, carried).await?
-            }
+            Some(carrier) => carrier.carry(chain.group, carried(transactions, expected)).await?,
             None => {
                 let guard = chain.guard(expected.clone());
                 let again = self.0.carrier.get().map(|carrier| (carrier, transactions.clone()));
@@ -403,10 +404,7 @@ impl Node {
                     (Ok(_), _) => unreachable!("the outcome of an inject is Injected"),
                     // It has led until now, and nothing was accepted.
                     (Err(Refused::NotLeading(_)), Some((carrier, transactions))) => {
-                        let expected = expected.map(|expected| (chain.id, expected));
-                        let transactions = Arc::new(transactions);
-                        let carried = Carried { chain: chain.id, expected, transactions, each_for_itself: false };
-                        carrier.carry(chain.group, carried).await?
+                        carrier.carry(chain.group, carried(transactions, expected)).await?
                     }
                     (Err(refused), _) => return Err(refused),
                 }

@@ -72,6 +72,7 @@ pub type Snapshot = openraft::Snapshot<LeaderId, NodeId, String, ()>;
 pub type SnapshotMeta = openraft::SnapshotMeta<LeaderId, NodeId, String>;
 /// The engine of one group.
 pub type Raft = openraft::Raft<Types, Machine>;
+pub type Metrics = openraft::RaftMetrics<Types>;
 
 impl RaftTypeConfig for Types {
     type D = Proposal;

@@ -41,7 +41,7 @@ pub struct NodeInfo {
 }
 
 impl NodeInfo {
-    /// Of a node with this version at this host.
+    /// Of a node with this program at this host.
     pub fn new(host: String) -> NodeInfo {
         NodeInfo { host, standing: Standing::In, version: env!("CARGO_PKG_VERSION").into() }
     }

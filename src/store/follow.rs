@@ -113,14 +113,14 @@ impl<'a> FollowedRun<'a> {
 }
 
 impl Batch {
-    /// The id of a transaction that stands in the log.
-    pub fn id(&mut self, chain: ChainNumber, id: &Id, index: Index) {
-        self.rows.id(chain, id, index);
-    }
-
-    /// A transaction that stands in the log without its data.
-    pub fn erased_before(&mut self, chain: ChainNumber, index: Index, erasure: &Erasure) {
-        self.rows.erased(chain, index, erasure);
+    /// How a transaction that stands in the log is found by its id, and what is left of one whose data was erased.
+    pub fn logged_transaction(&mut self, chain: ChainNumber, index: Index, transaction: &FollowedTransaction) {
+        if let Some(id) = &transaction.id {
+            self.rows.id(chain, id, index);
+        }
+        if let Some(erasure) = &transaction.erasure {
+            self.rows.erased(chain, index, erasure);
+        }
     }
 
     /// A run that stands in the log as the next record of an entry.

@@ -168,12 +168,7 @@ impl Importing {
             let index = Size::new(edge.size()).next_index();
             edge.push(transaction.hash, &mut |tile| pending.batch.tile(record.number, &tile));
             progress.bytes += transaction.bytes;
-            if let Some(id) = &transaction.id {
-                pending.batch.id(record.number, id, index);
-            }
-            if let Some(erasure) = &transaction.erasure {
-                pending.batch.erased_before(record.number, index, erasure);
-            }
+            pending.batch.logged_transaction(record.number, index, &transaction);
         }
         progress.size = Size::new(edge.size());
         Ok(())
@@ -290,7 +285,7 @@ impl Ledger {
     ) -> Result<Entry, StoreError> {
         let number = self.imports[&id].record.number;
         let (name, bang) = (name.to_string(), Some(bang).filter(|bang| bang.quant > Height::FIRST));
-        let group = self.group();
+        let group = self.group;
         self.load_chain(&ChainRecord { name, number, id, group, parent: None, leap, erasures, bang })
     }
 
@@ -329,7 +324,7 @@ impl Ledger {
         (runs, quants): (Vec<Run>, Vec<Quant>),
         pending: &mut Pending,
     ) {
-        let (number, group) = (self.number(id), self.group());
+        let (number, group) = (self.number(id), self.group);
         let new = || Importing::new(ImportRecord { id, number, group, given_up: false, name: None, active: None });
         let Importing { record, progress, edge, sealed, .. } = self.imports.entry(id).or_insert_with(new);
         record.active = Some(at);

@@ -29,13 +29,13 @@ use crate::{
     limits,
     store::{
         Batch, ChainNumber, ChainRecord, Effect, Followed, FollowedRun, ForkPoint, Group, Lineage, LogRecord, Parent,
-        Store, StoreError, stored_name,
+        Removed, Store, StoreError, stored_name,
     },
 };
 
 /// The newest state of the chains of a group.
 pub(super) struct Ledger {
-    group: Group,
+    pub(super) group: Group,
     pub(super) store: Arc<Store>,
     pub(super) published: Arc<Published>,
     pub(super) chains: HashMap<ChainNumber, Entry>,
@@ -231,10 +231,6 @@ impl Ledger {
     /// The number of a chain or an import, a new one where it has none yet.
     pub(super) fn number(&mut self, id: Hash) -> ChainNumber {
         *self.numbers.entry(id).or_insert_with(|| self.store.new_chain_number())
-    }
-
-    pub(super) fn group(&self) -> Group {
-        self.group
     }
 
     /// Forgets the number of an import that is gone.
@@ -724,12 +720,7 @@ impl Ledger {
                     let transaction = transaction?;
                     let tiles = &mut |tile: Tile| pending.batch.tile(number, &tile);
                     let index = chain.append(transaction.hash, transaction.timestamp, transaction.bytes, tiles);
-                    if let Some(id) = &transaction.id {
-                        pending.batch.id(number, id, index);
-                    }
-                    if let Some(erasure) = &transaction.erasure {
-                        pending.batch.erased_before(number, index, erasure);
-                    }
+                    pending.batch.logged_transaction(number, index, &transaction);
                 }
                 pending.touched.insert(number);
             }
@@ -742,7 +733,7 @@ impl Ledger {
     /// Removes what is stored of an import that was given up.
     fn remove_import(&mut self, id: Hash) -> Result<(), StoreError> {
         let Some(number) = self.numbers.get(&id).copied() else { return Ok(()) };
-        let mut removed = crate::store::Removed::default();
+        let mut removed = Removed::default();
         loop {
             let mut batch = Batch::default();
             let is_done = self.store.remove_parts(number, limits::REMOVE_ENTRIES, &mut removed, &mut batch)?;

@@ -293,7 +293,11 @@ struct Writers {
 }
 
 impl Writers {
-    fn new(nodes: &Nodes, chains: &[&'static str]) -> Writers {
+    /// Makes the chains to be written.
+    fn bang(nodes: &Nodes, chains: &[&'static str]) -> Writers {
+        for chain in chains {
+            bang(nodes.node(0), json!({"name": chain, "difficulty": 0}));
+        }
         let urls = nodes.nodes.iter().map(|node| node.as_ref().map(|node| node.url.clone())).collect();
         Writers {
             chains: chains.to_vec(),
@@ -382,11 +386,7 @@ fn signal(node: &TestNode, name: &str) {
 #[test]
 fn nothing_is_lost_or_doubled_while_nodes_die() {
     let mut nodes = Nodes::start(3);
-    let chains = ["one", "two", "three"];
-    for chain in chains {
-        bang(nodes.node(0), json!({"name": chain, "difficulty": 0}));
-    }
-    let writers = Writers::new(&nodes, &chains);
+    let writers = Writers::bang(&nodes, &["one", "two", "three"]);
     while_written(&writers, 6, || {
         let mut random = Random(7);
         for round in 0..4 {
@@ -421,11 +421,7 @@ fn nothing_is_lost_or_doubled_while_nodes_die() {
 #[test]
 fn nodes_come_and_go_under_load() {
     let mut nodes = Nodes::start(3);
-    let chains = ["one", "two", "three"];
-    for chain in chains {
-        bang(nodes.node(0), json!({"name": chain, "difficulty": 0}));
-    }
-    let writers = Writers::new(&nodes, &chains);
+    let writers = Writers::bang(&nodes, &["one", "two", "three"]);
     while_written(&writers, 6, || {
         writers.go_on(20);
         // Two come, and two of the first leave: every chain moves.

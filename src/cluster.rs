@@ -425,7 +425,8 @@ impl Cluster {
             }
         }
         let own = Group::of(from);
-        let mut set = BTreeMap::from([knowledge::node(from, Some(&NodeInfo::new(joining.host.clone())))]);
+        let info = NodeInfo { version: joining.version, ..NodeInfo::new(joining.host.clone()) };
+        let mut set = BTreeMap::from([knowledge::node(from, Some(&info))]);
         if !known.groups.contains_key(&own) {
             set.extend([knowledge::group(own, Some(&GroupInfo { replicas: vec![from], founder: from, want: 1 }))]);
         }

@@ -272,6 +272,65 @@ fn one_of_three_may_die() {
     );
 }
 
+#[test]
+fn of_what_is_not_agreed_nothing_is_forgotten_or_doubled() {
+    let mut nodes = Nodes::start(3);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let leader = nodes.leader("kept");
+    let others: Vec<usize> = (0..3).filter(|number| *number != leader).collect();
+    others.iter().for_each(|number| nodes.kill(*number));
+    // Nobody knows what becomes of the first, so nothing goes on from it.
+    let send = |id: &str| {
+        let body = json!({"data": id, "id": id});
+        nodes.node(leader).post("/chains/kept/inject").json(&body).send().unwrap()
+    };
+    for id in ["one", "two"] {
+        problem(send(id), 503);
+    }
+    others.iter().for_each(|number| nodes.restart(*number));
+    let mut found = BTreeMap::new();
+    for id in ["two", "one"] {
+        eventually("it is accepted", || {
+            let body = json!({"data": id, "id": id});
+            let (status, answer) = post(nodes.node(others[0]), "/chains/kept/inject", &body);
+            found.insert(id, answer["index"].as_u64());
+            status == 202
+        });
+    }
+    nodes.settle();
+    let transactions = nodes.same("kept");
+    assert_eq!(transactions.len(), 3);
+    for (id, index) in found {
+        assert_eq!(transactions[index.unwrap() as usize]["id"], id);
+    }
+}
+
+#[test]
+fn what_was_erased_is_not_brought_to_a_new_node() {
+    let mut nodes = Nodes::start(1);
+    nodes.node(0).inject("", json!("Jane Roe"));
+    nodes.node(0).inject("", json!("kept"));
+    nodes.node(0).leap("");
+    let (status, _) = post(nodes.node(0), "/transactions/1/erase", &json!({"reason": "asked for"}));
+    assert_eq!(status, 201);
+    let erased = nodes.node(0).json("/transactions/1");
+    nodes.add();
+    nodes.add();
+    nodes.settle();
+    let raised = nodes.node(1).patch("/chains/qbc").json(&json!({"replicas": 3})).send().unwrap();
+    assert_eq!(raised.status(), 200, "{}", raised.text().unwrap());
+    nodes.settle();
+    nodes.kill(0);
+    eventually("another leads", || nodes.running().all(|node| node.get("/stats").send().unwrap().status() == 200));
+    let transactions = nodes.same("qbc");
+    assert_eq!((transactions.len(), &transactions[1], &transactions[2]["data"]), (4, &erased, &json!("kept")));
+    assert!(erased["erased"].is_object() && erased["data"].is_null(), "{erased}");
+    for number in 1..3 {
+        assert_eq!(nodes.nodes[number].as_mut().unwrap().stop(), Some(0));
+        verifies(&nodes.data(number));
+    }
+}
+
 /// Tells all writers to end, also where a test fails.
 struct Ends<'a>(&'a AtomicBool);
 

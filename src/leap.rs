@@ -4,7 +4,10 @@
 //! until the policy says that it is time, leaps, and goes on as long as there is something pooled.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,8 +40,12 @@ pub async fn run(node: Node, mut touched: mpsc::UnboundedReceiver<Arc<ChainHandl
     }
 }
 
+/// Whether a task waits to leap by a chain's policy.
+#[derive(Default)]
+struct Armed(AtomicBool);
+
 fn arm(node: &Node, chain: Arc<ChainHandle>, shutdown: &watch::Receiver<bool>) {
-    if is_due(&chain) && !chain.armed.swap(true, Ordering::AcqRel) {
+    if is_due(&chain) && !chain.remembered::<Armed>().0.swap(true, Ordering::AcqRel) {
         let (node, mut shutdown) = (node.clone(), shutdown.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -54,6 +61,7 @@ fn is_due(chain: &ChainHandle) -> bool {
 }
 
 async fn leap_while_due(node: &Node, chain: &ChainHandle) {
+    let armed = chain.remembered::<Armed>();
     loop {
         while is_due(chain) {
             if !node.leads(chain.group) {
@@ -76,9 +84,9 @@ async fn leap_while_due(node: &Node, chain: &ChainHandle) {
                 sleep(AFTER_FAILURE).await;
             }
         }
-        chain.armed.store(false, Ordering::Release);
+        armed.0.store(false, Ordering::Release);
         // What came in since the last look found the chain still armed.
-        if !is_due(chain) || chain.armed.swap(true, Ordering::AcqRel) {
+        if !is_due(chain) || armed.0.swap(true, Ordering::AcqRel) {
             return;
         }
     }

@@ -12,7 +12,10 @@ use std::{
     ops::Range,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock, RwLock, atomic::Ordering},
+    sync::{
+        Arc, Mutex, OnceLock, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -30,11 +33,11 @@ use crate::{
         count::{Height, Index, Size},
         hash::{self, Hash},
         merkle,
-        note::{Algorithm, Checkpoint, KeyName, Note, VerifierKey},
+        note::{Algorithm, Checkpoint, KeyName, Note, Signature, VerifierKey},
         quant::Quant,
         rules::{ChainName, Rules},
         transaction::{Id, Kind, Record, Submission, Timestamp, Transaction},
-        witness::{self, Evidence, Refusal, Rejected, Trusted, Witnessed},
+        witness::{self, Cosigned, Evidence, Refusal, Rejected, Trusted, Witnessed},
     },
     limits,
     mine::Miner,
@@ -132,6 +135,18 @@ struct GroupWriter {
     core: Arc<Core>,
     requests: mpsc::Sender<Envelope>,
 }
+
+/// One leap of a chain at a time: the next cuts what this one left.
+#[derive(Default)]
+struct LeapTurn(tokio::sync::Mutex<()>);
+
+/// What witnesses have cosigned of a chain since the node's start.
+#[derive(Default)]
+struct Cosignatures(RwLock<Cosigned>);
+
+/// Whether a chain's newest time lay in the future when it was looked at last.
+#[derive(Default)]
+struct IsAhead(AtomicBool);
 
 /// A node's part as a witness of others.
 struct Witness {
@@ -531,7 +546,8 @@ impl Node {
     /// # Errors
     /// Why there is no quant.
     pub async fn leap(&self, chain: &ChainHandle, expected: Option<Expected>) -> Result<(Quant, Tag), Refused> {
-        let _turn = chain.leaping.lock().await;
+        let turn = chain.remembered::<LeapTurn>();
+        let _turn = turn.0.lock().await;
         chain.check_writable()?;
         loop {
             let head = chain.head();
@@ -735,12 +751,21 @@ impl Node {
             self.0.notes.insert(key, note.clone());
             note
         });
-        chain.cosigned(|cosigned| cosigned.of(note.text()).cloned()).unwrap_or_else(|| Note::clone(&note))
+        let cosignatures = chain.remembered::<Cosignatures>();
+        let cosigned = cosignatures.0.read().expect("no holder of this lock panics").of(note.text()).cloned();
+        cosigned.unwrap_or_else(|| Note::clone(&note))
     }
 
     /// The newest checkpoint of a chain that this many witnesses have cosigned since the node's start.
     pub fn cosigned(&self, chain: &ChainHandle, witnesses: usize) -> Option<Note> {
-        chain.cosigned(|cosigned| cosigned.newest(OWN_SIGNATURES + witnesses).cloned())
+        let cosignatures = chain.remembered::<Cosignatures>();
+        cosignatures.0.read().expect("no holder of this lock panics").newest(OWN_SIGNATURES + witnesses).cloned()
+    }
+
+    /// Adds a witness's cosignature, which must hold, of the checkpoint of a quant.
+    pub fn add_cosignature(&self, chain: &ChainHandle, quant: Height, note: &Note, cosignature: Signature) {
+        let cosignatures = chain.remembered::<Cosignatures>();
+        cosignatures.0.write().expect("no holder of this lock panics").add(quant, note, cosignature);
     }
 
     /// The key that checks the cosignatures of this node, where it is a witness.
@@ -893,10 +918,8 @@ impl Node {
         let (now, head) = (self.now(), chain.head());
         let is_ahead = is_ahead(head.time(), now);
         // It is told each time that it begins.
-        if is_ahead && !chain.is_ahead.swap(true, Ordering::Relaxed) {
+        if is_ahead != chain.remembered::<IsAhead>().0.swap(is_ahead, Ordering::Relaxed) && is_ahead {
             tracing::warn!("{}", ahead(&format!("the chain \"{}\"", chain.name), head.time()));
-        } else if !is_ahead {
-            chain.is_ahead.store(false, Ordering::Relaxed);
         }
         now.max(head.accepted)
     }

@@ -4,7 +4,10 @@
 //! where it is a fork: hashes, tiles, roots, links and proof of work, and at the end the head in memory. A chain that does
 //! not hold takes no more writes, `/readyz` names it, and the others go on.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -17,12 +20,12 @@ use crate::{
         count::{Height, Size},
         merkle::{Edge, Tile},
         quant::Quant,
-        transaction::Record,
+        transaction::{Record, Timestamp},
     },
     limits,
     node::Node,
     store::{Lineage, Store, StoreError},
-    writer::{ChainHandle, Scrubbed, edge_at},
+    writer::{ChainHandle, edge_at},
 };
 
 /// How fast and how often.
@@ -32,6 +35,23 @@ pub struct Pace {
     pub rate: u64,
     /// From the end of a pass to the start of the next.
     pub pause: Duration,
+}
+
+/// That all of a chain was read again and held.
+#[derive(Clone, Copy, Debug)]
+pub struct Scrubbed {
+    /// The chain's size then.
+    pub size: Size,
+    /// When it was done.
+    pub timestamp: Timestamp,
+}
+
+#[derive(Default)]
+struct Last(Mutex<Option<Scrubbed>>);
+
+/// When all of a chain was read again last and held, since the node started.
+pub fn last(chain: &ChainHandle) -> Option<Scrubbed> {
+    *chain.remembered::<Last>().0.lock().expect("no holder of this lock panics")
 }
 
 /// Scrubs all chains, again and again, until `shutdown` says that the node stops.
@@ -72,7 +92,8 @@ async fn chain_once(node: &Node, chain: &Arc<ChainHandle>, rate: u64) -> u64 {
             Ok((next, read)) => {
                 bytes += read;
                 if next.is_done() {
-                    chain.set_scrubbed(Scrubbed { size: next.size(), timestamp: node.now() });
+                    let done = Scrubbed { size: next.size(), timestamp: node.now() };
+                    *chain.remembered::<Last>().0.lock().expect("no holder of this lock panics") = Some(done);
                     return bytes;
                 }
                 let due = Duration::from_secs_f64(bytes as f64 / rate as f64);
@@ -119,11 +140,11 @@ impl Pass {
         self.size() == self.head.size() && self.newest.as_ref() == Some(&*self.head.newest)
     }
 
-    /// Reads the next quants and transactions, and gives the bytes of the transactions.
     fn size(&self) -> Size {
         Size::new(self.edge.size())
     }
 
+    /// Reads the next quants and transactions, and gives the bytes of the transactions.
     fn step(mut self, store: &Store) -> Result<(Pass, u64), StoreError> {
         let mut records = Vec::with_capacity(limits::CHUNK_BYTES);
         let mut quants = 0;

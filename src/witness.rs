@@ -373,7 +373,7 @@ impl Call {
             Err(error) => Answer::Refused(format!("its cosignature is dropped: {error}")),
             Ok(verified) if verified[0].time == Some(0) => Answer::Refused("its cosignature names no time".into()),
             Ok(_) => {
-                self.chain.add_cosignature(quant.index(), note, line);
+                self.node.add_cosignature(&self.chain, quant.index(), note, line);
                 let is_newest = self.chain.head().newest.index() == quant.index();
                 Answer::Cosigned { size: quant.size(), is_newest }
             }

@@ -34,7 +34,7 @@ use crate::{
 use ledger::{Ledger, Pending};
 
 pub use command::{Command, Envelope, Guard, Outcome, Own, Placed, Refused, Request};
-pub use handle::{ChainHandle, Health, Published, Scrubbed};
+pub use handle::{ChainHandle, Health, Published};
 pub use import::{Part, Progress, Step, in_force_at};
 pub use load::{checked_transaction, edge_at};
 

@@ -75,7 +75,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("scrub.rs", &["core", "limits", "store", "writer", "node"]),
     ("peers.rs", &["core", "limits", "clock"]),
     ("witness.rs", &["core", "limits", "peers", "store", "writer", "node"]),
-    ("http/", &["cluster", "core", "http", "limits", "peers", "writer", "node"]),
+    ("http/", &["cluster", "core", "http", "limits", "peers", "scrub", "writer", "node"]),
     (
         "cli/",
         &["cli", "clock", "cluster", "core", "http", "leap", "limits", "node", "peers", "scrub", "store", "witness"],

@@ -35,6 +35,7 @@ use crate::{
     },
     limits,
     node::{ChainReader, Node, Receipt, StoreError},
+    scrub,
     writer::ChainHandle,
 };
 
@@ -687,8 +688,7 @@ impl Stats {
             hash: head.newest.hash(),
             root: head.newest.header().root,
             bytes: head.bytes,
-            scrubbed: chain
-                .scrubbed()
+            scrubbed: scrub::last(chain)
                 .map(|done| ScrubbedView { size: done.size.get(), timestamp: done.timestamp.to_string() }),
             damage: chain.damage().map(str::to_owned),
             rollback: chain.rollback(),

@@ -1,7 +1,8 @@
 //! Chains as all but the writer see them.
 
 use std::{
-    collections::BTreeMap,
+    any::{Any, TypeId},
+    collections::{BTreeMap, HashMap},
     ops::Bound,
     sync::{
         Arc, Mutex, OnceLock, RwLock,
@@ -17,10 +18,8 @@ use crate::{
         chain::{Chain, Expected, Head, LeapPolicy},
         count::{Height, Index, Size},
         hash::Hash,
-        note::{Note, Signature},
         rules::{ChainName, Rules},
-        transaction::Timestamp,
-        witness::{Cosigned, Witnessed},
+        witness::Witnessed,
     },
     store::{ChainNumber, Group, Lineage, Rollback, Store},
 };
@@ -51,25 +50,8 @@ pub struct ChainHandle {
     rollback: RwLock<Option<Rollback>>,
     /// Whether an imported chain has taken its place.
     replaced: AtomicBool,
-    /// Whether it was told that its newest time lies in the future.
-    pub(crate) is_ahead: AtomicBool,
-    /// When it was read again last.
-    scrubbed: RwLock<Option<Scrubbed>>,
-    /// What witnesses have cosigned since the node's start.
-    cosigned: RwLock<Cosigned>,
-    /// One leap at a time: the next cuts what this one left.
-    pub(crate) leaping: tokio::sync::Mutex<()>,
-    /// Whether a task waits to leap by the policy.
-    pub(crate) armed: AtomicBool,
-}
-
-/// That all of a chain was read again and held.
-#[derive(Clone, Copy, Debug)]
-pub struct Scrubbed {
-    /// The chain's size then.
-    pub size: Size,
-    /// When it was done.
-    pub timestamp: Timestamp,
+    /// What other modules remember of it, each by a type of its own.
+    remembered: RwLock<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl ChainHandle {
@@ -96,11 +78,7 @@ impl ChainHandle {
             any_damage,
             rollback: RwLock::default(),
             replaced: false.into(),
-            is_ahead: false.into(),
-            scrubbed: RwLock::default(),
-            cosigned: RwLock::default(),
-            leaping: tokio::sync::Mutex::new(()),
-            armed: false.into(),
+            remembered: RwLock::default(),
         }
     }
 
@@ -226,24 +204,16 @@ impl ChainHandle {
         }
     }
 
-    /// When all of it was read again last, and held.
-    pub fn scrubbed(&self) -> Option<Scrubbed> {
-        *self.scrubbed.read().expect("no holder of this lock panics")
-    }
-
-    /// Records that all of it was read again, and held.
-    pub fn set_scrubbed(&self, scrubbed: Scrubbed) {
-        *self.scrubbed.write().expect("no holder of this lock panics") = Some(scrubbed);
-    }
-
-    /// Reads what witnesses have cosigned since the node's start.
-    pub fn cosigned<T>(&self, read: impl FnOnce(&Cosigned) -> T) -> T {
-        read(&self.cosigned.read().expect("no holder of this lock panics"))
-    }
-
-    /// Adds a witness's cosignature, which must hold, of the checkpoint of a quant.
-    pub fn add_cosignature(&self, quant: Height, note: &Note, cosignature: Signature) {
-        self.cosigned.write().expect("no holder of this lock panics").add(quant, note, cosignature);
+    /// What a module remembers of the chain as long as the node runs. The type is the module's own, so that nobody else reads or
+    /// changes it.
+    pub fn remembered<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let of = TypeId::of::<T>();
+        let known = self.remembered.read().expect("no holder of this lock panics").get(&of).cloned();
+        let known = known.unwrap_or_else(|| {
+            let mut remembered = self.remembered.write().expect("no holder of this lock panics");
+            remembered.entry(of).or_insert_with(|| Arc::new(T::default())).clone()
+        });
+        known.downcast().expect("it stands under its type")
     }
 
     pub(super) fn set_leap_policy(&self, leap: LeapPolicy) {

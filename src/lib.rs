@@ -19,7 +19,8 @@
 //! | [`scrub`] | all data read again and compared with the roots | `node` |
 //! | [`witness`] | cosignatures, asked of witnesses for each new quant | `node`, `peers` |
 //! | [`peers`] | discovery and liveness of other nodes | `clock` |
-//! | [`http`] | routes, and what holds for each of them | `node`, `cluster`, `peers` |
+//! | [`mirror`] | chains of others that are followed without trust | `node`, `cluster`, `peers` |
+//! | [`http`] | routes, and what holds for each of them | `node`, `cluster`, `peers`, `mirror` |
 //! | [`cli`] | the program: a node, and the client commands | all |
 //!
 //! A write goes from a handler, which makes canonical JSON and hashes, as a [`writer::Command`] down one bounded channel. The
@@ -43,6 +44,7 @@ pub mod leap;
 pub mod limits;
 pub mod log;
 pub mod mine;
+pub mod mirror;
 pub mod node;
 pub mod peers;
 pub mod scrub;

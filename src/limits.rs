@@ -322,3 +322,30 @@ pub const COMPARE_EVERY: Duration = Duration::from_secs(30);
 /// The longest wait for the answer of a node to which transactions were carried: it answers within [`AGREEMENT_TIMEOUT`] and what waits
 /// before them.
 pub const CARRY_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Chains of others that one node follows. Each is asked again and again, so this bounds calls and sockets too.
+pub const MIRRORS: usize = 256;
+
+/// Mirrors that take over transactions at one time: each holds a few pieces of [`IMPORT_BYTES`] in memory.
+pub const MIRROR_STEPS: usize = 4;
+
+/// Quants that a mirror takes over in one step, each step to a checkpoint that the source's key has signed.
+pub const MIRROR_QUANTS: u64 = 1_000;
+
+/// Time between two looks at a source that is there: what it seals is here about that much later.
+pub const MIRROR_EVERY: Duration = Duration::from_secs(1);
+
+/// Wait before a source that did not answer is asked again: it doubles from the first to the last of these.
+pub const MIRROR_PAUSE: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(60)];
+
+/// The longest wait for one answer of a source, and for one piece of its transactions.
+pub const MIRROR_CALL: Duration = Duration::from_secs(60);
+
+/// Time in which nothing comes of an answer of a source, after which it is given up.
+pub const MIRROR_IDLE: Duration = Duration::from_secs(10);
+
+/// Bytes of a proof or a receipt of a source. A receipt of the record of an erasure is some kilobytes.
+pub const MIRROR_PROOF_BYTES: usize = 64 << 10;
+
+/// Bytes of the URL of a source: it stands in the log, and in answers.
+pub const MIRROR_URL_BYTES: usize = 1_024;

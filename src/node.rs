@@ -4,6 +4,7 @@
 //! writer, which only moves a time on that would go back within its chain. Making hashes and JSON is the work of the caller's task, never of the writer.
 
 mod import;
+mod mirror;
 mod read;
 
 use std::{
@@ -248,6 +249,10 @@ impl Node {
             (None, leap) => {
                 let name = ChainName::DEFAULT.parse().expect("the default name is valid");
                 self.bang(Rules::new(name), None, leap.unwrap_or_default(), None, None).await.map(|_| ())
+            }
+            (Some(chain), Some(_)) if chain.mirror().is_some() => {
+                tracing::warn!("the default chain is a mirror, so it does not leap by itself");
+                Ok(())
             }
             (Some(chain), Some(leap)) if chain.leap_policy() != leap => self.set_leap(&chain, leap, None).await,
             _ => Ok(()),
@@ -719,7 +724,7 @@ impl Node {
         }
         let found = Rollback { quant, hash, size: Size::new(checkpoint.size()), accepted: false };
         self.take_rollback(chain, Some(found)).await;
-        chain.check_writable()
+        chain.check_sound()
     }
 
     /// Takes up that a newer quant of a chain was signed, or that the operator accepts what is known of that.

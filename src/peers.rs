@@ -817,6 +817,16 @@ fn client(identity: &Identity, allowed: &Allowed, timing: &Timing) -> Client {
     build(bounded)
 }
 
+/// Has a client call these networks only, whatever a name resolves to. Addresses that are no names are for the caller to check.
+pub(crate) fn only_to(allowed: &Allowed, builder: ClientBuilder) -> ClientBuilder {
+    builder.dns_resolver(Resolver(allowed.clone()))
+}
+
+/// Whether a call failed since a name is outside the networks that may be called.
+pub(crate) fn is_outside(error: &(dyn Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(Unresolved::NotAllowed))
+}
+
 /// Builds a client of these settings, on a system without certificate authorities too.
 pub(crate) fn build(bounded: impl Fn() -> ClientBuilder) -> Client {
     let built = bounded().build().or_else(|error| {

@@ -72,6 +72,7 @@ use crate::{
         count::{self, Height, Size},
         hash::{self, Hash},
         merkle::Tile,
+        mirror::Mirror,
         quant::Quant,
         rules::ChainName,
         transaction::{Erased, Id, Transaction},
@@ -310,6 +311,12 @@ impl Batch {
         self.log(&EffectEntry::SetLeap { chain: record.id, leap: record.leap });
     }
 
+    /// [`Effect::SetMirror`]; the record says of which.
+    pub fn set_mirror(&mut self, record: &ChainRecord, from: &str) {
+        self.rows.chain(record);
+        self.log(&EffectEntry::SetMirror { chain: record.id, from: from.into() });
+    }
+
     /// A complete Merkle tile.
     pub fn tile(&mut self, chain: ChainNumber, tile: &Tile) {
         self.rows.tile(chain, tile);
@@ -331,6 +338,16 @@ impl Batch {
         self.own(name, Some(serde_json::to_string(log).expect("it is JSON")));
     }
 
+    /// A chain of others that this node follows.
+    pub fn mirror(&mut self, mirror: &Mirror) {
+        self.own(format!("{MIRROR}{}", mirror.id), Some(serde_json::to_string(mirror).expect("it is JSON")));
+    }
+
+    /// A chain of others is not followed any more.
+    pub fn end_mirror(&mut self, id: Hash) {
+        self.own(format!("{MIRROR}{id}"), None);
+    }
+
     /// Something of the node's own.
     fn own(&mut self, name: String, value: Option<String>) {
         self.own.push(OwnEntry { name, value });
@@ -339,6 +356,9 @@ impl Batch {
 
 /// Before the hash of a log's name, the name of what was cosigned of it.
 const WITNESSED: &str = "witnessed ";
+
+/// Before the id of a chain that is followed, the name of what is known of that.
+const MIRROR: &str = "mirror ";
 
 fn rollback_name(chain: Hash) -> String {
     format!("rollback {chain}")
@@ -851,6 +871,11 @@ impl Store {
     /// What this node has cosigned of all logs.
     pub fn witnessed(&self) -> Result<Vec<Witnessed>, StoreError> {
         self.index()?.all_own(WITNESSED, "what was cosigned of a log")
+    }
+
+    /// The chains of others that this node follows, or did.
+    pub fn mirrors(&self) -> Result<Vec<Mirror>, StoreError> {
+        self.index()?.all_own(MIRROR, "what is known of a mirror")
     }
 
     /// Something of the node's own.

@@ -33,8 +33,8 @@ use crate::{
 };
 use ledger::{Ledger, Pending};
 
-pub use command::{Command, Envelope, Guard, Outcome, Own, Placed, Refused, Request};
-pub use handle::{ChainHandle, Health, Published};
+pub use command::{Command, Envelope, Guard, MirrorStep, Outcome, Own, Placed, Refused, Request};
+pub use handle::{ChainHandle, Health, Mirrored, Published};
 pub use import::{Part, Progress, Step, in_force_at};
 pub use load::{checked_transaction, edge_at};
 
@@ -254,6 +254,9 @@ impl Core {
     fn publish(&self, pending: Pending, doomed: Vec<Place>) -> Result<(), StoreError> {
         for (handle, leap) in pending.policies {
             handle.set_leap_policy(leap);
+        }
+        for (handle, from) in pending.mirrors {
+            handle.set_mirror(from);
         }
         for (handle, head) in pending.heads.into_values() {
             let newest = head.newest.index();

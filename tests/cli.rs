@@ -1212,3 +1212,34 @@ fn a_test_net_is_one_command_and_any_of_its_nodes_will_do() {
         assert!(TcpStream::connect(url.trim_start_matches("http://")).is_err(), "{url} is still there");
     }
 }
+
+#[test]
+fn a_mirror_is_started_listed_and_stopped() {
+    let (source, node) = (filled(&["--ephemeral"]), Node::ephemeral());
+    let key = source.run(&["key"]).ok();
+    let key = key.trim();
+    assert!(node.run(&["mirror"]).ok().contains("follows no chain"));
+    let from = format!("{}/chains/trial", source.url);
+    assert!(node.run(&["mirror", &from]).fails(2).contains("--key"));
+    let started = node.run(&["mirror", &from, "--key", key]).ok();
+    assert!(started.contains("trial") && started.contains(&from), "{started}");
+    source.run(&["--chain", "trial", "leap"]).ok();
+    let size = source.run(&["--chain", "trial", "stats", "--json"]).ok_json()["size"].clone();
+    let start = Instant::now();
+    loop {
+        let rows = node.run(&["mirror", "--json"]).ok_json();
+        if rows[0]["state"] == "following" && rows[0]["size"] == size {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "{rows}");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let table = node.run(&["mirror"]).ok();
+    assert!(table.contains("CHAIN") && table.contains("following") && table.contains(&from), "{table}");
+    assert!(node.run(&["--chain", "trial", "inject", "1"]).fails(1).contains("mirror of"));
+    // A stranger takes the copy for what its source has signed.
+    node.run(&["--chain", "trial", "verify"]).ok();
+    assert!(node.run(&["mirror", "--stop", "trial"]).ok().contains("not followed"));
+    assert_eq!(node.run(&["mirror", "--json"]).ok_json()[0]["state"], "stopped");
+    assert!(node.run(&["mirror", "--stop", "none"]).fails(1).contains("no mirror"));
+}

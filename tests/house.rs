@@ -9,8 +9,8 @@ const RULES: &[(&str, &str, &[&str])] = &[
     ("axum::", "HTTP stays at the rim; the bench has a bare server to compare with", &["http/", "cli/load.rs"]),
     (
         "reqwest",
-        "three files call others: nodes, witnesses, and who answers a request; and clients call this one",
-        &["peers.rs", "witness.rs", "http/forward.rs", "cli/"],
+        "four files call others: nodes, witnesses, sources of mirrors, and who answers a request; and clients call this one",
+        &["peers.rs", "witness.rs", "mirror/source.rs", "http/forward.rs", "cli/"],
     ),
     (
         "openraft",
@@ -43,6 +43,8 @@ const RULES: &[(&str, &str, &[&str])] = &[
             "cluster/",
             "leap.rs",
             "mine.rs",
+            "mirror.rs",
+            "mirror/",
             "node.rs",
             "node/",
             "peers.rs",
@@ -75,10 +77,15 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("scrub.rs", &["core", "limits", "store", "writer", "node"]),
     ("peers.rs", &["core", "limits", "clock"]),
     ("witness.rs", &["core", "limits", "peers", "store", "writer", "node"]),
-    ("http/", &["cluster", "core", "http", "limits", "peers", "scrub", "writer", "node"]),
+    ("mirror.rs", &["cluster", "core", "limits", "peers", "writer", "node"]),
+    ("mirror/", &["core", "limits", "peers"]),
+    ("http/", &["cluster", "core", "http", "limits", "mirror", "peers", "scrub", "writer", "node"]),
     (
         "cli/",
-        &["cli", "clock", "cluster", "core", "http", "leap", "limits", "node", "peers", "scrub", "store", "witness"],
+        &[
+            "cli", "clock", "cluster", "core", "http", "leap", "limits", "mirror", "node", "peers", "scrub", "store",
+            "witness",
+        ],
     ),
 ];
 

@@ -78,6 +78,8 @@ impl std::error::Error for Refusal {}
 const COMMANDS: &[(&str, &str)] = &[
     ("POST /bang", "`qbc bang`"),
     ("POST /import", "`qbc import`"),
+    ("GET /mirrors", "`qbc mirror`"),
+    ("DELETE /mirrors/", "`qbc mirror --stop` "),
     ("GET /chains", "`qbc chains`"),
     ("GET /stats", "`qbc stats`"),
     ("GET /pool", "`qbc pool`"),

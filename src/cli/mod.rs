@@ -27,6 +27,7 @@ pub mod key;
 pub mod load;
 pub mod log;
 pub mod mining;
+pub mod mirror;
 pub mod net;
 pub mod output;
 pub mod pieces;
@@ -114,6 +115,7 @@ const USES: &[(&str, &[&str])] = &[
     ("import", &["node", "json"]),
     ("key", &["node", "chain", "json"]),
     ("cluster", &["node", "chain", "json"]),
+    ("mirror", &["node", "json"]),
     ("net", &[]),
     ("bench", &["node", "chain", "json"]),
     ("serve", &[]),
@@ -195,6 +197,8 @@ Examples:
     Key(key::KeyArgs),
     /// Show the nodes, groups and chains of the cluster, or change it
     Cluster(cluster::ClusterArgs),
+    /// Follow chains of others that are not trusted, or list those that are followed
+    Mirror(mirror::MirrorArgs),
     /// Run a cluster for a test, in temporary folders
     Net(net::NetArgs),
     /// Load a running node and print rates and latencies
@@ -363,6 +367,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Export(args)) => export::run(args, connect()).await,
         Some(Command::Import(args)) => import::run(args, connect()).await,
         Some(Command::Key(args)) => key::run(args, connect()).await,
+        Some(Command::Mirror(args)) => mirror::run(&connect(), args).await,
         Some(Command::Cluster(args)) => cluster::run(&connect(), args).await,
         Some(Command::Net(args)) => net::run(args).await,
         Some(Command::Bench(args)) => bench::run(args, &connect()).await,

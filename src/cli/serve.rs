@@ -29,6 +29,7 @@ use crate::{
     core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
     http::{self, Admitted, App, HostName, Origin},
     leap, limits,
+    mirror::{Mirrors, Wanted},
     node::{Background, Config, Node, Progress},
     peers::{Allowed, Host, Identity, Peers},
     scrub, store,
@@ -108,6 +109,11 @@ pub struct ServeArgs {
     /// Have the checkpoints of all chains cosigned by this witness; may be repeated. `qbc key --witness` prints its key.
     #[arg(long, env = "QBC_WITNESS", value_name = "KEY@URL", value_delimiter = ',')]
     pub witness: Vec<Witness>,
+
+    /// Follow the chain at this URL, such as `https://ledger.example/chains/orders`, whose checkpoints this key signs (`qbc key` there
+    /// prints it); a URL without a chain is of the default one. May be repeated.
+    #[arg(long, env = "QBC_MIRROR", value_name = "URL=KEY", value_delimiter = ',')]
+    pub mirror: Vec<Wanted>,
 
     /// Write on this chain though newer quants of it, signed by this node, are lost with a newer data folder; may be repeated,
     /// `*` is all. It is recorded: one start with it is enough.
@@ -245,7 +251,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let secret = secret(&data, args.secret, args.join.as_ref())?;
     let mut meeting = stopping.clone();
-    let peers = start_peers(&node, args.advertise, address, args.discover_allow, &stopping).await?;
+    let peers = start_peers(&node, args.advertise, address, args.discover_allow.clone(), &stopping).await?;
     let Background { touched, sealed } = background;
     if args.scrub_rate > 0 {
         let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
@@ -276,7 +282,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             _ = meeting.wait_for(|stopping| *stopping) => {}
         }
     });
-    let app = App::new(node.clone(), cluster.clone(), peers, admitted, stopping.clone());
+    let mirrors =
+        Mirrors::start(node.clone(), cluster.clone(), args.discover_allow, args.mirror, stopping.clone()).await?;
+    let app = App::new(node.clone(), cluster.clone(), peers, mirrors, admitted, stopping.clone());
     let signals = signals()?;
     tokio::spawn(async move {
         signals.await;

@@ -258,13 +258,17 @@ pub fn check_consistency(from: u64, to: u64, path: &[Hash], from_root: Hash, to_
 /// The root of the first `from` leaves below `to_root`, as a consistency path itself shows it: where it is another one than
 /// somebody vouches for, the path proves that the two roots are of different histories.
 ///
-/// `None` where the path does not lead to `to_root`, and where it does not say the older root: that of a perfect tree it
-/// leaves to whoever checks, and neither the empty tree nor the same one has a path.
+/// That of a perfect tree a consistency path leaves to whoever checks: here it must stand before the path. `None` where the path
+/// does not lead to `to_root`; neither the empty tree nor the same one has a path.
 pub fn older_root(from: u64, to: u64, path: &[Hash], to_root: Hash) -> Option<Hash> {
-    if from == 0 || from >= to || from.is_power_of_two() {
+    if from == 0 || from >= to {
         return None;
     }
-    let (older, newer) = roots_of_path(from, to, path, Hash::ZERO).ok()?;
+    let (perfect, path) = match path {
+        [root, rest @ ..] if from.is_power_of_two() => (*root, rest),
+        path => (Hash::ZERO, path),
+    };
+    let (older, newer) = roots_of_path(from, to, path, perfect).ok()?;
     (newer == to_root).then_some(older)
 }
 
@@ -730,6 +734,12 @@ mod tests {
                 other[at] = node(&other[at], &other[at]);
                 assert_eq!(older_root(from, to, &other, newer), None);
                 assert_eq!(older_root(from, to, &path[..at], newer), None);
+            }
+            if from > 0 && from < to && from.is_power_of_two() {
+                let with_root = [&[older], &path[..]].concat();
+                assert_eq!(older_root(from, to, &with_root, newer), Some(older));
+                let wrong = [&[node(&older, &older)], &path[..]].concat();
+                assert_eq!(older_root(from, to, &wrong, newer), None);
             }
             assert_eq!(older_root(from, to, &path, older), None);
             assert_eq!(older_root(to, from, &path, newer), None);

@@ -5,6 +5,7 @@ pub mod export;
 pub mod hash;
 pub mod json;
 pub mod merkle;
+pub mod mirror;
 pub mod note;
 pub mod proof;
 pub mod quant;

@@ -17,6 +17,7 @@ use super::{
     rules::{Refusal, Rules},
     transaction::{Erased, Id, Kind, Record, Transaction, take_text},
 };
+use crate::limits;
 
 /// The first fault that was found.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -88,6 +89,11 @@ impl Checked {
     pub fn record(&self) -> &Record {
         &self.record
     }
+
+    /// The same, taken out.
+    pub fn into_record(self) -> Record {
+        self.record
+    }
 }
 
 impl Default for Verifier {
@@ -115,6 +121,24 @@ impl Verifier {
     /// not grow with the chain, and a clone costs nothing.
     pub fn without_ids() -> Self {
         Verifier { ids: None, ..Verifier::new() }
+    }
+
+    /// The same behind what a chain has, which was verified before: the edge of its tree, pooled transactions included, its newest
+    /// quant, its id and its rules.
+    pub fn behind(edge: Edge, newest: Quant, id: Hash, rules: Rules) -> Self {
+        let current = Some(Arc::new(InForce { id, rules }));
+        Verifier { edge, newest: Some(newest), current, ..Verifier::without_ids() }
+    }
+
+    /// The root over all transactions seen.
+    pub fn root(&self) -> Hash {
+        self.edge.root()
+    }
+
+    /// Takes out those without their data whose erasure was not seen to be recorded: the index of the transaction that is said to
+    /// record it, and that of the erased one.
+    pub fn take_unproven(&mut self) -> BTreeSet<(Index, Index)> {
+        std::mem::take(&mut self.unproven)
     }
 
     /// Transactions that were seen without their data.
@@ -301,6 +325,20 @@ impl Verifier {
         self.newest = Some(quant);
         Ok(())
     }
+}
+
+/// What is nested deeper could be stored, but some of what is served around it could not be read any more.
+///
+/// # Errors
+/// It is.
+pub fn check_depth(record: &Record) -> Result<(), Fault> {
+    let Some(data) = record.transaction.data() else { return Ok(()) };
+    let is_deep = || json::parse(data).is_ok_and(|value| json::depth(&value) > limits::DATA_DEPTH);
+    if json::canonical_length(data, limits::DATA_DEPTH).is_some() || !is_deep() {
+        return Ok(());
+    }
+    let detail = format!("its data is nested more than {} deep", limits::DATA_DEPTH);
+    Err(Fault::of_transaction(record.index, detail))
 }
 
 /// The transaction that an erasure records.

@@ -224,7 +224,8 @@ impl Submission {
     fn evidence(&self, newest: &Witnessed, note: &Note, refusal: &Refusal, now: Timestamp) -> Option<Evidence> {
         let (first, second) = (newest.checkpoint.clone(), note.to_string());
         let proof = if self.checkpoint.size() == newest.size { Vec::new() } else { self.proof.clone() };
-        let proven = contradict((newest.size, newest.root), (self.checkpoint.size(), self.checkpoint.root()), &proof);
+        let seen = Claim { size: newest.size, root: newest.root, quant: None };
+        let proven = contradict(seen, Claim { quant: None, ..Claim::of(&self.checkpoint) }, &proof);
         // A path that leads nowhere may be the caller's mistake.
         let is_suspect = matches!(refusal, Refusal::Inconsistent { size, .. } if *size < self.checkpoint.size());
         let proof = if proven { proof } else { Vec::new() };
@@ -244,12 +245,37 @@ impl std::fmt::Display for Submission {
 /// Hashes of a proof at most: tlog-witness, add-checkpoint.
 const MOST_HASHES: usize = 63;
 
-/// Whether two checkpoints of one log, each a size and a root and both signed by the log, cannot be of one history: they are
-/// of one size with two roots, or the path, which leads to the root of the larger one, leads from another smaller one.
-fn contradict(first: (u64, Hash), second: (u64, Hash), path: &[Hash]) -> bool {
-    match first.0 == second.0 {
-        true => first.1 != second.1,
-        false => merkle::older_root(first.0, second.0, path, second.1).is_some_and(|root| root != first.1),
+/// What a checkpoint says of its log.
+#[derive(Clone, Copy)]
+struct Claim {
+    size: u64,
+    root: Hash,
+    /// Of a chain, index and hash of the quant.
+    quant: Option<(Height, Hash)>,
+}
+
+impl Claim {
+    fn of(checkpoint: &Checkpoint) -> Claim {
+        let is_of_chain = checkpoint.origin().starts_with("qbc/");
+        let quant = checkpoint.quant().filter(|_| is_of_chain);
+        Claim { size: checkpoint.size(), root: checkpoint.root(), quant }
+    }
+}
+
+/// Whether two checkpoints of one log, both signed by it, cannot be of one history: they are of one size with two roots, or of one
+/// quant with two hashes, or the later quant has less; or the path, which leads to the root of the larger one, leads from another
+/// smaller one.
+fn contradict(first: Claim, second: Claim, path: &[Hash]) -> bool {
+    if let Some(((first_quant, first_hash), (second_quant, second_hash))) = first.quant.zip(second.quant) {
+        let shrinks = first_quant < second_quant && first.size > second.size
+            || first_quant > second_quant && first.size < second.size;
+        if shrinks || first_quant == second_quant && first_hash != second_hash {
+            return true;
+        }
+    }
+    match first.size == second.size {
+        true => first.root != second.root,
+        false => merkle::older_root(first.size, second.size, path, second.root).is_some_and(|root| root != first.root),
     }
 }
 
@@ -298,11 +324,12 @@ pub struct Evidence {
     pub proven: bool,
     /// When the second came.
     pub timestamp: Timestamp,
-    /// The note that was cosigned.
+    /// The note that was cosigned; of a mirror, the one of the smaller size.
     pub first: String,
-    /// The note that was refused.
+    /// The note that was refused; of a mirror, the one of the larger size.
     pub second: String,
-    /// Where they have two sizes: the path that leads from another root than the first's to the second's.
+    /// Where they have two sizes: the path that leads from another root than the first's to the second's. Before it stands that root
+    /// where the first's size is a power of 2, since a path leaves the root of a perfect tree out.
     pub proof: Vec<Hash>,
 }
 
@@ -318,8 +345,17 @@ impl Evidence {
             Checkpoint::parse(note.text())
         };
         let (first, second) = (open(&self.first)?, open(&self.second)?);
-        let claim = |checkpoint: &Checkpoint| (checkpoint.size(), checkpoint.root());
-        Ok(first.origin() == second.origin() && contradict(claim(&first), claim(&second), &self.proof))
+        Ok(first.origin() == second.origin() && contradict(Claim::of(&first), Claim::of(&second), &self.proof))
+    }
+
+    /// Two checkpoints of one log whose signatures were checked, the smaller one first, with the path that was given for them.
+    pub fn of(older: &Note, newer: &Note, proof: Vec<Hash>, now: Timestamp) -> Result<Evidence, NoteError> {
+        let (first, second) = (Checkpoint::parse(older.text())?, Checkpoint::parse(newer.text())?);
+        let (first, second) = (Claim::of(&first), Claim::of(&second));
+        let is_direct = contradict(first, second, &[]);
+        let proven = is_direct || contradict(first, second, &proof);
+        let proof = if proven && !is_direct { proof } else { Vec::new() };
+        Ok(Evidence { proven, timestamp: now, first: older.to_string(), second: newer.to_string(), proof })
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
         count::{Height, Index, Size},
         hash::Hash,
         json,
+        mirror::Follows,
         proof::TlogProof,
         quant::{Quant, QuantFields},
         rules::{ChainName, Fault, ForkOf},
@@ -36,7 +37,7 @@ use crate::{
     limits,
     node::{ChainReader, Node, Receipt, StoreError},
     scrub,
-    writer::ChainHandle,
+    writer::{ChainHandle, Mirrored},
 };
 
 /// A quant that was just mined.
@@ -659,6 +660,23 @@ pub struct Stats {
     /// nothing speaks for that.
     #[schema(required = true)]
     rollback: Option<String>,
+    /// How it stands to the chain of others that it is a mirror of: then it takes no writes. Null where it is none.
+    #[schema(required = true)]
+    mirror: Option<MirroredView>,
+}
+
+/// How a mirror stands to its source; `GET /mirrors` says more.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Mirrored)]
+pub struct MirroredView {
+    /// The URL of the chain at its source.
+    from: String,
+    /// Whether it is followed.
+    state: Follows,
+    /// Transactions that are missing here of the newest checkpoint that was seen of the source, or null where none was since the
+    /// node's start.
+    #[schema(required = true)]
+    lag: Option<u64>,
 }
 
 /// That all of a chain was read again and held.
@@ -692,6 +710,10 @@ impl Stats {
                 .map(|done| ScrubbedView { size: done.size.get(), timestamp: done.timestamp.to_string() }),
             damage: chain.damage().map(str::to_owned),
             rollback: chain.rollback(),
+            mirror: chain.mirror().map(|Mirrored { from, state, source }| {
+                let lag = source.map(|size| size.get().saturating_sub(head.newest.size().get()));
+                MirroredView { from, state, lag }
+            }),
         }
     }
 }
@@ -708,8 +730,8 @@ impl Stats {
 pub async fn stats(target: ChainOf, headers: HeaderMap) -> Response {
     let head = target.chain.head();
     let (stats, tag) = (Stats::at(&target.chain, &head), format!("\"{}\"", head.tag()));
-    // The tag speaks for the chain, and damage is found without a change of it.
-    let holds = stats.damage.is_none() && stats.rollback.is_none();
+    // The tag speaks for the chain; damage is found, and the source of a mirror goes on, without a change of it.
+    let holds = stats.damage.is_none() && stats.rollback.is_none() && stats.mirror.is_none();
     let unchanged = unchanged(&headers, &tag, Cache::Revalidate).filter(|_| holds);
     unchanged.unwrap_or_else(|| (cache_headers(&tag, Cache::Revalidate), axum::Json(stats)).into_response())
 }

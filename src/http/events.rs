@@ -630,6 +630,7 @@ mod tests {
         cluster::Cluster,
         core::{json, transaction::Submission},
         http::{Limits, serve},
+        mirror::Mirrors,
         node::{Config, Node},
         peers::{Identity, Peers},
     };
@@ -662,7 +663,10 @@ mod tests {
             let (stop, stopping) = watch::channel(false);
             let secret = crate::cluster::link::Secret([0; 32]);
             let cluster = Cluster::start(node.clone(), secret, "localhost:1".into(), stopping.clone()).await.unwrap();
-            Served { app: App::new(node, cluster, peers, Default::default(), stopping), stop, _folder: folder }
+            let (allowed, named) = ("none".parse().unwrap(), Vec::new());
+            let mirrors = Mirrors::start(node.clone(), cluster.clone(), allowed, named, stopping.clone());
+            let mirrors = mirrors.await.unwrap();
+            Served { app: App::new(node, cluster, peers, mirrors, Default::default(), stopping), stop, _folder: folder }
         }
 
         fn chain(&self) -> Arc<ChainHandle> {

@@ -12,6 +12,7 @@ mod forwarded;
 mod import;
 mod inject;
 mod line_end;
+mod mirrors;
 mod nodes;
 mod openapi;
 mod origin;
@@ -50,7 +51,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use origin::{Admitted, HostName, Origin};
 pub use server::Limits;
 
-use crate::{cluster::Cluster, limits, node::Node, peers::Peers};
+use crate::{cluster::Cluster, limits, mirror::Mirrors, node::Node, peers::Peers};
 use cache::Encodings;
 use forward::Way;
 use forwarded::References;
@@ -65,6 +66,7 @@ struct Shared {
     node: Node,
     cluster: Cluster,
     peers: Peers,
+    mirrors: Mirrors,
     /// Bytes that request bodies may still take up.
     room: Arc<Semaphore>,
     /// Compressed bodies that may still be decoded at one time.
@@ -89,14 +91,21 @@ struct Document {
 }
 
 impl App {
-    /// A node with its part in a cluster and its peers, under these names and for the pages of these sites, until `stopping` says that
-    /// the node stops.
-    pub fn new(node: Node, cluster: Cluster, peers: Peers, admitted: Admitted, stopping: watch::Receiver<bool>) -> App {
+    /// A node with its part in a cluster, its peers and its mirrors, under these names and for the pages of these sites, until `stopping`
+    /// says that the node stops.
+    pub fn new(
+        node: Node,
+        cluster: Cluster,
+        peers: Peers,
+        mirrors: Mirrors,
+        admitted: Admitted,
+        stopping: watch::Receiver<bool>,
+    ) -> App {
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
         let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
         let document = OnceLock::new();
-        App(Arc::new(Shared { node, cluster, peers, room, decoders, events, admitted, document, stopping }))
+        App(Arc::new(Shared { node, cluster, peers, mirrors, room, decoders, events, admitted, document, stopping }))
     }
 }
 
@@ -135,6 +144,8 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::has_chain))
         .routes(routes!(cluster::cluster))
         .routes(routes!(cluster::leave))
+        .routes(routes!(mirrors::follow, mirrors::mirrors))
+        .routes(routes!(mirrors::stop))
         .routes(routes!(witness::add_checkpoint))
         .routes(routes!(witness::witness))
         .routes(routes!(witness::cosigned))

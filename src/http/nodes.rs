@@ -451,6 +451,7 @@ pub struct Patch {
     request_body = Patch,
     responses(
         (status = 200, description = "The chain as it is now", body = ChainView),
+        (status = 409, description = "It is a mirror: it never leaps by itself"),
     )
 )]
 pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
@@ -631,7 +632,10 @@ pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Proble
             let names: Vec<String> =
                 damaged.chain(app.0.node.rollbacks().into_iter().map(name("takes no writes"))).collect();
             match names.as_slice() {
-                [] => Ok(axum::Json(Status { status: "ok", warnings: app.0.node.warnings() })),
+                [] => {
+                    let warnings = [app.0.node.warnings(), app.0.mirrors.warnings()].concat();
+                    Ok(axum::Json(Status { status: "ok", warnings }))
+                }
                 names => Err(Problem::overloaded(format!("{}; the others go on", names.join("; ")))),
             }
         }

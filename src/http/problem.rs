@@ -183,6 +183,7 @@ impl From<Refused> for Problem {
             | Refused::ImportIsLonger
             | Refused::Overtaken
             | Refused::Stale(_)
+            | Refused::Mirror { .. }
             | Refused::GivenUp => StatusCode::CONFLICT,
             Refused::Moved { .. } => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) | Refused::TooManyImports(_) => StatusCode::TOO_MANY_REQUESTS,

@@ -16,7 +16,7 @@ use super::{
     problem::Problem,
 };
 use crate::core::{
-    count::Index,
+    count::{Height, Index},
     hash,
     merkle::{self, TILE_WIDTH},
     tile::{NotATile, TilePath},
@@ -30,6 +30,8 @@ pub struct CheckpointQuery {
     /// The newest one that at least so many witnesses have cosigned, which may be older than the newest quant.
     #[param(maximum = 14)]
     cosigned: Option<u8>,
+    /// That of the quant with this index, and not the newest.
+    quant: Option<u64>,
 }
 
 /// The newest quant as a checkpoint that the node has signed.
@@ -46,7 +48,7 @@ pub struct CheckpointQuery {
         (status = 200, description = "A signed note: origin, size, root, and `quant INDEX HASH`", body = String,
             content_type = "text/plain; charset=utf-8"),
         Cached,
-        (status = 404, description = "So many witnesses have not cosigned any since the node's start"),
+        (status = 404, description = "So many witnesses have not cosigned any since the node's start, or there is no such quant"),
     ),
 )]
 pub async fn checkpoint(
@@ -55,9 +57,21 @@ pub async fn checkpoint(
     Query(query): Query<CheckpointQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let note = match query.cosigned.unwrap_or(0) {
-        0 => app.0.node.checkpoint(&target.chain),
-        witnesses => app.0.node.cosigned(&target.chain, witnesses.into()).ok_or_else(|| {
+    let newest = target.chain.head().newest.index();
+    let note = match (query.cosigned.unwrap_or(0), query.quant.map(Height::new)) {
+        (0, None) => app.0.node.checkpoint(&target.chain),
+        (0, Some(quant)) if quant > newest => {
+            return Err(Problem::not_found(format!("there is no quant {quant}: the newest is {newest}")));
+        }
+        (0, Some(quant)) => {
+            let quant = app.0.node.quant(&target.chain, quant).await?;
+            app.0.node.checkpoint_of(&target.chain, &quant)
+        }
+        (_, Some(_)) => {
+            let detail = "\"cosigned\" asks for one checkpoint, and \"quant\" for another: say one of them";
+            return Err(Problem::bad_request(detail));
+        }
+        (witnesses, None) => app.0.node.cosigned(&target.chain, witnesses.into()).ok_or_else(|| {
             Problem::not_found(format!(
                 "no checkpoint has {witnesses} cosignatures of witnesses since the node's start"
             ))

@@ -19,11 +19,10 @@ use crate::{
         count::{Height, Size},
         export::{Export, Line, Voucher},
         hash::Hash,
-        json,
         note::VerifierKey,
         quant::Quant,
         transaction::{Id, Record, Timestamp},
-        verify::{Fault, Verifier},
+        verify::{Fault, Verifier, check_depth},
     },
     limits,
     store::{BangPlace, ChainNumber, ImportRecord, Lineage, Store, StoreError},
@@ -84,6 +83,8 @@ pub struct Import {
     target: Target,
     /// Where the newest bang stands.
     bang: BangPlace,
+    /// What the chain is to be a mirror of, if it is.
+    mirror: Option<String>,
     _turn: Turn,
 }
 
@@ -185,7 +186,22 @@ impl Import {
         };
         let export = Export::new(Verifier::without_ids(), keys);
         let bang = BangPlace::START;
-        Ok(Import { node: node.clone(), id, export, allow_unproven_erasures, line: 0, target, bang, _turn: turn })
+        Ok(Import {
+            node: node.clone(),
+            id,
+            export,
+            allow_unproven_erasures,
+            line: 0,
+            target,
+            bang,
+            mirror: None,
+            _turn: turn,
+        })
+    }
+
+    /// The chain is to be a mirror of the one at this URL from the moment on at which it becomes visible.
+    pub fn as_mirror_of(self, from: String) -> Import {
+        Import { mirror: Some(from), ..self }
     }
 
     /// Takes the next lines. When it returns, what they hold is durable.
@@ -291,7 +307,8 @@ impl Import {
             Target::Here(chain) => (chain.clone(), true),
             Target::Stored(_) => {
                 let (name, erasures) = (rules.name().clone(), verifier.erased());
-                let finish = Step::Finish { name, bang, size: transactions, quants, erasures, leap };
+                let mirror = self.mirror.clone();
+                let finish = Step::Finish { name, bang, size: transactions, quants, erasures, leap, mirror };
                 match self.node.step(id, finish).await? {
                     Outcome::Banged(chain) => {
                         tracing::info!(chain = %chain.name, %id, %quants, %transactions, "the chain is imported");
@@ -319,17 +336,6 @@ impl Import {
         let is_behind = self.export.verifier().size() <= found.size && found.size > Size::ZERO;
         if is_behind { Ok(()) } else { self.node.give_up(self.id).await }
     }
-}
-
-/// What is nested deeper could be stored, but some of what is served around it could not be read any more.
-fn check_depth(record: &Record) -> Result<(), Fault> {
-    let Some(data) = record.transaction.data() else { return Ok(()) };
-    let is_deep = || json::parse(data).is_ok_and(|value| json::depth(&value) > limits::DATA_DEPTH);
-    if json::canonical_length(data, limits::DATA_DEPTH).is_some() || !is_deep() {
-        return Ok(());
-    }
-    let detail = format!("its data is nested more than {} deep", limits::DATA_DEPTH);
-    Err(Fault::of_transaction(record.index, detail))
 }
 
 async fn find(node: &Node, id: Hash) -> Result<Option<Progress>, ImportError> {

@@ -87,6 +87,13 @@ pub enum Effect {
         /// The new policy.
         leap: LeapPolicy,
     },
+    /// A chain is a mirror of one that others keep, and changes only as that does. It stays one.
+    SetMirror {
+        /// Which one.
+        chain: Hash,
+        /// The URL of the other.
+        from: String,
+    },
     /// A verified part of a chain that was made elsewhere is stored.
     Import {
         /// The id that the chain will have.
@@ -159,6 +166,10 @@ pub(super) enum Entry {
     SetLeap {
         chain: Hash,
         leap: LeapPolicy,
+    },
+    SetMirror {
+        chain: Hash,
+        from: String,
     },
     /// The transactions come before it, in runs of their own.
     Import {
@@ -360,6 +371,7 @@ pub(crate) fn read_all(folder: &std::path::Path) -> Result<Vec<Effect>, StoreErr
             Entry::Seal { chain, quant: next } => Effect::Seal { chain, quant: quant(next)? },
             Entry::Erase { chain, index, commitment } => Effect::Erase { chain, index, commitment, record: one()? },
             Entry::SetLeap { chain, leap } => Effect::SetLeap { chain, leap },
+            Entry::SetMirror { chain, from } => Effect::SetMirror { chain, from },
             Entry::Import { chain, name, at, quants } => {
                 imports.insert(chain);
                 let quants = quants.into_iter().map(quant).collect::<Result<_, _>>()?;
@@ -426,6 +438,10 @@ mod tests {
             (
                 Entry::SetLeap { chain: CHAIN, leap: LeapPolicy::default() },
                 format!(r#"{{"set_leap":{{"chain":"{chain}","leap":{{}}}}}}"#),
+            ),
+            (
+                Entry::SetMirror { chain: CHAIN, from: "http://a:5000/chains/a".into() },
+                format!(r#"{{"set_mirror":{{"chain":"{chain}","from":"http://a:5000/chains/a"}}}}"#),
             ),
             (
                 Entry::Import { chain: CHAIN, name: None, at, quants: vec![quant()] },

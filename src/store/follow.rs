@@ -70,6 +70,7 @@ impl<'a> Followed<'a> {
                     Effect::Erase { chain, index, commitment, record: the_transaction(record)? }
                 }
                 Entry::SetLeap { chain, leap } => Effect::SetLeap { chain, leap },
+                Entry::SetMirror { chain, from } => Effect::SetMirror { chain, from },
                 Entry::Import { chain, name, at, quants } => {
                     let quants = quants.into_iter().map(quant).collect::<Result<_, _>>()?;
                     Effect::Import { chain, name, at, runs: Vec::new(), quants }

@@ -53,6 +53,9 @@ pub struct ChainRecord {
     /// Where its bang stands, if not at the start of what it wrote itself: an imported fork holds its ancestors' part too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bang: Option<BangPlace>,
+    /// The URL of the chain of others that it is a mirror of, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
 }
 
 /// That this node's key has signed a quant of a chain which the chain here does not have: the data folder is an older copy.

@@ -443,7 +443,8 @@ impl<'a> Replay<'a> {
                 };
                 let (id, size) = (quant.hash, parent.map_or(Size::ZERO, |parent| parent.size));
                 let number = self.number(id);
-                let record = ChainRecord { name, number, id, group, parent, leap, erasures: 0, bang: None };
+                let record =
+                    ChainRecord { name, number, id, group, parent, leap, erasures: 0, bang: None, mirror: None };
                 self.rows.chain(&record);
                 self.add_chain(&record)?;
                 self.begin(record.number, size)?;
@@ -470,6 +471,11 @@ impl<'a> Replay<'a> {
                 self.rows.chain(&record);
                 self.add_chain(&record)?;
             }
+            Entry::SetMirror { chain, from } => {
+                let record = ChainRecord { mirror: Some(from), ..self.chain(chain)? };
+                self.rows.chain(&record);
+                self.add_chain(&record)?;
+            }
             Entry::Import { chain, name, at, quants } => {
                 let record = ImportRecord { name, active: Some(at), ..self.import(group, chain) };
                 self.rows.import(&record);
@@ -479,7 +485,7 @@ impl<'a> Replay<'a> {
             Entry::Adopt { chain: id, name, bang, leap, erasures } => {
                 let number = self.known(id)?;
                 let bang = Some(bang).filter(|bang| bang.quant > Height::FIRST);
-                let record = ChainRecord { name, number, id, group, parent: None, leap, erasures, bang };
+                let record = ChainRecord { name, number, id, group, parent: None, leap, erasures, bang, mirror: None };
                 self.rows.chain(&record);
                 self.rows.end_import(id);
                 self.add_chain(&record)?;

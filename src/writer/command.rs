@@ -8,8 +8,9 @@ use super::{ChainHandle, Progress, Step};
 use crate::{
     core::{
         chain::{Expected, LeapPolicy, Tag},
-        count::{Height, Index},
+        count::{Height, Index, Size},
         hash::Hash,
+        mirror::Mirror,
         quant::Quant,
         rules::{ChainName, Rules},
         transaction::{Timestamp, Transaction},
@@ -85,8 +86,41 @@ pub enum Command {
         /// Only then.
         guard: Option<Guard>,
     },
+    /// Makes a chain a mirror of one that others keep: one that is none yet only in this state, and with an empty pool.
+    SetMirror {
+        /// Which one.
+        chain: ChainNumber,
+        /// The URL of the other.
+        from: String,
+        /// Its newest quant.
+        newest: Hash,
+    },
+    /// Goes on with a mirror as its source did.
+    Mirror {
+        /// Where.
+        chain: ChainNumber,
+        /// Transactions and quants that it has before.
+        at: (Size, Height),
+        /// What follows, all of it verified by the one who sends it. An erasure stands alone.
+        steps: Vec<MirrorStep>,
+    },
     /// A step of the import of the chain with this id.
     Import(Hash, Step),
+}
+
+/// What happened next on a chain that others keep.
+pub enum MirrorStep {
+    /// Transactions were accepted.
+    Append(Vec<Transaction>),
+    /// A quant sealed all of them.
+    Seal(Box<Quant>),
+    /// Data was erased that is here still.
+    Erase {
+        /// Of which transaction.
+        index: Index,
+        /// The transaction that records it.
+        record: Box<Transaction>,
+    },
 }
 
 /// Something of the node's own, which no other node has.
@@ -102,6 +136,10 @@ pub enum Own {
         /// The checkpoint. What was kept of the log as evidence stays.
         newest: Witnessed,
     },
+    /// Records what is known of a chain of others that is followed.
+    SetMirror(Box<Mirror>),
+    /// Forgets that a chain of others was to be followed, of which nothing is here.
+    EndMirror(Hash),
     /// Keeps what shows that a log has signed two histories.
     Accuse {
         /// The log.
@@ -147,6 +185,7 @@ impl Envelope {
         match &self.request {
             Request::Change(command) => command.bytes(),
             Request::Own(Own::Cosign { newest, .. }) => newest.checkpoint.len(),
+            Request::Own(Own::SetMirror(mirror)) => mirror.checkpoint.len(),
             Request::Own(_) => 0,
         }
     }
@@ -155,10 +194,15 @@ impl Envelope {
     /// erasure overwrites must stand in one place. The end of an import may replace a chain, which nothing may have changed
     /// meanwhile, and what is removed must be gone before anything is put in its place.
     pub(super) fn is_alone(&self) -> bool {
-        matches!(
-            self.request,
-            Request::Change(Command::Erase { .. } | Command::Import(_, Step::Finish { .. } | Step::GiveUp))
-        )
+        match &self.request {
+            Request::Change(Command::Mirror { steps, .. }) => {
+                steps.iter().any(|step| matches!(step, MirrorStep::Erase { .. }))
+            }
+            Request::Change(command) => {
+                matches!(command, Command::Erase { .. } | Command::Import(_, Step::Finish { .. } | Step::GiveUp))
+            }
+            Request::Own(_) => false,
+        }
     }
 }
 
@@ -169,6 +213,8 @@ impl Command {
             Command::Inject { chain, .. }
             | Command::Seal { chain, .. }
             | Command::Erase { chain, .. }
+            | Command::SetMirror { chain, .. }
+            | Command::Mirror { chain, .. }
             | Command::SetLeap { chain, .. } => Some(*chain),
             Command::Bang { parent, .. } => parent.map(|(chain, _)| chain),
             Command::Import(..) => None,
@@ -177,15 +223,32 @@ impl Command {
 
     /// Whether it makes the history of its chain longer, or takes something out of it.
     pub(super) fn changes_history(&self) -> bool {
-        matches!(self, Command::Inject { .. } | Command::Seal { .. } | Command::Erase { .. })
+        self.is_write() && !matches!(self, Command::SetLeap { .. }) || matches!(self, Command::Mirror { .. })
+    }
+
+    /// Whether it is what a mirror does not take.
+    pub(super) fn is_write(&self) -> bool {
+        matches!(self, Command::Inject { .. } | Command::Seal { .. } | Command::Erase { .. } | Command::SetLeap { .. })
     }
 
     fn bytes(&self) -> usize {
         match self {
             Command::Inject { transactions, .. } => transactions.iter().map(Transaction::served_bytes).sum(),
+            Command::Mirror { steps, .. } => steps.iter().map(MirrorStep::bytes).sum(),
             Command::Import(_, Step::Add { part, .. }) => part.bytes(),
             Command::Bang { transaction, .. } => transaction.served_bytes(),
             _ => 0,
+        }
+    }
+}
+
+impl MirrorStep {
+    /// Bytes that it adds to a batch.
+    pub fn bytes(&self) -> usize {
+        match self {
+            MirrorStep::Append(transactions) => transactions.iter().map(Transaction::served_bytes).sum(),
+            MirrorStep::Seal(_) => limits::QUANT_BYTES,
+            MirrorStep::Erase { record, .. } => record.served_bytes(),
         }
     }
 }
@@ -291,6 +354,17 @@ pub enum Refused {
     /// The chain is an older copy of what was signed.
     #[error("the chain takes no writes: {0}")]
     RolledBack(String),
+    /// The chain is a copy of one that others keep.
+    #[error(
+        "the chain \"{chain}\" is a mirror of {from} and takes no writes: write there, or fork it (POST /chains/{chain}/fork) and \
+         write on the fork"
+    )]
+    Mirror {
+        /// Its name.
+        chain: ChainName,
+        /// The URL of the other.
+        from: String,
+    },
     /// The chain's pool is full.
     #[error("the pool of the chain holds {0} transactions, which is its limit: leap, then send again")]
     PoolFull(u64),

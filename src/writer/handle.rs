@@ -18,6 +18,7 @@ use crate::{
         chain::{Chain, Expected, Head, LeapPolicy},
         count::{Height, Index, Size},
         hash::Hash,
+        mirror::Follows,
         rules::{ChainName, Rules},
         witness::Witnessed,
     },
@@ -40,6 +41,7 @@ pub struct ChainHandle {
     parent: Option<Arc<ChainHandle>>,
     pub(super) head: watch::Sender<Head>,
     leap: RwLock<LeapPolicy>,
+    mirror: RwLock<Option<Mirrored>>,
     /// Transactions of its own that were erased.
     pub(super) erasures: AtomicU64,
     /// What does not hold, once that is found.
@@ -52,6 +54,17 @@ pub struct ChainHandle {
     replaced: AtomicBool,
     /// What other modules remember of it, each by a type of its own.
     remembered: RwLock<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+/// How a mirror stands to what it is a mirror of.
+#[derive(Clone, Debug)]
+pub struct Mirrored {
+    /// The URL of the chain that others keep.
+    pub from: String,
+    /// Whether it is followed.
+    pub state: Follows,
+    /// Transactions that the newest checkpoint seen of it has, once one was seen since the node's start.
+    pub source: Option<Size>,
 }
 
 impl ChainHandle {
@@ -73,6 +86,7 @@ impl ChainHandle {
             parent,
             head: watch::Sender::new(chain.head.clone()),
             leap: RwLock::new(leap),
+            mirror: RwLock::default(),
             erasures: erasures.into(),
             damage: OnceLock::new(),
             any_damage,
@@ -192,11 +206,42 @@ impl ChainHandle {
         (*known != Some(newest.clone())).then(|| known.insert(newest).clone())
     }
 
-    /// Whether its history may be changed.
+    /// Whether it takes writes.
     ///
     /// # Errors
     /// Why not.
     pub fn check_writable(&self) -> Result<(), Refused> {
+        self.check_sound()?;
+        match self.mirror() {
+            Some(Mirrored { from, .. }) => Err(Refused::Mirror { chain: self.name.clone(), from }),
+            None => Ok(()),
+        }
+    }
+
+    /// What it is a mirror of, if it is.
+    pub fn mirror(&self) -> Option<Mirrored> {
+        self.mirror.read().expect("no holder of this lock panics").clone()
+    }
+
+    /// It is a mirror of the chain at this URL from now on.
+    pub(super) fn set_mirror(&self, from: String) {
+        let mut mirror = self.mirror.write().expect("no holder of this lock panics");
+        let (state, source) = mirror.take().map_or((Follows::Stopped, None), |before| (before.state, before.source));
+        *mirror = Some(Mirrored { from, state, source });
+    }
+
+    /// Records how a mirror stands to its source.
+    pub fn set_follows(&self, state: Follows, source: Option<Size>) {
+        if let Some(mirror) = self.mirror.write().expect("no holder of this lock panics").as_mut() {
+            (mirror.state, mirror.source) = (state, source.or(mirror.source));
+        }
+    }
+
+    /// Whether its history holds, so that it may be gone on with.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_sound(&self) -> Result<(), Refused> {
         match (self.damage(), self.rollback()) {
             (Some(damage), _) => Err(Refused::Damaged(damage.to_owned())),
             (None, Some(rollback)) => Err(Refused::RolledBack(rollback)),

@@ -56,6 +56,8 @@ pub enum Step {
         erasures: u64,
         /// When it is to leap by itself, where the chain whose place it takes does not say.
         leap: LeapPolicy,
+        /// What it is to be a mirror of, if it is: then it never leaps by itself.
+        mirror: Option<String>,
     },
     /// Removes some of what is stored.
     GiveUp,
@@ -212,9 +214,13 @@ impl Ledger {
                 let Part { runs, quants, .. } = part;
                 Effect::Import { chain: id, name: name.map(|name| name.to_string()), at: now, runs, quants }
             }
-            Step::Finish { name, bang, size, quants, erasures, leap } => {
+            Step::Finish { name, bang, size, quants, erasures, leap, mirror } => {
+                let leap = Some(leap).filter(|_| mirror.is_none());
                 let (effect, entry) = self.decide_adopt(id, &name, bang, (size, quants), (erasures, leap))?;
                 let made = self.apply(effect, Needed::Chain(Box::new(entry)), pending);
+                if let Some(from) = mirror {
+                    self.apply(Effect::SetMirror { chain: id, from }, Needed::Nothing, pending);
+                }
                 return Ok(Outcome::Banged(made.expect("an import ends with a chain")));
             }
             Step::GiveUp => return self.give_up_import(id, pending),
@@ -251,20 +257,20 @@ impl Ledger {
         name: &ChainName,
         bang: BangPlace,
         (size, quants): (Size, Height),
-        (erasures, leap): (u64, LeapPolicy),
+        (erasures, leap): (u64, Option<LeapPolicy>),
     ) -> Result<(Effect, Entry), Refused> {
         let progress = self.unfinished(id)?.progress;
         if progress.size != size || progress.quants != quants {
             return Err(Refused::ImportIsLonger);
         }
-        let mut leap = leap;
+        let (may_leap, mut leap) = (leap.is_some(), leap.unwrap_or_default());
         if self.is_elsewhere(name) {
             return Err(Refused::NameTaken(name.clone()));
         }
         if self.names.contains(name) {
             let other = self.replaceable(name)?.ok_or_else(|| Refused::NameTaken(name.clone()))?;
             // What this node's operator has said for its default chain counts more than what an export says.
-            let said = Some(other.leap_policy()).filter(|policy| *policy != LeapPolicy::default());
+            let said = Some(other.leap_policy()).filter(|policy| may_leap && *policy != LeapPolicy::default());
             leap = said.unwrap_or(leap);
         }
         // It is read as it will be at the next start, so that nothing becomes visible that could not be opened then.
@@ -286,7 +292,7 @@ impl Ledger {
         let number = self.imports[&id].record.number;
         let (name, bang) = (name.to_string(), Some(bang).filter(|bang| bang.quant > Height::FIRST));
         let group = self.group;
-        self.load_chain(&ChainRecord { name, number, id, group, parent: None, leap, erasures, bang })
+        self.load_chain(&ChainRecord { name, number, id, group, parent: None, leap, erasures, bang, mirror: None })
     }
 
     /// The chain of this name, where it is the default chain that nobody has used: an imported one may take its place.

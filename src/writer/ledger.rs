@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    ChainHandle, Command, Guard, Outcome, Own, Placed, Published, Refused, Request,
+    ChainHandle, Command, Guard, MirrorStep, Outcome, Own, Placed, Published, Refused, Request,
     import::Importing,
     load::{checked_transaction, edge_at, load_chain},
 };
@@ -54,6 +54,8 @@ pub(super) struct Entry {
     pub(super) chain: Chain,
     pub(super) leap: LeapPolicy,
     pub(super) erasures: u64,
+    /// The URL of what it is a mirror of, if it is.
+    pub(super) mirror: Option<String>,
     pub(super) handle: Arc<ChainHandle>,
 }
 
@@ -68,6 +70,7 @@ pub(super) struct Pending {
     pub(super) heads: HashMap<ChainNumber, (Arc<ChainHandle>, Head)>,
     pub(super) made: Vec<Arc<ChainHandle>>,
     pub(super) policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
+    pub(super) mirrors: Vec<(Arc<ChainHandle>, String)>,
     pub(super) witnessed: HashMap<Hash, Arc<Witnessed>>,
     pub(super) erased: Option<Arc<ChainHandle>>,
     pub(super) replaced: Option<Arc<ChainHandle>>,
@@ -216,16 +219,18 @@ impl Ledger {
             return Err(StoreError::Damaged("its bang has another name".into()));
         }
         let ChainRecord { leap, erasures, .. } = *record;
+        let mirror = record.mirror.clone();
         // After a full disk the handles that others hold are kept, and moved to what is on disk.
         let published = self.published.chain(name.as_str());
         if let Some(handle) = published.filter(|handle| handle.number() == record.number) {
             handle.head.send_replace(chain.head.clone());
-            return Ok(Entry { chain, leap, erasures, handle });
+            return Ok(Entry { chain, leap, erasures, mirror, handle });
         }
         let any_damage = self.published.any_damage.clone();
         let handle = Arc::new(ChainHandle::new(self.group, &chain, lineage, parent, leap, erasures, any_damage));
+        mirror.iter().for_each(|from| handle.set_mirror(from.clone()));
         handle.add_rollback(self.store.rollback(record.id)?, false);
-        Ok(Entry { chain, leap, erasures, handle })
+        Ok(Entry { chain, leap, erasures, mirror, handle })
     }
 
     /// The number of a chain or an import, a new one where it has none yet.
@@ -277,7 +282,11 @@ impl Ledger {
                 return Err(Refused::Damaged(damage.to_owned()));
             }
             if command.changes_history() {
-                self.entry(chain).handle.check_writable()?;
+                self.entry(chain).handle.check_sound()?;
+            }
+            let Entry { mirror, handle, .. } = self.entry(chain);
+            if let Some(from) = mirror.clone().filter(|_| command.is_write()) {
+                return Err(Refused::Mirror { chain: handle.name.clone(), from });
             }
         }
         match command {
@@ -320,8 +329,52 @@ impl Ledger {
                 self.apply(Effect::SetLeap { chain, leap }, Needed::Nothing, pending);
                 Ok(Outcome::Done)
             }
+            Command::SetMirror { chain, from, newest } => {
+                let Entry { chain, mirror, .. } = self.entry(chain);
+                let is_same = chain.head.newest.hash() == newest && chain.head.pooled() == 0;
+                if mirror.is_none() && !is_same {
+                    return Err(Refused::Stale("the chain has changed since it was compared".into()));
+                }
+                let chain = chain.id;
+                self.apply(Effect::SetMirror { chain, from }, Needed::Nothing, pending);
+                Ok(Outcome::Done)
+            }
+            Command::Mirror { chain, at, steps } => self.decide_mirror(chain, at, steps, pending),
             Command::Import(id, step) => self.decide_import(id, step, pending),
         }
+    }
+
+    /// What is in the command was verified by the one who sends it. It comes where the last one ended, or not at all.
+    fn decide_mirror(
+        &mut self,
+        number: ChainNumber,
+        at: (Size, Height),
+        steps: Vec<MirrorStep>,
+        pending: &mut Pending,
+    ) -> Result<Outcome, Refused> {
+        let Entry { chain: Chain { id, head, .. }, mirror, handle, .. } = &self.chains[&number];
+        let chain = *id;
+        if mirror.is_none() || (head.size(), head.newest.index().next()) != at {
+            return Err(Refused::Stale("the mirror went on elsewhere".into()));
+        }
+        let erased = match steps.first() {
+            Some(MirrorStep::Erase { index, .. }) => {
+                Some(checked_transaction(&self.store, &handle.lineage, *index)?.commitment())
+            }
+            _ => None,
+        };
+        for step in steps {
+            let effect = match step {
+                MirrorStep::Append(transactions) => Effect::Inject { chain, transactions },
+                MirrorStep::Seal(quant) => Effect::Seal { chain, quant: *quant },
+                MirrorStep::Erase { index, record } => {
+                    let commitment = erased.expect("an erasure comes first and alone");
+                    Effect::Erase { chain, index, commitment, record: *record }
+                }
+            };
+            self.apply(effect, Needed::Nothing, pending);
+        }
+        Ok(Outcome::Done)
     }
 
     /// Whether a guarded write may be made now.
@@ -486,6 +539,8 @@ impl Ledger {
         match own {
             Own::SetRollback(chain, rollback) => pending.batch.rollback(chain, &rollback),
             Own::SetNodes(hosts) => pending.batch.nodes(&hosts),
+            Own::SetMirror(mirror) => pending.batch.mirror(&mirror),
+            Own::EndMirror(id) => pending.batch.end_mirror(id),
             Own::Cosign { previous, newest } => {
                 let log = hash::origin(&newest.origin);
                 let before = self.witnessed.get(&log);
@@ -586,6 +641,13 @@ impl Ledger {
                 pending.policies.push((entry.handle.clone(), leap));
                 pending.touched.insert(number);
             }
+            Effect::SetMirror { chain, from } => {
+                let (number, entry) = self.chain_with(chain);
+                entry.mirror = Some(from.clone());
+                pending.batch.set_mirror(&entry.record(), &from);
+                pending.mirrors.push((entry.handle.clone(), from));
+                pending.touched.insert(number);
+            }
             Effect::Import { chain, name, at, runs, quants } => {
                 self.import_part(chain, name, at, (runs, quants), pending);
             }
@@ -625,12 +687,13 @@ impl Ledger {
             leap,
             erasures: 0,
             bang: None,
+            mirror: None,
         };
         let bytes = shared_bytes + pending.batch.bang(&record, parent, shared_bytes, bang, &quant);
         let chain = Chain::bang(rules, bang, edge, quant, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
         let any_damage = self.published.any_damage.clone();
         let handle = Arc::new(ChainHandle::new(self.group, &chain, lineage, parent_handle, leap, 0, any_damage));
-        self.add(Entry { chain, leap, erasures: 0, handle }, pending)
+        self.add(Entry { chain, leap, erasures: 0, mirror: None, handle }, pending)
     }
 
     /// Adds a chain that was made.
@@ -751,7 +814,8 @@ impl Entry {
     fn published(handle: Arc<ChainHandle>) -> Entry {
         let chain = Chain { id: handle.id, rules: handle.rules.clone(), head: handle.head() };
         let (leap, erasures) = (handle.leap_policy(), handle.own_erasures());
-        Entry { chain, leap, erasures, handle }
+        let mirror = handle.mirror().map(|mirror| mirror.from);
+        Entry { chain, leap, erasures, mirror, handle }
     }
 
     fn accept(&mut self, number: ChainNumber, transaction: Transaction, pending: &mut Pending) {
@@ -769,7 +833,7 @@ impl Entry {
 
     /// What is stored of it beside its transactions and quants.
     pub(super) fn record(&self) -> ChainRecord {
-        let Entry { chain, leap, erasures, handle } = self;
+        let Entry { chain, leap, erasures, mirror, handle } = self;
         ChainRecord {
             name: handle.name.to_string(),
             number: handle.number(),
@@ -779,6 +843,7 @@ impl Entry {
             bang: handle.lineage.bang(),
             leap: *leap,
             erasures: *erasures,
+            mirror: mirror.clone(),
         }
     }
 }

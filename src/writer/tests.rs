@@ -346,7 +346,8 @@ fn import(source: &mut Applied, name: String, random: &mut TestRng) {
             let (size, quants) = (chain.head.size(), chain.head.newest.index().next());
             let (name, bang) = (name.parse().unwrap(), BangPlace::START);
             let leap = LeapPolicy::default();
-            let finish = Step::Finish { name, bang, size, quants, erasures: 0, leap };
+            let mirror = random.random_bool(0.5).then(|| "http://localhost:1/chains/a".to_owned());
+            let finish = Step::Finish { name, bang, size, quants, erasures: 0, leap, mirror };
             assert!(matches!(source.decide(vec![Command::Import(id, finish)])[..], [Ok(Outcome::Banged(_))]));
         }
         1 => while !matches!(source.decide(vec![Command::Import(id, Step::GiveUp)])[..], [Ok(Outcome::Done)]) {},

@@ -12,6 +12,7 @@ mod faults;
 mod hostile;
 mod import;
 mod inject;
+mod mirrors;
 mod origin;
 mod process;
 mod proofs;

@@ -49,7 +49,7 @@ use crate::{
 };
 use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
-use link::{Answer, Answers, Call, Greeting, Identity, Link, LinkError, Secret};
+use link::{Answer, Answers, Call, Greeting, Identity, Known, Link, LinkError, Secret};
 use net::{Net, Ways};
 
 /// A log filter that leaves out what the engine tells of its normal work.
@@ -1059,7 +1059,8 @@ impl Greeting for GreetingOf {
         let cluster = self.0.upgrade().map(Cluster);
         Box::pin(async move {
             match cluster {
-                Some(cluster) => cluster.greet(node, &said).await,
+                // No entry goes there before this connection is up, so nothing new is known since it spoke.
+                Some(cluster) => cluster.greet(node, &said, &cluster.known(node)).await,
                 None => Err("this node stops".into()),
             }
         })
@@ -1153,15 +1154,19 @@ impl Ways for WaysOf {
 struct AnswersOf(Weak<Inner>);
 
 impl Answers for AnswersOf {
+    fn known(&self, node: NodeId) -> Known {
+        self.0.upgrade().map(|inner| Cluster(inner).known(node)).unwrap_or_default()
+    }
+
     fn answer(&self, call: Call) -> Answer {
         let Some(cluster) = self.0.upgrade().map(Cluster) else {
             return Box::pin(async { Err("the node stops".into()) });
         };
         Box::pin(async move {
-            let Call { from, kind, group, content } = call;
+            let Call { from, kind, group, content, known } = call;
             match kind {
                 link::HELLO => {
-                    cluster.greet(from, &content).await?;
+                    cluster.greet(from, &content, &known).await?;
                     Ok(cluster.0.hello())
                 }
                 net::APPEND | net::VOTE | net::PRE_VOTE | net::TRANSFER => {
@@ -1198,15 +1203,13 @@ impl Answers for AnswersOf {
 impl Cluster {
     /// Looks at what a node says of itself before anything else of it is believed: a folder that was copied, or put back from an old
     /// copy, is no member of its groups, though it has the key of one.
-    async fn greet(&self, from: NodeId, content: &[u8]) -> Result<(), String> {
+    async fn greet(&self, from: NodeId, content: &[u8], known: &Known) -> Result<(), String> {
         let said: Hello = said(content)?;
         if from == self.me() {
             return Err("it has this node's key: one of the two data folders is a copy, which must not run".into());
         }
         for (group, last) in said.last {
-            let Some(raft) = self.running(group) else { continue };
-            let known = matched(&raft.metrics().borrow_watched(), from);
-            if let Some(known) = known.filter(|known| last.is_none_or(|last| last < *known)) {
+            if let Some(known) = known.get(&group).filter(|known| last.is_none_or(|last| last < **known)) {
                 return Err(format!(
                     "its data folder is an older copy: of the group {group} it has {} entries and has acknowledged {}. Take \
                      it out of the cluster (qbc cluster leave {from} --lost), and join with a new folder",
@@ -1226,6 +1229,13 @@ impl Cluster {
         }
         self.0.moved.lock().expect("no holder of this lock panics").insert(from, said.host);
         Ok(())
+    }
+
+    /// What another node is known to have of the groups that this one leads.
+    fn known(&self, node: NodeId) -> Known {
+        let groups = self.0.groups.read().expect("no holder of this lock panics");
+        let known = |(group, raft): (&Group, &Raft)| Some((*group, matched(&raft.metrics().borrow_watched(), node)?));
+        groups.iter().filter_map(known).collect()
     }
 
     /// Opens a group of which another node speaks.

@@ -41,10 +41,14 @@ use tokio::{
 };
 
 use crate::{
-    core::{hash, transaction::Timestamp},
+    core::{
+        count::Index,
+        hash::{self, Hash},
+        transaction::Timestamp,
+    },
     limits,
-    node::{Carried, Carrier, Node, Placements},
-    store::{ClusterChange, Group, NodeId, Store, StoreError},
+    node::{Carried, Carrier, FetchedRun, Node, Placements},
+    store::{ClusterChange, Group, LogRecord, NodeId, Store, StoreError},
     writer::{Proposed, Refused, Sequencer},
 };
 use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
@@ -65,6 +69,9 @@ const JOIN: u8 = 18;
 const STATUS: u8 = 19;
 /// Transactions are carried to the node that leads their chain.
 const CARRY: u8 = 20;
+/// A run of a chain's transactions is asked for, which is damaged where it is asked: the id of the chain (32), the index of the first (8).
+/// The answer is the [record](LogRecord::encode).
+const RUN: u8 = 21;
 
 /// Why something of the cluster could not be done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -246,7 +253,7 @@ impl Cluster {
         self.open(Group::META).await?;
         let known = self.knowledge();
         for group in self.0.store.groups() {
-            if self.runs_apart(&known, group) {
+            if self.runs_apart(&known, group) && self.may_open(group) {
                 self.open(group).await?;
             }
         }
@@ -260,6 +267,11 @@ impl Cluster {
         }
         let is_to_be_alone = known.groups.get(&group).is_none_or(|info| info.replicas == [self.me()]);
         !(self.is_alone(group) && is_to_be_alone)
+    }
+
+    /// Whether all chains of a group are there to take what is agreed, or nobody else could have them healed.
+    fn may_open(&self, group: Group) -> bool {
+        group == Group::META || self.is_alone(group) || self.0.node.is_whole(group)
     }
 
     /// Whether this node is the only member of a group.
@@ -282,8 +294,12 @@ impl Cluster {
             Group::META => None,
             group => Some(tokio::task::block_in_place(|| self.0.node.ensure_group(group))?),
         };
+        if !self.may_open(group) {
+            let detail = format!("chains of the group {group} are damaged here, and are healed before it runs");
+            return Err(ClusterError::Unavailable(detail));
+        }
         let start = async {
-            let storage = GroupStorage::new(self.0.store.clone(), group);
+            let storage = GroupStorage::new(self.0.store.clone(), group).healed_by(self.0.node.clone());
             let machine = Machine::new(storage.clone(), core.clone(), self.0.changed.clone());
             let ways: Arc<dyn Ways> = Arc::new(WaysOf(Arc::downgrade(&self.0)));
             let raft = Raft::new(self.me(), Arc::new(config()?), Net { ways, group }, storage, machine).await;
@@ -838,7 +854,7 @@ impl Cluster {
         for (group, info) in &known.groups {
             let members = self.0.store.group(*group).membership;
             let is_here = info.replicas.contains(&me) || members.is_some_and(|(_, of)| of.nodes.contains_key(&me));
-            if is_here && self.runs_apart(&known, *group) && self.running(*group).is_none() {
+            if is_here && self.runs_apart(&known, *group) && self.running(*group).is_none() && self.may_open(*group) {
                 // One makes a new group; the others get it from there.
                 if info.founder == me {
                     let founded = tokio::task::block_in_place(|| self.0.store.found(*group, me));
@@ -1138,6 +1154,29 @@ impl Carrier for CarrierOf {
             }
         })
     }
+
+    fn others(&self, group: Group) -> Vec<NodeId> {
+        let Some(cluster) = self.0.upgrade().map(Cluster) else { return Vec::new() };
+        let keep = cluster.knowledge().groups.remove(&group).map(|info| info.replicas).unwrap_or_default();
+        keep.into_iter().filter(|node| *node != cluster.me()).collect()
+    }
+
+    fn run(&self, node: NodeId, group: Group, chain: Hash, first: Index) -> FetchedRun {
+        let link = self.0.upgrade().map(Cluster).map(|cluster| cluster.link_to(node));
+        Box::pin(async move {
+            let link = link.ok_or("this node stops")?.map_err(|error| error.to_string())?;
+            let asked = [&chain.as_bytes()[..], &first.get().to_be_bytes()].concat();
+            let answer = link.call(RUN, group, &mut |content| content.extend_from_slice(&asked), limits::LINK_TIMEOUT);
+            let answer = answer.await.map_err(|error| error.to_string())?;
+            LogRecord::decode(&mut &answer[..]).ok_or_else(|| "its answer is not understood".into())
+        })
+    }
+}
+
+/// What is asked for with [`RUN`].
+fn run_of(content: &[u8]) -> Option<(Hash, Index)> {
+    let (chain, first) = content.split_first_chunk()?;
+    Some((Hash::from_bytes(*chain), Index::new(u64::from_be_bytes(*first.as_array()?))))
 }
 
 struct WaysOf(Weak<Inner>);
@@ -1191,6 +1230,16 @@ impl Answers for AnswersOf {
                 JOIN => {
                     let joined = cluster.take_in(from, said(&content)?).await.map_err(|error| error.to_string())?;
                     Ok(serde_json::to_vec(&joined).expect("it is JSON"))
+                }
+                RUN => {
+                    if !cluster.knowledge().nodes.contains_key(&from) {
+                        return Err("the node is not of the cluster".into());
+                    }
+                    let (chain, first) = run_of(&content).ok_or("what is said is not understood")?;
+                    let run = cluster.0.node.read_store(move |store| store.run_record(chain, first)).await;
+                    let (run, mut answer) = (run.map_err(|error| error.to_string())?, Vec::new());
+                    run.encode(&mut answer);
+                    Ok(answer)
                 }
                 CARRY => carry::answer(&cluster.0.node, &content).await,
                 STATUS => Ok(serde_json::to_vec(&cluster.own_status()).expect("it is JSON")),

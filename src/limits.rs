@@ -322,3 +322,7 @@ pub const COMPARE_EVERY: Duration = Duration::from_secs(30);
 /// The longest wait for the answer of a node to which transactions were carried: it answers within [`AGREEMENT_TIMEOUT`] and what waits
 /// before them.
 pub const CARRY_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Pauses before what is damaged is tried to be healed again, where no other node could help: it is had soon where they are only away
+/// for a moment, and costs a reading of the chain.
+pub const HEAL_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(600)];

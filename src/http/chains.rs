@@ -654,6 +654,8 @@ pub struct Stats {
     /// What does not hold in what is stored of it: then it takes no writes. Null where all holds.
     #[schema(required = true)]
     damage: Option<String>,
+    /// Runs of its transactions that were damaged on this node's disk and were healed from other nodes, since the node started.
+    healed: u64,
     /// That newer quants of it were signed than it has, as of a restored older data folder: then it takes no writes. Null where
     /// nothing speaks for that.
     #[schema(required = true)]
@@ -690,7 +692,8 @@ impl Stats {
             scrubbed: chain
                 .scrubbed()
                 .map(|done| ScrubbedView { size: done.size.get(), timestamp: done.timestamp.to_string() }),
-            damage: chain.damage().map(str::to_owned),
+            damage: chain.damage(),
+            healed: chain.healed(),
             rollback: chain.rollback(),
         }
     }

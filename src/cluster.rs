@@ -41,15 +41,19 @@ use tokio::{
 };
 
 use crate::{
-    core::{hash, transaction::Timestamp},
+    core::{
+        count::Index,
+        hash::{self, Hash},
+        transaction::Timestamp,
+    },
     limits,
-    node::{Carried, Carrier, Node, Placements},
-    store::{ClusterChange, Group, NodeId, Store, StoreError},
+    node::{Carried, Carrier, FetchedRun, Node, Placements},
+    store::{ClusterChange, Group, LogRecord, NodeId, Store, StoreError},
     writer::{Proposed, Refused, Sequencer},
 };
 use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
-use link::{Answer, Answers, Call, Greeting, Identity, Link, LinkError, Secret};
+use link::{Answer, Answers, Call, Greeting, Identity, Known, Link, LinkError, Secret};
 use net::{Net, Ways};
 
 /// A log filter that leaves out what the engine tells of its normal work.
@@ -65,6 +69,9 @@ const JOIN: u8 = 18;
 const STATUS: u8 = 19;
 /// Transactions are carried to the node that leads their chain.
 const CARRY: u8 = 20;
+/// A run of a chain's transactions is asked for, which is damaged where it is asked: the id of the chain (32), the index of the first (8).
+/// The answer is the [record](LogRecord::encode).
+const RUN: u8 = 21;
 
 /// Why something of the cluster could not be done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -246,7 +253,7 @@ impl Cluster {
         self.open(Group::META).await?;
         let known = self.knowledge();
         for group in self.0.store.groups() {
-            if self.runs_apart(&known, group) {
+            if self.runs_apart(&known, group) && self.may_open(group) {
                 self.open(group).await?;
             }
         }
@@ -260,6 +267,11 @@ impl Cluster {
         }
         let is_to_be_alone = known.groups.get(&group).is_none_or(|info| info.replicas == [self.me()]);
         !(self.is_alone(group) && is_to_be_alone)
+    }
+
+    /// Whether all chains of a group are there to take what is agreed, or nobody else could have them healed.
+    fn may_open(&self, group: Group) -> bool {
+        group == Group::META || self.is_alone(group) || self.0.node.is_whole(group)
     }
 
     /// Whether this node is the only member of a group.
@@ -282,8 +294,12 @@ impl Cluster {
             Group::META => None,
             group => Some(tokio::task::block_in_place(|| self.0.node.ensure_group(group))?),
         };
+        if !self.may_open(group) {
+            let detail = format!("chains of the group {group} are damaged here, and are healed before it runs");
+            return Err(ClusterError::Unavailable(detail));
+        }
         let start = async {
-            let storage = GroupStorage::new(self.0.store.clone(), group);
+            let storage = GroupStorage::new(self.0.store.clone(), group).healed_by(self.0.node.clone());
             let machine = Machine::new(storage.clone(), core.clone(), self.0.changed.clone());
             let ways: Arc<dyn Ways> = Arc::new(WaysOf(Arc::downgrade(&self.0)));
             let raft = Raft::new(self.me(), Arc::new(config()?), Net { ways, group }, storage, machine).await;
@@ -838,7 +854,7 @@ impl Cluster {
         for (group, info) in &known.groups {
             let members = self.0.store.group(*group).membership;
             let is_here = info.replicas.contains(&me) || members.is_some_and(|(_, of)| of.nodes.contains_key(&me));
-            if is_here && self.runs_apart(&known, *group) && self.running(*group).is_none() {
+            if is_here && self.runs_apart(&known, *group) && self.running(*group).is_none() && self.may_open(*group) {
                 // One makes a new group; the others get it from there.
                 if info.founder == me {
                     let founded = tokio::task::block_in_place(|| self.0.store.found(*group, me));
@@ -1059,7 +1075,8 @@ impl Greeting for GreetingOf {
         let cluster = self.0.upgrade().map(Cluster);
         Box::pin(async move {
             match cluster {
-                Some(cluster) => cluster.greet(node, &said).await,
+                // No entry goes there before this connection is up, so nothing new is known since it spoke.
+                Some(cluster) => cluster.greet(node, &said, &cluster.known(node)).await,
                 None => Err("this node stops".into()),
             }
         })
@@ -1137,6 +1154,29 @@ impl Carrier for CarrierOf {
             }
         })
     }
+
+    fn others(&self, group: Group) -> Vec<NodeId> {
+        let Some(cluster) = self.0.upgrade().map(Cluster) else { return Vec::new() };
+        let keep = cluster.knowledge().groups.remove(&group).map(|info| info.replicas).unwrap_or_default();
+        keep.into_iter().filter(|node| *node != cluster.me()).collect()
+    }
+
+    fn run(&self, node: NodeId, group: Group, chain: Hash, first: Index) -> FetchedRun {
+        let link = self.0.upgrade().map(Cluster).map(|cluster| cluster.link_to(node));
+        Box::pin(async move {
+            let link = link.ok_or("this node stops")?.map_err(|error| error.to_string())?;
+            let asked = [&chain.as_bytes()[..], &first.get().to_be_bytes()].concat();
+            let answer = link.call(RUN, group, &mut |content| content.extend_from_slice(&asked), limits::LINK_TIMEOUT);
+            let answer = answer.await.map_err(|error| error.to_string())?;
+            LogRecord::decode(&mut &answer[..]).ok_or_else(|| "its answer is not understood".into())
+        })
+    }
+}
+
+/// What is asked for with [`RUN`].
+fn run_of(content: &[u8]) -> Option<(Hash, Index)> {
+    let (chain, first) = content.split_first_chunk()?;
+    Some((Hash::from_bytes(*chain), Index::new(u64::from_be_bytes(*first.as_array()?))))
 }
 
 struct WaysOf(Weak<Inner>);
@@ -1153,15 +1193,19 @@ impl Ways for WaysOf {
 struct AnswersOf(Weak<Inner>);
 
 impl Answers for AnswersOf {
+    fn known(&self, node: NodeId) -> Known {
+        self.0.upgrade().map(|inner| Cluster(inner).known(node)).unwrap_or_default()
+    }
+
     fn answer(&self, call: Call) -> Answer {
         let Some(cluster) = self.0.upgrade().map(Cluster) else {
             return Box::pin(async { Err("the node stops".into()) });
         };
         Box::pin(async move {
-            let Call { from, kind, group, content } = call;
+            let Call { from, kind, group, content, known } = call;
             match kind {
                 link::HELLO => {
-                    cluster.greet(from, &content).await?;
+                    cluster.greet(from, &content, &known).await?;
                     Ok(cluster.0.hello())
                 }
                 net::APPEND | net::VOTE | net::PRE_VOTE | net::TRANSFER => {
@@ -1187,6 +1231,16 @@ impl Answers for AnswersOf {
                     let joined = cluster.take_in(from, said(&content)?).await.map_err(|error| error.to_string())?;
                     Ok(serde_json::to_vec(&joined).expect("it is JSON"))
                 }
+                RUN => {
+                    if !cluster.knowledge().nodes.contains_key(&from) {
+                        return Err("the node is not of the cluster".into());
+                    }
+                    let (chain, first) = run_of(&content).ok_or("what is said is not understood")?;
+                    let run = cluster.0.node.read_store(move |store| store.run_record(chain, first)).await;
+                    let (run, mut answer) = (run.map_err(|error| error.to_string())?, Vec::new());
+                    run.encode(&mut answer);
+                    Ok(answer)
+                }
                 CARRY => carry::answer(&cluster.0.node, &content).await,
                 STATUS => Ok(serde_json::to_vec(&cluster.own_status()).expect("it is JSON")),
                 _ => Err("what is said is not understood".into()),
@@ -1198,15 +1252,13 @@ impl Answers for AnswersOf {
 impl Cluster {
     /// Looks at what a node says of itself before anything else of it is believed: a folder that was copied, or put back from an old
     /// copy, is no member of its groups, though it has the key of one.
-    async fn greet(&self, from: NodeId, content: &[u8]) -> Result<(), String> {
+    async fn greet(&self, from: NodeId, content: &[u8], known: &Known) -> Result<(), String> {
         let said: Hello = said(content)?;
         if from == self.me() {
             return Err("it has this node's key: one of the two data folders is a copy, which must not run".into());
         }
         for (group, last) in said.last {
-            let Some(raft) = self.running(group) else { continue };
-            let known = matched(&raft.metrics().borrow_watched(), from);
-            if let Some(known) = known.filter(|known| last.is_none_or(|last| last < *known)) {
+            if let Some(known) = known.get(&group).filter(|known| last.is_none_or(|last| last < **known)) {
                 return Err(format!(
                     "its data folder is an older copy: of the group {group} it has {} entries and has acknowledged {}. Take \
                      it out of the cluster (qbc cluster leave {from} --lost), and join with a new folder",
@@ -1226,6 +1278,13 @@ impl Cluster {
         }
         self.0.moved.lock().expect("no holder of this lock panics").insert(from, said.host);
         Ok(())
+    }
+
+    /// What another node is known to have of the groups that this one leads.
+    fn known(&self, node: NodeId) -> Known {
+        let groups = self.0.groups.read().expect("no holder of this lock panics");
+        let known = |(group, raft): (&Group, &Raft)| Some((*group, matched(&raft.metrics().borrow_watched(), node)?));
+        groups.iter().filter_map(known).collect()
     }
 
     /// Opens a group of which another node speaks.

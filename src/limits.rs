@@ -349,3 +349,7 @@ pub const MIRROR_PROOF_BYTES: usize = 64 << 10;
 
 /// Bytes of the URL of a source: it stands in the log, and in answers.
 pub const MIRROR_URL_BYTES: usize = 1_024;
+
+/// Pauses before what is damaged is tried to be healed again, where no other node could help: it is had soon where they are only away
+/// for a moment, and costs a reading of the chain.
+pub const HEAL_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(600)];

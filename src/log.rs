@@ -52,6 +52,8 @@
 //! - **An erasure is announced, then done.** The batch that announces it is durable first. Then the payload is overwritten with zeros in
 //!   place and synced, and whole blocks of it are given back to the file system where that can punch holes. A crash
 //!   between the two is completed when the log is opened.
+//! - **A record is mended only with what was written**: where it is damaged and another copy of it is had from elsewhere, it is written
+//!   anew in its place when the checksums of its batch, and those of all before it in the segment, prove it to be the same.
 //! - **What is read is what was written**: each read checks its checksums.
 
 mod batch;
@@ -432,6 +434,31 @@ impl Log {
     /// Some may be there still; opening the log completes it.
     pub fn erase(&self, payloads: &[Place]) -> Result<(), LogError> {
         erase(&self.shared, payloads)
+    }
+
+    /// Writes a damaged record anew in its place, and syncs it. With each payload it is said whether it was erased, and is zeros. The
+    /// record must be the one that was written, which the checksums of its batch prove before anything is overwritten.
+    ///
+    /// # Errors
+    /// It is another one, the batch is damaged beside it, or the write fails.
+    pub fn mend(&self, place: Place, plain: &[u8], payloads: &[(&[u8], bool)]) -> Result<(), LogError> {
+        let Place { segment: number, offset, length } = place;
+        assert!(payloads.iter().all(|(bytes, is_erased)| !is_erased || bytes.iter().all(|&byte| byte == 0)));
+        let damaged = |detail: &str| LogError::damaged(number, offset.into(), detail);
+        let mut found = vec![0; length as usize];
+        self.shared.reading(place, |file| file.read_exact_at(&mut found, offset.into()))?;
+        let record = batch::mended(plain, payloads, &found, self.shared.seed);
+        if !recovery::has_record(&self.shared, place, &record)? {
+            return Err(damaged("what was to mend a record is not what was written there"));
+        }
+        let failed = |error: io::Error| LogError::Failed(format!("a record cannot be mended: {error}"));
+        {
+            // Nobody reads half of it.
+            let segments = self.shared.segments.write().expect("no holder of this lock panics");
+            segments[number as usize].file.write_all_at(&record, offset.into()).map_err(failed)?;
+        }
+        let segment = self.shared.segment(number).expect("it was just written to");
+        segment.file.sync_data().map_err(failed)
     }
 }
 

@@ -3,6 +3,7 @@
 //! It is the one place that reads the clock and draws random numbers: both go into [`Command`]s before they reach the
 //! writer, which only moves a time on that would go back within its chain. Making hashes and JSON is the work of the caller's task, never of the writer.
 
+mod heal;
 mod import;
 mod mirror;
 mod read;
@@ -22,7 +23,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::{
-    OwnedSemaphorePermit,
+    Notify, OwnedSemaphorePermit,
     mpsc::{self, error::TrySendError},
     oneshot, watch,
 };
@@ -42,7 +43,7 @@ use crate::{
     },
     limits,
     mine::Miner,
-    store::{Lineage, Rollback, Store, key::KeyFile},
+    store::{ChainNumber, Lineage, LogRecord, Rollback, Store, key::KeyFile},
     writer::{
         self, ChainHandle, Command, Core, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request,
         Writer, checked_transaction, edge_at,
@@ -91,6 +92,12 @@ struct Inner {
     groups: RwLock<BTreeMap<Group, GroupWriter>>,
     writers: Mutex<Vec<JoinHandle<()>>>,
     carrier: OnceLock<Arc<dyn Carrier>>,
+    /// Chains of which a read has met with damage.
+    suspected: Mutex<BTreeMap<ChainNumber, Arc<ChainHandle>>>,
+    /// Is told when damage was found.
+    damage_found: Notify,
+    /// One healing at a time.
+    healing: tokio::sync::Mutex<()>,
     pool_limit: u64,
     miner: Miner,
     key: ed25519_dalek::SigningKey,
@@ -124,11 +131,20 @@ pub struct Carried {
 /// What became of each of some transactions, or why none was accepted.
 pub type Placements = Result<Vec<Result<Placed, Refused>>, Refused>;
 
-/// Takes transactions to the node that leads their chain.
+/// What other nodes do for this one.
 pub trait Carrier: Send + Sync {
-    /// Gives what that node says. Nothing is sent twice that may have been accepted.
+    /// Takes transactions to the node that leads their chain, and gives what that says. Nothing is sent twice that may have been accepted.
     fn carry(&self, group: Group, carried: Carried) -> Pin<Box<dyn Future<Output = Placements> + Send>>;
+
+    /// The other nodes that keep a group.
+    fn others(&self, group: Group) -> Vec<NodeId>;
+
+    /// The run of a chain's transactions that begins with this one, as another node has it.
+    fn run(&self, node: NodeId, group: Group, chain: Hash, first: Index) -> FetchedRun;
 }
+
+/// A run of transactions from another node, or why there is none.
+pub type FetchedRun = Pin<Box<dyn Future<Output = Result<LogRecord, String>> + Send>>;
 
 /// What decides on the chains of a group.
 #[derive(Clone)]
@@ -299,7 +315,7 @@ impl Node {
             return Vec::new();
         }
         let damage = |(name, chain): (ChainName, Result<Arc<ChainHandle>, String>)| match chain {
-            Ok(chain) => Some((name, chain.damage()?.to_owned())),
+            Ok(chain) => Some((name, chain.damage()?)),
             Err(detail) => Some((name, detail)),
         };
         self.chains(None, usize::MAX).into_iter().filter_map(damage).collect()
@@ -667,7 +683,7 @@ impl Node {
         let head = chain.head();
         assert!(head.newest.size().has(index), "only a sealed transaction has a receipt");
         let node = self.clone();
-        self.read_store(move |store| {
+        self.read_of(&chain.clone(), move |store| {
             let lineage = &chain.lineage;
             let record = store.record(lineage, index)?;
             let quant = store.quant(lineage, store.quant_of(lineage, index)?)?;
@@ -893,7 +909,7 @@ impl Node {
     /// # Errors
     /// The store is damaged.
     pub async fn leaves(&self, chain: Arc<ChainHandle>, range: Range<Index>) -> Result<Vec<u8>, StoreError> {
-        self.read_store(move |store| {
+        self.read_of(&chain.clone(), move |store| {
             let (mut bundle, mut next) = (Vec::new(), range.start);
             while next < range.end {
                 let mut records = Vec::new();
@@ -942,10 +958,15 @@ impl Node {
         let now = self.now();
         let mut warnings: Vec<String> = self.0.clock.plausible().err().into_iter().collect();
         for (name, chain) in self.chains(None, usize::MAX) {
-            let time = chain.ok().map(|chain| chain.head().time());
-            warnings.extend(
-                time.filter(|time| is_ahead(*time, now)).map(|time| ahead(&format!("the chain \"{name}\""), time)),
-            );
+            let Ok(chain) = chain else { continue };
+            let (time, healed) = (chain.head().time(), chain.healed());
+            warnings.extend(is_ahead(time, now).then(|| ahead(&format!("the chain \"{name}\""), time)));
+            warnings.extend((healed > 0).then(|| {
+                format!(
+                    "{healed} runs of transactions of the chain \"{name}\" were damaged on this node's disk since it was started, and \
+                     were healed: look at the disk"
+                )
+            }));
         }
         let cosigned = self.0.witness.as_ref().and_then(Witness::newest);
         warnings
@@ -1006,6 +1027,9 @@ impl Inner {
             groups,
             writers,
             carrier: OnceLock::new(),
+            suspected: Mutex::default(),
+            damage_found: Notify::new(),
+            healing: tokio::sync::Mutex::default(),
             pool_limit: config.pool_limit,
             miner,
             key,

@@ -2,7 +2,8 @@
 //!
 //! Damage on a disk shows only where somebody reads. So each chain is recomputed from what is stored, its own part of it
 //! where it is a fork: hashes, tiles, roots, links and proof of work, and at the end the head in memory. A chain that does
-//! not hold takes no more writes, `/readyz` names it, and the others go on.
+//! not hold takes no more writes, `/readyz` names it, and the others go on. Where other nodes keep it too, it is
+//! [healed](Node::heal), whoever found the damage.
 
 use std::{
     sync::{Arc, Mutex},
@@ -25,7 +26,7 @@ use crate::{
     limits,
     node::Node,
     store::{Lineage, Store, StoreError},
-    writer::{ChainHandle, edge_at},
+    writer::{ChainHandle, Damage, edge_at},
 };
 
 /// How fast and how often.
@@ -54,10 +55,19 @@ pub fn last(chain: &ChainHandle) -> Option<Scrubbed> {
     *chain.remembered::<Last>().0.lock().expect("no holder of this lock panics")
 }
 
-/// Scrubs all chains, again and again, until `shutdown` says that the node stops.
-pub async fn run(node: Node, pace: Pace, mut shutdown: watch::Receiver<bool>) {
+/// Scrubs all chains, again and again if there is a pace, and heals what is found to be damaged, until `shutdown` says that the node
+/// stops.
+pub async fn run(node: Node, pace: Option<Pace>, mut shutdown: watch::Receiver<bool>) {
+    let rate = pace.map_or(limits::SCRUB_RATE, |pace| pace.rate);
+    let scrub = async {
+        match pace {
+            Some(pace) => passes(&node, pace).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        () = passes(&node, pace) => {}
+        () = scrub => {}
+        () = heal_all(&node, rate) => {}
         _ = shutdown.wait_for(|stopping| *stopping) => {}
     }
 }
@@ -70,7 +80,9 @@ async fn passes(node: &Node, pace: Pace) {
             if let Ok(chain) = chain
                 && chain.damage().is_none()
             {
-                bytes += chain_once(node, &chain, pace.rate).await;
+                let (read, holds) = chain_once(node, &chain, pace.rate).await;
+                bytes += read;
+                tell(node, &chain, holds);
             }
         }
         tracing::debug!(bytes, took = ?started.elapsed(), "all data was read again");
@@ -78,8 +90,57 @@ async fn passes(node: &Node, pace: Pace) {
     }
 }
 
-/// Scrubs one chain, and gives the bytes that it read.
-async fn chain_once(node: &Node, chain: &Arc<ChainHandle>, rate: u64) -> u64 {
+/// Heals whatever is damaged, when it is found, and again after pauses while it stays so.
+async fn heal_all(node: &Node, rate: u64) {
+    let mut pause = limits::HEAL_PAUSE[0];
+    loop {
+        let is_new = tokio::select! {
+            () = node.damage_found() => true,
+            () = sleep(pause) => false,
+        };
+        pause = if is_new { limits::HEAL_PAUSE[0] } else { (2 * pause).min(limits::HEAL_PAUSE[1]) };
+        node.heal_suspected().await;
+        if node.damages().is_empty() {
+            continue;
+        }
+        for chain in node.chains(None, usize::MAX).into_iter().filter_map(|(_, chain)| chain.ok()) {
+            // A node alone has nobody to ask again.
+            if let Some(Damage::Stored(_)) = chain.own_damage()
+                && (is_new || node.keeps_with_others(&chain))
+            {
+                heal_once(node, &chain, rate).await;
+            }
+        }
+        if let Err(error) = node.heal_lost().await {
+            tracing::warn!("damaged chains cannot be healed: {error}");
+        }
+    }
+}
+
+async fn heal_once(node: &Node, chain: &Arc<ChainHandle>, rate: u64) {
+    let Ok(healed) = node.heal(chain).await else { return };
+    // Its runs hold. Where they did before, it is something else, or was healed meanwhile.
+    if healed > 0 || chain_once(node, chain, rate).await.1.is_ok() {
+        chain.clear_damage();
+        tracing::warn!(chain = %chain.name, "the chain is whole again");
+    }
+    if healed > 0 {
+        let (_, holds) = chain_once(node, chain, rate).await;
+        tell(node, chain, holds);
+    }
+}
+
+/// Tells what came of a scrub, if the chain does not hold.
+fn tell(node: &Node, chain: &ChainHandle, holds: Result<(), StoreError>) {
+    match holds {
+        Ok(()) => {}
+        Err(StoreError::Damaged(detail)) => node.tell_damage(chain, detail),
+        Err(error) => tracing::warn!(chain = %chain.name, "the chain cannot be read again: {error}"),
+    }
+}
+
+/// Scrubs one chain, and gives the bytes that it read, and whether all of it holds.
+async fn chain_once(node: &Node, chain: &Arc<ChainHandle>, rate: u64) -> (u64, Result<(), StoreError>) {
     let (of, began) = (chain.clone(), Instant::now());
     let mut bytes = 0;
     let mut pass = node.read_store(move |store| Pass::begin(store, &of)).await;
@@ -94,21 +155,13 @@ async fn chain_once(node: &Node, chain: &Arc<ChainHandle>, rate: u64) -> u64 {
                 if next.is_done() {
                     let done = Scrubbed { size: next.size(), timestamp: node.now() };
                     *chain.remembered::<Last>().0.lock().expect("no holder of this lock panics") = Some(done);
-                    return bytes;
+                    return (bytes, Ok(()));
                 }
                 let due = Duration::from_secs_f64(bytes as f64 / rate as f64);
                 sleep(due.saturating_sub(began.elapsed())).await;
                 pass = Ok(next);
             }
-            Err(StoreError::Damaged(detail)) => {
-                tracing::error!(chain = %chain.name, "the chain is damaged: {detail}");
-                chain.set_damage(detail);
-                return bytes;
-            }
-            Err(error) => {
-                tracing::warn!(chain = %chain.name, "the chain cannot be read again: {error}");
-                return bytes;
-            }
+            Err(error) => return (bytes, Err(error)),
         }
     }
 }

@@ -14,6 +14,11 @@
 //! [`Store::commit`] returns after one batch is synced in the log. Then it is in the index too, and readers see it; they ask only
 //! for what a published head has. What is read from the log is checked, so a wrong index shows.
 //!
+//! # How damage is mended
+//! What is read is checked, so a flipped bit shows. A run of transactions that does not hold is [mended](Store::mend) with what another
+//! node has of it: the checksums of the log prove that it is what was written here, the hashes of the leaves that the data belongs to
+//! them, and it is written in the same place.
+//!
 //! # How transactions are erased
 //! The batch that records an erasure announces it in the log, too. When that is durable, [`Store::erase`] overwrites the data and
 //! the salt in the one place where they stand. Where that is interrupted, the next opening completes it.
@@ -28,6 +33,7 @@ mod index;
 mod journal;
 pub mod key;
 mod lineage;
+mod mend;
 mod replay;
 mod runs;
 
@@ -62,6 +68,7 @@ use index::{Index, Rows, RunRow, Space, decode_number, decode_quant, from_json, 
 use journal::Journal;
 use key::KeyFile;
 pub use lineage::{BangPlace, ChainNumber, ChainRecord, Lineage, Parent, Rollback};
+pub use mend::{DamagedRun, Looked};
 use replay::{Replay, Replayed};
 pub use runs::Erasure;
 pub use runs::Run;

@@ -34,7 +34,7 @@ use crate::{
 use ledger::{Ledger, Pending};
 
 pub use command::{Command, Envelope, Guard, MirrorStep, Outcome, Own, Placed, Refused, Request};
-pub use handle::{ChainHandle, Health, Mirrored, Published};
+pub use handle::{ChainHandle, Damage, Health, Mirrored, Published};
 pub use import::{Part, Progress, Step, in_force_at};
 pub use load::{checked_transaction, edge_at};
 
@@ -211,6 +211,19 @@ impl Core {
         self.resumed.notify_all();
         *self.sequencer.write().expect("no holder of this lock panics") = Some(changed?);
         Ok(())
+    }
+
+    /// Whether all of its chains could be loaded.
+    pub fn is_whole(&self) -> bool {
+        self.lock().ledger.is_whole()
+    }
+
+    /// Takes the chains that could not be loaded, and hold again.
+    ///
+    /// # Errors
+    /// The list of chains cannot be read.
+    pub fn load_lost(&self) -> Result<(), StoreError> {
+        self.lock().ledger.load_lost()
     }
 
     /// Whether what is asked for is decided on this node.

@@ -253,10 +253,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let mut meeting = stopping.clone();
     let peers = start_peers(&node, args.advertise, address, args.discover_allow.clone(), &stopping).await?;
     let Background { touched, sealed } = background;
-    if args.scrub_rate > 0 {
-        let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
-        tokio::spawn(scrub::run(node.clone(), pace, stopping.clone()));
-    }
+    let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
+    tokio::spawn(scrub::run(node.clone(), (pace.rate > 0).then_some(pace), stopping.clone()));
 
     tokio::spawn(node.clone().expire_imports(args.import_age, stopping.clone()));
 

@@ -21,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     limits,
+    node::Node,
     store::{Entry, EntryId, Group, LogRecord, Membership, NodeId, Said, Store, StoreError, Vote},
     writer::Core,
 };
@@ -151,19 +152,33 @@ pub struct GroupStorage {
     group: Group,
     /// How many of its entries are durable here.
     durable: Arc<watch::Sender<u64>>,
+    /// What heals chains that are damaged.
+    node: Option<Node>,
 }
 
 impl GroupStorage {
     /// The log of a group as it stands in the store.
     pub fn new(store: Arc<Store>, group: Group) -> GroupStorage {
         let durable = store.group(group).last.map_or(0, |last| last.index + 1);
-        GroupStorage { store, group, durable: Arc::new(watch::Sender::new(durable)) }
+        GroupStorage { store, group, durable: Arc::new(watch::Sender::new(durable)), node: None }
     }
 
-    fn read<R: RangeBounds<u64>>(&self, range: &R, bytes: usize) -> Result<Vec<RaftEntry>, io::Error> {
-        let (start, end) = bounds(range);
-        let entries = self.store.entries(self.group, start..end, bytes).map_err(failed)?;
-        Ok(entries.into_iter().map(raft_entry).collect())
+    /// The same, of which what is damaged is healed when it is read: an engine that cannot read its log ends.
+    pub fn healed_by(self, node: Node) -> GroupStorage {
+        GroupStorage { node: Some(node), ..self }
+    }
+
+    async fn read(&self, (start, end): (u64, u64), bytes: usize) -> Result<Vec<RaftEntry>, io::Error> {
+        let read = || self.store.entries(self.group, start..end, bytes);
+        let entries = match (read(), &self.node) {
+            (Err(StoreError::Damaged(detail)), Some(node)) => {
+                tracing::error!(group = %self.group, "the log of the group is damaged: {detail}");
+                node.heal_group(self.group).await;
+                read()
+            }
+            (entries, _) => entries,
+        };
+        Ok(entries.map_err(failed)?.into_iter().map(raft_entry).collect())
     }
 }
 
@@ -195,7 +210,7 @@ impl RaftLogReader<Types> for GroupStorage {
                 if next >= end {
                     return None;
                 }
-                match storage.read(&(next..end), limits::REPLICATION_BYTES) {
+                match storage.read((next, end), limits::REPLICATION_BYTES).await {
                     Ok(entries) if entries.is_empty() => None,
                     Ok(entries) => {
                         let after = next + entries.len() as u64;
@@ -212,7 +227,7 @@ impl RaftLogReader<Types> for GroupStorage {
         &mut self,
         range: R,
     ) -> Result<Vec<RaftEntry>, io::Error> {
-        self.read(&range, usize::MAX)
+        self.read(bounds(&range), usize::MAX).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {
@@ -220,7 +235,7 @@ impl RaftLogReader<Types> for GroupStorage {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntry>, io::Error> {
-        self.read(&(start..end), limits::REPLICATION_BYTES)
+        self.read((start, end), limits::REPLICATION_BYTES).await
     }
 }
 

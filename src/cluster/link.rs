@@ -18,7 +18,7 @@
 //! awaited, and the called node begins calls in the order in which they came.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     pin::Pin,
     sync::{
@@ -158,6 +158,9 @@ fn transcript(role: &str, [caller, called]: [NodeId; 2], nonces: [[u8; 32]; 2]) 
     [VERSION, b" ", role.as_bytes(), &caller.0, &called.0, &nonces[0], &nonces[1]].concat()
 }
 
+/// The newest entries of groups that a node is known to have.
+pub type Known = BTreeMap<Group, u64>;
+
 /// A call as it came.
 pub struct Call {
     /// Who calls.
@@ -168,6 +171,8 @@ pub struct Call {
     pub group: Group,
     /// What it says.
     pub content: Bytes,
+    /// What the caller was known to have before it said anything of itself. What it says may be older than what is known by then.
+    pub known: Arc<Known>,
 }
 
 /// What answers a call.
@@ -175,6 +180,9 @@ pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send>>;
 
 /// Answers calls of other nodes.
 pub trait Answers: Send + Sync + 'static {
+    /// What a node is known to have.
+    fn known(&self, node: NodeId) -> Known;
+
     /// Begins to answer a call. What is to be in order must be so when the future was polled once.
     fn answer(&self, call: Call) -> Answer;
 }
@@ -451,14 +459,16 @@ pub async fn serve(stream: TcpStream, identity: &Identity, answers: Arc<dyn Answ
         let other: [u8; 32] = other.try_into().expect("32 bytes are left");
         let (own, nonce) = (identity.node(), rand::random::<[u8; 32]>());
         let nonces = [other, nonce];
+        let known = Arc::new(answers.known(caller));
         let signature = identity.sign(&transcript("called", [caller, own], nonces));
         writer.write_all(&[&own.0[..], &nonce, &signature].concat()).await?;
         let mut signature = [0; 64];
         reader.read_exact(&mut signature).await?;
         identity.check(caller, &transcript("caller", [caller, own], nonces), &signature)?;
-        Ok(caller)
+        Ok((caller, known))
     };
-    let from = timeout(limits::LINK_TIMEOUT, greet).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let (from, known) =
+        timeout(limits::LINK_TIMEOUT, greet).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let (frames, mut queue) = mpsc::unbounded_channel();
     let read = async {
         while let Ok((number, mut content)) = read_frame(&mut reader).await {
@@ -468,7 +478,8 @@ pub async fn serve(stream: TcpStream, identity: &Identity, answers: Arc<dyn Answ
             let head = content.split_to(9);
             let (kind, group) =
                 (head[0], Group(u64::from_be_bytes(*head[1..].first_chunk().expect("so many were taken"))));
-            let (answer, frames) = (answers.answer(Call { from, kind, group, content }), frames.clone());
+            let (answer, frames) =
+                (answers.answer(Call { from, kind, group, content, known: known.clone() }), frames.clone());
             if kind == HELLO {
                 let said = answer.await;
                 let is_refused = said.is_err();
@@ -508,6 +519,10 @@ mod tests {
     }
 
     impl Answers for Echo {
+        fn known(&self, _node: NodeId) -> Known {
+            Known::new()
+        }
+
         fn answer(&self, call: Call) -> Answer {
             if call.kind != HELLO {
                 self.begun.lock().unwrap().push(call.content[0]);

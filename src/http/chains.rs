@@ -656,6 +656,8 @@ pub struct Stats {
     /// What does not hold in what is stored of it: then it takes no writes. Null where all holds.
     #[schema(required = true)]
     damage: Option<String>,
+    /// Runs of its transactions that were damaged on this node's disk and were healed from other nodes, since the node started.
+    healed: u64,
     /// That newer quants of it were signed than it has, as of a restored older data folder: then it takes no writes. Null where
     /// nothing speaks for that.
     #[schema(required = true)]
@@ -708,7 +710,8 @@ impl Stats {
             bytes: head.bytes,
             scrubbed: scrub::last(chain)
                 .map(|done| ScrubbedView { size: done.size.get(), timestamp: done.timestamp.to_string() }),
-            damage: chain.damage().map(str::to_owned),
+            damage: chain.damage(),
+            healed: chain.healed(),
             rollback: chain.rollback(),
             mirror: chain.mirror().map(|Mirrored { from, state, source }| {
                 let lag = source.map(|size| size.get().saturating_sub(head.newest.size().get()));

@@ -69,27 +69,13 @@ impl Batch {
     where
         P: IntoIterator<Item = (&'a [u8], bool), IntoIter: Clone>,
     {
-        let (payloads, start) = (payloads.into_iter(), self.bytes.len());
-        self.bytes.extend_from_slice(&[0; RECORD_HEAD]);
-        for (payload, is_erased) in payloads.clone() {
+        let start = self.bytes.len();
+        let payloads = payloads.into_iter().map(|(payload, is_erased)| {
             debug_assert!(!is_erased || payload.iter().all(|&byte| byte == 0), "what was erased is zeros");
-            let checksum = xxh3_64_with_seed(payload, self.seed);
-            // Any but that of the zeros says that something else was there.
-            let checksum = if is_erased { !checksum } else { checksum };
-            self.bytes.extend_from_slice(&length32(payload.len()).to_be_bytes());
-            self.bytes.extend_from_slice(&checksum.to_be_bytes());
-        }
-        let count = (self.bytes.len() - start - RECORD_HEAD) / ROW;
-        self.bytes.extend_from_slice(plain);
-        let head = &mut self.bytes[start..];
-        head[8..12].copy_from_slice(&length32(plain.len()).to_be_bytes());
-        head[12..16].copy_from_slice(&length32(count).to_be_bytes());
-        let checksum = xxh3_64_with_seed(&head[8..], self.seed);
-        head[..8].copy_from_slice(&checksum.to_be_bytes());
-        self.heads.extend_from_slice(&head[..RECORD_HEAD]);
-        for (payload, _) in payloads {
-            self.bytes.extend_from_slice(payload);
-        }
+            (payload, if is_erased { Checksum::OfOther } else { Checksum::OfThis })
+        });
+        write_record(plain, payloads, self.seed, &mut self.bytes);
+        self.heads.extend_from_slice(&self.bytes[start..start + RECORD_HEAD]);
         let slot = Slot { offset: length32(start), length: length32(self.bytes.len() - start) };
         self.bytes.resize(aligned(self.bytes.len()), 0);
         slot
@@ -119,6 +105,54 @@ impl Batch {
         bytes[..HEAD].copy_from_slice(&head);
         (bytes, checksum)
     }
+}
+
+/// The checksum of a payload, in the table of its record.
+enum Checksum {
+    OfThis,
+    /// Any but that of these bytes says that something else was there.
+    OfOther,
+    Known(u64),
+}
+
+/// Appends a record of these plain bytes and payloads.
+fn write_record<'a>(
+    plain: &[u8],
+    payloads: impl Iterator<Item = (&'a [u8], Checksum)> + Clone,
+    seed: u64,
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    out.extend_from_slice(&[0; RECORD_HEAD]);
+    for (payload, checksum) in payloads.clone() {
+        let checksum = match checksum {
+            Checksum::OfThis => xxh3_64_with_seed(payload, seed),
+            Checksum::OfOther => !xxh3_64_with_seed(payload, seed),
+            Checksum::Known(checksum) => checksum,
+        };
+        out.extend_from_slice(&length32(payload.len()).to_be_bytes());
+        out.extend_from_slice(&checksum.to_be_bytes());
+    }
+    let count = (out.len() - start - RECORD_HEAD) / ROW;
+    out.extend_from_slice(plain);
+    let head = &mut out[start..];
+    head[8..12].copy_from_slice(&length32(plain.len()).to_be_bytes());
+    head[12..16].copy_from_slice(&length32(count).to_be_bytes());
+    let checksum = xxh3_64_with_seed(&head[8..], seed);
+    head[..8].copy_from_slice(&checksum.to_be_bytes());
+    payloads.for_each(|(payload, _)| out.extend_from_slice(payload));
+}
+
+/// The bytes of a record as it was written once, of which `found` is left: of an erased payload, which is zeros, its checksum.
+pub(super) fn mended(plain: &[u8], payloads: &[(&[u8], bool)], found: &[u8], seed: u64) -> Vec<u8> {
+    let row = |at: usize| found.get(RECORD_HEAD + ROW * at..)?.get(..ROW);
+    let payloads = payloads.iter().enumerate().map(|(at, &(payload, is_erased))| match row(at) {
+        Some(row) if is_erased => (payload, Checksum::Known(number64(&row[4..]))),
+        _ => (payload, Checksum::OfThis),
+    });
+    let mut record = Vec::with_capacity(found.len());
+    write_record(plain, payloads, seed, &mut record);
+    record
 }
 
 fn length32(length: usize) -> u32 {
@@ -207,6 +241,24 @@ pub(super) fn parse(head: &Head, batch: &[u8], seed: u64) -> Result<Contents, (u
         end if end == batch.len() => Ok(Contents { records, erasures }),
         end => Err((end, "there is something after the last record".into())),
     }
+}
+
+/// Whether the record at this offset of a batch is the one that was written there: its own checksum, and that of all heads of the
+/// batch, say so. What else is in the batch may be damaged.
+pub(super) fn has_record(head: &Head, batch: &[u8], seed: u64, offset: usize) -> bool {
+    let (mut heads, mut at, mut holds) = (Vec::with_capacity(RECORD_HEAD * head.records as usize), HEAD, false);
+    for _ in 0..head.records {
+        let rest = batch.get(at..).unwrap_or_default();
+        let Some(length) = Record::length(rest) else { return false };
+        heads.extend_from_slice(&rest[..RECORD_HEAD]);
+        holds |= at == offset && Record::parse(rest[..length].to_vec(), seed).is_ok();
+        at = aligned(at + length);
+    }
+    let Some(table) = batch.get(at..).and_then(|rest| rest.get(..Place::BYTES * head.erasures as usize)) else {
+        return false;
+    };
+    heads.extend_from_slice(table);
+    holds && xxh3_64_with_seed(&heads, seed) == head.body
 }
 
 /// The next multiple of the alignment, up to which there must be zeros.

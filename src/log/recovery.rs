@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::Path
 use super::{
     ALIGNMENT, Acknowledged, LogError, Mark, Payload, Place, Record, Shared,
     batch::{self, Contents, Head},
-    overwrite_payload,
+    number64, overwrite_payload,
     segments::{self, LARGEST_BATCH, Segment},
     settle_erasures,
 };
@@ -158,6 +158,39 @@ pub(super) fn open(folder: &Path) -> Result<Option<(Shared, Acknowledged)>, LogE
 fn has_batches(shared: &Shared) -> Result<bool, LogError> {
     let place = Place { segment: 0, offset: segments::HEAD as u32, length: batch::HEAD as u32 };
     Ok(!is_zero(shared, place)?)
+}
+
+/// Whether a record belongs at this place: the batch there has such a one, and follows those before it in the segment.
+pub(super) fn has_record(shared: &Shared, place: Place, record: &[u8]) -> Result<bool, LogError> {
+    let Place { segment: number, offset, length } = place;
+    let Some(segment) = shared.segment(number) else { return Ok(false) };
+    let mut window = Window::default();
+    let first = window.bytes(number, &segment, 0, segments::HEAD)?.and_then(|head| {
+        let head = head.as_array()?;
+        Some((segments::first_batch(head, shared.seed, number)?, number64(&head[24..])))
+    });
+    let (Some(mut next), mut start) = (first, segments::HEAD as u64) else { return Ok(false) };
+    if record.len() != length as usize {
+        return Ok(false);
+    }
+    loop {
+        let bytes = window.bytes(number, &segment, start, batch::HEAD)?.and_then(|bytes| bytes.as_array());
+        let Some((head, checksum)) = bytes.and_then(|bytes| Head::decode(bytes, shared.seed)) else { return Ok(false) };
+        if (head.number, head.before) != next {
+            return Ok(false);
+        }
+        let end = start + u64::from(head.length);
+        if u64::from(offset) >= end {
+            (next, start) = ((head.number + 1, checksum), end);
+            continue;
+        }
+        let Some(bytes) = window.bytes(number, &segment, start, head.length as usize)? else { return Ok(false) };
+        let mut bytes = bytes.to_vec();
+        let at = (u64::from(offset) - start) as usize;
+        let Some(found) = bytes.get_mut(at..).and_then(|rest| rest.get_mut(..record.len())) else { return Ok(false) };
+        found.copy_from_slice(record);
+        return Ok(batch::has_record(&head, &bytes, shared.seed, at));
+    }
 }
 
 /// Recomputes every checksum of the log in a folder, and looks that nothing stands there that was not written. Nothing is

@@ -83,8 +83,21 @@ impl Node {
         chain: &Arc<ChainHandle>,
         read: impl FnOnce(&ChainReader<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let chain = chain.clone();
-        self.read_store(move |store| read(&ChainReader { store, chain: &chain })).await
+        let of = chain.clone();
+        self.read_of(chain, move |store| read(&ChainReader { store, chain: &of })).await
+    }
+
+    /// The same for what is not asked of the chain alone. Where it meets with damage, the chain is looked at.
+    pub(super) async fn read_of<T: Send + 'static>(
+        &self,
+        chain: &Arc<ChainHandle>,
+        read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let read = self.read_store(read).await;
+        if matches!(read, Err(StoreError::Damaged(_))) {
+            self.suspect(chain);
+        }
+        read
     }
 
     /// One quant of a chain.

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
     sync::{
-        Arc, Mutex, OnceLock, RwLock,
+        Arc, Mutex, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -45,7 +45,9 @@ pub struct ChainHandle {
     /// Transactions of its own that were erased.
     pub(super) erasures: AtomicU64,
     /// What does not hold, once that is found.
-    damage: OnceLock<String>,
+    damage: RwLock<Option<Damage>>,
+    /// Runs of its transactions that were damaged, and were healed, since the node's start.
+    healed: AtomicU64,
     /// Whether anything does not hold in any chain of the node: hardly ever, so that nobody has to look at all ancestors.
     any_damage: Arc<AtomicBool>,
     /// The newest quant that was signed and is not here, once that is found.
@@ -65,6 +67,24 @@ pub struct Mirrored {
     pub state: Follows,
     /// Transactions that the newest checkpoint seen of it has, once one was seen since the node's start.
     pub source: Option<Size>,
+}
+
+/// Why a chain takes no more writes.
+#[derive(Clone, Debug)]
+pub enum Damage {
+    /// What is stored of it is not as it was written: it may be healed.
+    Stored(String),
+    /// For good.
+    Lasting(String),
+}
+
+impl Damage {
+    /// What does not hold.
+    fn detail(&self) -> &str {
+        match self {
+            Damage::Stored(detail) | Damage::Lasting(detail) => detail,
+        }
+    }
 }
 
 impl ChainHandle {
@@ -88,7 +108,8 @@ impl ChainHandle {
             leap: RwLock::new(leap),
             mirror: RwLock::default(),
             erasures: erasures.into(),
-            damage: OnceLock::new(),
+            damage: RwLock::default(),
+            healed: 0.into(),
             any_damage,
             rollback: RwLock::default(),
             replaced: false.into(),
@@ -115,6 +136,11 @@ impl ChainHandle {
             Some(parent) if transaction < self.lineage.own_from() => parent.writer_of(transaction),
             _ => self.clone(),
         }
+    }
+
+    /// The chain, and those that it was forked from.
+    pub fn with_ancestors(self: &Arc<Self>) -> impl Iterator<Item = Arc<ChainHandle>> {
+        std::iter::successors(Some(self.clone()), |chain| chain.parent.clone())
     }
 
     /// How many transactions of this chain and of its ancestors were erased: what was read of them before may differ.
@@ -159,12 +185,17 @@ impl ChainHandle {
     }
 
     /// What does not hold in what is stored of it, or of an ancestor.
-    pub fn damage(&self) -> Option<&str> {
+    pub fn damage(&self) -> Option<String> {
         if !self.any_damage.load(Ordering::Acquire) {
             return None;
         }
         std::iter::successors(Some(self), |chain| chain.parent.as_deref())
-            .find_map(|chain| chain.damage.get().map(String::as_str))
+            .find_map(|chain| chain.own_damage().map(|damage| damage.detail().to_owned()))
+    }
+
+    /// What does not hold in what is stored of itself.
+    pub fn own_damage(&self) -> Option<Damage> {
+        self.damage.read().expect("no holder of this lock panics").clone()
     }
 
     /// Whether an imported chain has taken its place. Then its head is sent once more, so that whoever follows it looks.
@@ -173,16 +204,37 @@ impl ChainHandle {
     }
 
     pub(super) fn set_replaced(&self) {
-        self.set_damage("an imported chain has taken its place".into());
+        self.set_damage(Damage::Lasting("an imported chain has taken its place".into()));
         self.replaced.store(true, Ordering::Release);
         self.head.send_modify(|_| ());
     }
 
-    /// Records that it is damaged: it takes no more writes until the node is started again.
-    pub fn set_damage(&self, detail: String) {
-        // The first damage that was found stays.
-        let _ = self.damage.set(detail);
+    /// Records that it is damaged: it takes no more writes until it is healed, or the node is started again.
+    pub fn set_damage(&self, found: Damage) {
+        let mut damage = self.damage.write().expect("no holder of this lock panics");
+        // The first damage that was found stays, until there is one that cannot be healed.
+        if !matches!((&*damage, &found), (Some(_), Damage::Stored(_)) | (Some(Damage::Lasting(_)), _)) {
+            *damage = Some(found);
+        }
         self.any_damage.store(true, Ordering::Release);
+    }
+
+    /// Records that what is stored of it holds again.
+    pub fn clear_damage(&self) {
+        self.damage
+            .write()
+            .expect("no holder of this lock panics")
+            .take_if(|damage| matches!(damage, Damage::Stored(_)));
+    }
+
+    /// Runs of its transactions that were damaged, and were healed, since the node's start.
+    pub fn healed(&self) -> u64 {
+        self.healed.load(Ordering::Relaxed)
+    }
+
+    /// Records that so many more runs were healed.
+    pub fn add_healed(&self, runs: u64) {
+        self.healed.fetch_add(runs, Ordering::Relaxed);
     }
 
     /// Why it takes no writes though it holds: a newer quant of it was signed, and its loss is not accepted.
@@ -243,7 +295,7 @@ impl ChainHandle {
     /// Why not.
     pub fn check_sound(&self) -> Result<(), Refused> {
         match (self.damage(), self.rollback()) {
-            (Some(damage), _) => Err(Refused::Damaged(damage.to_owned())),
+            (Some(damage), _) => Err(Refused::Damaged(damage)),
             (None, Some(rollback)) => Err(Refused::RolledBack(rollback)),
             (None, None) => Ok(()),
         }

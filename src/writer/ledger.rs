@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    ChainHandle, Command, Guard, MirrorStep, Outcome, Own, Placed, Published, Refused, Request,
+    ChainHandle, Command, Damage, Guard, MirrorStep, Outcome, Own, Placed, Published, Refused, Request,
     import::Importing,
     load::{checked_transaction, edge_at, load_chain},
 };
@@ -155,22 +155,41 @@ impl Ledger {
         // A parent has a lower number than its forks.
         records.sort_by_key(|record| record.number);
         for record in records {
-            let name = stored_name(&record)?;
-            self.numbers.insert(record.id, record.number);
-            match self.load_chain(&record) {
-                Ok(entry) => {
-                    self.published.add(&entry.handle);
-                    self.chains.insert(record.number, entry);
-                }
-                Err(StoreError::Damaged(detail)) => {
-                    tracing::error!(chain = %name, "the chain is damaged: {detail}");
-                    self.published.add_lost(name.clone(), detail);
-                }
-                Err(other) => return Err(other),
-            }
-            self.names.insert(name);
+            self.load_or_lose(&record)?;
         }
         self.load_imports()
+    }
+
+    /// Takes a chain as it stands in the store, or says why it is lost.
+    fn load_or_lose(&mut self, record: &ChainRecord) -> Result<(), StoreError> {
+        let name = stored_name(record)?;
+        self.numbers.insert(record.id, record.number);
+        match self.load_chain(record) {
+            Ok(entry) => {
+                self.published.add(&entry.handle);
+                self.chains.insert(record.number, entry);
+            }
+            Err(StoreError::Damaged(detail)) => {
+                if self.published.lost(name.as_str()).as_ref() != Some(&detail) {
+                    tracing::error!(chain = %name, "the chain is damaged: {detail}");
+                }
+                self.published.add_lost(name.clone(), detail);
+            }
+            Err(other) => return Err(other),
+        }
+        self.names.insert(name);
+        Ok(())
+    }
+
+    /// Takes the chains that were lost, and hold again.
+    ///
+    /// # Errors
+    /// The list of chains cannot be read.
+    pub(super) fn load_lost(&mut self) -> Result<(), StoreError> {
+        let mut records = self.store.chains()?;
+        records.retain(|record| record.group == self.group && !self.chains.contains_key(&record.number));
+        records.sort_by_key(|record| record.number);
+        records.iter().try_for_each(|record| self.load_or_lose(record))
     }
 
     fn load_imports(&mut self) -> Result<(), StoreError> {
@@ -276,10 +295,10 @@ impl Ledger {
         if let Some(chain) = command.chain() {
             let damage = match self.chains.get(&chain) {
                 Some(entry) => entry.handle.damage(),
-                None => Some("it is not there any more"),
+                None => Some("it is not there any more".into()),
             };
             if let Some(damage) = damage {
-                return Err(Refused::Damaged(damage.to_owned()));
+                return Err(Refused::Damaged(damage));
             }
             if command.changes_history() {
                 self.entry(chain).handle.check_sound()?;
@@ -731,7 +750,7 @@ impl Ledger {
         tracing::error!(group = %self.group, "this node's chains differ from those of the node that leads their group");
         for entry in self.chains.values() {
             let detail = "it differs from the replica of the node that leads: take this node out of the cluster, and join a new one";
-            entry.handle.set_damage(detail.into());
+            entry.handle.set_damage(Damage::Lasting(detail.into()));
         }
     }
 

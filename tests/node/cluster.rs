@@ -20,7 +20,7 @@ use crate::support::{Random, TestNode, header, problem, recompute, verifies};
 const SECRET: &str = "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4";
 
 /// Tries until it holds. Some processes share few processors with all other tests, so it may take long.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(120), "in vain: {what}");
@@ -29,16 +29,23 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Nodes of one cluster, with their folders and ports.
-struct Nodes {
-    folder: tempfile::TempDir,
-    nodes: Vec<Option<TestNode>>,
+pub struct Nodes {
+    pub folder: tempfile::TempDir,
+    pub nodes: Vec<Option<TestNode>>,
     ports: Vec<String>,
+    options: Vec<&'static str>,
 }
 
 impl Nodes {
     /// So many, joined, with the groups that they are to have.
-    fn start(count: usize) -> Nodes {
-        let mut nodes = Nodes { folder: tempfile::tempdir().unwrap(), nodes: Vec::new(), ports: Vec::new() };
+    pub fn start(count: usize) -> Nodes {
+        Nodes::with(count, &[])
+    }
+
+    /// The same with these options at each start.
+    pub fn with(count: usize, options: &[&'static str]) -> Nodes {
+        let folder = tempfile::tempdir().unwrap();
+        let mut nodes = Nodes { folder, nodes: Vec::new(), ports: Vec::new(), options: options.to_vec() };
         for _ in 0..count {
             nodes.add();
         }
@@ -47,10 +54,10 @@ impl Nodes {
     }
 
     /// Starts one more, which joins.
-    fn add(&mut self) -> usize {
+    pub fn add(&mut self) -> usize {
         let number = self.nodes.len();
         let first = self.nodes.iter().flatten().next().map(TestNode::host);
-        let mut options = vec!["--secret", SECRET];
+        let mut options = [&["--secret", SECRET], &self.options[..]].concat();
         options.extend(first.iter().flat_map(|host| ["--join", host]));
         let node = TestNode::open(&self.data(number), &options);
         self.ports.push(node.url.rsplit_once(':').unwrap().1.into());
@@ -58,33 +65,34 @@ impl Nodes {
         number
     }
 
-    fn data(&self, number: usize) -> std::path::PathBuf {
+    pub fn data(&self, number: usize) -> std::path::PathBuf {
         self.folder.path().join(number.to_string())
     }
 
-    fn node(&self, number: usize) -> &TestNode {
+    pub fn node(&self, number: usize) -> &TestNode {
         self.nodes[number].as_ref().unwrap()
     }
 
-    fn running(&self) -> impl Iterator<Item = &TestNode> {
+    pub fn running(&self) -> impl Iterator<Item = &TestNode> {
         self.nodes.iter().flatten()
     }
 
-    fn kill(&mut self, number: usize) {
+    pub fn kill(&mut self, number: usize) {
         self.nodes[number].take().unwrap().kill();
     }
 
     /// Starts a node that was killed. It knows its cluster.
-    fn restart(&mut self, number: usize) {
-        self.nodes[number] = Some(TestNode::open(&self.data(number), &["--port", &self.ports[number]]));
+    pub fn restart(&mut self, number: usize) {
+        let options = [&["--port", &self.ports[number]], &self.options[..]].concat();
+        self.nodes[number] = Some(TestNode::open(&self.data(number), &options));
     }
 
-    fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         self.running().next().unwrap().json("/cluster")
     }
 
     /// Waits until each group has a leader and all of its replicas, none of them behind.
-    fn settle(&self) {
+    pub fn settle(&self) {
         let count = self.running().count();
         let mut tries = 0;
         eventually("the cluster is in order", || {
@@ -99,14 +107,17 @@ impl Nodes {
             let are_whole = groups.iter().all(|group| {
                 let replicas = group["replicas"].as_array().unwrap();
                 !group["leader"].is_null()
-                    && replicas.iter().all(|replica| replica["lag"] == 0 && replica["role"] != "learner")
+                    // Of an even number of nodes, one has no say in what the cluster knows.
+                    && replicas.iter().all(|replica| {
+                        replica["lag"] == 0 && (replica["role"] != "learner" || group["id"] == "0000000000000000")
+                    })
             });
             nodes.iter().all(|node| node["state"] == "live") && are_whole && (count < 3 || of_three >= count.min(3))
         });
     }
 
     /// The number of the node that leads a chain's group.
-    fn leader(&self, chain: &str) -> usize {
+    pub fn leader(&self, chain: &str) -> usize {
         let mut found = None;
         eventually("somebody leads", || {
             for node in self.running() {
@@ -129,7 +140,7 @@ impl Nodes {
     }
 
     /// Asserts that all nodes show the same of a chain, and gives its transactions.
-    fn same(&self, chain: &str) -> Vec<Value> {
+    pub fn same(&self, chain: &str) -> Vec<Value> {
         let shown: Vec<Value> = self.running().map(|node| node.json(&format!("/chains/{chain}/chain"))).collect();
         assert!(shown.windows(2).all(|pair| pair[0] == pair[1]), "{chain} differs between nodes");
         recompute(&shown[0]);
@@ -146,7 +157,7 @@ impl Nodes {
 }
 
 /// Makes a chain. Under load a group may change its leader just then: sent again it is made, or found.
-fn bang(node: &TestNode, body: Value) -> Value {
+pub fn bang(node: &TestNode, body: Value) -> Value {
     let mut made = Value::Null;
     eventually("the chain is made", || {
         let (status, answer) = post(node, "/bang", &body);
@@ -157,7 +168,7 @@ fn bang(node: &TestNode, body: Value) -> Value {
     if made["name"].is_null() { node.json(&format!("/chains/{}", body["name"].as_str().unwrap())) } else { made }
 }
 
-fn post(node: &TestNode, path: &str, body: &Value) -> (StatusCode, Value) {
+pub fn post(node: &TestNode, path: &str, body: &Value) -> (StatusCode, Value) {
     let response = node.post(path).json(body).send().unwrap();
     let status = response.status();
     (status, response.json().unwrap_or_default())

@@ -515,9 +515,12 @@ impl Cluster {
     /// # Errors
     /// Nobody leads, or too few nodes answer.
     pub async fn linearize(&self, group: Group) -> Result<(), ClusterError> {
-        let Some(raft) = self.running(group) else { return Ok(()) };
         let unavailable =
             |error: String| ClusterError::Unavailable(format!("the chain has no leader that is agreed: {error}"));
+        let Some(raft) = self.running(group) else {
+            let is_alone = !self.is_active() || self.0.store.is_alone(group);
+            return if is_alone { Ok(()) } else { Err(unavailable("its group does not run here".into())) };
+        };
         let since = Instant::now();
         loop {
             let read = async {
@@ -1061,6 +1064,13 @@ async fn run(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
         Cluster(inner).settle().await;
         // Changes come in crowds.
         sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Where it was not stopped in order.
+        self.store.end_journal();
     }
 }
 

@@ -74,7 +74,8 @@ pub struct Core {
     published: Arc<Published>,
     state: Mutex<State>,
     resumed: Condvar,
-    /// Changed while `state` is held only.
+    /// Changed while `state` is held only. Where there is none, what is asked for is decided only if this node is alone in the group: one
+    /// that runs here is yet to be started, or never is.
     sequencer: RwLock<Option<Arc<dyn Sequencer>>>,
 }
 
@@ -228,7 +229,7 @@ impl Core {
 
     /// Whether what is asked for is decided on this node.
     pub fn leads(&self) -> bool {
-        self.sequencer().is_none_or(|sequencer| sequencer.leads())
+        self.sequencer().map_or_else(|| self.store.is_alone(self.group), |sequencer| sequencer.leads())
     }
 
     fn sequencer(&self) -> Option<Arc<dyn Sequencer>> {
@@ -345,22 +346,27 @@ impl Writer {
                     continue;
                 }
             }
+            let may_change = core.sequencer().is_some() || core.store.is_alone(core.group);
+            if !may_change && matches!(first.request, Request::Change(_)) {
+                let _ = first.reply.send(Err(Refused::NotLeading(None)));
+                continue;
+            }
             if let Err(error) = self.be_ready(&mut state) {
                 drop(state);
                 self.refuse(first, &error.into());
                 continue;
             }
-            let decided = self.decide_all(first, &mut state.ledger);
+            let decided = self.decide_all(first, &mut state.ledger, may_change);
             self.settle(decided, state);
         }
     }
 
-    /// Decides a request and all that waits, as far as it may be of one batch.
-    fn decide_all(&mut self, first: Envelope, ledger: &mut Ledger) -> Decided {
+    /// Decides a request and all that waits, as far as it may be of one batch. Where nothing may be changed, it is alone.
+    fn decide_all(&mut self, first: Envelope, ledger: &mut Ledger, may_change: bool) -> Decided {
         let mut decided = Decided::default();
         let is_alone = first.is_alone();
         decide(ledger, first, &mut decided);
-        while !is_alone && self.next.is_none() && !decided.is_full() {
+        while may_change && !is_alone && self.next.is_none() && !decided.is_full() {
             let Ok(envelope) = self.requests.try_recv() else { break };
             if envelope.is_alone() {
                 self.next = Some(envelope);

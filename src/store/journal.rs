@@ -181,6 +181,12 @@ impl Store {
         self.groups.lock().expect("no holder of this lock panics").state(group)
     }
 
+    /// Whether this node is the only member of a group, so that what it has on disk is agreed.
+    pub fn is_alone(&self, group: Group) -> bool {
+        let groups = self.groups.lock().expect("no holder of this lock panics");
+        groups.by_id.get(&group).is_some_and(|of| of.is_alone(self.node.get().copied()))
+    }
+
     /// All groups that this node keeps something of.
     pub fn groups(&self) -> Vec<Group> {
         self.groups.lock().expect("no holder of this lock panics").by_id.keys().copied().collect()

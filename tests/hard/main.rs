@@ -25,6 +25,7 @@ mod fuzz;
 mod power;
 mod readers;
 mod script;
+mod simulation;
 #[path = "../node/support.rs"]
 #[expect(dead_code, reason = "the tests of the node use the rest of it")]
 mod support;

@@ -238,7 +238,8 @@ impl Cluster {
                 let started =
                     started.map_err(|error| ClusterError::Unavailable(format!("cannot start a thread: {error}")))?;
                 *journal = Some(started);
-                self.0.node.set_carrier(Arc::new(CarrierOf(Arc::downgrade(&self.0))));
+                let carrier = Arc::new(CarrierOf(Arc::downgrade(&self.0)));
+                self.0.node.set_cluster(carrier, self.0.identity.secret.signing_key());
                 self.0.is_active.store(true, Ordering::Release);
                 tokio::spawn(run(Arc::downgrade(&self.0), self.0.stopping.clone()));
             }
@@ -696,7 +697,7 @@ impl Cluster {
         });
         let nodes: Vec<Value> = nodes.collect();
         serde_json::json!({
-            "id": known.id, "nodes": nodes, "groups": groups.into_values().collect::<Vec<_>>(),
+            "id": known.id, "key": self.0.node.verifier_key().to_string(), "nodes": nodes, "groups": groups.into_values().collect::<Vec<_>>(),
             "busy": busy,
         })
     }
@@ -1134,6 +1135,16 @@ impl Carrier for CarrierOf {
                     }
                     placed => return placed,
                 }
+            }
+        })
+    }
+
+    fn catch_up(&self, group: Group) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        let cluster = self.0.upgrade().map(Cluster);
+        Box::pin(async move {
+            match cluster {
+                Some(cluster) => cluster.linearize(group).await.is_ok(),
+                None => false,
             }
         })
     }

@@ -214,8 +214,9 @@ pub const WITNESS_BYTES: usize = 128 << 10;
 /// Pieces of evidence that a witness keeps of one log. One proves it all; more show how it went on.
 pub const EVIDENCE: usize = 8;
 
-/// Witnesses of one node: with the node's own two, their signatures are the 16 that every reader of notes must take.
-pub const WITNESSES: usize = 14;
+/// Witnesses of one node: with the two of the node and the two of its cluster, their signatures are the 16 that every reader of notes
+/// must take.
+pub const WITNESSES: usize = 12;
 
 /// Newest checkpoints of a chain that are kept with their cosignatures, so that slow and fast witnesses of a chain that leaps
 /// often come to speak of the same one.

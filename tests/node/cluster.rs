@@ -12,6 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ed25519_dalek::SigningKey;
+use qbc::core::{
+    hash,
+    note::{Algorithm, KeyName, Note, VerifierKey},
+};
 use reqwest::{StatusCode, blocking::Client};
 use serde_json::{Value, json};
 
@@ -33,12 +38,19 @@ struct Nodes {
     folder: tempfile::TempDir,
     nodes: Vec<Option<TestNode>>,
     ports: Vec<String>,
+    /// Options of each.
+    options: Vec<String>,
 }
 
 impl Nodes {
     /// So many, joined, with the groups that they are to have.
     fn start(count: usize) -> Nodes {
-        let mut nodes = Nodes { folder: tempfile::tempdir().unwrap(), nodes: Vec::new(), ports: Vec::new() };
+        Nodes::start_with(count, Vec::new())
+    }
+
+    /// The same, each with these options.
+    fn start_with(count: usize, options: Vec<String>) -> Nodes {
+        let mut nodes = Nodes { folder: tempfile::tempdir().unwrap(), nodes: Vec::new(), ports: Vec::new(), options };
         for _ in 0..count {
             nodes.add();
         }
@@ -51,6 +63,7 @@ impl Nodes {
         let number = self.nodes.len();
         let first = self.nodes.iter().flatten().next().map(TestNode::host);
         let mut options = vec!["--secret", SECRET];
+        options.extend(self.options.iter().map(String::as_str));
         options.extend(first.iter().flat_map(|host| ["--join", host]));
         let node = TestNode::open(&self.data(number), &options);
         self.ports.push(node.url.rsplit_once(':').unwrap().1.into());
@@ -76,7 +89,9 @@ impl Nodes {
 
     /// Starts a node that was killed. It knows its cluster.
     fn restart(&mut self, number: usize) {
-        self.nodes[number] = Some(TestNode::open(&self.data(number), &["--port", &self.ports[number]]));
+        let mut options = vec!["--port", &self.ports[number]];
+        options.extend(self.options.iter().map(String::as_str));
+        self.nodes[number] = Some(TestNode::open(&self.data(number), &options));
     }
 
     fn status(&self) -> Value {
@@ -608,6 +623,134 @@ fn a_copied_folder_is_recognised() {
     nodes.restart(number);
     nodes.settle();
     assert_eq!(nodes.same("kept").len(), 30);
+}
+
+/// The key with which all nodes of a cluster with [`SECRET`] sign.
+fn cluster_key() -> VerifierKey {
+    let secret: [u8; 32] = hex::decode(SECRET).unwrap().try_into().unwrap();
+    let key = SigningKey::from_bytes(&hash::cluster_key(&secret)).verifying_key();
+    VerifierKey::new(KeyName::of_cluster(&key), Algorithm::Ed25519, key)
+}
+
+/// What the program says, whether it is content, and why not.
+fn run(arguments: &[&str]) -> (bool, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_qbc")).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap().trim_end().to_owned();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn one_key_checks_what_any_node_serves() {
+    let alone = TestNode::start(&[]);
+    assert_eq!(run(&["--node", &alone.url, "key"]).1, run(&["key", "--data", alone.data.to_str().unwrap()]).1);
+    assert_eq!(Note::parse(&alone.get("/checkpoint").send().unwrap().bytes().unwrap()).unwrap().signatures().len(), 2);
+    assert!(run(&["--node", &alone.url, "key", "--cluster"]).2.contains("in no cluster"));
+    // It was asked for its checkpoint before others joined it: from then on that has the cluster's signatures, too.
+    let mut nodes = Nodes::start(1);
+    nodes.node(0).get("/checkpoint").send().unwrap();
+    nodes.add();
+    nodes.add();
+    nodes.settle();
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    nodes.node(0).inject("/chains/kept", json!("before"));
+    nodes.node(0).leap("/chains/kept");
+    let (key, own) = (cluster_key().to_string(), run(&["key", "--data", nodes.data(0).to_str().unwrap()]).1);
+    assert_eq!(run(&["key", "--cluster", "--data", nodes.data(2).to_str().unwrap()]).1, key);
+    assert_eq!(run(&["--node", &nodes.node(0).url, "key", "--own"]).1, own);
+    let of_chain = run(&["--node", &nodes.node(1).url, "--chain", "kept", "key"]).1;
+    let mut saved = 0;
+    let mut check = |node: &TestNode, chain: &str| {
+        assert_eq!(node.json("/cluster")["key"], key.as_str());
+        assert_eq!(run(&["--node", &node.url, "key"]).1, key);
+        let note = node.get(&format!("{chain}/checkpoint")).send().unwrap().bytes().unwrap();
+        let note = Note::parse(&note).unwrap();
+        assert_eq!((note.signatures().len(), note.verify(&[cluster_key()]).unwrap().len()), (4, 1));
+        if chain == "/chains/kept" {
+            assert!(note.verify(&[of_chain.parse().unwrap()]).is_ok(), "the cluster signs under the chain's name, too");
+            saved += 1;
+            let file = nodes.folder.path().join(format!("receipt{saved}"));
+            let receipt = node.get("/chains/kept/transactions/1/receipt").send().unwrap().bytes().unwrap();
+            fs::write(&file, &receipt).unwrap();
+            let (is_good, said, error) = run(&["verify", file.to_str().unwrap(), "--key", &key]);
+            assert!(is_good && said.contains("qbc/cluster/"), "{said} {error}");
+        }
+    };
+    nodes.running().for_each(|node| {
+        check(node, "");
+        check(node, "/chains/kept");
+    });
+    // The first is gone for good.
+    let (first, rest) = nodes.nodes.split_first_mut().unwrap();
+    let data = first.take().unwrap().kill();
+    fs::remove_dir_all(data.0).unwrap();
+    eventually("another leads", || {
+        let sent = rest[0].as_ref().unwrap().post("/chains/kept/inject").json(&json!({"data": 2, "id": "2"})).send();
+        sent.unwrap().status() == 202
+    });
+    for node in rest.iter().flatten() {
+        check(node, "/chains/kept");
+    }
+}
+
+#[test]
+fn a_witness_knows_a_cluster_by_one_key() {
+    let witness = TestNode::start(&["--cosign", &cluster_key().to_string()]);
+    let named = format!("{}@{}", witness.json("/witness")["key"].as_str().unwrap(), witness.url);
+    let mut nodes = Nodes::start_with(3, vec!["--witness".into(), named]);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let cosigned = |node: &TestNode, size: u64| {
+        eventually("its checkpoint is cosigned", || {
+            let note = node.get("/chains/kept/checkpoint?cosigned=1").send().unwrap();
+            note.status() == 200 && note.text().unwrap().lines().nth(1) == Some(&size.to_string())
+        });
+    };
+    let write = |node: &TestNode, id: &str| {
+        eventually("it is accepted", || {
+            let body = json!({"data": id, "id": id});
+            let (status, answer) = post(node, "/chains/kept/inject", &body);
+            assert!(matches!(status.as_u16(), 202 | 503) && !answer.to_string().contains("rollback"), "{answer}");
+            status == 202
+        });
+        eventually("it leaps", || node.post("/chains/kept/leap").send().unwrap().status() == 201);
+    };
+    write(nodes.node(0), "one");
+    nodes.running().for_each(|node| cosigned(node, 2));
+    let copies = nodes.folder.path().join("copies");
+    fs::create_dir(&copies).unwrap();
+    nodes.settle();
+    (0..3).for_each(|number| assert_eq!(nodes.nodes[number].as_mut().unwrap().stop(), Some(0)));
+    (0..3).for_each(|number| copy(&nodes.data(number), &copies));
+    (0..3).for_each(|number| nodes.restart(number));
+    nodes.settle();
+    // The witness has more than a node that was away, and what that node has signed itself it may not know yet: others bring it.
+    for number in 0..3 {
+        let other = (number + 1) % 3;
+        write(nodes.node(number), &format!("by-{number}"));
+        cosigned(nodes.node(number), 3 + 2 * number as u64);
+        nodes.kill(number);
+        write(nodes.node(other), &format!("without-{number}"));
+        cosigned(nodes.node(other), 4 + 2 * number as u64);
+        nodes.restart(number);
+        cosigned(nodes.node(number), 4 + 2 * number as u64);
+        let stats = nodes.node(number).json("/chains/kept/stats?consistency=local");
+        assert!(stats["rollback"].is_null(), "{stats}");
+        assert_eq!(nodes.node(number).get("/readyz").send().unwrap().status(), 200);
+    }
+    // All of the cluster was put back from older copies: nobody can bring what its key has signed.
+    (0..3).for_each(|number| nodes.kill(number));
+    for number in 0..3 {
+        fs::remove_dir_all(nodes.data(number)).unwrap();
+        fs::rename(copies.join(number.to_string()), nodes.data(number)).unwrap();
+    }
+    (0..3).for_each(|number| nodes.restart(number));
+    for node in nodes.running() {
+        eventually("it knows", || {
+            let sent = node.post("/chains/kept/inject").json(&json!({"data": "new", "id": "new"})).send().unwrap();
+            let problem: Value = sent.json().unwrap();
+            problem["detail"].as_str().is_some_and(|detail| detail.contains("--accept-rollback kept"))
+        });
+    }
+    assert_eq!(nodes.node(0).json("/chains/kept/stats?consistency=local")["size"], 2);
 }
 
 #[test]

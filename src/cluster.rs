@@ -32,7 +32,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use openraft::{ChangeMembers, ReadPolicy, ServerState, async_runtime::WatchReceiver};
+use openraft::{
+    ChangeMembers, Instant as _, ReadPolicy, ServerState, async_runtime::WatchReceiver, errors::ClientWriteError,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
@@ -45,7 +47,7 @@ use crate::{
     limits,
     node::{Carried, Carrier, Node, Placements},
     store::{ClusterChange, Group, NodeId, Store, StoreError},
-    writer::{Proposed, Refused, Sequencer},
+    writer::{Health, Proposed, Refused, Sequencer},
 };
 use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
@@ -65,6 +67,8 @@ const JOIN: u8 = 18;
 const STATUS: u8 = 19;
 /// Transactions are carried to the node that leads their chain.
 const CARRY: u8 = 20;
+/// A node is asked whether it is fit to lead.
+const FITNESS: u8 = 22;
 
 /// Why something of the cluster could not be done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -109,6 +113,8 @@ struct Inner {
     opening: tokio::sync::Mutex<()>,
     /// The groups that are being moved.
     moving: Mutex<BTreeMap<Group, String>>,
+    /// When this node has handed each group over last.
+    handed: Mutex<HashMap<Group, Instant>>,
     /// When each node answered last.
     seen: Mutex<HashMap<NodeId, Instant>>,
     /// Counts changes of what the cluster knows.
@@ -194,6 +200,7 @@ impl Cluster {
             groups: RwLock::default(),
             opening: tokio::sync::Mutex::default(),
             moving: Mutex::default(),
+            handed: Mutex::default(),
             seen: Mutex::default(),
             changed: Arc::new(watch::Sender::new(0)),
             journal: Mutex::default(),
@@ -862,7 +869,11 @@ impl Cluster {
             };
             if state == ServerState::Leader {
                 let (voters, learners) = known.members(group);
-                self.move_group(group, raft, &membership, voters, learners);
+                if self.is_in_place(&membership, &voters, &learners) {
+                    self.hand_over(&known, group, raft);
+                } else {
+                    self.move_group(group, raft, &membership, voters, learners);
+                }
             } else if let Some(info) = known.groups.get(&group).filter(|info| !info.replicas.contains(&me))
                 && self.is_without(group, info, me).await
             {
@@ -892,6 +903,67 @@ impl Cluster {
         tracing::info!(%group, "the group is not kept on this node any more");
     }
 
+    /// Whether a group has these members and no others.
+    fn is_in_place(
+        &self,
+        membership: &engine::RaftMembership,
+        voters: &BTreeMap<NodeId, String>,
+        learners: &BTreeMap<NodeId, String>,
+    ) -> bool {
+        let is_joint = membership.get_joint_config().len() > 1;
+        let there: BTreeSet<NodeId> = membership.nodes().map(|(node, _)| *node).collect();
+        let all: BTreeSet<NodeId> = voters.keys().chain(learners.keys()).copied().collect();
+        !is_joint && there == all && membership.voter_ids().eq(voters.keys().copied())
+    }
+
+    /// Gives a group that this node leads back to the node that is to lead it, when that has all of it and answers: after nodes died and
+    /// came back, leaders are spread again. Writes pause for as long as an election takes, so this is done now and then at most.
+    fn hand_over(&self, known: &Knowledge, group: Group, raft: Raft) {
+        let Some(to) = known.leader_to_be(group).filter(|to| *to != self.me()) else { return };
+        if !has_caught_up(&raft, to) {
+            return;
+        }
+        {
+            let mut handed = self.0.handed.lock().expect("no holder of this lock panics");
+            if handed.get(&group).is_some_and(|last| last.elapsed() < limits::HAND_OVER_EVERY) {
+                return;
+            }
+            handed.insert(group, Instant::now());
+        }
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let fitness = async {
+                let link = cluster.link_to(to)?;
+                Ok::<_, ClusterError>(link.call(FITNESS, group, &mut |_| (), limits::LINK_TIMEOUT).await?)
+            };
+            match fitness.await {
+                Ok(_) if has_caught_up(&raft, to) => {
+                    tracing::info!(%group, %to, "the group is handed over to the node that is to lead it");
+                    let _ = raft.trigger().transfer_leader(to).await;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%group, %to, "the node that is to lead the group is not fit for it: {error}")
+                }
+            }
+        });
+    }
+
+    /// Whether this node could lead a group.
+    fn check_fitness(&self, group: Group) -> Result<(), String> {
+        let node = &self.0.node;
+        if self.running(group).is_none() {
+            return Err("the group does not run here".into());
+        }
+        if node.health() != Health::Ready {
+            return Err("the node takes no writes".into());
+        }
+        match node.damages().into_iter().chain(node.rollbacks()).next() {
+            Some((name, detail)) => Err(format!("the chain \"{name}\" takes no writes there: {detail}")),
+            None => Ok(()),
+        }
+    }
+
     /// Has the members of a group that this node leads be these.
     fn move_group(
         &self,
@@ -906,7 +978,7 @@ impl Cluster {
         let wanted: BTreeSet<NodeId> = voters.keys().copied().collect();
         let all: BTreeMap<NodeId, String> = voters.into_iter().chain(learners).collect();
         let there: BTreeSet<NodeId> = membership.nodes().map(|(node, _)| *node).collect();
-        if wanted.is_empty() || (is == wanted && !is_joint && there == all.keys().copied().collect()) {
+        if wanted.is_empty() {
             return;
         }
         {
@@ -1019,6 +1091,18 @@ fn leader_of(raft: &Raft) -> Option<NodeId> {
 /// The last entry that another node is known to have of a group that this node leads.
 fn matched(metrics: &engine::Metrics, node: NodeId) -> Option<u64> {
     Some(metrics.replication.as_ref()?.get(&node)?.as_ref()?.index)
+}
+
+/// Whether a voter of a group that this node leads has nearly all of it, and has answered lately.
+fn has_caught_up(raft: &Raft, node: NodeId) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let answered = metrics.heartbeat.as_ref().and_then(|all| all.get(&node)).and_then(Option::as_ref);
+    let (last, there) = (metrics.last_log_index, matched(&metrics, node));
+    metrics.state == ServerState::Leader
+        && metrics.membership_config.membership().voter_ids().any(|voter| voter == node)
+        && answered.is_some_and(|answered| answered.elapsed() < limits::ELECTION[0])
+        && there.is_some_and(|there| last.is_some_and(|last| last - there.min(last) <= limits::HAND_OVER_LAG))
 }
 
 /// Of each group what the node says that was elected last.
@@ -1198,6 +1282,7 @@ impl Answers for AnswersOf {
                     let joined = cluster.take_in(from, said(&content)?).await.map_err(|error| error.to_string())?;
                     Ok(serde_json::to_vec(&joined).expect("it is JSON"))
                 }
+                FITNESS => cluster.check_fitness(group).map(|()| Vec::new()),
                 CARRY => carry::answer(&cluster.0.node, &content).await,
                 STATUS => Ok(serde_json::to_vec(&cluster.own_status()).expect("it is JSON")),
                 _ => Err("what is said is not understood".into()),
@@ -1351,6 +1436,8 @@ impl Sequencer for Sequence {
             write.await.map_err(|_| Refused::NotAgreed)?;
             match timeout(limits::AGREEMENT_TIMEOUT, answer).await {
                 Ok(Ok(Ok(_))) => Ok(()),
+                // The engine has not taken it: this node leads no more, or hands over.
+                Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Err(self.not_leading(None)),
                 _ => Err(Refused::NotAgreed),
             }
         };

@@ -310,6 +310,13 @@ pub const MOVE_STEP: Duration = Duration::from_secs(15);
 /// The longest wait for all new replicas to have all of a group. It goes on in the background then.
 pub const MOVE_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Time after which a node hands the same group over again to the node that is to lead it: one that dies again and again costs writes
+/// no more pauses than that.
+pub const HAND_OVER_EVERY: Duration = Duration::from_secs(30);
+
+/// Entries of a group that the node to which it is handed over may lack: it gets them before it takes over, and writes wait for that.
+pub const HAND_OVER_LAG: u64 = 8;
+
 /// Time between two looks at whether the groups of a node are where they belong.
 pub const SETTLE_EVERY: Duration = Duration::from_millis(500);
 

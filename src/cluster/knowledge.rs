@@ -156,6 +156,12 @@ impl Knowledge {
         (voters.iter().map(with_host).collect(), learners.iter().chain(leaving).map(with_host).collect())
     }
 
+    /// The node that is to lead a group of several nodes, if it stays.
+    pub fn leader_to_be(&self, group: Group) -> Option<NodeId> {
+        let first = *self.groups.get(&group).filter(|info| info.want > 1)?.replicas.first()?;
+        self.nodes.get(&first).filter(|info| info.standing == Standing::In).map(|_| first)
+    }
+
     /// How many chains a group has.
     fn chains_of(&self, group: Group) -> usize {
         self.chains.get(&group).copied().unwrap_or(0)

@@ -55,7 +55,8 @@ pub struct ChainRecord {
     pub bang: Option<BangPlace>,
 }
 
-/// That a key of this node, its own or its cluster's, has signed a quant of a chain which the chain here does not have: the data folder is an older copy.
+/// That a key of this node, its own or its cluster's, has signed a quant of a chain which the chain here does not have: the data
+/// folder is an older copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
     /// Which one.

@@ -30,7 +30,7 @@ use tokio::sync::{
 use crate::{
     clock::Clock,
     core::{
-        chain::{Expected, LeapPolicy, Tag, bang_header, bang_transaction},
+        chain::{Expected, Head, LeapPolicy, Tag, bang_header, bang_transaction},
         count::{Height, Index, Size},
         hash::{self, Hash},
         merkle,
@@ -556,6 +556,38 @@ impl Node {
     /// # Errors
     /// Why there is no quant.
     pub async fn leap(&self, chain: &ChainHandle, expected: Option<Expected>) -> Result<(Quant, Tag), Refused> {
+        Ok(self.leap_if(chain, expected, |_| true).await?.expect("every head is fit"))
+    }
+
+    /// When the oldest transaction that no quant covers was accepted, if there is one.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    pub async fn oldest_pooled(&self, chain: &ChainHandle) -> Result<Option<Timestamp>, StoreError> {
+        let (head, lineage) = (chain.head(), chain.lineage.clone());
+        if head.pooled() == 0 {
+            return Ok(None);
+        }
+        let first = Index::new(head.newest.size().get());
+        let oldest = self.read_store(move |store| checked_transaction(store, &lineage, first)).await?;
+        Ok(Some(oldest.timestamp()))
+    }
+
+    /// Leaps if anything is pooled, also when it comes to that: what was pooled may have been sealed by another node meanwhile.
+    ///
+    /// # Errors
+    /// As [`Node::leap`].
+    pub async fn leap_pooled(&self, chain: &ChainHandle) -> Result<(), Refused> {
+        self.leap_if(chain, None, |head| head.pooled() > 0).await.map(|_| ())
+    }
+
+    /// Leaps from the newest head, unless that is not `fit`.
+    async fn leap_if(
+        &self,
+        chain: &ChainHandle,
+        expected: Option<Expected>,
+        fit: impl Fn(&Head) -> bool,
+    ) -> Result<Option<(Quant, Tag)>, Refused> {
         let turn = chain.remembered::<LeapTurn>();
         let _turn = turn.0.lock().await;
         chain.check_writable()?;
@@ -563,6 +595,9 @@ impl Node {
             let head = chain.head();
             if let Some(expected) = &expected {
                 chain.check_expected(expected, &head)?;
+            }
+            if !fit(&head) {
+                return Ok(None);
             }
             // So a quant is never earlier than what it seals.
             let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), self.time_in(chain))).await;
@@ -572,7 +607,7 @@ impl Node {
                 quant: quant.clone().into(),
             };
             match self.submit(chain.group, seal, None).await {
-                Ok(Outcome::Sealed(tag)) => return Ok((quant, tag)),
+                Ok(Outcome::Sealed(tag)) => return Ok(Some((quant, tag))),
                 Ok(_) => unreachable!("the outcome of a seal is Sealed"),
                 // The seal of a leap that was given up came in between: its head is published by now.
                 Err(Refused::Stale(_)) => {}

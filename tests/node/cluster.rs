@@ -625,6 +625,54 @@ fn a_copied_folder_is_recognised() {
     assert_eq!(nodes.same("kept").len(), 30);
 }
 
+#[test]
+fn leaders_are_spread_again_and_automatic_leaps_go_on() {
+    let mut nodes = Nodes::start(3);
+    let chains = ["one", "two", "three"];
+    let writers = Writers::bang(&nodes, &chains);
+    for chain in chains {
+        let set = json!({"leap": {"every_ms": 50}});
+        eventually("it leaps by itself", || {
+            nodes.node(0).patch(&format!("/chains/{chain}")).json(&set).send().unwrap().status() == 200
+        });
+    }
+    // How many nodes lead the groups of three, if all of those are led.
+    let leading = |nodes: &Nodes| {
+        let status = nodes.status();
+        let groups = status["groups"].as_array().unwrap().iter();
+        // That of the cluster itself has no chains, and may be led by anyone.
+        let groups = groups.filter(|group| group["replicas"].as_array().unwrap().len() == 3 && group["chains"] != 0);
+        let leaders = groups.map(|group| &group["leader"]);
+        let leaders: Vec<Option<&str>> = leaders.map(Value::as_str).collect();
+        let are_led = leaders.len() == 3 && leaders.iter().all(Option::is_some);
+        are_led.then(|| leaders.iter().collect::<HashSet<_>>().len())
+    };
+    eventually("each node leads a group", || leading(&nodes) == Some(3));
+    while_written(&writers, 6, || {
+        for number in 0..2 {
+            writers.go_on(50);
+            writers.set(number, None);
+            nodes.kill(number);
+            writers.go_on(50);
+            eventually("others lead what it led", || leading(&nodes) == Some(2));
+            nodes.restart(number);
+            writers.set(number, Some(nodes.node(number)));
+            eventually("each node leads a group again", || leading(&nodes) == Some(3));
+        }
+        writers.go_on(50);
+    });
+    nodes.settle();
+    for chain in chains {
+        eventually("all is sealed", || {
+            nodes.running().all(|node| node.json(&format!("/chains/{chain}/stats"))["pooled"] == 0)
+        });
+        let quants = nodes.node(2).json(&format!("/chains/{chain}/chain"));
+        let empty = |quant: &&Value| quant["transactions"].as_array().unwrap().is_empty();
+        assert_eq!(quants.as_array().unwrap().iter().find(empty), None, "an automatic leap that had nothing to seal");
+    }
+    writers.check(&nodes);
+}
+
 /// The key with which all nodes of a cluster with [`SECRET`] sign.
 fn cluster_key() -> VerifierKey {
     let secret: [u8; 32] = hex::decode(SECRET).unwrap().try_into().unwrap();

@@ -67,6 +67,8 @@ const JOIN: u8 = 18;
 const STATUS: u8 = 19;
 /// Transactions are carried to the node that leads their chain.
 const CARRY: u8 = 20;
+/// A node is asked whether it is there.
+const PING: u8 = 21;
 /// A node is asked whether it is fit to lead.
 const FITNESS: u8 = 22;
 
@@ -115,8 +117,10 @@ struct Inner {
     moving: Mutex<BTreeMap<Group, String>>,
     /// When this node has handed each group over last.
     handed: Mutex<HashMap<Group, Instant>>,
-    /// When each node answered last.
-    seen: Mutex<HashMap<NodeId, Instant>>,
+    /// When each node answered last, and whether it has left the last question unanswered.
+    seen: Mutex<HashMap<NodeId, Seen>>,
+    /// How each node stands, as it was asked last.
+    surveys: Mutex<HashMap<NodeId, Survey>>,
     /// Counts changes of what the cluster knows.
     changed: Arc<watch::Sender<u64>>,
     journal: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -177,6 +181,37 @@ struct NodeStatus {
     busy: Vec<String>,
 }
 
+/// When a node was heard of last.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// Nothing where it never answered this node.
+    last: Option<(Instant, Timestamp)>,
+    /// Whether it has left the last question unanswered.
+    is_silent: bool,
+}
+
+/// What a node was asked, and says of itself. All who want to know it within [`limits::STATUS_EVERY`] share one question.
+#[derive(Clone)]
+struct Survey {
+    asked: Instant,
+    /// The answer, when there is one; nothing in it where the node gave none.
+    answer: watch::Receiver<Option<Option<Arc<NodeStatus>>>>,
+    /// What it said before.
+    before: Option<Arc<NodeStatus>>,
+}
+
+impl Survey {
+    /// Whether there is an answer, or there will be none.
+    fn is_over(&self) -> bool {
+        self.answer.borrow().is_some() || self.answer.has_changed().is_err()
+    }
+
+    /// What the node said last.
+    fn newest(&self) -> Option<Arc<NodeStatus>> {
+        self.answer.borrow().clone().flatten().or_else(|| self.before.clone())
+    }
+}
+
 impl Cluster {
     /// The part of a node that others reach at this host. It does nothing before the node is [joined](Cluster::join), or joins.
     ///
@@ -202,6 +237,7 @@ impl Cluster {
             moving: Mutex::default(),
             handed: Mutex::default(),
             seen: Mutex::default(),
+            surveys: Mutex::default(),
             changed: Arc::new(watch::Sender::new(0)),
             journal: Mutex::default(),
             is_active: false.into(),
@@ -210,7 +246,7 @@ impl Cluster {
         let cluster = Cluster(inner);
         if cluster.0.store.groups().contains(&Group::META) {
             cluster.be_member().await?;
-            cluster.announce_host();
+            cluster.announce();
         }
         Ok(cluster)
     }
@@ -249,6 +285,7 @@ impl Cluster {
                 self.0.node.set_cluster(carrier, self.0.identity.secret.signing_key());
                 self.0.is_active.store(true, Ordering::Release);
                 tokio::spawn(run(Arc::downgrade(&self.0), self.0.stopping.clone()));
+                tokio::spawn(look_around(Arc::downgrade(&self.0), self.0.stopping.clone()));
             }
         }
         self.open(Group::META).await?;
@@ -444,19 +481,25 @@ impl Cluster {
         Ok(Joined::Taken)
     }
 
-    /// Tells the others where this node is, if that is another place than before.
-    fn announce_host(&self) {
+    /// Tells the others where this node is and of which version, if that is another than before.
+    fn announce(&self) {
         let cluster = self.clone();
         tokio::spawn(async move {
             loop {
                 let (me, known) = (cluster.me(), cluster.knowledge());
                 let Some(info) = known.nodes.get(&me) else { return };
-                if info.host == cluster.0.host {
+                let to = NodeInfo { standing: info.standing, ..NodeInfo::new(cluster.0.host.clone()) };
+                if *info == to {
                     return;
                 }
-                let moved = NodeInfo { host: cluster.0.host.clone(), ..info.clone() };
-                let set = BTreeMap::from([knowledge::node(me, Some(&moved))]);
-                if cluster.change(ClusterChange { expect: BTreeMap::new(), set }).await.is_ok() {
+                // Only if nobody has changed it: the node may be on its way out.
+                let (key, before) = knowledge::node(me, Some(info));
+                let set = BTreeMap::from([knowledge::node(me, Some(&to))]);
+                if cluster
+                    .change(ClusterChange { expect: BTreeMap::from([(key, before)]), set })
+                    .await
+                    .is_ok_and(|is_so| is_so)
+                {
                     return;
                 }
                 sleep(Duration::from_secs(1)).await;
@@ -599,9 +642,45 @@ impl Cluster {
         if node == self.me() {
             return Ok(self.own_status());
         }
-        let answer = self.link_to(node)?.call(STATUS, Group::META, &mut |_| (), limits::LINK_TIMEOUT).await?;
-        self.0.seen.lock().expect("no holder of this lock panics").insert(node, Instant::now());
+        let answer = self.ask(node, STATUS).await?;
         serde_json::from_slice(&answer).map_err(|_| ClusterError::Refused("its answer is not understood".into()))
+    }
+
+    /// Asks another node, and takes up whether it answers.
+    async fn ask(&self, node: NodeId, kind: u8) -> Result<Bytes, ClusterError> {
+        let answer = self.link_to(node)?.call(kind, Group::META, &mut |_| (), limits::LINK_TIMEOUT).await;
+        // One that refuses is there.
+        let has_answered = matches!(answer, Ok(_) | Err(LinkError::Refused(_)));
+        let mut seen = self.0.seen.lock().expect("no holder of this lock panics");
+        let now = (Instant::now(), self.0.node.now());
+        let last = if has_answered { Some(now) } else { seen.get(&node).and_then(|seen| seen.last) };
+        seen.insert(node, Seen { last, is_silent: !has_answered });
+        Ok(answer?)
+    }
+
+    /// How a node stands, as it was asked within [`limits::STATUS_EVERY`], or is asked now. Who waits for the answer does so until
+    /// [`limits::STATUS_WAIT`] after it was asked, and takes what it said before then.
+    async fn survey(&self, node: NodeId) -> Option<Arc<NodeStatus>> {
+        let mut survey = {
+            let mut surveys = self.0.surveys.lock().expect("no holder of this lock panics");
+            match surveys.get(&node) {
+                Some(survey) if survey.asked.elapsed() < limits::STATUS_EVERY || !survey.is_over() => survey.clone(),
+                last => {
+                    let (told, answer) = watch::channel(None);
+                    let survey = Survey { asked: Instant::now(), answer, before: last.and_then(Survey::newest) };
+                    surveys.insert(node, survey.clone());
+                    let cluster = self.clone();
+                    tokio::spawn(async move {
+                        let answer = cluster.status_of(node).await.ok().map(Arc::new);
+                        let _ = told.send(Some(answer));
+                    });
+                    survey
+                }
+            }
+        };
+        let left = limits::STATUS_WAIT.saturating_sub(survey.asked.elapsed());
+        let _ = timeout(left, survey.answer.wait_for(Option::is_some)).await;
+        survey.newest()
     }
 
     /// What a node says of a group, if it leads it.
@@ -669,13 +748,27 @@ impl Cluster {
             known.groups.insert(own, GroupInfo { replicas: vec![me], founder: me, want: 1 });
             known.chains.insert(own, self.0.node.chain_count());
         }
-        let asked = known.nodes.keys().map(|node| async move { (*node, self.status_of(*node).await.ok()) });
-        let answers: BTreeMap<NodeId, Option<NodeStatus>> =
-            futures_util::future::join_all(asked).await.into_iter().collect();
+        let asked = known.nodes.keys().map(|node| async move { (*node, self.survey(*node).await) });
+        let mut answers: BTreeMap<NodeId, Arc<NodeStatus>> = futures_util::future::join_all(asked)
+            .await
+            .into_iter()
+            .filter_map(|(node, status)| Some((node, status?)))
+            .collect();
         let seen = self.0.seen.lock().expect("no holder of this lock panics").clone();
+        let state = |node: &NodeId| match seen.get(node) {
+            _ if *node == me => "live",
+            Some(Seen { last: Some((last, _)), is_silent }) => match last.elapsed() {
+                ago if ago < limits::SILENT && !is_silent => "live",
+                ago if ago < limits::SUSPECT => "suspect",
+                _ => "down",
+            },
+            _ => "down",
+        };
+        // What a node said that is away is so no more.
+        answers.retain(|node, _| state(node) == "live");
         let mut groups: BTreeMap<Group, GroupStatus> =
-            newest(answers.values().flatten()).into_iter().map(|(id, group)| (id, group.clone())).collect();
-        let busy: BTreeSet<&String> = answers.values().flatten().flat_map(|status| &status.busy).collect();
+            newest(answers.values().map(Arc::as_ref)).into_iter().map(|(id, group)| (id, group.clone())).collect();
+        let busy: BTreeSet<&String> = answers.values().flat_map(|status| &status.busy).collect();
         for (group, info) in &known.groups {
             groups.entry(*group).or_insert_with(|| {
                 let replica = |node: &NodeId| Replica { node: *node, role: "unknown".into(), size: 0, lag: 0 };
@@ -685,15 +778,15 @@ impl Cluster {
             });
         }
         let nodes = known.nodes.iter().map(|(id, info)| {
-            let status = answers.get(id).and_then(Option::as_ref);
-            let ago = if *id == me { Some(Duration::ZERO) } else { seen.get(id).map(Instant::elapsed) };
-            let state = match (info.standing, status, ago) {
-                (Standing::Leaving | Standing::Left, ..) => "leaving",
-                (_, Some(_), _) => "live",
-                (_, None, Some(ago)) if ago < limits::SUSPECT => "suspect",
-                _ => "down",
+            let status = answers.get(id);
+            let last_seen = match *id == me {
+                true => Some(now),
+                false => seen.get(id).and_then(|seen| seen.last).map(|(_, time)| time),
             };
-            let last_seen = ago.and_then(|ago| Timestamp::from_micros(now.micros() - ago.as_micros() as i64));
+            let state = match info.standing {
+                Standing::Leaving | Standing::Left => "leaving",
+                Standing::In => state(id),
+            };
             let last_seen = last_seen.map(|time| time.to_string());
             serde_json::json!({
                 "id": id, "host": info.host, "state": state, "version": info.version,
@@ -1117,6 +1210,25 @@ fn said<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T, String> {
     serde_json::from_slice(content).map_err(|_| "what is said is not understood".to_owned())
 }
 
+/// Asks each other node whether it is there, so that it is known since when one is not.
+async fn look_around(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = sleep(limits::PING_EVERY) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        let Some(cluster) = inner.upgrade().map(Cluster) else { return };
+        let me = cluster.me();
+        let others = cluster.knowledge().nodes.into_keys().filter(|node| *node != me);
+        // A question takes no longer than the bound of a call, and the next ones wait for it.
+        let asked = others.map(|node| {
+            let cluster = cluster.clone();
+            async move { drop(cluster.ask(node, PING).await) }
+        });
+        futures_util::future::join_all(asked).await;
+    }
+}
+
 /// Settles the groups whenever something has changed, and now and then.
 async fn run(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
     let Some(mut changed) = inner.upgrade().map(|inner| inner.changed.subscribe()) else { return };
@@ -1282,6 +1394,7 @@ impl Answers for AnswersOf {
                     let joined = cluster.take_in(from, said(&content)?).await.map_err(|error| error.to_string())?;
                     Ok(serde_json::to_vec(&joined).expect("it is JSON"))
                 }
+                PING => Ok(Vec::new()),
                 FITNESS => cluster.check_fitness(group).map(|()| Vec::new()),
                 CARRY => carry::answer(&cluster.0.node, &content).await,
                 STATUS => Ok(serde_json::to_vec(&cluster.own_status()).expect("it is JSON")),

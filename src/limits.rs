@@ -301,6 +301,18 @@ pub const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait of a node that joins a cluster.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Time in which a node asks another only once how it stands, however many clients ask (`GET /cluster`).
+pub const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest wait of a client for what another node says of itself: many times what one takes that is well.
+pub const STATUS_WAIT: Duration = Duration::from_millis(500);
+
+/// Time between two questions whether another node of the cluster is there.
+pub const PING_EVERY: Duration = Duration::from_secs(1);
+
+/// Time without an answer after which a node is not live: longer than from one question to the next.
+pub const SILENT: Duration = Duration::from_secs(3);
+
 /// Time after which a node that does not answer counts as down.
 pub const SUSPECT: Duration = Duration::from_secs(10);
 

@@ -36,7 +36,7 @@ pub struct NodeInfo {
     pub host: String,
     /// Whether it stays.
     pub standing: Standing,
-    /// The version of its program when it joined.
+    /// The version of its program when it was started last.
     pub version: String,
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
+    io::{BufRead, BufReader},
     path::Path,
     sync::{
         Mutex,
@@ -671,6 +672,83 @@ fn leaders_are_spread_again_and_automatic_leaps_go_on() {
         assert_eq!(quants.as_array().unwrap().iter().find(empty), None, "an automatic leap that had nothing to seal");
     }
     writers.check(&nodes);
+}
+
+#[test]
+fn how_each_node_stands_is_told_at_once() {
+    let mut nodes = Nodes::start(3);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let of = |nodes: &Nodes, number: usize| {
+        let host = format!("localhost:{}", nodes.ports[number]);
+        let at = (number + 1) % 3;
+        let status = nodes.node(at).json("/cluster");
+        let node = status["nodes"].as_array().unwrap().iter().find(|node| node["host"] == host.as_str());
+        (node.unwrap().clone(), status.clone())
+    };
+    let until = |nodes: &Nodes, number: usize, state: &str| {
+        eventually(state, || of(nodes, number).0["state"] == state);
+    };
+    // One that stands still answers nobody, and holds up nobody who asks for all.
+    let stopped = nodes.leader("kept");
+    signal(nodes.node(stopped), "-STOP");
+    until(&nodes, stopped, "suspect");
+    let last_seen = of(&nodes, stopped).0["last_seen"].clone();
+    let asked = Instant::now();
+    for _ in 0..100 {
+        let (node, status) = of(&nodes, stopped);
+        assert!(node["state"] != "live" && node["last_seen"] == last_seen && node["keeps"].is_null(), "{node}");
+        assert!(status["groups"].as_array().unwrap().iter().all(|group| group["leader"] != node["id"]), "{status}");
+    }
+    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
+    until(&nodes, stopped, "down");
+    signal(nodes.node(stopped), "-CONT");
+    until(&nodes, stopped, "live");
+    nodes.settle();
+    // Of one that died, others lead what it led, and say what it lacks.
+    let killed = nodes.leader("kept");
+    nodes.kill(killed);
+    eventually("it is not live", || of(&nodes, killed).0["state"] != "live");
+    let other = (killed + 1) % 3;
+    eventually("another leads", || {
+        let body = json!({"data": 1, "id": "while-it-is-away"});
+        let sent = nodes.node(other).post("/chains/kept/inject").json(&body).send().unwrap().status();
+        assert!(matches!(sent.as_u16(), 202 | 503), "{sent}");
+        sent != 503
+    });
+    eventually("it lags", || {
+        let (node, status) = of(&nodes, killed);
+        let lags = |replica: &Value| replica["node"] == node["id"] && replica["lag"].as_u64() > Some(0);
+        let groups = status["groups"].as_array().unwrap();
+        groups.iter().any(|group| group["replicas"].as_array().unwrap().iter().any(lags))
+    });
+    until(&nodes, killed, "down");
+    nodes.restart(killed);
+    until(&nodes, killed, "live");
+    nodes.settle();
+}
+
+#[test]
+fn what_watches_a_cluster_goes_on_when_its_node_dies() {
+    let mut nodes = Nodes::start(1);
+    let url = nodes.node(0).url.clone();
+    let mut watching = std::process::Command::new(env!("CARGO_BIN_EXE_qbc"))
+        .args(["--node", &url, "--json", "cluster", "--watch"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut errors = BufReader::new(watching.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("\"live\""));
+    nodes.kill(0);
+    assert!(errors.next().unwrap().unwrap().contains("no node answers"));
+    nodes.restart(0);
+    // What it said before may be waiting here.
+    for _ in 0..3 {
+        assert!(lines.next().unwrap().unwrap().contains("\"live\""));
+    }
+    watching.kill().unwrap();
+    watching.wait().unwrap();
 }
 
 /// The key with which all nodes of a cluster with [`SECRET`] sign.

@@ -32,7 +32,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use openraft::{ChangeMembers, ReadPolicy, ServerState, async_runtime::WatchReceiver};
+use openraft::{
+    ChangeMembers, Instant as _, ReadPolicy, ServerState, async_runtime::WatchReceiver, errors::ClientWriteError,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
@@ -49,7 +51,7 @@ use crate::{
     limits,
     node::{Carried, Carrier, FetchedRun, Node, Placements},
     store::{ClusterChange, Group, LogRecord, NodeId, Store, StoreError},
-    writer::{Proposed, Refused, Sequencer},
+    writer::{Health, Proposed, Refused, Sequencer},
 };
 use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
@@ -72,6 +74,10 @@ const CARRY: u8 = 20;
 /// A run of a chain's transactions is asked for, which is damaged where it is asked: the id of the chain (32), the index of the first (8).
 /// The answer is the [record](LogRecord::encode).
 const RUN: u8 = 21;
+/// A node is asked whether it is fit to lead.
+const FITNESS: u8 = 22;
+/// A node is asked whether it is there.
+const PING: u8 = 23;
 
 /// Why something of the cluster could not be done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -116,8 +122,12 @@ struct Inner {
     opening: tokio::sync::Mutex<()>,
     /// The groups that are being moved.
     moving: Mutex<BTreeMap<Group, String>>,
-    /// When each node answered last.
-    seen: Mutex<HashMap<NodeId, Instant>>,
+    /// When this node has handed each group over last.
+    handed: Mutex<HashMap<Group, Instant>>,
+    /// When each node answered last, and whether it has left the last question unanswered.
+    seen: Mutex<HashMap<NodeId, Seen>>,
+    /// How each node stands, as it was asked last.
+    surveys: Mutex<HashMap<NodeId, Survey>>,
     /// Counts changes of what the cluster knows.
     changed: Arc<watch::Sender<u64>>,
     journal: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -178,6 +188,37 @@ struct NodeStatus {
     busy: Vec<String>,
 }
 
+/// When a node was heard of last.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// Nothing where it never answered this node.
+    last: Option<(Instant, Timestamp)>,
+    /// Whether it has left the last question unanswered.
+    is_silent: bool,
+}
+
+/// What a node was asked, and says of itself. All who want to know it within [`limits::STATUS_EVERY`] share one question.
+#[derive(Clone)]
+struct Survey {
+    asked: Instant,
+    /// The answer, when there is one; nothing in it where the node gave none.
+    answer: watch::Receiver<Option<Option<Arc<NodeStatus>>>>,
+    /// What it said before.
+    before: Option<Arc<NodeStatus>>,
+}
+
+impl Survey {
+    /// Whether there is an answer, or there will be none.
+    fn is_over(&self) -> bool {
+        self.answer.borrow().is_some() || self.answer.has_changed().is_err()
+    }
+
+    /// What the node said last.
+    fn newest(&self) -> Option<Arc<NodeStatus>> {
+        self.answer.borrow().clone().flatten().or_else(|| self.before.clone())
+    }
+}
+
 impl Cluster {
     /// The part of a node that others reach at this host. It does nothing before the node is [joined](Cluster::join), or joins.
     ///
@@ -201,7 +242,9 @@ impl Cluster {
             groups: RwLock::default(),
             opening: tokio::sync::Mutex::default(),
             moving: Mutex::default(),
+            handed: Mutex::default(),
             seen: Mutex::default(),
+            surveys: Mutex::default(),
             changed: Arc::new(watch::Sender::new(0)),
             journal: Mutex::default(),
             is_active: false.into(),
@@ -210,7 +253,7 @@ impl Cluster {
         let cluster = Cluster(inner);
         if cluster.0.store.groups().contains(&Group::META) {
             cluster.be_member().await?;
-            cluster.announce_host();
+            cluster.announce();
         }
         Ok(cluster)
     }
@@ -245,9 +288,11 @@ impl Cluster {
                 let started =
                     started.map_err(|error| ClusterError::Unavailable(format!("cannot start a thread: {error}")))?;
                 *journal = Some(started);
-                self.0.node.set_carrier(Arc::new(CarrierOf(Arc::downgrade(&self.0))));
+                let carrier = Arc::new(CarrierOf(Arc::downgrade(&self.0)));
+                self.0.node.set_cluster(carrier, self.0.identity.secret.signing_key());
                 self.0.is_active.store(true, Ordering::Release);
                 tokio::spawn(run(Arc::downgrade(&self.0), self.0.stopping.clone()));
+                tokio::spawn(look_around(Arc::downgrade(&self.0), self.0.stopping.clone()));
             }
         }
         self.open(Group::META).await?;
@@ -452,19 +497,25 @@ impl Cluster {
         Ok(Joined::Taken)
     }
 
-    /// Tells the others where this node is, if that is another place than before.
-    fn announce_host(&self) {
+    /// Tells the others where this node is and of which version, if that is another than before.
+    fn announce(&self) {
         let cluster = self.clone();
         tokio::spawn(async move {
             loop {
                 let (me, known) = (cluster.me(), cluster.knowledge());
                 let Some(info) = known.nodes.get(&me) else { return };
-                if info.host == cluster.0.host {
+                let to = NodeInfo { standing: info.standing, ..NodeInfo::new(cluster.0.host.clone()) };
+                if *info == to {
                     return;
                 }
-                let moved = NodeInfo { host: cluster.0.host.clone(), ..info.clone() };
-                let set = BTreeMap::from([knowledge::node(me, Some(&moved))]);
-                if cluster.change(ClusterChange { expect: BTreeMap::new(), set }).await.is_ok() {
+                // Only if nobody has changed it: the node may be on its way out.
+                let (key, before) = knowledge::node(me, Some(info));
+                let set = BTreeMap::from([knowledge::node(me, Some(&to))]);
+                if cluster
+                    .change(ClusterChange { expect: BTreeMap::from([(key, before)]), set })
+                    .await
+                    .is_ok_and(|is_so| is_so)
+                {
                     return;
                 }
                 sleep(Duration::from_secs(1)).await;
@@ -610,9 +661,45 @@ impl Cluster {
         if node == self.me() {
             return Ok(self.own_status());
         }
-        let answer = self.link_to(node)?.call(STATUS, Group::META, &mut |_| (), limits::LINK_TIMEOUT).await?;
-        self.0.seen.lock().expect("no holder of this lock panics").insert(node, Instant::now());
+        let answer = self.ask(node, STATUS).await?;
         serde_json::from_slice(&answer).map_err(|_| ClusterError::Refused("its answer is not understood".into()))
+    }
+
+    /// Asks another node, and takes up whether it answers.
+    async fn ask(&self, node: NodeId, kind: u8) -> Result<Bytes, ClusterError> {
+        let answer = self.link_to(node)?.call(kind, Group::META, &mut |_| (), limits::LINK_TIMEOUT).await;
+        // One that refuses is there.
+        let has_answered = matches!(answer, Ok(_) | Err(LinkError::Refused(_)));
+        let mut seen = self.0.seen.lock().expect("no holder of this lock panics");
+        let now = (Instant::now(), self.0.node.now());
+        let last = if has_answered { Some(now) } else { seen.get(&node).and_then(|seen| seen.last) };
+        seen.insert(node, Seen { last, is_silent: !has_answered });
+        Ok(answer?)
+    }
+
+    /// How a node stands, as it was asked within [`limits::STATUS_EVERY`], or is asked now. Who waits for the answer does so until
+    /// [`limits::STATUS_WAIT`] after it was asked, and takes what it said before then.
+    async fn survey(&self, node: NodeId) -> Option<Arc<NodeStatus>> {
+        let mut survey = {
+            let mut surveys = self.0.surveys.lock().expect("no holder of this lock panics");
+            match surveys.get(&node) {
+                Some(survey) if survey.asked.elapsed() < limits::STATUS_EVERY || !survey.is_over() => survey.clone(),
+                last => {
+                    let (told, answer) = watch::channel(None);
+                    let survey = Survey { asked: Instant::now(), answer, before: last.and_then(Survey::newest) };
+                    surveys.insert(node, survey.clone());
+                    let cluster = self.clone();
+                    tokio::spawn(async move {
+                        let answer = cluster.status_of(node).await.ok().map(Arc::new);
+                        let _ = told.send(Some(answer));
+                    });
+                    survey
+                }
+            }
+        };
+        let left = limits::STATUS_WAIT.saturating_sub(survey.asked.elapsed());
+        let _ = timeout(left, survey.answer.wait_for(Option::is_some)).await;
+        survey.newest()
     }
 
     /// What a node says of a group, if it leads it.
@@ -680,13 +767,27 @@ impl Cluster {
             known.groups.insert(own, GroupInfo { replicas: vec![me], founder: me, want: 1 });
             known.chains.insert(own, self.0.node.chain_count());
         }
-        let asked = known.nodes.keys().map(|node| async move { (*node, self.status_of(*node).await.ok()) });
-        let answers: BTreeMap<NodeId, Option<NodeStatus>> =
-            futures_util::future::join_all(asked).await.into_iter().collect();
+        let asked = known.nodes.keys().map(|node| async move { (*node, self.survey(*node).await) });
+        let mut answers: BTreeMap<NodeId, Arc<NodeStatus>> = futures_util::future::join_all(asked)
+            .await
+            .into_iter()
+            .filter_map(|(node, status)| Some((node, status?)))
+            .collect();
         let seen = self.0.seen.lock().expect("no holder of this lock panics").clone();
+        let state = |node: &NodeId| match seen.get(node) {
+            _ if *node == me => "live",
+            Some(Seen { last: Some((last, _)), is_silent }) => match last.elapsed() {
+                ago if ago < limits::SILENT && !is_silent => "live",
+                ago if ago < limits::SUSPECT => "suspect",
+                _ => "down",
+            },
+            _ => "down",
+        };
+        // What a node said that is away is so no more.
+        answers.retain(|node, _| state(node) == "live");
         let mut groups: BTreeMap<Group, GroupStatus> =
-            newest(answers.values().flatten()).into_iter().map(|(id, group)| (id, group.clone())).collect();
-        let busy: BTreeSet<&String> = answers.values().flatten().flat_map(|status| &status.busy).collect();
+            newest(answers.values().map(Arc::as_ref)).into_iter().map(|(id, group)| (id, group.clone())).collect();
+        let busy: BTreeSet<&String> = answers.values().flat_map(|status| &status.busy).collect();
         for (group, info) in &known.groups {
             groups.entry(*group).or_insert_with(|| {
                 let replica = |node: &NodeId| Replica { node: *node, role: "unknown".into(), size: 0, lag: 0 };
@@ -696,15 +797,15 @@ impl Cluster {
             });
         }
         let nodes = known.nodes.iter().map(|(id, info)| {
-            let status = answers.get(id).and_then(Option::as_ref);
-            let ago = if *id == me { Some(Duration::ZERO) } else { seen.get(id).map(Instant::elapsed) };
-            let state = match (info.standing, status, ago) {
-                (Standing::Leaving | Standing::Left, ..) => "leaving",
-                (_, Some(_), _) => "live",
-                (_, None, Some(ago)) if ago < limits::SUSPECT => "suspect",
-                _ => "down",
+            let status = answers.get(id);
+            let last_seen = match *id == me {
+                true => Some(now),
+                false => seen.get(id).and_then(|seen| seen.last).map(|(_, time)| time),
             };
-            let last_seen = ago.and_then(|ago| Timestamp::from_micros(now.micros() - ago.as_micros() as i64));
+            let state = match info.standing {
+                Standing::Leaving | Standing::Left => "leaving",
+                Standing::In => state(id),
+            };
             let last_seen = last_seen.map(|time| time.to_string());
             serde_json::json!({
                 "id": id, "host": info.host, "state": state, "version": info.version,
@@ -715,7 +816,7 @@ impl Cluster {
         });
         let nodes: Vec<Value> = nodes.collect();
         serde_json::json!({
-            "id": known.id, "nodes": nodes, "groups": groups.into_values().collect::<Vec<_>>(),
+            "id": known.id, "key": self.0.node.verifier_key().to_string(), "nodes": nodes, "groups": groups.into_values().collect::<Vec<_>>(),
             "busy": busy,
         })
     }
@@ -880,7 +981,11 @@ impl Cluster {
             };
             if state == ServerState::Leader {
                 let (voters, learners) = known.members(group);
-                self.move_group(group, raft, &membership, voters, learners);
+                if self.is_in_place(&membership, &voters, &learners) {
+                    self.hand_over(&known, group, raft);
+                } else {
+                    self.move_group(group, raft, &membership, voters, learners);
+                }
             } else if let Some(info) = known.groups.get(&group).filter(|info| !info.replicas.contains(&me))
                 && self.is_without(group, info, me).await
             {
@@ -910,6 +1015,67 @@ impl Cluster {
         tracing::info!(%group, "the group is not kept on this node any more");
     }
 
+    /// Whether a group has these members and no others.
+    fn is_in_place(
+        &self,
+        membership: &engine::RaftMembership,
+        voters: &BTreeMap<NodeId, String>,
+        learners: &BTreeMap<NodeId, String>,
+    ) -> bool {
+        let is_joint = membership.get_joint_config().len() > 1;
+        let there: BTreeSet<NodeId> = membership.nodes().map(|(node, _)| *node).collect();
+        let all: BTreeSet<NodeId> = voters.keys().chain(learners.keys()).copied().collect();
+        !is_joint && there == all && membership.voter_ids().eq(voters.keys().copied())
+    }
+
+    /// Gives a group that this node leads back to the node that is to lead it, when that has all of it and answers: after nodes died and
+    /// came back, leaders are spread again. Writes pause for as long as an election takes, so this is done now and then at most.
+    fn hand_over(&self, known: &Knowledge, group: Group, raft: Raft) {
+        let Some(to) = known.leader_to_be(group).filter(|to| *to != self.me()) else { return };
+        if !has_caught_up(&raft, to) {
+            return;
+        }
+        {
+            let mut handed = self.0.handed.lock().expect("no holder of this lock panics");
+            if handed.get(&group).is_some_and(|last| last.elapsed() < limits::HAND_OVER_EVERY) {
+                return;
+            }
+            handed.insert(group, Instant::now());
+        }
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let fitness = async {
+                let link = cluster.link_to(to)?;
+                Ok::<_, ClusterError>(link.call(FITNESS, group, &mut |_| (), limits::LINK_TIMEOUT).await?)
+            };
+            match fitness.await {
+                Ok(_) if has_caught_up(&raft, to) => {
+                    tracing::info!(%group, %to, "the group is handed over to the node that is to lead it");
+                    let _ = raft.trigger().transfer_leader(to).await;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%group, %to, "the node that is to lead the group is not fit for it: {error}")
+                }
+            }
+        });
+    }
+
+    /// Whether this node could lead a group.
+    fn check_fitness(&self, group: Group) -> Result<(), String> {
+        let node = &self.0.node;
+        if self.running(group).is_none() {
+            return Err("the group does not run here".into());
+        }
+        if node.health() != Health::Ready {
+            return Err("the node takes no writes".into());
+        }
+        match node.damages().into_iter().chain(node.rollbacks()).next() {
+            Some((name, detail)) => Err(format!("the chain \"{name}\" takes no writes there: {detail}")),
+            None => Ok(()),
+        }
+    }
+
     /// Has the members of a group that this node leads be these.
     fn move_group(
         &self,
@@ -924,7 +1090,7 @@ impl Cluster {
         let wanted: BTreeSet<NodeId> = voters.keys().copied().collect();
         let all: BTreeMap<NodeId, String> = voters.into_iter().chain(learners).collect();
         let there: BTreeSet<NodeId> = membership.nodes().map(|(node, _)| *node).collect();
-        if wanted.is_empty() || (is == wanted && !is_joint && there == all.keys().copied().collect()) {
+        if wanted.is_empty() {
             return;
         }
         {
@@ -1039,6 +1205,18 @@ fn matched(metrics: &engine::Metrics, node: NodeId) -> Option<u64> {
     Some(metrics.replication.as_ref()?.get(&node)?.as_ref()?.index)
 }
 
+/// Whether a voter of a group that this node leads has nearly all of it, and has answered lately.
+fn has_caught_up(raft: &Raft, node: NodeId) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let answered = metrics.heartbeat.as_ref().and_then(|all| all.get(&node)).and_then(Option::as_ref);
+    let (last, there) = (metrics.last_log_index, matched(&metrics, node));
+    metrics.state == ServerState::Leader
+        && metrics.membership_config.membership().voter_ids().any(|voter| voter == node)
+        && answered.is_some_and(|answered| answered.elapsed() < limits::ELECTION[0])
+        && there.is_some_and(|there| last.is_some_and(|last| last - there.min(last) <= limits::HAND_OVER_LAG))
+}
+
 /// Of each group what the node says that was elected last.
 fn newest<'a>(statuses: impl Iterator<Item = &'a NodeStatus>) -> BTreeMap<Group, &'a GroupStatus> {
     let mut all: Vec<&GroupStatus> = statuses.flat_map(|status| &status.groups).collect();
@@ -1049,6 +1227,25 @@ fn newest<'a>(statuses: impl Iterator<Item = &'a NodeStatus>) -> BTreeMap<Group,
 /// What another node says, as JSON.
 fn said<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T, String> {
     serde_json::from_slice(content).map_err(|_| "what is said is not understood".to_owned())
+}
+
+/// Asks each other node whether it is there, so that it is known since when one is not.
+async fn look_around(inner: Weak<Inner>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = sleep(limits::PING_EVERY) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        let Some(cluster) = inner.upgrade().map(Cluster) else { return };
+        let me = cluster.me();
+        let others = cluster.knowledge().nodes.into_keys().filter(|node| *node != me);
+        // A question takes no longer than the bound of a call, and the next ones wait for it.
+        let asked = others.map(|node| {
+            let cluster = cluster.clone();
+            async move { drop(cluster.ask(node, PING).await) }
+        });
+        futures_util::future::join_all(asked).await;
+    }
 }
 
 /// Settles the groups whenever something has changed, and now and then.
@@ -1165,6 +1362,16 @@ impl Carrier for CarrierOf {
         })
     }
 
+    fn catch_up(&self, group: Group) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        let cluster = self.0.upgrade().map(Cluster);
+        Box::pin(async move {
+            match cluster {
+                Some(cluster) => cluster.linearize(group).await.is_ok(),
+                None => false,
+            }
+        })
+    }
+
     fn others(&self, group: Group) -> Vec<NodeId> {
         let Some(cluster) = self.0.upgrade().map(Cluster) else { return Vec::new() };
         let keep = cluster.knowledge().groups.remove(&group).map(|info| info.replicas).unwrap_or_default();
@@ -1251,6 +1458,8 @@ impl Answers for AnswersOf {
                     run.encode(&mut answer);
                     Ok(answer)
                 }
+                PING => Ok(Vec::new()),
+                FITNESS => cluster.check_fitness(group).map(|()| Vec::new()),
                 CARRY => carry::answer(&cluster.0.node, &content).await,
                 STATUS => Ok(serde_json::to_vec(&cluster.own_status()).expect("it is JSON")),
                 _ => Err("what is said is not understood".into()),
@@ -1409,6 +1618,8 @@ impl Sequencer for Sequence {
             write.await.map_err(|_| Refused::NotAgreed)?;
             match timeout(limits::AGREEMENT_TIMEOUT, answer).await {
                 Ok(Ok(Ok(_))) => Ok(()),
+                // The engine has not taken it: this node leads no more, or hands over.
+                Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Err(self.not_leading(None)),
                 _ => Err(Refused::NotAgreed),
             }
         };

@@ -17,13 +17,16 @@ use tokio::{
 };
 
 use crate::{
-    core::chain::LeapPolicy,
+    core::{chain::LeapPolicy, transaction::Timestamp},
     node::Node,
     writer::{ChainHandle, Refused},
 };
 
 /// How long to wait after a leap that failed, as on a full disk.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// How long to wait before looking again whether this node leads a chain that is due.
+const FOLLOWING: Duration = Duration::from_millis(250);
 
 /// Leaps for all chains with a policy until `shutdown` says that the node stops.
 pub async fn run(node: Node, mut touched: mpsc::UnboundedReceiver<Arc<ChainHandle>>, shutdown: watch::Receiver<bool>) {
@@ -66,22 +69,24 @@ async fn leap_while_due(node: &Node, chain: &ChainHandle) {
         while is_due(chain) {
             if !node.leads(chain.group) {
                 // The node that does leaps. It may be this one soon.
-                sleep(AFTER_FAILURE).await;
+                sleep(FOLLOWING).await;
                 continue;
             }
             let policy = chain.leap_policy();
-            wait(chain, policy).await;
+            wait(node, chain, policy).await;
             // A leap by hand may have emptied the pool meanwhile. A new policy starts anew.
             if is_due(chain)
                 && chain.leap_policy() == policy
-                && let Err(error) = node.leap(chain, None).await
+                && let Err(error) = node.leap_pooled(chain).await
             {
                 match error {
                     Refused::Stopping => return,
-                    Refused::NotLeading(_) => {}
-                    error => tracing::warn!(chain = %chain.name, "an automatic leap failed: {error}"),
+                    Refused::NotLeading(_) => sleep(FOLLOWING).await,
+                    error => {
+                        tracing::warn!(chain = %chain.name, "an automatic leap failed: {error}");
+                        sleep(AFTER_FAILURE).await;
+                    }
                 }
-                sleep(AFTER_FAILURE).await;
             }
         }
         armed.0.store(false, Ordering::Release);
@@ -92,15 +97,45 @@ async fn leap_while_due(node: &Node, chain: &ChainHandle) {
     }
 }
 
-/// Waits until enough is pooled or enough time is over, as the policy says, or until the policy is another.
-async fn wait(chain: &ChainHandle, policy: LeapPolicy) {
+/// Waits until enough is pooled or enough time is over, as the policy says, or until the policy is another. The time counts from the
+/// oldest pooled transaction, which may have come before this node was started, or led the chain.
+async fn wait(node: &Node, chain: &ChainHandle, policy: LeapPolicy) {
     let mut head = chain.watch();
     let enough = head.wait_for(|head| {
         let pooled = head.pooled();
         pooled == 0 || policy.transactions.is_some_and(|least| pooled >= least) || chain.leap_policy() != policy
     });
     match policy.every_ms {
-        Some(every) => drop(timeout(Duration::from_millis(every), enough).await),
+        Some(every) => {
+            // What cannot be read now is named where it is needed.
+            let oldest = node.oldest_pooled(chain).await.ok().flatten();
+            drop(timeout(remaining(Duration::from_millis(every), oldest, node.now()), enough).await)
+        }
         None => drop(enough.await),
+    }
+}
+
+/// What is left of the time between a transaction that was accepted then and its leap. Where clocks differ, it is all of it at most.
+fn remaining(every: Duration, oldest: Option<Timestamp>, now: Timestamp) -> Duration {
+    let age = oldest.map_or(0, |oldest| now.micros().saturating_sub(oldest.micros()));
+    every.saturating_sub(Duration::from_micros(age.try_into().unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_between_leaps_counts_from_the_oldest_transaction() {
+        let at = |micros| Timestamp::from_micros(micros).unwrap();
+        let every = Duration::from_millis(10);
+        let left = |oldest, now| remaining(every, oldest, at(now));
+        assert_eq!(left(None, 5), every);
+        assert_eq!(left(Some(at(1_000)), 1_000), every);
+        assert_eq!(left(Some(at(1_000)), 5_000), Duration::from_millis(6));
+        assert_eq!(left(Some(at(1_000)), 11_000), Duration::ZERO);
+        assert_eq!(left(Some(at(1_000)), 1_000_000), Duration::ZERO);
+        // The clock of the node that accepted it is ahead.
+        assert_eq!(left(Some(at(9_000)), 1_000), every);
     }
 }

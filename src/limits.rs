@@ -214,8 +214,9 @@ pub const WITNESS_BYTES: usize = 128 << 10;
 /// Pieces of evidence that a witness keeps of one log. One proves it all; more show how it went on.
 pub const EVIDENCE: usize = 8;
 
-/// Witnesses of one node: with the node's own two, their signatures are the 16 that every reader of notes must take.
-pub const WITNESSES: usize = 14;
+/// Witnesses of one node: with the two of the node and the two of its cluster, their signatures are the 16 that every reader of notes
+/// must take.
+pub const WITNESSES: usize = 12;
 
 /// Newest checkpoints of a chain that are kept with their cosignatures, so that slow and fast witnesses of a chain that leaps
 /// often come to speak of the same one.
@@ -300,6 +301,18 @@ pub const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait of a node that joins a cluster.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Time in which a node asks another only once how it stands, however many clients ask (`GET /cluster`).
+pub const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest wait of a client for what another node says of itself: many times what one takes that is well.
+pub const STATUS_WAIT: Duration = Duration::from_millis(500);
+
+/// Time between two questions whether another node of the cluster is there.
+pub const PING_EVERY: Duration = Duration::from_secs(1);
+
+/// Time without an answer after which a node is not live: longer than from one question to the next.
+pub const SILENT: Duration = Duration::from_secs(3);
+
 /// Time after which a node that does not answer counts as down.
 pub const SUSPECT: Duration = Duration::from_secs(10);
 
@@ -308,6 +321,13 @@ pub const MOVE_STEP: Duration = Duration::from_secs(15);
 
 /// The longest wait for all new replicas to have all of a group. It goes on in the background then.
 pub const MOVE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Time after which a node hands the same group over again to the node that is to lead it: one that dies again and again costs writes
+/// no more pauses than that.
+pub const HAND_OVER_EVERY: Duration = Duration::from_secs(30);
+
+/// Entries of a group that the node to which it is handed over may lack: it gets them before it takes over, and writes wait for that.
+pub const HAND_OVER_LAG: u64 = 8;
 
 /// Time between two looks at whether the groups of a node are where they belong.
 pub const SETTLE_EVERY: Duration = Duration::from_millis(500);

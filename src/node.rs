@@ -22,6 +22,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use ed25519_dalek::SigningKey;
 use tokio::sync::{
     Notify, OwnedSemaphorePermit,
     mpsc::{self, error::TrySendError},
@@ -31,7 +32,7 @@ use tokio::sync::{
 use crate::{
     clock::Clock,
     core::{
-        chain::{Expected, LeapPolicy, Tag, bang_header, bang_transaction},
+        chain::{Expected, Head, LeapPolicy, Tag, bang_header, bang_transaction},
         count::{Height, Index, Size},
         hash::{self, Hash},
         merkle,
@@ -53,9 +54,6 @@ use crate::{
 pub use crate::store::{Group, NodeId, Progress, StoreError};
 pub use import::{Import, ImportError, Imported, State as ImportState, Unfinished};
 pub use read::ChainReader;
-
-/// The signatures of the node itself below a checkpoint.
-const OWN_SIGNATURES: usize = 2;
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -91,7 +89,7 @@ struct Inner {
     own_group: Group,
     groups: RwLock<BTreeMap<Group, GroupWriter>>,
     writers: Mutex<Vec<JoinHandle<()>>>,
-    carrier: OnceLock<Arc<dyn Carrier>>,
+    cluster: OnceLock<InCluster>,
     /// Chains of which a read has met with damage.
     suspected: Mutex<BTreeMap<ChainNumber, Arc<ChainHandle>>>,
     /// Is told when damage was found.
@@ -100,12 +98,12 @@ struct Inner {
     healing: tokio::sync::Mutex<()>,
     pool_limit: u64,
     miner: Miner,
-    key: ed25519_dalek::SigningKey,
+    key: SigningKey,
     /// Complete tiles that were served lately, by chain, level and number. They never change.
     tiles: quick_cache::sync::Cache<(u64, u8, u64), Bytes>,
-    /// Checkpoints of quants that were signed lately, by chain and quant, without cosignatures. A signature takes longer than
-    /// the rest of a receipt.
-    notes: quick_cache::sync::Cache<(u64, Height), Arc<Note>>,
+    /// Checkpoints of quants that were signed lately, by chain, quant and whether the cluster's key has signed, without
+    /// cosignatures. A signature takes longer than the rest of a receipt.
+    notes: quick_cache::sync::Cache<(u64, Height, bool), Arc<Note>>,
     /// The chains that are being imported, and since when.
     importing: Mutex<HashMap<Hash, Timestamp>>,
     /// The known nodes, as they were recorded last.
@@ -136,11 +134,22 @@ pub trait Carrier: Send + Sync {
     /// Takes transactions to the node that leads their chain, and gives what that says. Nothing is sent twice that may have been accepted.
     fn carry(&self, group: Group, carried: Carried) -> Pin<Box<dyn Future<Output = Placements> + Send>>;
 
+    /// Waits until this node has all of a group that was acknowledged before the call. Says whether it has: it cannot know where
+    /// nobody leads.
+    fn catch_up(&self, group: Group) -> Pin<Box<dyn Future<Output = bool> + Send>>;
+
     /// The other nodes that keep a group.
     fn others(&self, group: Group) -> Vec<NodeId>;
 
     /// The run of a chain's transactions that begins with this one, as another node has it.
     fn run(&self, node: NodeId, group: Group, chain: Hash, first: Index) -> FetchedRun;
+}
+
+/// What a node has of the cluster that it is in, or was.
+struct InCluster {
+    carrier: Arc<dyn Carrier>,
+    /// Signs the checkpoints of all its chains beside each node's own key.
+    key: SigningKey,
 }
 
 /// A run of transactions from another node, or why there is none.
@@ -167,7 +176,7 @@ struct IsAhead(AtomicBool);
 
 /// A node's part as a witness of others.
 struct Witness {
-    key: ed25519_dalek::SigningKey,
+    key: SigningKey,
     trusted: Trusted,
     /// The time of the newest cosignature that was made: none has an earlier one from then on.
     newest: Mutex<Option<Timestamp>>,
@@ -353,7 +362,7 @@ impl Node {
     }
 
     /// The node's secret key.
-    pub(crate) fn signing_key(&self) -> ed25519_dalek::SigningKey {
+    pub(crate) fn signing_key(&self) -> SigningKey {
         self.0.key.clone()
     }
 
@@ -433,7 +442,7 @@ impl Node {
             Some(carrier) => carrier.carry(chain.group, carried(transactions, expected)).await?,
             None => {
                 let guard = chain.guard(expected.clone());
-                let again = self.0.carrier.get().map(|carrier| (carrier, transactions.clone()));
+                let again = self.0.cluster.get().map(|cluster| (&cluster.carrier, transactions.clone()));
                 let command = Command::Inject { chain: chain.number(), guard, transactions, each_for_itself: false };
                 match (self.submit(chain.group, command, room).await, again) {
                     (Ok(Outcome::Injected(placed)), _) => placed,
@@ -530,13 +539,14 @@ impl Node {
 
     /// What carries transactions of this chain, where another node leads it.
     fn carrier(&self, chain: &ChainHandle) -> Option<&Arc<dyn Carrier>> {
-        self.0.carrier.get().filter(|_| !self.leads(chain.group))
+        self.0.cluster.get().map(|cluster| &cluster.carrier).filter(|_| !self.leads(chain.group))
     }
 
-    /// Has transactions for chains that others lead carried there.
-    pub fn set_carrier(&self, carrier: Arc<dyn Carrier>) {
+    /// Makes the node one of a cluster: transactions for chains that others lead are carried there, and checkpoints are signed with
+    /// the cluster's key, too.
+    pub fn set_cluster(&self, carrier: Arc<dyn Carrier>, key: SigningKey) {
         // There is one cluster.
-        let _ = self.0.carrier.set(carrier);
+        let _ = self.0.cluster.set(InCluster { carrier, key });
     }
 
     /// Decides on transactions that another node has carried here, which were checked there.
@@ -567,6 +577,38 @@ impl Node {
     /// # Errors
     /// Why there is no quant.
     pub async fn leap(&self, chain: &ChainHandle, expected: Option<Expected>) -> Result<(Quant, Tag), Refused> {
+        Ok(self.leap_if(chain, expected, |_| true).await?.expect("every head is fit"))
+    }
+
+    /// When the oldest transaction that no quant covers was accepted, if there is one.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    pub async fn oldest_pooled(&self, chain: &ChainHandle) -> Result<Option<Timestamp>, StoreError> {
+        let (head, lineage) = (chain.head(), chain.lineage.clone());
+        if head.pooled() == 0 {
+            return Ok(None);
+        }
+        let first = Index::new(head.newest.size().get());
+        let oldest = self.read_store(move |store| checked_transaction(store, &lineage, first)).await?;
+        Ok(Some(oldest.timestamp()))
+    }
+
+    /// Leaps if anything is pooled, also when it comes to that: what was pooled may have been sealed by another node meanwhile.
+    ///
+    /// # Errors
+    /// As [`Node::leap`].
+    pub async fn leap_pooled(&self, chain: &ChainHandle) -> Result<(), Refused> {
+        self.leap_if(chain, None, |head| head.pooled() > 0).await.map(|_| ())
+    }
+
+    /// Leaps from the newest head, unless that is not `fit`.
+    async fn leap_if(
+        &self,
+        chain: &ChainHandle,
+        expected: Option<Expected>,
+        fit: impl Fn(&Head) -> bool,
+    ) -> Result<Option<(Quant, Tag)>, Refused> {
         let turn = chain.remembered::<LeapTurn>();
         let _turn = turn.0.lock().await;
         chain.check_writable()?;
@@ -574,6 +616,9 @@ impl Node {
             let head = chain.head();
             if let Some(expected) = &expected {
                 chain.check_expected(expected, &head)?;
+            }
+            if !fit(&head) {
+                return Ok(None);
             }
             // So a quant is never earlier than what it seals.
             let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), self.time_in(chain))).await;
@@ -583,7 +628,7 @@ impl Node {
                 quant: quant.clone().into(),
             };
             match self.submit(chain.group, seal, None).await {
-                Ok(Outcome::Sealed(tag)) => return Ok((quant, tag)),
+                Ok(Outcome::Sealed(tag)) => return Ok(Some((quant, tag))),
                 Ok(_) => unreachable!("the outcome of a seal is Sealed"),
                 // The seal of a leap that was given up came in between: its head is published by now.
                 Err(Refused::Stale(_)) => {}
@@ -714,28 +759,62 @@ impl Node {
         .await
     }
 
-    /// A quant of a chain as a checkpoint, signed under its origin and under the node's own name.
+    /// The names under which checkpoints of all chains are signed here, and their keys: the cluster's, where the node is in one, and
+    /// the node's own.
+    fn signers(&self) -> impl Iterator<Item = (KeyName, &SigningKey)> {
+        let cluster =
+            self.0.cluster.get().map(|InCluster { key, .. }| (KeyName::of_cluster(&key.verifying_key()), key));
+        cluster.into_iter().chain([(KeyName::of_node(&self.0.key.verifying_key()), &self.0.key)])
+    }
+
+    /// The key that checks the checkpoints of all chains, whichever node serves them: the cluster's, where the node is in one, else
+    /// the node's own.
+    pub fn verifier_key(&self) -> VerifierKey {
+        let (name, key) = self.signers().next().expect("a node signs");
+        VerifierKey::new(name, Algorithm::Ed25519, key.verifying_key())
+    }
+
+    /// A quant of a chain as a checkpoint, signed under its origin and under the signer's own name, by each of the node's
+    /// [signers](Node::signers).
     pub fn sign(&self, chain: &ChainHandle, quant: &Quant) -> Note {
-        let mut note = Note::new(Checkpoint::new(chain.id, quant).to_string()).expect("a checkpoint is a note's text");
-        note.sign(KeyName::of_chain(chain.id), &self.0.key);
-        note.sign(KeyName::of_node(&self.0.key.verifying_key()), &self.0.key);
+        self.sign_text(chain, &Checkpoint::new(chain.id, quant).to_string())
+    }
+
+    fn sign_text(&self, chain: &ChainHandle, text: &str) -> Note {
+        let mut note = Note::new(text).expect("a checkpoint is a note's text");
+        for (name, key) in self.signers() {
+            note.sign(KeyName::of_chain(chain.id), key);
+            note.sign(name, key);
+        }
         note
     }
 
-    /// Compares a chain with a note of somebody else. If that is a checkpoint which this node's own key has signed, of a quant
-    /// that the chain does not have, then the data folder is an older copy: that is recorded, and the chain takes no more
-    /// writes until the operator accepts it.
+    /// Compares a chain with a note of somebody else. If that is a checkpoint which this node's own key or its cluster's has signed,
+    /// of a quant that the chain does not have, then the data folder is an older copy, or all of the cluster's are: that is recorded,
+    /// and the chain takes no more writes until the operator accepts it.
     ///
     /// # Errors
     /// It takes none, or its quant cannot be read.
     pub async fn compare(&self, chain: &Arc<ChainHandle>, note: &Note) -> Result<(), Refused> {
-        let public = self.0.key.verifying_key();
-        let keys = [KeyName::of_chain(chain.id), KeyName::of_node(&public)]
-            .map(|name| VerifierKey::new(name, Algorithm::Ed25519, public));
+        let origin = KeyName::of_chain(chain.id);
+        let keys: Vec<VerifierKey> = self
+            .signers()
+            .flat_map(|(name, key)| {
+                [origin.clone(), name].map(|name| VerifierKey::new(name, Algorithm::Ed25519, key.verifying_key()))
+            })
+            .collect();
         let Ok(checkpoint) = Checkpoint::parse(note.text()) else { return Ok(()) };
-        let is_own = checkpoint.origin() == keys[0].name().as_str() && note.verify(&keys).is_ok();
+        let is_own = checkpoint.origin() == origin.as_str() && note.verify(&keys).is_ok();
         let Some((quant, hash)) = checkpoint.quant().filter(|_| is_own) else { return Ok(()) };
-        if quant <= chain.head().newest.index() && self.quant(chain, quant).await?.hash() == hash {
+        let lags = || quant > chain.head().newest.index();
+        if lags()
+            && let Some(cluster) = self.0.cluster.get()
+            && !cluster.carrier.catch_up(chain.group).await
+        {
+            // Others may have it. A node that was started again does not know at first that it has it itself.
+            return Ok(());
+        }
+        if !lags() && self.quant(chain, quant).await?.hash() == hash {
             return Ok(());
         }
         let found = Rollback { quant, hash, size: Size::new(checkpoint.size()), accepted: false };
@@ -766,27 +845,35 @@ impl Node {
 
     /// A quant of a chain as a checkpoint, with the cosignatures that the node has of it.
     pub fn checkpoint_of(&self, chain: &ChainHandle, quant: &Quant) -> Note {
-        let key = (chain.number().0, quant.index());
-        let note = self.0.notes.get(&key).unwrap_or_else(|| {
-            let note = Arc::new(self.sign(chain, quant));
-            self.0.notes.insert(key, note.clone());
-            note
-        });
-        let cosignatures = chain.remembered::<Cosignatures>();
-        let cosigned = cosignatures.0.read().expect("no holder of this lock panics").of(note.text()).cloned();
-        cosigned.unwrap_or_else(|| Note::clone(&note))
+        self.with_cosignatures(chain, quant.index(), &Checkpoint::new(chain.id, quant).to_string())
     }
 
     /// The newest checkpoint of a chain that this many witnesses have cosigned since the node's start.
     pub fn cosigned(&self, chain: &ChainHandle, witnesses: usize) -> Option<Note> {
+        let newest = |cosigned: &Cosigned| cosigned.newest(witnesses).map(|(quant, text)| (quant, text.to_owned()));
         let cosignatures = chain.remembered::<Cosignatures>();
-        cosignatures.0.read().expect("no holder of this lock panics").newest(OWN_SIGNATURES + witnesses).cloned()
+        let (quant, text) = newest(&cosignatures.0.read().expect("no holder of this lock panics"))?;
+        Some(self.with_cosignatures(chain, quant, &text))
     }
 
-    /// Adds a witness's cosignature, which must hold, of the checkpoint of a quant.
-    pub fn add_cosignature(&self, chain: &ChainHandle, quant: Height, note: &Note, cosignature: Signature) {
+    fn with_cosignatures(&self, chain: &ChainHandle, quant: Height, text: &str) -> Note {
+        let key = (chain.number().0, quant, self.0.cluster.get().is_some());
+        let signed = self.0.notes.get(&key).unwrap_or_else(|| {
+            let note = Arc::new(self.sign_text(chain, text));
+            self.0.notes.insert(key, note.clone());
+            note
+        });
+        let mut note = Note::clone(&signed);
         let cosignatures = chain.remembered::<Cosignatures>();
-        cosignatures.0.write().expect("no holder of this lock panics").add(quant, note, cosignature);
+        let cosigned = cosignatures.0.read().expect("no holder of this lock panics");
+        cosigned.of(text).iter().for_each(|cosignature| note.add(cosignature.clone()));
+        note
+    }
+
+    /// Adds a witness's cosignature, which must hold, of the checkpoint of a quant, which has this text.
+    pub fn add_cosignature(&self, chain: &ChainHandle, quant: Height, text: &str, cosignature: Signature) {
+        let cosignatures = chain.remembered::<Cosignatures>();
+        cosignatures.0.write().expect("no holder of this lock panics").add(quant, text, cosignature);
     }
 
     /// The key that checks the cosignatures of this node, where it is a witness.
@@ -1026,7 +1113,7 @@ impl Inner {
             own_group,
             groups,
             writers,
-            carrier: OnceLock::new(),
+            cluster: OnceLock::new(),
             suspected: Mutex::default(),
             damage_found: Notify::new(),
             healing: tokio::sync::Mutex::default(),

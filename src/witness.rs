@@ -5,8 +5,9 @@
 //! number of chains at once. One that does not answer is left alone for a while. What it answers is checked against its
 //! key, and what does not hold goes nowhere. Cosignatures are kept in memory alone: after a restart they are asked for again.
 //!
-//! A witness that has more of a chain than there is here, or another history, is asked for its checkpoint: if this node's own key
-//! has signed that, the data folder is an older copy, and the chain takes no more writes.
+//! A witness that has more of a chain than there is here, or another history, is asked for its checkpoint: if this node's own key or
+//! its cluster's has signed that, and what the other nodes have does not explain it, then the data folder is an older copy, and the
+//! chain takes no more writes.
 //!
 //! An operator names the address of a witness, so it may be anywhere; redirects are not followed.
 
@@ -293,11 +294,14 @@ struct Call {
 impl Call {
     /// Shows the newest quant as the continuation of what the witness has: of `known` transactions, or of as many as it says.
     async fn ask(&self, known: Size) -> Answer {
-        let quant = self.chain.head().newest;
-        let note = self.node.sign(&self.chain, &quant);
-        let mut old = if known <= quant.size() { known } else { Size::ZERO };
+        let mut old = known;
         // Where others show the same chain to the witness, its size may change between two calls.
         for _ in 0..3 {
+            let quant = self.chain.head().newest;
+            let note = self.node.sign(&self.chain, &quant);
+            if old > quant.size() {
+                old = Size::ZERO;
+            }
             let proof = match self.node.consistency(self.chain.clone(), old, quant.size()).await {
                 Ok(proof) => proof,
                 Err(error) => return Answer::Refused(error.to_string()),
@@ -314,7 +318,12 @@ impl Call {
                     Some(size) => {
                         let (index, here) = (quant.index(), quant.size());
                         let reason = format!("it has cosigned {size} transactions, but quant {index} has only {here}");
-                        return self.contradicted(reason).await;
+                        let refused = self.contradicted(reason).await;
+                        // Another node of the cluster may have shown it what had not come here yet.
+                        if self.chain.check_writable().is_err() || self.chain.head().newest.size() < size {
+                            return refused;
+                        }
+                        old = size;
                     }
                     None => return Answer::Refused(format!("it answers 409 with {:?}", shortened(&body))),
                 },
@@ -373,7 +382,7 @@ impl Call {
             Err(error) => Answer::Refused(format!("its cosignature is dropped: {error}")),
             Ok(verified) if verified[0].time == Some(0) => Answer::Refused("its cosignature names no time".into()),
             Ok(_) => {
-                self.node.add_cosignature(&self.chain, quant.index(), note, line);
+                self.node.add_cosignature(&self.chain, quant.index(), note.text(), line);
                 let is_newest = self.chain.head().newest.index() == quant.index();
                 Answer::Cosigned { size: quant.size(), is_newest }
             }

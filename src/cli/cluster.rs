@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use bytes::Bytes;
 use serde::Deserialize;
 
 use super::{
@@ -80,6 +81,9 @@ struct ReplicaRow {
     lag: u64,
 }
 
+/// How long a node may take to say how its cluster stands.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Digits of an id that tell it from others, for people.
 const SHORT: usize = 8;
 
@@ -95,18 +99,28 @@ pub async fn run(node: &Connection, args: ClusterArgs) -> anyhow::Result<()> {
     match args.command {
         Some(ClusterCommand::Leave { id, lost }) => leave(node, &id, lost).await,
         Some(ClusterCommand::Replicas { count }) => replicas(node, count).await,
-        None => loop {
-            let response = node.send(node.get(node.node_url(&["cluster"]))).await?;
-            let body = response.bytes().await.context("the connection broke")?;
-            match node.json {
-                true => print_json(&body)?,
-                false => print_line(in_words(&serde_json::from_slice(&body).context("the answer is not understood")?))?,
-            }
-            if !args.watch {
-                return Ok(());
+        None if args.watch => loop {
+            // A node that dies may come back: what watches goes on.
+            match ask(node).await {
+                Ok(body) => show(node, &body)?,
+                Err(error) => node.note("error", &format!("{error:#}")),
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         },
+        None => show(node, &ask(node).await?),
+    }
+}
+
+/// How the cluster stands, as JSON.
+async fn ask(node: &Connection) -> anyhow::Result<Bytes> {
+    let request = node.get(node.node_url(&["cluster"])).timeout(PATIENCE);
+    node.send(request).await?.bytes().await.context("the connection broke")
+}
+
+fn show(node: &Connection, body: &[u8]) -> anyhow::Result<()> {
+    match node.json {
+        true => print_json(body),
+        false => print_line(in_words(&serde_json::from_slice(body).context("the answer is not understood")?)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `qbc key`: the key that checks a node's checkpoints, and a key of one's own for a new node.
+//! `qbc key`: the key that checks checkpoints, of a node or of its cluster, and a key of one's own for a new node.
 
 use std::{
     fs::File,
@@ -7,13 +7,15 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, ensure};
+use bytes::Bytes;
 use clap::Args;
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Usage, connection::Connection, print_line, print_value};
+use super::{Usage, connection::Connection, print_line, print_value, serve::read_cluster_secret};
 use crate::{
+    cluster::link::SECRET_FILE,
     core::note::{self, Algorithm, Checkpoint, KeyName, Note, VerifierKey},
     limits,
     store::{
@@ -29,12 +31,16 @@ Examples:
   qbc key                                  of the node at http://localhost:5000
   qbc key --data qbc-data/5000             of a data folder, whether its node runs or not
   qbc --chain orders key                   the same key under the origin of one chain's checkpoints
+  qbc key --own                            that node's own, where it is one of a cluster
+  qbc key --data qbc-data/5000 --cluster   the cluster's, from the data folder of one of its nodes
   qbc key --witness                        the key with which the node cosigns the chains of others
   qbc key --import secret.key --data new   let a new node sign with this key
   openssl rand -hex 32 | qbc key --import - --data new
 
-The key has the form of C2SP signed-note: NAME+ID+BASE64. Under the node's own name it checks
-the checkpoints of all its chains. A running node proves that it has the key, but not that it is
+The key has the form of C2SP signed-note: NAME+ID+BASE64. Under the name of a node it checks the
+checkpoints of all chains that this node serves; under the name of a cluster, those that any of its
+nodes serves, also when others are gone: so of a node in a cluster, that is the one to keep, and the
+one that is printed. A data folder alone does not tell whether its node is in one. A running node proves that it has the key, but not that it is
 the node that you mean: compare it with what its operator reads from the data folder.")]
 pub struct KeyArgs {
     /// Read the key from a node's data folder
@@ -44,6 +50,12 @@ pub struct KeyArgs {
     /// standard input
     #[arg(long, value_name = "FILE", requires = "data", conflicts_with = "witness")]
     import: Option<PathBuf>,
+    /// The node's own key, also where it is one of a cluster
+    #[arg(long, conflicts_with_all = ["data", "witness"])]
+    own: bool,
+    /// The key of the node's cluster: of a data folder, too
+    #[arg(long, conflicts_with_all = ["own", "witness", "import"])]
+    cluster: bool,
     /// The key of the node's cosignatures, where it is a witness of others (`serve --cosign`)
     #[arg(long)]
     witness: bool,
@@ -56,10 +68,16 @@ pub struct KeyArgs {
 pub async fn run(args: KeyArgs, node: Connection) -> anyhow::Result<()> {
     let key = match args.data {
         None if args.witness => served_witness(&node).await?,
-        None => served(&node).await?,
+        None => served(&node, args.own, args.cluster).await?,
         Some(_) if node.names_chain() => {
             let detail = "--chain asks for the key under the name of one chain, which only the running node knows";
             return Err(Usage(format!("{detail}: say --node URL instead of --data")).into());
+        }
+        Some(data) if args.cluster => {
+            let secret =
+                read_cluster_secret(&data)?.with_context(|| format!("{} holds no {SECRET_FILE}", data.display()))?;
+            let key = secret.signing_key().verifying_key();
+            VerifierKey::new(KeyName::of_cluster(&key), Algorithm::Ed25519, key)
         }
         Some(data) => {
             let file = if args.witness { KeyFile::Witness } else { KeyFile::Node };
@@ -80,22 +98,43 @@ pub async fn run(args: KeyArgs, node: Connection) -> anyhow::Result<()> {
     }
 }
 
-/// The key of a running node. It stands in the name that the node signs with, and must have made the signatures.
-async fn served(node: &Connection) -> anyhow::Result<VerifierKey> {
-    let url = node.chain_url(&["checkpoint"]);
-    let note = Note::parse(&node.send(node.get(url)).await?.bytes().await?)?;
+/// The key of a running node, or of its cluster if it is in one. It stands in the name that is signed with, and must have made the
+/// signatures.
+async fn served(node: &Connection, own: bool, cluster: bool) -> anyhow::Result<VerifierKey> {
+    let note = Note::parse(&checkpoint(node).await?)?;
     let origin = Checkpoint::parse(note.text())?.origin().parse::<KeyName>()?;
-    let names = note.signatures().iter().map(note::Signature::name);
-    let (own, key) = names
-        .filter_map(|name| {
-            let key: [u8; 32] = hex::decode(name.as_str().strip_prefix("qbc/node/")?).ok()?.try_into().ok()?;
+    let signer = |start: &str| {
+        note.signatures().iter().map(note::Signature::name).find_map(|name| {
+            let key: [u8; 32] = hex::decode(name.as_str().strip_prefix(start)?).ok()?.try_into().ok()?;
             Some((name.clone(), VerifyingKey::from_bytes(&key).ok()?))
         })
-        .next()
-        .ok_or_else(|| anyhow!("the checkpoint is not signed by a node"))?;
-    let known = [own.clone(), origin.clone()].map(|name| VerifierKey::new(name, Algorithm::Ed25519, key));
-    ensure!(note.verify(&known)?.len() == 2, "the checkpoint is not signed under its origin and under the node's name");
-    Ok(VerifierKey::new(if node.names_chain() { origin } else { own }, Algorithm::Ed25519, key))
+    };
+    let of_cluster = if own { None } else { signer("qbc/cluster/") };
+    ensure!(of_cluster.is_some() || !cluster, "the node is in no cluster: it signs with its own key alone");
+    let (name, key) =
+        of_cluster.or_else(|| signer("qbc/node/")).ok_or_else(|| anyhow!("the checkpoint is not signed by a node"))?;
+    let known = [name.clone(), origin.clone()].map(|name| VerifierKey::new(name, Algorithm::Ed25519, key));
+    ensure!(note.verify(&known)?.len() == 2, "the checkpoint is not signed under its origin and under the name {name}");
+    Ok(VerifierKey::new(if node.names_chain() { origin } else { name }, Algorithm::Ed25519, key))
+}
+
+/// A checkpoint that the node serves: of the chain that is named, or of any where the default one cannot be had, as in a cluster that
+/// has lost its only replica.
+async fn checkpoint(node: &Connection) -> anyhow::Result<Bytes> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let first = node.send(node.get(node.chain_url(&["checkpoint"]))).await;
+    if first.is_err() && !node.names_chain() {
+        let named: Vec<Named> = node.ask(node.get(node.node_url(&["chains"]))).await?;
+        for Named { name } in named {
+            if let Ok(other) = node.send(node.get(node.node_url(&["chains", &name, "checkpoint"]))).await {
+                return Ok(other.bytes().await?);
+            }
+        }
+    }
+    Ok(first?.bytes().await?)
 }
 
 /// The key with which a running node cosigns. Only its cosignatures prove that it has it.

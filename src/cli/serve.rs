@@ -149,18 +149,7 @@ fn parse_accepted(text: &str) -> Result<String, &'static str> {
 /// The secret of the node's cluster: as it was said, or from its folder, or from that of the node that it joins, where both stand
 /// in one; otherwise a new one. It is kept in the folder.
 fn secret(data: &Path, said: Option<Secret>, join: Option<&Host>) -> anyhow::Result<Secret> {
-    let own = data.join(SECRET_FILE);
-    let read = |path: &Path| -> anyhow::Result<Option<Secret>> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => {
-                let secret = text.parse().map_err(anyhow::Error::msg);
-                secret.map(Some).with_context(|| format!("the file {}", path.display()))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
-    };
-    let kept = read(&own)?;
+    let kept = read_cluster_secret(data)?;
     let secret = match (said, join, kept.clone()) {
         (Some(said), ..) => said,
         (None, None, Some(kept)) => kept,
@@ -168,8 +157,7 @@ fn secret(data: &Path, said: Option<Secret>, join: Option<&Host>) -> anyhow::Res
         (None, Some(host), kept) => {
             let text = host.to_string();
             let port = text.rsplit_once(':').map_or("", |(_, port)| port);
-            let beside = data.parent().map(|parent| parent.join(port).join(SECRET_FILE));
-            let beside = beside.as_deref().map(read).transpose()?.flatten();
+            let beside = data.parent().map(|parent| read_cluster_secret(&parent.join(port))).transpose()?.flatten();
             // Beside it stands the newest; the own one may be that of a node alone.
             beside.or(kept).with_context(|| {
                 format!(
@@ -183,6 +171,22 @@ fn secret(data: &Path, said: Option<Secret>, join: Option<&Host>) -> anyhow::Res
         store::write_secret(data, SECRET_FILE, &secret.to_string())?;
     }
     Ok(secret)
+}
+
+/// The secret of a cluster that a data folder has, if it has one.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn read_cluster_secret(data: &Path) -> anyhow::Result<Option<Secret>> {
+    let path = data.join(SECRET_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let secret = text.parse().map_err(anyhow::Error::msg);
+            secret.map(Some).with_context(|| format!("the file {}", path.display()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// A time between automatic leaps.
@@ -258,6 +262,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
     tokio::spawn(node.clone().expire_imports(args.import_age, stopping.clone()));
 
+    // Before witnesses tell what the node has signed: it may have to ask the other nodes of its cluster for that.
+    let cluster = Cluster::start(node.clone(), secret, peers.host().to_string(), stopping.clone()).await?;
     if args.witness.is_empty() {
         // Otherwise each new quant would wait there for ever.
         drop(sealed);
@@ -272,7 +278,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let advertised = peers.host().name().parse().map_err(anyhow::Error::msg).context("--advertise")?;
     let names = [vec![advertised], args.allow_host].concat();
     let admitted = Admitted { names, origins: args.cors_origin };
-    let cluster = Cluster::start(node.clone(), secret, peers.host().to_string(), stopping.clone()).await?;
     let (met, known) = (peers.clone(), cluster.clone());
     tokio::spawn(async move {
         tokio::select! {

@@ -36,7 +36,7 @@ pub struct NodeInfo {
     pub host: String,
     /// Whether it stays.
     pub standing: Standing,
-    /// The version of its program when it joined.
+    /// The version of its program when it was started last.
     pub version: String,
 }
 
@@ -154,6 +154,12 @@ impl Knowledge {
         // Who leaves must be told where its groups go.
         let leaving = self.nodes.iter().filter(|(_, info)| info.standing == Standing::Leaving).map(|(id, _)| id);
         (voters.iter().map(with_host).collect(), learners.iter().chain(leaving).map(with_host).collect())
+    }
+
+    /// The node that is to lead a group of several nodes, if it stays.
+    pub fn leader_to_be(&self, group: Group) -> Option<NodeId> {
+        let first = *self.groups.get(&group).filter(|info| info.want > 1)?.replicas.first()?;
+        self.nodes.get(&first).filter(|info| info.standing == Standing::In).map(|_| first)
     }
 
     /// How many chains a group has.

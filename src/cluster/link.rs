@@ -69,6 +69,11 @@ pub struct Secret(pub [u8; 32]);
 pub const SECRET_FILE: &str = "cluster.secret";
 
 impl Secret {
+    /// The key with which all nodes of the cluster sign checkpoints.
+    pub fn signing_key(&self) -> SigningKey {
+        SigningKey::from_bytes(&hash::cluster_key(&self.0))
+    }
+
     /// Eight digits that show a slip in the others.
     fn check(digits: &str) -> String {
         hex::encode(&hash::origin(digits).as_bytes()[..4])

@@ -126,6 +126,12 @@ pub fn key_id(name: &str, kind: u8, key: &[u8; 32]) -> u32 {
     u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
 }
 
+/// `H("qbc-cluster-key 1" ‖ secret)`: the secret Ed25519 key with which all nodes of a cluster sign checkpoints. All of them have the
+/// cluster's secret, so that this key is neither carried nor stored.
+pub fn cluster_key(secret: &[u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update("qbc-cluster-key 1").chain_update(secret).finalize().into()
+}
+
 /// The second step of a quant's hash, `H(H(header) ‖ proof)`, ready to try many proofs.
 ///
 /// Its 40 bytes fill one SHA-256 block, so a try costs one compression.

@@ -81,6 +81,12 @@ impl KeyName {
         KeyName(format!("qbc/node/{}", hex::encode(key.as_bytes())).into())
     }
 
+    /// The name under which the nodes of a cluster sign the checkpoints of all its chains, whichever of them serves: `qbc/cluster/`
+    /// and the cluster's public key.
+    pub fn of_cluster(key: &VerifyingKey) -> KeyName {
+        KeyName(format!("qbc/cluster/{}", hex::encode(key.as_bytes())).into())
+    }
+
     /// The name under which a node cosigns the checkpoints of others: `qbc/witness/` and the public key for that.
     pub fn of_witness(key: &VerifyingKey) -> KeyName {
         KeyName(format!("qbc/witness/{}", hex::encode(key.as_bytes())).into())

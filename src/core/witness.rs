@@ -24,8 +24,8 @@ use crate::limits;
 pub struct Trusted(Vec<VerifierKey>);
 
 impl Trusted {
-    /// Keys that sign checkpoints. One under a node's own name is good for all chains of that node; under any other name it
-    /// is good for the log of that name.
+    /// Keys that sign checkpoints. One under the name of a node or a cluster is good for all chains of that; under any other name
+    /// it is good for the log of that name.
     ///
     /// # Errors
     /// A key is not for that, or two keys cannot be told apart.
@@ -48,24 +48,29 @@ impl Trusted {
 
     /// The keys that are good for a log of which the newest cosigned checkpoint was signed by the public key `bound`.
     ///
-    /// A key under the log's own name settles it, since an operator has said so. The keys of nodes are good for all chains,
-    /// under the node's name and under the chain's, so the first that signs for a chain is the only one from then on: else a
-    /// node could end the cosigning of another node's chain by signing something for it.
+    /// A key under the log's own name settles it, since an operator has said so. The keys of nodes and clusters are good for all
+    /// chains, under the signer's name and under the chain's, so the first that signs for a chain is the only one from then on:
+    /// else a node could end the cosigning of another node's chain by signing something for it.
     fn of(&self, origin: &str, bound: Option<&str>) -> Vec<VerifierKey> {
         let own: Vec<_> = self.0.iter().filter(|key| key.name().as_str() == origin).cloned().collect();
         let chain = origin.strip_prefix("qbc/").and_then(|chain| chain.parse::<Hash>().ok());
         let Some(chain) = chain.filter(|_| own.is_empty()) else { return own };
-        let is_node = |key: &&VerifierKey| *key.name() == KeyName::of_node(key.key());
+        let is_for_all = |key: &&VerifierKey| *key.name() == KeyName::of_node(key.key()) || is_of_cluster(key);
         let is_bound = |key: &&VerifierKey| bound.is_none_or(|bound| signer(key) == bound);
         let both = |key: &VerifierKey| {
             [key.clone(), VerifierKey::new(KeyName::of_chain(chain), Algorithm::Ed25519, *key.key())]
         };
-        self.0.iter().filter(is_node).filter(is_bound).flat_map(both).collect()
+        self.0.iter().filter(is_for_all).filter(is_bound).flat_map(both).collect()
     }
 
     fn knows(&self, origin: &str) -> bool {
         !self.of(origin, None).is_empty()
     }
+}
+
+/// Whether it is the key of a cluster, under the cluster's name.
+fn is_of_cluster(key: &VerifierKey) -> bool {
+    *key.name() == KeyName::of_cluster(key.key())
 }
 
 /// Who signed, whatever name stands beside it.
@@ -196,11 +201,13 @@ impl Submission {
             let evidence = newest.and_then(|newest| self.evidence(newest, &note, &refusal, now));
             return Err(Box::new(Rejected { refusal, evidence }));
         }
+        // A cluster's key outlives its nodes', which sign beside it.
+        let by_cluster = verified.iter().find(|verified| is_of_cluster(verified.key));
         let witnessed = Witnessed {
             origin: self.origin().into(),
             size: self.checkpoint.size(),
             root: self.checkpoint.root(),
-            signer: signer(verified[0].key),
+            signer: signer(by_cluster.unwrap_or(&verified[0]).key),
             checkpoint: String::new(),
             cosigned: now,
             evidence: Vec::new(),
@@ -363,39 +370,48 @@ impl Evidence {
 /// each number of cosignatures the newest that has so many.
 #[derive(Clone, Debug, Default)]
 pub struct Cosigned {
-    /// By the index of the quant, with the signatures of the chain's node before the cosignatures.
-    notes: Vec<(Height, Note)>,
+    /// From the newest quant on.
+    checkpoints: Vec<CosignedText>,
+}
+
+#[derive(Clone, Debug)]
+struct CosignedText {
+    quant: Height,
+    text: String,
+    cosignatures: Vec<Signature>,
 }
 
 impl Cosigned {
-    /// Adds the cosignature of the checkpoint of a quant.
-    pub fn add(&mut self, quant: Height, note: &Note, cosignature: Signature) {
-        match self.notes.iter_mut().find(|(_, other)| other.text() == note.text()) {
-            Some((_, note)) => note.add(cosignature),
-            None => {
-                let mut note = note.clone();
-                note.add(cosignature);
-                self.notes.push((quant, note));
+    /// Adds the cosignature of the checkpoint of a quant, which has this text. It takes the place of an older one by the same key.
+    pub fn add(&mut self, quant: Height, text: &str, cosignature: Signature) {
+        let is_same = |other: &Signature| other.name() == cosignature.name() && other.id() == cosignature.id();
+        match self.checkpoints.iter_mut().find(|checkpoint| checkpoint.text == text) {
+            Some(CosignedText { cosignatures, .. }) => {
+                cosignatures.retain(|other| !is_same(other));
+                cosignatures.push(cosignature);
             }
+            None => self.checkpoints.push(CosignedText { quant, text: text.into(), cosignatures: vec![cosignature] }),
         }
-        self.notes.sort_by_key(|(quant, _)| std::cmp::Reverse(*quant));
+        self.checkpoints.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.quant));
         let (mut most, mut newer) = (0, 0);
-        self.notes.retain(|(_, note)| {
-            let signatures = note.signatures().len();
-            let stays = signatures > most || newer < limits::COSIGNED_NOTES;
-            (most, newer) = (most.max(signatures), newer + 1);
+        self.checkpoints.retain(|checkpoint| {
+            let count = checkpoint.cosignatures.len();
+            let stays = count > most || newer < limits::COSIGNED_NOTES;
+            (most, newer) = (most.max(count), newer + 1);
             stays
         });
     }
 
-    /// The checkpoint with this text, if it is kept.
-    pub fn of(&self, text: &str) -> Option<&Note> {
-        self.notes.iter().map(|(_, note)| note).find(|note| note.text() == text)
+    /// The cosignatures of the checkpoint with this text that are kept.
+    pub fn of(&self, text: &str) -> &[Signature] {
+        let checkpoint = self.checkpoints.iter().find(|checkpoint| checkpoint.text == text);
+        checkpoint.map_or(&[], |checkpoint| &checkpoint.cosignatures)
     }
 
-    /// The newest checkpoint with this many signatures, those of the node included.
-    pub fn newest(&self, signatures: usize) -> Option<&Note> {
-        self.notes.iter().map(|(_, note)| note).find(|note| note.signatures().len() >= signatures)
+    /// The quant and the text of the newest checkpoint with this many cosignatures.
+    pub fn newest(&self, cosignatures: usize) -> Option<(Height, &str)> {
+        let checkpoint = self.checkpoints.iter().find(|checkpoint| checkpoint.cosignatures.len() >= cosignatures);
+        checkpoint.map(|checkpoint| (checkpoint.quant, checkpoint.text.as_str()))
     }
 }
 
@@ -468,35 +484,32 @@ mod tests {
     #[test]
     fn for_each_number_of_cosignatures_the_newest_checkpoint_stays() {
         let key = SigningKey::from_bytes(&[1; 32]);
-        let note = |quant: u64| {
-            let mut note = Note::new(format!("log\n{quant}\n{}\n", hash_to_base64(&Hash::ZERO))).unwrap();
-            note.sign("log".parse().unwrap(), &key);
-            note
-        };
+        let text = |quant: u64| format!("log\n{quant}\n{}\n", hash_to_base64(&Hash::ZERO));
         let by = |quant: u64, witness: &str| {
-            let mut note = note(quant);
+            let mut note = Note::new(text(quant)).unwrap();
             note.cosign(witness.parse().unwrap(), &key, quant + 1);
-            note.signatures()[1].clone()
+            note.signatures()[0].clone()
         };
         let mut cosigned = Cosigned::default();
-        assert!(cosigned.newest(1).is_none());
+        assert!(cosigned.newest(0).is_none());
         // One witness is two quants behind the other, and answers come in any order.
         for quant in [1, 0, 3, 2, 2, 5] {
-            cosigned.add(Height::new(quant), &note(quant), by(quant, "a"));
+            cosigned.add(Height::new(quant), &text(quant), by(quant, "a"));
             if quant >= 2 {
-                cosigned.add(Height::new(quant - 2), &note(quant - 2), by(quant - 2, "b"));
+                cosigned.add(Height::new(quant - 2), &text(quant - 2), by(quant - 2, "b"));
             }
         }
-        let text = |cosigned: &Cosigned, signatures| cosigned.newest(signatures).map(|note| note.text().to_owned());
-        assert_eq!(text(&cosigned, 2), Some(note(5).text().into()));
-        assert_eq!(text(&cosigned, 3), Some(note(3).text().into()), "both have cosigned 0, 1 and 3");
-        assert_eq!(text(&cosigned, 4), None);
-        assert_eq!(cosigned.of(note(1).text()).map(|note| note.signatures().len()), Some(3));
+        let newest =
+            |cosigned: &Cosigned, count| cosigned.newest(count).map(|(quant, of)| (quant.get(), of.to_owned()));
+        assert_eq!(newest(&cosigned, 1), Some((5, text(5))));
+        assert_eq!(newest(&cosigned, 2), Some((3, text(3))), "both have cosigned 0, 1 and 3");
+        assert_eq!(newest(&cosigned, 3), None);
+        assert_eq!(cosigned.of(&text(1)).len(), 2);
         for quant in 6..100 {
-            cosigned.add(Height::new(quant), &note(quant), by(quant, "a"));
+            cosigned.add(Height::new(quant), &text(quant), by(quant, "a"));
         }
-        assert_eq!(text(&cosigned, 2), Some(note(99).text().into()));
-        assert_eq!(text(&cosigned, 3), Some(note(3).text().into()));
-        assert_eq!((cosigned.of(note(1).text()), cosigned.notes.len()), (None, limits::COSIGNED_NOTES + 1));
+        assert_eq!(newest(&cosigned, 1), Some((99, text(99))));
+        assert_eq!(newest(&cosigned, 2), Some((3, text(3))));
+        assert_eq!((cosigned.of(&text(1)), cosigned.checkpoints.len()), (&[][..], limits::COSIGNED_NOTES + 1));
     }
 }

@@ -28,7 +28,7 @@ use crate::core::{
 #[into_params(parameter_in = Query)]
 pub struct CheckpointQuery {
     /// The newest one that at least so many witnesses have cosigned, which may be older than the newest quant.
-    #[param(maximum = 14)]
+    #[param(maximum = 12)]
     cosigned: Option<u8>,
     /// That of the quant with this index, and not the newest.
     quant: Option<u64>,
@@ -37,8 +37,9 @@ pub struct CheckpointQuery {
 /// The newest quant as a checkpoint that the node has signed.
 ///
 /// Two lines sign it: one by the node's key under the checkpoint's origin, as tools for one log expect, and one under the
-/// node's own name, so that the key that `qbc key` prints is good for all chains of the node. Below stand the cosignatures
-/// of witnesses (C2SP tlog-cosignature), as they come.
+/// node's own name, so that the key that `qbc key` prints is good for all chains of the node. In a cluster, two more lines are
+/// by the cluster's key, under the origin and under the cluster's name: whichever node serves, they check with that one key.
+/// Below stand the cosignatures of witnesses (C2SP tlog-cosignature), as they come.
 #[utoipa::path(
     get,
     path = "/checkpoint",

@@ -112,7 +112,7 @@ impl Node {
 
     /// The other nodes that keep a group.
     fn others(&self, group: Group) -> Vec<NodeId> {
-        self.0.carrier.get().map(|carrier| carrier.others(group)).unwrap_or_default()
+        self.0.cluster.get().map(|cluster| cluster.carrier.others(group)).unwrap_or_default()
     }
 
     async fn heal_runs(&self, of: &Stored) -> Result<u64, StoreError> {
@@ -144,7 +144,7 @@ impl Node {
             return Ok("by itself, since only what was erased was damaged".into());
         }
         for node in self.others(of.group) {
-            let carrier = self.0.carrier.get().expect("there are others");
+            let carrier = &self.0.cluster.get().expect("there are others").carrier;
             let mended = match carrier.run(node, of.group, of.id, first).await {
                 Ok(record) => mend(Some(record)).await.map_err(|error| error.to_string()),
                 Err(reason) => Err(reason),

@@ -58,7 +58,8 @@ pub struct ChainRecord {
     pub mirror: Option<String>,
 }
 
-/// That this node's key has signed a quant of a chain which the chain here does not have: the data folder is an older copy.
+/// That a key of this node, its own or its cluster's, has signed a quant of a chain which the chain here does not have: the data
+/// folder is an older copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
     /// Which one.
@@ -74,7 +75,10 @@ pub struct Rollback {
 impl std::fmt::Display for Rollback {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Rollback { quant, hash, size, .. } = self;
-        write!(f, "this node's key has signed quant {quant} of it, {hash}, with {size} transactions, which is not here")
+        write!(
+            f,
+            "a key of this node has signed quant {quant} of it, {hash}, with {size} transactions, which is not here"
+        )
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
+    io::{BufRead, BufReader},
     path::Path,
     sync::{
         Mutex,
@@ -12,6 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ed25519_dalek::SigningKey;
+use qbc::core::{
+    hash,
+    note::{Algorithm, KeyName, Note, VerifierKey},
+};
 use reqwest::{StatusCode, blocking::Client};
 use serde_json::{Value, json};
 
@@ -33,7 +39,8 @@ pub struct Nodes {
     pub folder: tempfile::TempDir,
     pub nodes: Vec<Option<TestNode>>,
     ports: Vec<String>,
-    options: Vec<&'static str>,
+    /// Options of each.
+    options: Vec<String>,
 }
 
 impl Nodes {
@@ -43,9 +50,9 @@ impl Nodes {
     }
 
     /// The same with these options at each start.
-    pub fn with(count: usize, options: &[&'static str]) -> Nodes {
-        let folder = tempfile::tempdir().unwrap();
-        let mut nodes = Nodes { folder, nodes: Vec::new(), ports: Vec::new(), options: options.to_vec() };
+    pub fn with(count: usize, options: &[&str]) -> Nodes {
+        let options = options.iter().map(|option| option.to_string()).collect();
+        let mut nodes = Nodes { folder: tempfile::tempdir().unwrap(), nodes: Vec::new(), ports: Vec::new(), options };
         for _ in 0..count {
             nodes.add();
         }
@@ -57,7 +64,8 @@ impl Nodes {
     pub fn add(&mut self) -> usize {
         let number = self.nodes.len();
         let first = self.nodes.iter().flatten().next().map(TestNode::host);
-        let mut options = [&["--secret", SECRET], &self.options[..]].concat();
+        let mut options = vec!["--secret", SECRET];
+        options.extend(self.options.iter().map(String::as_str));
         options.extend(first.iter().flat_map(|host| ["--join", host]));
         let node = TestNode::open(&self.data(number), &options);
         self.ports.push(node.url.rsplit_once(':').unwrap().1.into());
@@ -83,7 +91,8 @@ impl Nodes {
 
     /// Starts a node that was killed. It knows its cluster.
     pub fn restart(&mut self, number: usize) {
-        let options = [&["--port", &self.ports[number]], &self.options[..]].concat();
+        let mut options = vec!["--port", &self.ports[number]];
+        options.extend(self.options.iter().map(String::as_str));
         self.nodes[number] = Some(TestNode::open(&self.data(number), &options));
     }
 
@@ -619,6 +628,259 @@ fn a_copied_folder_is_recognised() {
     nodes.restart(number);
     nodes.settle();
     assert_eq!(nodes.same("kept").len(), 30);
+}
+
+#[test]
+fn leaders_are_spread_again_and_automatic_leaps_go_on() {
+    let mut nodes = Nodes::start(3);
+    let chains = ["one", "two", "three"];
+    let writers = Writers::bang(&nodes, &chains);
+    for chain in chains {
+        let set = json!({"leap": {"every_ms": 50}});
+        eventually("it leaps by itself", || {
+            nodes.node(0).patch(&format!("/chains/{chain}")).json(&set).send().unwrap().status() == 200
+        });
+    }
+    // How many nodes lead the groups of three, if all of those are led.
+    let leading = |nodes: &Nodes| {
+        let status = nodes.status();
+        let groups = status["groups"].as_array().unwrap().iter();
+        // That of the cluster itself has no chains, and may be led by anyone.
+        let groups = groups.filter(|group| group["replicas"].as_array().unwrap().len() == 3 && group["chains"] != 0);
+        let leaders = groups.map(|group| &group["leader"]);
+        let leaders: Vec<Option<&str>> = leaders.map(Value::as_str).collect();
+        let are_led = leaders.len() == 3 && leaders.iter().all(Option::is_some);
+        are_led.then(|| leaders.iter().collect::<HashSet<_>>().len())
+    };
+    eventually("each node leads a group", || leading(&nodes) == Some(3));
+    while_written(&writers, 6, || {
+        for number in 0..2 {
+            writers.go_on(50);
+            writers.set(number, None);
+            nodes.kill(number);
+            writers.go_on(50);
+            eventually("others lead what it led", || leading(&nodes) == Some(2));
+            nodes.restart(number);
+            writers.set(number, Some(nodes.node(number)));
+            eventually("each node leads a group again", || leading(&nodes) == Some(3));
+        }
+        writers.go_on(50);
+    });
+    nodes.settle();
+    for chain in chains {
+        eventually("all is sealed", || {
+            nodes.running().all(|node| node.json(&format!("/chains/{chain}/stats"))["pooled"] == 0)
+        });
+        let quants = nodes.node(2).json(&format!("/chains/{chain}/chain"));
+        let empty = |quant: &&Value| quant["transactions"].as_array().unwrap().is_empty();
+        assert_eq!(quants.as_array().unwrap().iter().find(empty), None, "an automatic leap that had nothing to seal");
+    }
+    writers.check(&nodes);
+}
+
+#[test]
+fn how_each_node_stands_is_told_at_once() {
+    let mut nodes = Nodes::start(3);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let of = |nodes: &Nodes, number: usize| {
+        let host = format!("localhost:{}", nodes.ports[number]);
+        let at = (number + 1) % 3;
+        let status = nodes.node(at).json("/cluster");
+        let node = status["nodes"].as_array().unwrap().iter().find(|node| node["host"] == host.as_str());
+        (node.unwrap().clone(), status.clone())
+    };
+    let until = |nodes: &Nodes, number: usize, state: &str| {
+        eventually(state, || of(nodes, number).0["state"] == state);
+    };
+    // One that stands still answers nobody, and holds up nobody who asks for all.
+    let stopped = nodes.leader("kept");
+    signal(nodes.node(stopped), "-STOP");
+    until(&nodes, stopped, "suspect");
+    let last_seen = of(&nodes, stopped).0["last_seen"].clone();
+    let asked = Instant::now();
+    for _ in 0..100 {
+        let (node, status) = of(&nodes, stopped);
+        assert!(node["state"] != "live" && node["last_seen"] == last_seen && node["keeps"].is_null(), "{node}");
+        assert!(status["groups"].as_array().unwrap().iter().all(|group| group["leader"] != node["id"]), "{status}");
+    }
+    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
+    until(&nodes, stopped, "down");
+    signal(nodes.node(stopped), "-CONT");
+    until(&nodes, stopped, "live");
+    nodes.settle();
+    // Of one that died, others lead what it led, and say what it lacks.
+    let killed = nodes.leader("kept");
+    nodes.kill(killed);
+    eventually("it is not live", || of(&nodes, killed).0["state"] != "live");
+    let other = (killed + 1) % 3;
+    eventually("another leads", || {
+        let body = json!({"data": 1, "id": "while-it-is-away"});
+        let sent = nodes.node(other).post("/chains/kept/inject").json(&body).send().unwrap().status();
+        assert!(matches!(sent.as_u16(), 202 | 503), "{sent}");
+        sent != 503
+    });
+    eventually("it lags", || {
+        let (node, status) = of(&nodes, killed);
+        let lags = |replica: &Value| replica["node"] == node["id"] && replica["lag"].as_u64() > Some(0);
+        let groups = status["groups"].as_array().unwrap();
+        groups.iter().any(|group| group["replicas"].as_array().unwrap().iter().any(lags))
+    });
+    until(&nodes, killed, "down");
+    nodes.restart(killed);
+    until(&nodes, killed, "live");
+    nodes.settle();
+}
+
+#[test]
+fn what_watches_a_cluster_goes_on_when_its_node_dies() {
+    let mut nodes = Nodes::start(1);
+    let url = nodes.node(0).url.clone();
+    let mut watching = std::process::Command::new(env!("CARGO_BIN_EXE_qbc"))
+        .args(["--node", &url, "--json", "cluster", "--watch"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut errors = BufReader::new(watching.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("\"live\""));
+    nodes.kill(0);
+    assert!(errors.next().unwrap().unwrap().contains("no node answers"));
+    nodes.restart(0);
+    // What it said before may be waiting here.
+    for _ in 0..3 {
+        assert!(lines.next().unwrap().unwrap().contains("\"live\""));
+    }
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
+/// The key with which all nodes of a cluster with [`SECRET`] sign.
+fn cluster_key() -> VerifierKey {
+    let secret: [u8; 32] = hex::decode(SECRET).unwrap().try_into().unwrap();
+    let key = SigningKey::from_bytes(&hash::cluster_key(&secret)).verifying_key();
+    VerifierKey::new(KeyName::of_cluster(&key), Algorithm::Ed25519, key)
+}
+
+/// What the program says, whether it is content, and why not.
+fn run(arguments: &[&str]) -> (bool, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_qbc")).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap().trim_end().to_owned();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn one_key_checks_what_any_node_serves() {
+    let alone = TestNode::start(&[]);
+    assert_eq!(run(&["--node", &alone.url, "key"]).1, run(&["key", "--data", alone.data.to_str().unwrap()]).1);
+    assert_eq!(Note::parse(&alone.get("/checkpoint").send().unwrap().bytes().unwrap()).unwrap().signatures().len(), 2);
+    assert!(run(&["--node", &alone.url, "key", "--cluster"]).2.contains("in no cluster"));
+    // It was asked for its checkpoint before others joined it: from then on that has the cluster's signatures, too.
+    let mut nodes = Nodes::start(1);
+    nodes.node(0).get("/checkpoint").send().unwrap();
+    nodes.add();
+    nodes.add();
+    nodes.settle();
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    nodes.node(0).inject("/chains/kept", json!("before"));
+    nodes.node(0).leap("/chains/kept");
+    let (key, own) = (cluster_key().to_string(), run(&["key", "--data", nodes.data(0).to_str().unwrap()]).1);
+    assert_eq!(run(&["key", "--cluster", "--data", nodes.data(2).to_str().unwrap()]).1, key);
+    assert_eq!(run(&["--node", &nodes.node(0).url, "key", "--own"]).1, own);
+    let of_chain = run(&["--node", &nodes.node(1).url, "--chain", "kept", "key"]).1;
+    let mut saved = 0;
+    let mut check = |node: &TestNode, chain: &str| {
+        assert_eq!(node.json("/cluster")["key"], key.as_str());
+        assert_eq!(run(&["--node", &node.url, "key"]).1, key);
+        let note = node.get(&format!("{chain}/checkpoint")).send().unwrap().bytes().unwrap();
+        let note = Note::parse(&note).unwrap();
+        assert_eq!((note.signatures().len(), note.verify(&[cluster_key()]).unwrap().len()), (4, 1));
+        if chain == "/chains/kept" {
+            assert!(note.verify(&[of_chain.parse().unwrap()]).is_ok(), "the cluster signs under the chain's name, too");
+            saved += 1;
+            let file = nodes.folder.path().join(format!("receipt{saved}"));
+            let receipt = node.get("/chains/kept/transactions/1/receipt").send().unwrap().bytes().unwrap();
+            fs::write(&file, &receipt).unwrap();
+            let (is_good, said, error) = run(&["verify", file.to_str().unwrap(), "--key", &key]);
+            assert!(is_good && said.contains("qbc/cluster/"), "{said} {error}");
+        }
+    };
+    nodes.running().for_each(|node| {
+        check(node, "");
+        check(node, "/chains/kept");
+    });
+    // The first is gone for good.
+    let (first, rest) = nodes.nodes.split_first_mut().unwrap();
+    let data = first.take().unwrap().kill();
+    fs::remove_dir_all(data.0).unwrap();
+    eventually("another leads", || {
+        let sent = rest[0].as_ref().unwrap().post("/chains/kept/inject").json(&json!({"data": 2, "id": "2"})).send();
+        sent.unwrap().status() == 202
+    });
+    for node in rest.iter().flatten() {
+        check(node, "/chains/kept");
+    }
+}
+
+#[test]
+fn a_witness_knows_a_cluster_by_one_key() {
+    let witness = TestNode::start(&["--cosign", &cluster_key().to_string()]);
+    let named = format!("{}@{}", witness.json("/witness")["key"].as_str().unwrap(), witness.url);
+    let mut nodes = Nodes::with(3, &["--witness", &named]);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let cosigned = |node: &TestNode, size: u64| {
+        eventually("its checkpoint is cosigned", || {
+            let note = node.get("/chains/kept/checkpoint?cosigned=1").send().unwrap();
+            note.status() == 200 && note.text().unwrap().lines().nth(1) == Some(&size.to_string())
+        });
+    };
+    let write = |node: &TestNode, id: &str| {
+        eventually("it is accepted", || {
+            let body = json!({"data": id, "id": id});
+            let (status, answer) = post(node, "/chains/kept/inject", &body);
+            assert!(matches!(status.as_u16(), 202 | 503) && !answer.to_string().contains("rollback"), "{answer}");
+            status == 202
+        });
+        eventually("it leaps", || node.post("/chains/kept/leap").send().unwrap().status() == 201);
+    };
+    write(nodes.node(0), "one");
+    nodes.running().for_each(|node| cosigned(node, 2));
+    let copies = nodes.folder.path().join("copies");
+    fs::create_dir(&copies).unwrap();
+    nodes.settle();
+    (0..3).for_each(|number| assert_eq!(nodes.nodes[number].as_mut().unwrap().stop(), Some(0)));
+    (0..3).for_each(|number| copy(&nodes.data(number), &copies));
+    (0..3).for_each(|number| nodes.restart(number));
+    nodes.settle();
+    // The witness has more than a node that was away, and what that node has signed itself it may not know yet: others bring it.
+    for number in 0..3 {
+        let other = (number + 1) % 3;
+        write(nodes.node(number), &format!("by-{number}"));
+        cosigned(nodes.node(number), 3 + 2 * number as u64);
+        nodes.kill(number);
+        write(nodes.node(other), &format!("without-{number}"));
+        cosigned(nodes.node(other), 4 + 2 * number as u64);
+        nodes.restart(number);
+        cosigned(nodes.node(number), 4 + 2 * number as u64);
+        let stats = nodes.node(number).json("/chains/kept/stats?consistency=local");
+        assert!(stats["rollback"].is_null(), "{stats}");
+        assert_eq!(nodes.node(number).get("/readyz").send().unwrap().status(), 200);
+    }
+    // All of the cluster was put back from older copies: nobody can bring what its key has signed.
+    (0..3).for_each(|number| nodes.kill(number));
+    for number in 0..3 {
+        fs::remove_dir_all(nodes.data(number)).unwrap();
+        fs::rename(copies.join(number.to_string()), nodes.data(number)).unwrap();
+    }
+    (0..3).for_each(|number| nodes.restart(number));
+    for node in nodes.running() {
+        eventually("it knows", || {
+            let sent = node.post("/chains/kept/inject").json(&json!({"data": "new", "id": "new"})).send().unwrap();
+            let problem: Value = sent.json().unwrap();
+            problem["detail"].as_str().is_some_and(|detail| detail.contains("--accept-rollback kept"))
+        });
+    }
+    assert_eq!(nodes.node(0).json("/chains/kept/stats?consistency=local")["size"], 2);
 }
 
 #[test]

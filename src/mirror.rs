@@ -307,8 +307,9 @@ impl Mirrors {
                 ))),
             };
         }
-        if wanted.key.key().to_bytes()[..] == hex::decode(self.0.node.id()).expect("an id is hexadecimal")[..] {
-            return Err(MirrorError::Conflict("the key is this node's own: a node does not follow itself".into()));
+        if self.0.node.signs_with(&wanted.key) {
+            let detail = "the key is this node's own, or its cluster's: a node does not follow itself";
+            return Err(MirrorError::Conflict(detail.into()));
         }
         let source = self.0.caller(wanted.anywhere).source(wanted.from.clone());
         let said = |error: SourceError| MirrorError::Source(error.to_string());

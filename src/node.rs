@@ -767,6 +767,11 @@ impl Node {
         cluster.into_iter().chain([(KeyName::of_node(&self.0.key.verifying_key()), &self.0.key)])
     }
 
+    /// Whether checkpoints are signed here with the secret part of this key.
+    pub fn signs_with(&self, key: &VerifierKey) -> bool {
+        self.signers().any(|(_, own)| own.verifying_key() == *key.key())
+    }
+
     /// The key that checks the checkpoints of all chains, whichever node serves them: the cluster's, where the node is in one, else
     /// the node's own.
     pub fn verifier_key(&self) -> VerifierKey {

@@ -396,6 +396,7 @@ fn routes(node: &TestNode) -> Vec<(Method, String)> {
             .replace("{quant}", "0")
             .replace("{id}", "x")
             .replace("{name}", "qbc")
+            .replace("{mirror}", "qbc")
             .replace("{level}", "0")
             .replace("{tile}", "000")
             .replace("{log}", &"0".repeat(64));
@@ -449,7 +450,7 @@ fn error_texts_name_the_field_and_speak_of_http_and_json() {
         ("/consistency", "the query parameter \"from\" is missing"),
         ("/consistency?from=1&to=a", "the query parameter \"to\" must be a whole number"),
         ("/witness?after=x", "the query parameter \"after\" is wrong: a hash is 64 lower-case"),
-        ("/checkpoint?cosigned=300", "the query parameter \"cosigned\" must be a whole number from 0 to 14"),
+        ("/checkpoint?cosigned=300", "the query parameter \"cosigned\" must be a whole number from 0 to 12"),
         ("/events?from=now", "the query parameter \"from\" must be a whole number"),
         ("/stats?from=1", "there is no query parameter \"from\": this route has none"),
         ("/chain?form=1", "there is no query parameter \"form\": this route has from, limit, transactions"),

@@ -402,12 +402,29 @@ impl Cluster {
         Ok(())
     }
 
-    /// Has this node taken into the cluster of the node at `host`. Joining again is no error.
+    /// Tells another node of the cluster where this one is, and takes from it where all are: where all nodes have moved, none finds
+    /// another by what it knows.
+    async fn meet(&self, host: &str) -> Result<(), ClusterError> {
+        let (node, answer) =
+            link::call_once(&self.0.identity, host, link::HELLO, &self.0.hello(), limits::JOIN_TIMEOUT).await?;
+        // Nothing was known of it: how far it is, the connections that follow compare.
+        self.greet(node, &answer, &Known::new()).await.map_err(ClusterError::Refused)?;
+        let told: Hello = said(&answer).map_err(ClusterError::Refused)?;
+        let mut moved = self.0.moved.lock().expect("no holder of this lock panics");
+        let others = told.hosts.into_iter().filter(|(other, _)| *other != self.me() && *other != node);
+        moved.extend(others);
+        Ok(())
+    }
+
+    /// Has this node taken into the cluster of the node at `host`. One that is in it already meets that node again.
     ///
     /// # Errors
     /// It cannot be reached, has another secret, or refuses.
     pub async fn join(&self, first: &str) -> Result<(), ClusterError> {
         if self.is_active() && self.knowledge().nodes.len() > 1 {
+            if let Err(error) = self.meet(first).await {
+                tracing::warn!("the node at {first} is not met again: {error}");
+            }
             return Ok(());
         }
         let chains = self.0.node.chains(None, usize::MAX).into_iter().map(|(name, _)| name.to_string());
@@ -1163,6 +1180,9 @@ struct Hello {
     host: String,
     /// The newest entry that it has of each group.
     last: BTreeMap<Group, Option<u64>>,
+    /// Where it reaches the other nodes.
+    #[serde(default)]
+    hosts: BTreeMap<NodeId, String>,
 }
 
 /// What becomes of a node that asks to be taken in.
@@ -1295,7 +1315,10 @@ impl Inner {
     fn hello(&self) -> Vec<u8> {
         let last = |group| (group, self.store.group(group).last.map(|last| last.index));
         let last = self.store.groups().into_iter().map(last).collect();
-        serde_json::to_vec(&Hello { host: self.host.clone(), last }).expect("it is JSON")
+        let moved = self.moved.lock().expect("no holder of this lock panics").clone();
+        let known = self.store.cluster(Knowledge::read).nodes.into_iter().map(|(node, info)| (node, info.host));
+        let hosts = known.chain(moved).collect();
+        serde_json::to_vec(&Hello { host: self.host.clone(), last, hosts }).expect("it is JSON")
     }
 
     /// Where another node is, as far as the cluster knows.

@@ -779,8 +779,8 @@ impl Node {
         VerifierKey::new(name, Algorithm::Ed25519, key.verifying_key())
     }
 
-    /// A quant of a chain as a checkpoint, signed under its origin and under the signer's own name, by each of the node's
-    /// [signers](Node::signers).
+    /// A quant of a chain as a checkpoint, signed under its origin and under the signer's own name, by the
+    /// cluster's key, where the node is in one, and by the node's own.
     pub fn sign(&self, chain: &ChainHandle, quant: &Quant) -> Note {
         self.sign_text(chain, &Checkpoint::new(chain.id, quant).to_string())
     }

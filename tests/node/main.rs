@@ -9,6 +9,7 @@ mod discovery;
 mod erasure;
 mod events;
 mod faults;
+mod frozen;
 mod healing;
 mod hostile;
 mod import;

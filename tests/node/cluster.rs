@@ -560,10 +560,13 @@ fn replicas_are_raised_and_nodes_come_and_go() {
         nodes.node(1).post("/inject").json(&json!({"data": "on", "id": "on"})).send().unwrap().status() == 202
     });
     // It is replaced by a new one.
-    let lost =
-        nodes.status()["nodes"].as_array().unwrap().iter().find(|node| node["state"] != "live").unwrap()["id"].clone();
-    let lost = lost.as_str().unwrap();
-    let lost = lost.to_owned();
+    let mut lost = String::new();
+    eventually("it is known to be away", || {
+        let status = nodes.status();
+        let away = status["nodes"].as_array().unwrap().iter().find(|node| node["state"] != "live");
+        lost = away.map(|node| node["id"].as_str().unwrap().to_owned()).unwrap_or_default();
+        !lost.is_empty()
+    });
     let new = nodes.add();
     let left =
         nodes.node(1).request(reqwest::Method::DELETE, &format!("/cluster/nodes/{lost}?lost=true")).send().unwrap();

@@ -323,6 +323,10 @@ pub const COMPARE_EVERY: Duration = Duration::from_secs(30);
 /// before them.
 pub const CARRY_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Time after which a connection between nodes breaks when what was sent on it was not received: longer than a network is away that
+/// nobody notices, and about as long as a client waits for an answer.
+pub const LINK_UNHEARD: Duration = Duration::from_secs(5);
+
 /// Pauses before what is damaged is tried to be healed again, where no other node could help: it is had soon where they are only away
 /// for a moment, and costs a reading of the chain.
 pub const HEAL_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(600)];

@@ -879,6 +879,7 @@ impl Cluster {
                 (metrics.state, metrics.membership_config.membership().clone())
             };
             if state == ServerState::Leader {
+                self.hand_over(group, &raft, &membership).await;
                 let (voters, learners) = known.members(group);
                 self.move_group(group, raft, &membership, voters, learners);
             } else if let Some(info) = known.groups.get(&group).filter(|info| !info.replicas.contains(&me))
@@ -889,6 +890,24 @@ impl Cluster {
         }
         if self.leads(Group::META) {
             self.plan(&known).await;
+        }
+    }
+
+    /// Has another node lead a group where this one's disk is full: it would refuse all writes, though the others have room.
+    async fn hand_over(&self, group: Group, raft: &Raft, membership: &engine::RaftMembership) {
+        if self.0.store.has_room() {
+            return;
+        }
+        let furthest = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let others = membership.voter_ids().filter(|node| *node != self.me());
+            others.filter_map(|node| Some((matched(&metrics, node)?, node))).max()
+        };
+        let Some((_, node)) = furthest else { return };
+        tracing::warn!(%group, "the disk is full: the node {node} is asked to lead the group");
+        if let Err(error) = raft.trigger().transfer_leader(node).await {
+            tracing::warn!(%group, "it cannot be asked: {error}");
         }
     }
 

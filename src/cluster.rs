@@ -122,8 +122,8 @@ struct Inner {
     opening: tokio::sync::Mutex<()>,
     /// The groups that are being moved.
     moving: Mutex<BTreeMap<Group, String>>,
-    /// When this node has handed each group over last.
-    handed: Mutex<HashMap<Group, Instant>>,
+    /// When this node has given each group back last to the node that is to lead it.
+    given_back: Mutex<HashMap<Group, Instant>>,
     /// When each node answered last, and whether it has left the last question unanswered.
     seen: Mutex<HashMap<NodeId, Seen>>,
     /// How each node stands, as it was asked last.
@@ -242,7 +242,7 @@ impl Cluster {
             groups: RwLock::default(),
             opening: tokio::sync::Mutex::default(),
             moving: Mutex::default(),
-            handed: Mutex::default(),
+            given_back: Mutex::default(),
             seen: Mutex::default(),
             surveys: Mutex::default(),
             changed: Arc::new(watch::Sender::new(0)),
@@ -998,9 +998,15 @@ impl Cluster {
             };
             if state == ServerState::Leader {
                 let (voters, learners) = known.members(group);
-                if self.is_in_place(&membership, &voters, &learners) {
-                    self.hand_over(&known, group, raft);
-                } else {
+                let is_in_place = self.is_in_place(&membership, &voters, &learners);
+                if !self.0.store.has_room() {
+                    // It would refuse all writes, though others have room.
+                    let others = membership.voter_ids().filter(|node| *node != me).collect();
+                    self.hand_over(group, raft.clone(), others);
+                } else if is_in_place {
+                    self.give_back(&known, group, raft.clone());
+                }
+                if !is_in_place {
                     self.move_group(group, raft, &membership, voters, learners);
                 }
             } else if let Some(info) = known.groups.get(&group).filter(|info| !info.replicas.contains(&me))
@@ -1045,34 +1051,40 @@ impl Cluster {
         !is_joint && there == all && membership.voter_ids().eq(voters.keys().copied())
     }
 
-    /// Gives a group that this node leads back to the node that is to lead it, when that has all of it and answers: after nodes died and
-    /// came back, leaders are spread again. Writes pause for as long as an election takes, so this is done now and then at most.
-    fn hand_over(&self, known: &Knowledge, group: Group, raft: Raft) {
+    /// Gives a group that this node leads back to the node that is to lead it: after nodes died and came back, leaders are spread again.
+    /// Writes pause for as long as an election takes, so this is done now and then at most.
+    fn give_back(&self, known: &Knowledge, group: Group, raft: Raft) {
         let Some(to) = known.leader_to_be(group).filter(|to| *to != self.me()) else { return };
         if !has_caught_up(&raft, to) {
             return;
         }
         {
-            let mut handed = self.0.handed.lock().expect("no holder of this lock panics");
-            if handed.get(&group).is_some_and(|last| last.elapsed() < limits::HAND_OVER_EVERY) {
+            let mut given = self.0.given_back.lock().expect("no holder of this lock panics");
+            if given.get(&group).is_some_and(|last| last.elapsed() < limits::HAND_OVER_EVERY) {
                 return;
             }
-            handed.insert(group, Instant::now());
+            given.insert(group, Instant::now());
         }
+        self.hand_over(group, raft, vec![to]);
+    }
+
+    /// Hands a group over to the first of these nodes that has all of it, answers, and is fit to lead.
+    fn hand_over(&self, group: Group, raft: Raft, to: Vec<NodeId>) {
         let cluster = self.clone();
         tokio::spawn(async move {
-            let fitness = async {
-                let link = cluster.link_to(to)?;
-                Ok::<_, ClusterError>(link.call(FITNESS, group, &mut |_| (), limits::LINK_TIMEOUT).await?)
-            };
-            match fitness.await {
-                Ok(_) if has_caught_up(&raft, to) => {
-                    tracing::info!(%group, %to, "the group is handed over to the node that is to lead it");
-                    let _ = raft.trigger().transfer_leader(to).await;
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%group, %to, "the node that is to lead the group is not fit for it: {error}")
+            for to in to.into_iter().filter(|to| has_caught_up(&raft, *to)) {
+                let fitness = async {
+                    let link = cluster.link_to(to)?;
+                    Ok::<_, ClusterError>(link.call(FITNESS, group, &mut |_| (), limits::LINK_TIMEOUT).await?)
+                };
+                match fitness.await {
+                    Ok(_) if has_caught_up(&raft, to) => {
+                        tracing::info!(%group, %to, "the group is handed over to another node");
+                        let _ = raft.trigger().transfer_leader(to).await;
+                        return;
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%group, %to, "the node is not fit to lead the group: {error}"),
                 }
             }
         });

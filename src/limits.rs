@@ -370,6 +370,10 @@ pub const MIRROR_PROOF_BYTES: usize = 64 << 10;
 /// Bytes of the URL of a source: it stands in the log, and in answers.
 pub const MIRROR_URL_BYTES: usize = 1_024;
 
+/// Time after which a connection between nodes breaks when what was sent on it was not received: longer than a network is away that
+/// nobody notices, and about as long as a client waits for an answer.
+pub const LINK_UNHEARD: Duration = Duration::from_secs(5);
+
 /// Pauses before what is damaged is tried to be healed again, where no other node could help: it is had soon where they are only away
 /// for a moment, and costs a reading of the chain.
 pub const HEAL_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(600)];

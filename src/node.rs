@@ -348,7 +348,15 @@ impl Node {
         read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = self.0.store.clone();
-        tokio::task::spawn_blocking(move || read(&store)).await.expect("a read of the store does not panic")
+        let read = move || {
+            match read(&store) {
+            Err(StoreError::Damaged(_)) if store.is_behind() => Err(StoreError::Failed(
+                "the index lacks what could not be written while the disk was full, and has it again when there is room".into(),
+            )),
+            read => read,
+        }
+        };
+        tokio::task::spawn_blocking(read).await.expect("a read of the store does not panic")
     }
 
     /// The group in which this node is alone at first.

@@ -528,7 +528,9 @@ impl Store {
                 let of = groups.by_id.entry(group).or_default();
                 (of.applied, of.committed) = (Some(id), Some(id));
             }
-            if doomed.is_empty() {
+            if !doomed.is_empty() {
+                groups.erasing += 1;
+            } else if groups.erasing == 0 {
                 groups.newest = Some(mark);
             }
             // While the lock is held: a mark of another group must not come before what it says to be there.
@@ -568,7 +570,11 @@ impl Store {
         Ok(doomed)
     }
 
+    /// While the index lacks something, nothing is added: no mark may say that it is there.
     fn write_index(&self, index: &Index, rows: Rows, mark: Option<Mark>) {
+        if self.is_behind() {
+            return;
+        }
         if let Err(error) = index.write(rows, mark.filter(|mark| *mark != Mark::START)) {
             // It is in the log, so it counts.
             tracing::error!("the index cannot be written: {error}");
@@ -595,8 +601,13 @@ impl Store {
             self.hides_erased.store(true, Ordering::Relaxed);
             return Err(error.into());
         }
-        // All that was announced before is erased as well: there is one at a time.
-        self.groups.lock().expect("no holder of this lock panics").newest = Some(log.newest());
+        {
+            let mut groups = self.groups.lock().expect("no holder of this lock panics");
+            groups.erasing -= 1;
+            if groups.erasing == 0 {
+                groups.newest = Some(log.newest());
+            }
+        }
         self.try_catch_up(&log);
         Ok(())
     }
@@ -633,13 +644,23 @@ impl Store {
         if !self.is_behind() {
             return Ok(());
         }
-        self.catch_up(&self.log.lock().expect("no holder of this lock panics"))
+        let log = self.log.lock().expect("no holder of this lock panics");
+        match self.is_erasing() {
+            // Another group is about to: it takes no longer than a write.
+            true => Err(StoreError::Full),
+            false => self.catch_up(&log),
+        }
+    }
+
+    fn is_erasing(&self) -> bool {
+        self.groups.lock().expect("no holder of this lock panics").erasing > 0
     }
 
     /// Readers of what was just committed would miss it in an index that lacks it, so that is mended at once where it can be.
     fn try_catch_up(&self, log: &Log) {
         if self.is_behind()
             && self.has_room()
+            && !self.is_erasing()
             && let Err(error) = self.catch_up(log)
         {
             tracing::error!("the index cannot be brought up to the log: {error}");

@@ -328,6 +328,21 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Waits while the index lacks an applied entry, since the disk was full: the next one may need it. The others go on meanwhile.
+    async fn wait_for_index(&self) {
+        let store = &self.storage.store;
+        while store.is_behind() {
+            match tokio::task::block_in_place(|| store.recover()) {
+                Ok(()) => return,
+                Err(StoreError::Full) => {}
+                Err(error) => tracing::error!("the index cannot be brought up to the log: {error}"),
+            }
+            tokio::time::sleep(limits::ROOM_PAUSE).await;
+        }
+    }
+}
+
 impl RaftStateMachine<Types> for Machine {
     type SnapshotBuilder = NoSnapshots;
     type SnapshotData = ();
@@ -357,6 +372,7 @@ impl RaftStateMachine<Types> for Machine {
             if let Some(responder) = responder {
                 responder.send(result);
             }
+            self.wait_for_index().await;
         }
         Ok(())
     }

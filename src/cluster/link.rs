@@ -324,6 +324,20 @@ async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(u64, B
     Ok((number, content.into()))
 }
 
+/// Has a connection break when what was sent is not received: the system would go on trying for minutes, more and more seldom, and after
+/// a partition everything would wait for its next try.
+fn break_when_unheard(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(
+        stream,
+        limits::LINK_UNHEARD.as_millis().try_into().unwrap_or(u32::MAX),
+    ) {
+        tracing::debug!("a connection keeps the time limit of the system: {error}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
+}
+
 type Reader = BufReader<tokio::net::tcp::OwnedReadHalf>;
 
 /// Connects to a node, which must have this key if one is given.
@@ -334,6 +348,7 @@ async fn connect(
 ) -> io::Result<(Reader, tokio::net::tcp::OwnedWriteHalf, NodeId)> {
     let stream = TcpStream::connect(host).await?;
     stream.set_nodelay(true)?;
+    break_when_unheard(&stream);
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(64 << 10, reader);
     let (own, nonce) = (identity.node(), rand::random::<[u8; 32]>());
@@ -450,6 +465,7 @@ async fn write_all(queue: &mut mpsc::UnboundedReceiver<Vec<u8>>, writer: &mut (i
 /// # Errors
 /// The other node is none of the cluster.
 pub async fn serve(stream: TcpStream, identity: &Identity, answers: Arc<dyn Answers>) -> io::Result<()> {
+    break_when_unheard(&stream);
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(256 << 10, reader);
     let greet = async {

@@ -131,6 +131,9 @@ pub(super) struct Groups {
     pub(super) by_id: BTreeMap<Group, GroupLog>,
     /// The newest batch of which the index has all that is not of an entry.
     pub(super) newest: Option<Mark>,
+    /// Batches that have announced erasures which are not done. Until there is none, `newest` stays before them, so that a start
+    /// completes them.
+    pub(super) erasing: usize,
 }
 
 impl Groups {

@@ -321,6 +321,7 @@ impl Store {
         let mut is_as_expected = true;
         {
             let mut groups = self.groups.lock().expect("no holder of this lock panics");
+            groups.erasing += usize::from(!doomed.is_empty());
             let of = groups.by_id.get_mut(&group).expect("a group with entries is known");
             let waiting = of.take_waiting(index);
             let logged = waiting.logged.expect("an entry is applied when it is durable here");

@@ -159,7 +159,7 @@ impl<'a> Replay<'a> {
             chains: HashMap::new(),
             numbers: HashMap::new(),
             next: ChainNumber(0),
-            groups: Groups { by_id: index.groups()?, newest: Some(mark) },
+            groups: Groups { by_id: index.groups()?, newest: Some(mark), erasing: 0 },
             cluster: index.cluster()?,
             node,
             batch: mark,

@@ -810,7 +810,7 @@ fn a_network_that_breaks_loses_and_invents_nothing() {
 #[ignore = "it takes an hour"]
 fn networks_that_break_lose_and_invent_nothing() {
     let seed = seed();
-    for round in 0..setting("QBC_ROUNDS", 60) {
+    for round in 0..setting("QBC_SIMULATIONS", 60) {
         simulate(if round % 2 == 0 { 3 } else { 5 }, setting("QBC_STEPS", 100), round % 4 > 1, seed + round);
     }
 }

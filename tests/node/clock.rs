@@ -47,7 +47,7 @@ const SHIFT: &str = r#"
 "#;
 
 /// The library that shifts the clock of a process. What links Rust programs can make it.
-fn shift() -> &'static Path {
+pub fn shift() -> &'static Path {
     static LIBRARY: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, library) = LIBRARY.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();

@@ -41,6 +41,8 @@ pub struct Nodes {
     ports: Vec<String>,
     /// Options of each.
     options: Vec<String>,
+    /// Of each node the program that starts it, and options of its own.
+    own: Vec<(Vec<String>, Vec<String>)>,
 }
 
 impl Nodes {
@@ -51,26 +53,48 @@ impl Nodes {
 
     /// The same with these options at each start.
     pub fn with(count: usize, options: &[&str]) -> Nodes {
+        let folder = tempfile::tempdir().unwrap();
         let options = options.iter().map(|option| option.to_string()).collect();
-        let mut nodes = Nodes { folder: tempfile::tempdir().unwrap(), nodes: Vec::new(), ports: Vec::new(), options };
+        let mut nodes = Nodes { folder, nodes: Vec::new(), ports: Vec::new(), options, own: Vec::new() };
         for _ in 0..count {
             nodes.add();
         }
-        nodes.settle();
+        if count > 0 {
+            nodes.settle();
+        }
         nodes
     }
 
     /// Starts one more, which joins.
     pub fn add(&mut self) -> usize {
+        self.add_by(&[], &[])
+    }
+
+    /// The same, started by another program, with options of its own.
+    pub fn add_by(&mut self, program: &[&str], options: &[&str]) -> usize {
         let number = self.nodes.len();
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        self.own.push((owned(program), owned(options)));
+        self.ports.push("0".into());
         let first = self.nodes.iter().flatten().next().map(TestNode::host);
-        let mut options = vec!["--secret", SECRET];
-        options.extend(self.options.iter().map(String::as_str));
-        options.extend(first.iter().flat_map(|host| ["--join", host]));
-        let node = TestNode::open(&self.data(number), &options);
-        self.ports.push(node.url.rsplit_once(':').unwrap().1.into());
+        let mut join = vec!["--secret", SECRET];
+        join.extend(first.iter().flat_map(|host| ["--join", host]));
+        let node = self.open(number, &join);
+        self.ports[number] = node.url.rsplit_once(':').unwrap().1.into();
         self.nodes.push(Some(node));
         number
+    }
+
+    fn open(&self, number: usize, options: &[&str]) -> TestNode {
+        let (program, own) = &self.own[number];
+        let program: Vec<&str> = program.iter().map(String::as_str).collect();
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
+        let all: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        let options = [&["--port", &self.ports[number]], &all[..], &own, options].concat();
+        match program.as_slice() {
+            [] => TestNode::open(&self.data(number), &options),
+            program => TestNode::under(program, &self.data(number), &options),
+        }
     }
 
     pub fn data(&self, number: usize) -> std::path::PathBuf {
@@ -91,9 +115,7 @@ impl Nodes {
 
     /// Starts a node that was killed. It knows its cluster.
     pub fn restart(&mut self, number: usize) {
-        let mut options = vec!["--port", &self.ports[number]];
-        options.extend(self.options.iter().map(String::as_str));
-        self.nodes[number] = Some(TestNode::open(&self.data(number), &options));
+        self.nodes[number] = Some(self.open(number, &[]));
     }
 
     pub fn status(&self) -> Value {
@@ -361,20 +383,20 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Writers with ids on some chains, who send each transaction to any node until it is accepted.
-struct Writers {
+/// Writers on some chains, who send to any node: each transaction with an id until it is accepted, and each third, which has none, once.
+pub struct Writers {
     chains: Vec<&'static str>,
     /// Of the nodes that run.
     urls: Mutex<Vec<Option<String>>>,
     is_done: AtomicBool,
-    /// By chain and id, the index.
+    /// By chain and data, the index.
     accepted: Mutex<BTreeMap<(&'static str, String), u64>>,
     sent: AtomicUsize,
 }
 
 impl Writers {
     /// Makes the chains to be written.
-    fn bang(nodes: &Nodes, chains: &[&'static str]) -> Writers {
+    pub fn bang(nodes: &Nodes, chains: &[&'static str]) -> Writers {
         for chain in chains {
             bang(nodes.node(0), json!({"name": chain, "difficulty": 0}));
         }
@@ -388,7 +410,13 @@ impl Writers {
         }
     }
 
-    fn set(&self, number: usize, node: Option<&TestNode>) {
+    /// Writes to one more, which is there.
+    pub fn and(mut self, chain: &'static str) -> Writers {
+        self.chains.push(chain);
+        self
+    }
+
+    pub fn set(&self, number: usize, node: Option<&TestNode>) {
         let mut urls = self.urls.lock().unwrap();
         let count = urls.len().max(number + 1);
         urls.resize(count, None);
@@ -396,7 +424,7 @@ impl Writers {
     }
 
     /// Waits until so many more are accepted.
-    fn go_on(&self, more: usize) {
+    pub fn go_on(&self, more: usize) {
         let before = self.sent.load(Ordering::Relaxed);
         eventually("writes are accepted", || self.sent.load(Ordering::Relaxed) >= before + more);
     }
@@ -412,7 +440,8 @@ impl Writers {
                 }
                 let urls: Vec<String> = self.urls.lock().unwrap().iter().flatten().cloned().collect();
                 let url = &urls[random.below(urls.len() as u64) as usize];
-                let body = json!({"data": id, "id": id});
+                let has_id = number % 3 > 0;
+                let body = if has_id { json!({"data": id, "id": id}) } else { json!({"data": id}) };
                 let answer = client.post(format!("{url}/chains/{chain}/inject")).json(&body).send();
                 if let Ok(answer) = answer
                     && answer.status() == 202
@@ -423,19 +452,22 @@ impl Writers {
                     break;
                 }
                 thread::sleep(Duration::from_millis(20));
+                if !has_id {
+                    break;
+                }
             }
         }
     }
 
     /// Asserts that all nodes have each accepted transaction once, where it was said to be, and nothing that nobody sent.
-    fn check(self, nodes: &Nodes) {
+    pub fn check(self, nodes: &Nodes) {
         let accepted = self.accepted.into_inner().unwrap();
         for chain in self.chains {
             let transactions = nodes.same(chain);
             let mut ids = HashSet::new();
             for transaction in transactions.iter().skip(1) {
-                let id = transaction["id"].as_str().unwrap().to_owned();
-                assert_eq!(transaction["data"], id.as_str());
+                let id = transaction["data"].as_str().unwrap().to_owned();
+                assert!(transaction["id"].is_null() || transaction["id"] == id.as_str());
                 assert!(ids.insert(id.clone()), "{chain} has {id} twice");
                 if let Some(index) = accepted.get(&(chain, id.clone())) {
                     assert_eq!(transaction["index"], *index, "{id}");
@@ -449,7 +481,7 @@ impl Writers {
 }
 
 /// Runs `test` while so many writers write.
-fn while_written(writers: &Writers, count: u64, test: impl FnOnce()) {
+pub fn while_written(writers: &Writers, count: u64, test: impl FnOnce()) {
     thread::scope(|scope| {
         for writer in 0..count {
             scope.spawn(move || writers.write(writer));
@@ -459,7 +491,7 @@ fn while_written(writers: &Writers, count: u64, test: impl FnOnce()) {
     });
 }
 
-fn signal(node: &TestNode, name: &str) {
+pub fn signal(node: &TestNode, name: &str) {
     assert!(std::process::Command::new("kill").args([name, &node.pid().to_string()]).status().unwrap().success());
 }
 

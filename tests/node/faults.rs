@@ -226,11 +226,11 @@ fn what_was_acknowledged_outlives_kill_9_under_load() {
 }
 
 /// A disk of its own, in memory.
-struct Disk(tempfile::TempDir);
+pub struct Disk(tempfile::TempDir);
 
 impl Disk {
     /// Mounts it, where the test may.
-    fn mount(mebibytes: u64) -> Option<Disk> {
+    pub fn mount(mebibytes: u64) -> Option<Disk> {
         let folder = tempfile::tempdir().unwrap();
         let disk = Disk(folder);
         if disk.run_mount(&format!("size={mebibytes}m")) {
@@ -251,7 +251,7 @@ impl Disk {
         assert!(self.run_mount(&format!("remount,size={mebibytes}m")));
     }
 
-    fn data(&self) -> PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.0.path().join("data")
     }
 
@@ -261,7 +261,7 @@ impl Disk {
     }
 
     /// Takes up all but `free` bytes.
-    fn fill(&self, free: u64) {
+    pub fn fill(&self, free: u64) {
         let filler = OpenOptions::new().append(true).create(true).open(self.0.path().join("filler")).unwrap();
         let bytes = self.free().saturating_sub(free);
         let length = filler.metadata().unwrap().len();
@@ -269,7 +269,7 @@ impl Disk {
         let _ = rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), length, bytes.max(1));
     }
 
-    fn empty(&self) {
+    pub fn empty(&self) {
         fs::remove_file(self.0.path().join("filler")).unwrap();
     }
 }

@@ -5,6 +5,7 @@ mod cache;
 mod clients;
 mod clock;
 mod cluster;
+mod cluster_faults;
 mod discovery;
 mod erasure;
 mod events;

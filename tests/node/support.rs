@@ -97,7 +97,7 @@ impl TestNode {
 
     /// `localhost:PORT`.
     pub fn host(&self) -> String {
-        self.url.replace("http://127.0.0.1", "localhost")
+        self.url.trim_start_matches("http://").replace("127.0.0.1", "localhost")
     }
 
     /// Ends it at once (kill -9), and gives the folder to open again.
@@ -179,7 +179,8 @@ impl TestNode {
         let mut next = Some(path.to_owned());
         while let Some(path) = next {
             let response = self.get(&path).send().expect("it answers");
-            assert_eq!(response.status(), 200, "{path}");
+            let status = response.status();
+            assert!(status == 200, "GET {path}: {status} {}", response.text().unwrap_or_default());
             next = response.headers().get("link").map(|link| {
                 let link = link.to_str().expect("it is ASCII");
                 link.strip_prefix('<')

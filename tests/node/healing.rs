@@ -11,13 +11,16 @@ use crate::{
     support::{TestNode, verifies},
 };
 
-/// The runs of transactions of a folder, each with the place of its first payload, that have this text in them or are zeros.
+/// Instead of a text: a run whose first transaction was erased.
+const ERASED: &str = "";
+
+/// The runs of transactions of a folder that begin with one with this text, each with the place of its first payload.
 fn runs(data: &Path, text: &str) -> Vec<(Place, Place)> {
     let mut runs = Vec::new();
     log::read(&data.join("log"), Mark::START, |found| {
         let is_it = |payload: log::Payload<'_>| match payload {
-            log::Payload::Whole(bytes) => String::from_utf8_lossy(bytes).contains(text),
-            log::Payload::Erased => text == "0",
+            log::Payload::Whole(bytes) => text != ERASED && String::from_utf8_lossy(bytes).contains(text),
+            log::Payload::Erased => text == ERASED,
             log::Payload::Damaged => false,
         };
         if found.record.payload(0).is_some_and(is_it) {
@@ -88,7 +91,7 @@ fn flipped_bits_are_healed_while_the_nodes_run() {
     damage(&nodes.data(0), &["data-1-"], &["data-2-"], &[]);
     damage(&nodes.data(1), &["data-3-"], &["data-4-"], &["data-8-"]);
     // What was erased is healed to zeros.
-    damage(&nodes.data(2), &["data-6-", "0"], &["data-7-"], &[]);
+    damage(&nodes.data(2), &["data-6-", ERASED], &["data-7-"], &[]);
     eventually("all is healed", || {
         (0..3).map(|number| healed(nodes.node(number))).collect::<Vec<_>>() == [2, 3, 3].map(Some)
     });

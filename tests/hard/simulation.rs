@@ -530,7 +530,9 @@ impl Simulation {
         for name in CHAINS {
             eventually("the chain is made", || {
                 let first = self.of(0);
-                let Ok(group) = first.cluster.place(Some(replicas)) else { return false };
+                // Where it was reserved and not made, it stays in its group.
+                let group = first.cluster.group_of(name).or_else(|| first.cluster.place(Some(replicas)).ok());
+                let Some(group) = group else { return false };
                 let leads = |number: &usize| self.of(*number).cluster.leads(group);
                 let Some(leader) = self.running().into_iter().find(leads) else { return false };
                 let leader = self.of(leader);

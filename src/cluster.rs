@@ -833,8 +833,8 @@ impl Cluster {
         });
         let nodes: Vec<Value> = nodes.collect();
         serde_json::json!({
-            "id": known.id, "key": self.0.node.verifier_key().to_string(), "nodes": nodes, "groups": groups.into_values().collect::<Vec<_>>(),
-            "busy": busy,
+            "id": known.id, "key": self.0.node.verifier_key().to_string(),
+            "nodes": nodes, "groups": groups.into_values().collect::<Vec<_>>(), "busy": busy,
         })
     }
 
@@ -998,7 +998,7 @@ impl Cluster {
             };
             if state == ServerState::Leader {
                 let (voters, learners) = known.members(group);
-                let is_in_place = self.is_in_place(&membership, &voters, &learners);
+                let is_in_place = is_in_place(&membership, &voters, &learners);
                 if !self.0.store.has_room() {
                     // It would refuse all writes, though others have room.
                     let others = membership.voter_ids().filter(|node| *node != me).collect();
@@ -1036,19 +1036,6 @@ impl Cluster {
         let _ = raft.shutdown().await;
         self.0.node.drop_group(group);
         tracing::info!(%group, "the group is not kept on this node any more");
-    }
-
-    /// Whether a group has these members and no others.
-    fn is_in_place(
-        &self,
-        membership: &engine::RaftMembership,
-        voters: &BTreeMap<NodeId, String>,
-        learners: &BTreeMap<NodeId, String>,
-    ) -> bool {
-        let is_joint = membership.get_joint_config().len() > 1;
-        let there: BTreeSet<NodeId> = membership.nodes().map(|(node, _)| *node).collect();
-        let all: BTreeSet<NodeId> = voters.keys().chain(learners.keys()).copied().collect();
-        !is_joint && there == all && membership.voter_ids().eq(voters.keys().copied())
     }
 
     /// Gives a group that this node leads back to the node that is to lead it: after nodes died and came back, leaders are spread again.
@@ -1235,6 +1222,18 @@ fn leader_of(raft: &Raft) -> Option<NodeId> {
 /// The last entry that another node is known to have of a group that this node leads.
 fn matched(metrics: &engine::Metrics, node: NodeId) -> Option<u64> {
     Some(metrics.replication.as_ref()?.get(&node)?.as_ref()?.index)
+}
+
+/// Whether a group has these members and no others.
+fn is_in_place(
+    membership: &engine::RaftMembership,
+    voters: &BTreeMap<NodeId, String>,
+    learners: &BTreeMap<NodeId, String>,
+) -> bool {
+    let is_joint = membership.get_joint_config().len() > 1;
+    let there: BTreeSet<NodeId> = membership.nodes().map(|(node, _)| *node).collect();
+    let all: BTreeSet<NodeId> = voters.keys().chain(learners.keys()).copied().collect();
+    !is_joint && there == all && membership.voter_ids().eq(voters.keys().copied())
 }
 
 /// Whether a voter of a group that this node leads has nearly all of it, and has answered lately.

@@ -46,10 +46,10 @@ use crate::{
     },
     limits,
     node::{Import, ImportError, Node, StoreError},
-    peers::Allowed,
+    peers::{Allowed, pause},
     writer::{ChainHandle, MirrorStep, Refused},
 };
-use source::{Caller, ChainUrl, Source, SourceError, pause};
+use source::{Caller, ChainUrl, Source, SourceError};
 
 /// What is to be followed.
 #[derive(Clone, Debug)]
@@ -267,7 +267,7 @@ impl Mirrors {
                             }
                         }
                     }
-                    sleep(pause(failures)).await;
+                    sleep(pause(limits::MIRROR_PAUSE, failures)).await;
                     failures += 1;
                 }
                 mirrors.named().remove(&from);
@@ -629,7 +629,7 @@ impl Follower {
                     }
                     self.status().error = Some(reason);
                     failures += 1;
-                    (Follows::Away, pause(failures - 1))
+                    (Follows::Away, pause(limits::MIRROR_PAUSE, failures - 1))
                 }
                 Err(Trouble::Contradiction(reason, evidence)) => {
                     tracing::error!(

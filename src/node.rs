@@ -55,6 +55,10 @@ pub use crate::store::{Group, NodeId, Progress, StoreError};
 pub use import::{Import, ImportError, Imported, State as ImportState, Unfinished};
 pub use read::ChainReader;
 
+/// Why something cannot be read for a while, which is no damage.
+const INDEX_LAGS: &str =
+    "the index lacks what could not be written while the disk was full, and has it again when there is room";
+
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -348,13 +352,9 @@ impl Node {
         read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = self.0.store.clone();
-        let read = move || {
-            match read(&store) {
-            Err(StoreError::Damaged(_)) if store.is_behind() => Err(StoreError::Failed(
-                "the index lacks what could not be written while the disk was full, and has it again when there is room".into(),
-            )),
+        let read = move || match read(&store) {
+            Err(StoreError::Damaged(_)) if store.is_behind() => Err(StoreError::Failed(INDEX_LAGS.into())),
             read => read,
-        }
         };
         tokio::task::spawn_blocking(read).await.expect("a read of the store does not panic")
     }
@@ -379,8 +379,8 @@ impl Node {
     /// # Errors
     /// The store cannot be read.
     pub(crate) fn ensure_group(&self, group: Group) -> Result<Arc<Core>, StoreError> {
-        if let Some(known) = self.0.groups.read().expect("no holder of this lock panics").get(&group) {
-            return Ok(known.core.clone());
+        if let Some(known) = self.core(group) {
+            return Ok(known);
         }
         let core = Core::of_new(&self.0.store, &self.0.published, group, self.0.pool_limit)?;
         self.0.start_writer(group, core.clone())?;
@@ -389,9 +389,12 @@ impl Node {
 
     /// Whether this node decides on the writes of a group.
     pub fn leads(&self, group: Group) -> bool {
-        let core =
-            self.0.groups.read().expect("no holder of this lock panics").get(&group).map(|group| group.core.clone());
-        core.is_some_and(|core| core.leads())
+        self.core(group).is_some_and(|core| core.leads())
+    }
+
+    /// What decides on the chains of a group, where it is kept here.
+    fn core(&self, group: Group) -> Option<Arc<Core>> {
+        self.0.groups.read().expect("no holder of this lock panics").get(&group).map(|group| group.core.clone())
     }
 
     /// Forgets the chains of a group that is not kept here any more.

@@ -418,7 +418,7 @@ impl Peers {
         let hosts = known.iter().filter_map(|text| text.parse::<Host>().ok()).take(MAX_KNOWN);
         let nodes = hosts.map(|host| (host, Node { answer: None, since: now, greet_at: now })).collect();
         Peers(Arc::new(Inner {
-            client: client(&identity, &allowed, &timing),
+            client: client(&allowed, &timing),
             identity,
             allowed,
             timing,
@@ -803,18 +803,11 @@ impl Resolve for Resolver {
     }
 }
 
-fn client(identity: &Identity, allowed: &Allowed, timing: &Timing) -> Client {
-    let bounded = || -> ClientBuilder {
-        Client::builder()
-            .user_agent(format!("qbc/{}", identity.version))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .dns_resolver(Resolver(allowed.clone()))
-            .timeout(timing.call)
-            // A check is to show that the node takes new connections, and at addresses that are allowed now.
-            .pool_max_idle_per_host(0)
-    };
-    build(bounded)
+fn client(allowed: &Allowed, timing: &Timing) -> Client {
+    build(|builder| {
+        // A check is to show that the node takes new connections, and at addresses that are allowed now.
+        only_to(allowed, builder).timeout(timing.call).pool_max_idle_per_host(0)
+    })
 }
 
 /// Has a client call these networks only, whatever a name resolves to. Addresses that are no names are for the caller to check.
@@ -823,12 +816,17 @@ pub(crate) fn only_to(allowed: &Allowed, builder: ClientBuilder) -> ClientBuilde
 }
 
 /// Whether a call failed since a name is outside the networks that may be called.
-pub(crate) fn is_outside(error: &(dyn Error + 'static)) -> bool {
-    matches!(error.downcast_ref(), Some(Unresolved::NotAllowed))
+pub(crate) fn is_outside(error: &reqwest::Error) -> bool {
+    matches!(cause(error), Some(Unresolved::NotAllowed))
 }
 
-/// Builds a client of these settings, on a system without certificate authorities too.
-pub(crate) fn build(bounded: impl Fn() -> ClientBuilder) -> Client {
+/// Builds a client with these bounds, on a system without certificate authorities too. It follows no redirect, and calls nobody by a
+/// proxy.
+pub(crate) fn build(bound: impl Fn(ClientBuilder) -> ClientBuilder) -> Client {
+    let bounded = || {
+        let builder = Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION")));
+        bound(builder.redirect(reqwest::redirect::Policy::none()).no_proxy())
+    };
     let built = bounded().build().or_else(|error| {
         // Building fails where the system has no certificate authorities, as in a bare container.
         warn!(?error, "no certificate authorities found: nodes behind https cannot be called");
@@ -837,18 +835,40 @@ pub(crate) fn build(bounded: impl Fn() -> ClientBuilder) -> Client {
     built.expect("a client that trusts no certificate needs nothing from the system")
 }
 
-/// Reads an answer; the error is a class for [`DiscoverError::NoAnswer`].
-async fn read_hello(mut response: Response) -> Result<Hello, &'static str> {
-    if response.status() != StatusCode::OK {
-        return Err(NOT_A_NODE);
-    }
+/// Why an answer is not read.
+pub(crate) enum ReadError {
+    /// It has more bytes than it may have.
+    TooLong,
+    /// It broke off.
+    Broken(reqwest::Error),
+}
+
+/// Reads the whole of an answer of so many bytes at most.
+pub(crate) async fn read(mut response: Response, bytes: usize) -> Result<Vec<u8>, ReadError> {
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| class(&error))? {
-        if body.len() + chunk.len() > MAX_HELLO {
-            return Err(NOT_A_NODE);
+    while let Some(chunk) = response.chunk().await.map_err(ReadError::Broken)? {
+        if body.len() + chunk.len() > bytes {
+            return Err(ReadError::TooLong);
         }
         body.extend_from_slice(&chunk);
     }
+    Ok(body)
+}
+
+/// How long one is left alone that did not answer, after this many failures before: it doubles from the first to the last of these.
+pub(crate) fn pause([first, last]: [Duration; 2], failures: u32) -> Duration {
+    first.saturating_mul(2u32.saturating_pow(failures)).min(last)
+}
+
+/// Reads an answer; the error is a class for [`DiscoverError::NoAnswer`].
+async fn read_hello(response: Response) -> Result<Hello, &'static str> {
+    if response.status() != StatusCode::OK {
+        return Err(NOT_A_NODE);
+    }
+    let body = read(response, MAX_HELLO).await.map_err(|error| match error {
+        ReadError::TooLong => NOT_A_NODE,
+        ReadError::Broken(error) => class(&error),
+    })?;
     serde_json::from_slice(&body).ok().filter(Hello::is_valid).ok_or(NOT_A_NODE)
 }
 
@@ -865,7 +885,8 @@ fn class(error: &reqwest::Error) -> &'static str {
     }
 }
 
-fn cause<T: Error + 'static>(error: &reqwest::Error) -> Option<&T> {
+/// The first of these among the causes of a failed call.
+pub(crate) fn cause<T: Error + 'static>(error: &reqwest::Error) -> Option<&T> {
     iter::successors(error.source(), |&cause| cause.source()).find_map(|cause| cause.downcast_ref())
 }
 

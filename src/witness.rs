@@ -40,7 +40,7 @@ use crate::{
     },
     limits,
     node::Node,
-    peers,
+    peers::{self, ReadError, pause},
     store::ChainNumber,
     writer::ChainHandle,
 };
@@ -268,19 +268,13 @@ impl Queue {
                     tracing::warn!(%witness, "the witness does not answer, and is asked again later: {reason}");
                 }
                 // Of several calls at one time, none takes back what another was told.
-                let pause = pause(self.failures).max(retry_after.unwrap_or_default());
+                let pause = pause(limits::WITNESS_PAUSE, self.failures).max(retry_after.unwrap_or_default());
                 self.resumes = self.resumes.max(Instant::now() + pause);
                 self.failures = self.failures.saturating_add(1);
                 self.add(chain);
             }
         }
     }
-}
-
-/// How long a witness is left alone that did not answer, after this many failures before.
-fn pause(failures: u32) -> Duration {
-    let [first, last] = limits::WITNESS_PAUSE;
-    first.saturating_mul(2u32.saturating_pow(failures)).min(last)
 }
 
 /// One witness asked for one chain.
@@ -391,13 +385,7 @@ impl Call {
 }
 
 fn client() -> Client {
-    peers::build(|| {
-        Client::builder()
-            .user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(limits::WITNESS_TIMEOUT)
-    })
+    peers::build(|builder| builder.timeout(limits::WITNESS_TIMEOUT))
 }
 
 /// The time for which an answer asks to be left alone (`Retry-After`, RFC 9110 section 10.2.3), as seconds or as a date, which is
@@ -421,14 +409,11 @@ fn parse_date(text: &str) -> Option<i64> {
     Some(date.and_utc().timestamp())
 }
 
-async fn read(mut response: Response) -> Result<String, String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| chain_of(&error))? {
-        if body.len() + chunk.len() > limits::WITNESS_BYTES {
-            return Err("its answer is too long".into());
-        }
-        body.extend_from_slice(&chunk);
-    }
+async fn read(response: Response) -> Result<String, String> {
+    let body = peers::read(response, limits::WITNESS_BYTES).await.map_err(|error| match error {
+        ReadError::TooLong => "its answer is too long".into(),
+        ReadError::Broken(error) => chain_of(&error),
+    })?;
     String::from_utf8(body).map_err(|_| "its answer is no text".into())
 }
 

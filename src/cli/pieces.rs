@@ -11,9 +11,9 @@ use std::{
     thread,
 };
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::ensure;
 
-use crate::limits;
+use crate::{core::elements, limits};
 
 /// Some texts that follow each other.
 #[derive(Default)]
@@ -71,32 +71,16 @@ pub fn next_lines(input: &mut impl BufRead) -> anyhow::Result<Piece> {
     Ok(piece)
 }
 
-/// The elements of one JSON array, found by its brackets and commas alone: what stands between them is for others to judge.
+/// The elements of one JSON array.
 pub struct Elements<R> {
     input: R,
-    state: Place,
+    elements: elements::Elements,
 }
-
-/// Where in the array the reading stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Before,
-    /// In front of the first element, which may be missing.
-    First,
-    Element {
-        depth: usize,
-        in_string: bool,
-        escaped: bool,
-    },
-    Behind,
-}
-
-const ELEMENT: Place = Place::Element { depth: 0, in_string: false, escaped: false };
 
 impl<R: BufRead> Elements<R> {
     /// Of the array that the input starts with.
     pub fn new(input: R) -> Self {
-        Elements { input, state: Place::Before }
+        Elements { input, elements: elements::Elements::default() }
     }
 
     /// Reads the next elements. An empty piece is the end of the input.
@@ -104,67 +88,29 @@ impl<R: BufRead> Elements<R> {
     /// # Errors
     /// It is no array, ends too early, or an element is longer than any that a node has.
     pub fn next_piece(&mut self) -> anyhow::Result<Piece> {
-        let mut piece = Piece::default();
-        loop {
+        let (mut piece, mut is_done) = (Piece::default(), false);
+        while !is_done {
             let buffer = self.input.fill_buf()?;
             if buffer.is_empty() {
-                ensure!(self.state == Place::Behind, "the JSON is cut short");
-                return Ok(piece);
+                ensure!(self.elements.is_complete(), "the JSON is cut short");
+                break;
             }
-            let length = buffer.len();
-            let used = scan(&mut self.state, buffer, &mut piece)?;
+            let mut used = 0;
+            while used < buffer.len() && !is_done {
+                let part = self.elements.next(&buffer[used..])?;
+                piece.bytes.extend_from_slice(&buffer[used..][part.element]);
+                used += part.used;
+                if part.is_end {
+                    piece.end_text();
+                    is_done = piece.is_full();
+                }
+            }
             self.input.consume(used);
             let open = piece.bytes.len() - piece.ends.last().copied().unwrap_or(0);
             ensure!(open <= limits::BODY_BYTES, "an element of the array is longer than any that a node has");
-            if used < length {
-                return Ok(piece);
-            }
         }
+        Ok(piece)
     }
-}
-
-/// Adds elements to the piece until it is full, and gives how many bytes were used.
-fn scan(state: &mut Place, buffer: &[u8], piece: &mut Piece) -> anyhow::Result<usize> {
-    let mut from = 0;
-    for (at, &byte) in buffer.iter().enumerate() {
-        match state {
-            Place::Element { in_string: true, escaped, .. } if *escaped => *escaped = false,
-            Place::Element { in_string, escaped, .. } if *in_string => match byte {
-                b'"' => *in_string = false,
-                b'\\' => *escaped = true,
-                _ => {}
-            },
-            Place::Element { depth, in_string, .. } => match byte {
-                b'"' => *in_string = true,
-                b'{' | b'[' => *depth += 1,
-                b',' | b']' if *depth == 0 => {
-                    piece.bytes.extend_from_slice(&buffer[from..at]);
-                    piece.end_text();
-                    from = at + 1;
-                    *state = if byte == b',' { ELEMENT } else { Place::Behind };
-                    if piece.is_full() {
-                        return Ok(from);
-                    }
-                }
-                b'}' | b']' => *depth = depth.checked_sub(1).ok_or_else(|| anyhow!("the JSON cannot be read"))?,
-                _ => {}
-            },
-            _ if byte.is_ascii_whitespace() => from = at + 1,
-            Place::First if byte == b']' => (*state, from) = (Place::Behind, at + 1),
-            Place::First => {
-                *state = ELEMENT;
-                let used = at + scan(state, &buffer[at..], piece)?;
-                return Ok(used);
-            }
-            Place::Before if byte == b'[' => (*state, from) = (Place::First, at + 1),
-            Place::Before => bail!("the JSON is no array"),
-            Place::Behind => bail!("something stands behind the JSON array"),
-        }
-    }
-    if matches!(state, Place::Element { .. }) {
-        piece.bytes.extend_from_slice(&buffer[from..]);
-    }
-    Ok(buffer.len())
 }
 
 /// Does work on all cores, a bounded number of pieces at a time, and takes the results in the order of the pieces.

@@ -326,9 +326,7 @@ impl Machine {
             }
         }
     }
-}
 
-impl Machine {
     /// Waits while the index lacks an applied entry, since the disk was full: the next one may need it. The others go on meanwhile.
     async fn wait_for_index(&self) {
         let store = &self.storage.store;

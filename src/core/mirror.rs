@@ -16,7 +16,6 @@ use super::{
     verify,
     witness::Evidence,
 };
-use crate::limits;
 
 /// What a node keeps of a chain of others that it follows, or did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +37,7 @@ pub struct Mirror {
     pub state: Following,
     /// The newest signed checkpoint that was found to continue the one before: a note with the signatures of the key.
     pub checkpoint: String,
-    /// At most [`limits::EVIDENCE`], in the order of their coming.
+    /// At most [`limits::EVIDENCE`](crate::limits::EVIDENCE), in the order of their coming.
     pub evidence: Vec<Evidence>,
 }
 
@@ -72,18 +71,9 @@ pub enum Follows {
 }
 
 impl Mirror {
-    /// Adds evidence, where it is new and there is room: what proves is never pushed out.
+    /// Adds evidence, where it is new and there is room.
     pub fn keep(&mut self, evidence: Evidence) {
-        if self.evidence.iter().any(|kept| kept.second == evidence.second && kept.first == evidence.first) {
-            return;
-        }
-        if self.evidence.len() >= limits::EVIDENCE {
-            match self.evidence.iter().position(|kept| !kept.proven) {
-                Some(at) => drop(self.evidence.remove(at)),
-                None => return,
-            }
-        }
-        self.evidence.push(evidence);
+        evidence.keep_in(&mut self.evidence, |kept, new| (&kept.first, &kept.second) == (&new.first, &new.second));
     }
 }
 

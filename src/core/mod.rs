@@ -1,6 +1,7 @@
 //! The pure core: it takes facts and returns values. No I/O, no clock, no randomness, no async, no lock.
 pub mod chain;
 pub mod count;
+pub mod elements;
 pub mod export;
 pub mod hash;
 pub mod json;

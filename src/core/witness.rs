@@ -306,20 +306,9 @@ pub struct Witnessed {
 }
 
 impl Witnessed {
-    /// Adds evidence, where it is new and there is room. What proves stays for ever; what does not gives way to newer.
+    /// Adds evidence, where it is new and there is room.
     pub fn keep(&mut self, evidence: Evidence) -> bool {
-        let same = self.evidence.iter().position(|kept| kept.second == evidence.second);
-        match same {
-            Some(at) if self.evidence[at].proven || !evidence.proven => return false,
-            Some(at) => drop(self.evidence.remove(at)),
-            None if self.evidence.len() < limits::EVIDENCE => {}
-            None => match self.evidence.iter().position(|kept| !kept.proven) {
-                Some(at) => drop(self.evidence.remove(at)),
-                None => return false,
-            },
-        }
-        self.evidence.push(evidence);
-        true
+        evidence.keep_in(&mut self.evidence, |kept, new| kept.second == new.second)
     }
 }
 
@@ -353,6 +342,22 @@ impl Evidence {
         };
         let (first, second) = (open(&self.first)?, open(&self.second)?);
         Ok(first.origin() == second.origin() && contradict(Claim::of(&first), Claim::of(&second), &self.proof))
+    }
+
+    /// Adds it to others, where it is new and there is room. What proves stays for ever; what does not gives way to newer, and to what
+    /// proves the same.
+    pub fn keep_in(self, others: &mut Vec<Evidence>, is_same: impl Fn(&Evidence, &Evidence) -> bool) -> bool {
+        match others.iter().position(|kept| is_same(kept, &self)) {
+            Some(at) if others[at].proven || !self.proven => return false,
+            Some(at) => drop(others.remove(at)),
+            None if others.len() < limits::EVIDENCE => {}
+            None => match others.iter().position(|kept| !kept.proven) {
+                Some(at) => drop(others.remove(at)),
+                None => return false,
+            },
+        }
+        others.push(self);
+        true
     }
 
     /// Two checkpoints of one log whose signatures were checked, the smaller one first, with the path that was given for them.

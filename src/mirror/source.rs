@@ -3,9 +3,9 @@
 //! Redirects are not followed, and nothing of what is answered is passed on but its status: whoever may start a mirror is not to
 //! read other hosts through it.
 
-use std::{collections::VecDeque, error::Error, fmt, io, net::IpAddr, str::FromStr, time::Duration};
+use std::{collections::VecDeque, fmt, io, net::IpAddr, str::FromStr};
 
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::{
     core::{
         count::{Height, Index, Size},
+        elements::Elements,
         hash::Hash,
         json,
         merkle::TILE_WIDTH,
@@ -22,7 +23,7 @@ use crate::{
         verify,
     },
     limits,
-    peers::{self, Allowed},
+    peers::{self, Allowed, ReadError},
 };
 
 /// The URL of a chain at its source: `https://ledger.example/chains/orders`. One without a chain is of the default chain.
@@ -101,19 +102,14 @@ pub struct Caller {
 impl Caller {
     /// Of sources in these networks, or of any.
     pub fn new(allowed: Option<Allowed>) -> Caller {
-        let bounded = || -> ClientBuilder {
-            let builder = Client::builder()
-                .user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION")))
-                .redirect(reqwest::redirect::Policy::none())
-                .no_proxy()
-                .connect_timeout(limits::LINK_TIMEOUT)
-                .read_timeout(limits::MIRROR_IDLE);
+        let client = peers::build(|builder| {
+            let builder = builder.connect_timeout(limits::LINK_TIMEOUT).read_timeout(limits::MIRROR_IDLE);
             match &allowed {
                 Some(allowed) => peers::only_to(allowed, builder),
                 None => builder,
             }
-        };
-        Caller { client: peers::build(bounded), allowed: allowed.clone() }
+        });
+        Caller { client, allowed }
     }
 
     /// The source of a chain.
@@ -182,15 +178,11 @@ impl Source<'_> {
 
     /// The whole of a small answer.
     async fn get(&self, url: Url, bytes: usize) -> Result<Vec<u8>, SourceError> {
-        let mut response = self.send(self.caller.client.get(url).timeout(limits::MIRROR_CALL)).await?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| other(class(&error)))? {
-            if body.len() + chunk.len() > bytes {
-                return Err(other(format!("an answer of it has more than {bytes} bytes")));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+        let response = self.send(self.caller.client.get(url).timeout(limits::MIRROR_CALL)).await?;
+        peers::read(response, bytes).await.map_err(|error| match error {
+            ReadError::TooLong => other(format!("an answer of it has more than {bytes} bytes")),
+            ReadError::Broken(error) => other(class(&error)),
+        })
     }
 
     async fn json<T: DeserializeOwned>(&self, url: Url, bytes: usize) -> Result<T, SourceError> {
@@ -278,12 +270,11 @@ const OUTSIDE: &str = "it is outside the networks that this node may call: its o
 
 /// What is told of a call that failed.
 fn class(error: &reqwest::Error) -> String {
-    let causes = || std::iter::successors(error.source(), |&cause| cause.source());
-    let io = causes().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    let io = peers::cause::<io::Error>(error).map(io::Error::kind);
     match io {
         _ if error.is_timeout() || io == Some(io::ErrorKind::TimedOut) => "it does not answer in time".into(),
         Some(io::ErrorKind::ConnectionRefused) => "it does not answer: connection refused".into(),
-        _ if causes().any(peers::is_outside) => OUTSIDE.into(),
+        _ if peers::is_outside(error) => OUTSIDE.into(),
         _ if error.is_connect() => "it does not answer: no connection".into(),
         _ => "the connection broke, or it does not speak HTTP".into(),
     }
@@ -348,12 +339,9 @@ impl Transactions<'_> {
 /// Takes an array of objects apart as it comes.
 #[derive(Default)]
 struct Items {
+    elements: Elements,
     ready: VecDeque<Vec<u8>>,
     open: Vec<u8>,
-    /// Containers that are open around the next byte, the array itself included.
-    depth: usize,
-    in_string: bool,
-    is_escaped: bool,
 }
 
 impl Items {
@@ -361,51 +349,25 @@ impl Items {
         self.ready.pop_front()
     }
 
-    fn add(&mut self, chunk: &[u8]) -> Result<(), SourceError> {
-        for &byte in chunk {
-            if self.in_string {
-                self.in_string = self.is_escaped || byte != b'"';
-                self.is_escaped = !self.is_escaped && byte == b'\\';
-                self.open.push(byte);
-                continue;
+    fn add(&mut self, mut chunk: &[u8]) -> Result<(), SourceError> {
+        let no_array = || other("a page of its transactions is no array of objects");
+        while !chunk.is_empty() {
+            let part = self.elements.next(chunk).map_err(|_| no_array())?;
+            let element = &chunk[part.element];
+            self.open.extend_from_slice(if self.open.is_empty() { element.trim_ascii_start() } else { element });
+            chunk = &chunk[part.used..];
+            if self.open.first().is_some_and(|first| *first != b'{') {
+                return Err(no_array());
             }
-            match (self.depth, byte) {
-                (0, b'[') => self.depth = 1,
-                (1, b'{') => {
-                    self.open.push(byte);
-                    self.depth = 2;
-                }
-                (1, b']') => self.depth = 0,
-                (0 | 1, b',' | b' ' | b'\n' | b'\r' | b'\t') => {}
-                (0 | 1, _) => return Err(other("a page of its transactions is no array of objects")),
-                (_, b'{' | b'[') => {
-                    self.open.push(byte);
-                    self.depth += 1;
-                }
-                (_, b'}' | b']') => {
-                    self.open.push(byte);
-                    self.depth -= 1;
-                    if self.depth == 1 {
-                        self.ready.push_back(std::mem::take(&mut self.open));
-                    }
-                }
-                (_, byte) => {
-                    self.in_string = byte == b'"';
-                    self.open.push(byte);
-                }
+            if self.open.len() > limits::BODY_BYTES {
+                return Err(other(format!("a transaction of it has more than {} bytes", limits::BODY_BYTES)));
+            }
+            if part.is_end {
+                self.ready.push_back(std::mem::take(&mut self.open));
             }
         }
-        match self.open.len() > limits::BODY_BYTES {
-            true => Err(other(format!("a transaction of it has more than {} bytes", limits::BODY_BYTES))),
-            false => Ok(()),
-        }
+        Ok(())
     }
-}
-
-/// How long a source is left alone that did not answer, after this many failures before.
-pub fn pause(failures: u32) -> Duration {
-    let [first, last] = limits::MIRROR_PAUSE;
-    first.saturating_mul(2u32.saturating_pow(failures)).min(last)
 }
 
 #[cfg(test)]

@@ -87,9 +87,7 @@ impl Node {
         for record in lost {
             let (group, number, id, name) = (record.group, record.number, record.id, record.name);
             let Ok(healed) = self.heal_runs(&Stored { group, number, id, name: name.clone() }).await else { continue };
-            let core =
-                self.0.groups.read().expect("no holder of this lock panics").get(&group).map(|of| of.core.clone());
-            let Some(core) = core else { continue };
+            let Some(core) = self.core(group) else { continue };
             tokio::task::block_in_place(|| core.load_lost())?;
             if let Some(chain) = self.chain(&name) {
                 tracing::warn!(chain = %name, "the chain is whole again");
@@ -101,8 +99,7 @@ impl Node {
 
     /// Whether all chains of a group that is kept here could be loaded.
     pub(crate) fn is_whole(&self, group: Group) -> bool {
-        let core = self.0.groups.read().expect("no holder of this lock panics").get(&group).map(|of| of.core.clone());
-        core.is_none_or(|core| core.is_whole())
+        self.core(group).is_none_or(|core| core.is_whole())
     }
 
     /// Whether other nodes keep a chain, too.

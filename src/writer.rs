@@ -259,7 +259,7 @@ impl Core {
                 }
             }
         }
-        let (doomed, is_as_expected) = self.store.apply(self.group, index, std::mem::take(&mut pending.batch))?;
+        let (doomed, is_as_expected) = self.store.apply(self.group, index, said, std::mem::take(&mut pending.batch))?;
         self.publish(pending, doomed)?;
         Ok(is_as_expected)
     }

@@ -320,7 +320,8 @@ impl Machine {
         match &self.core {
             Some(core) => core.apply(index, &applied.said),
             None => {
-                let is_as_expected = self.storage.store.apply(self.storage.group, index, Default::default())?.1;
+                let is_as_expected =
+                    self.storage.store.apply(self.storage.group, index, &applied.said, Default::default())?.1;
                 self.changed.send_modify(|changes| *changes += 1);
                 Ok(is_as_expected)
             }

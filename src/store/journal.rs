@@ -302,12 +302,19 @@ impl Store {
         Some(logged.records.clone())
     }
 
-    /// Makes the next entry of a group visible, which is agreed and durable here, with what it comes to. It gives the places of
-    /// what it erases, for [`Store::erase`], and whether a change of the cluster was as expected.
+    /// Makes the next entry of a group visible, which is agreed and durable here, with what it comes to. `said` is what it says: the
+    /// store itself does not hold that of an entry from before its opening. It gives the places of what it erases, for
+    /// [`Store::erase`], and whether a change of the cluster was as expected.
     ///
     /// # Errors
     /// As of [`Store::commit`].
-    pub fn apply(&self, group: Group, index: u64, mut batch: Batch) -> Result<(Vec<Place>, bool), StoreError> {
+    pub fn apply(
+        &self,
+        group: Group,
+        index: u64,
+        said: &Said,
+        mut batch: Batch,
+    ) -> Result<(Vec<Place>, bool), StoreError> {
         // In this order, as everywhere.
         let mut log = (!batch.erased.is_empty()).then(|| self.log.lock().expect("no holder of this lock panics"));
         let held = self.index()?;
@@ -336,7 +343,7 @@ impl Store {
                 of.membership = Some((waiting.id, membership));
                 rows.group(group, of);
             }
-            if let Some(Said::Cluster(json)) = &waiting.said
+            if let Said::Cluster(json) = said
                 && group == Group::META
             {
                 let change = ClusterChange::parse(json)?;

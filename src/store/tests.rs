@@ -166,3 +166,44 @@ fn a_chain_that_the_index_lacks_keeps_its_number() {
     assert_eq!(store.own_record(number, count::Index::new(1)).unwrap(), served(1));
     assert!(store.chains().unwrap().iter().any(|record| record.number == number));
 }
+
+/// Symptom: a node that was killed while the cluster changed knew something else than the others for ever: it listed a node that had left.
+/// Cause: of an entry that was in its log and not yet agreed when it started again, the change was not made when it was agreed. Cure:
+/// who applies an entry says what it says.
+#[test]
+fn a_change_of_the_cluster_that_waited_for_a_restart_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let others = [NodeId([1; 32]), NodeId([2; 32])];
+    let membership = Membership { voters: vec![others.into()], nodes: others.map(|node| (node, String::new())).into() };
+    let said = [
+        Said::Membership(membership.into()),
+        Said::Cluster(Arc::new(br#"{"set":{"a":1}}"#.to_vec())),
+        Said::Cluster(Arc::new(br#"{"expect":{"a":1},"set":{"a":2}}"#.to_vec())),
+    ];
+    let known = |store: &Store| store.cluster(|known| known.get("a").cloned());
+    let store = Arc::new(open(folder.path()));
+    store.found(Group::META, others[0]).unwrap();
+    let journal = std::thread::spawn({
+        let store = store.clone();
+        move || store.run_journal()
+    });
+    let entries = (1..).zip(&said).map(|(index, said)| {
+        let id = EntryId { term: 1, leader: others[0], index };
+        Entry { id, said: said.clone() }
+    });
+    let (done, written) = std::sync::mpsc::channel();
+    store.append(Group::META, entries.collect(), Box::new(move |result| done.send(result).unwrap()));
+    written.recv().unwrap().unwrap();
+    store.apply(Group::META, 1, &said[0], Batch::default()).unwrap();
+    store.end_journal();
+    journal.join().unwrap();
+    drop(store);
+    let store = open(folder.path());
+    assert_eq!(known(&store), None, "it is not agreed yet");
+    for index in 2..4 {
+        assert!(store.apply(Group::META, index, &said[index as usize - 1], Batch::default()).unwrap().1);
+    }
+    assert_eq!(known(&store), Some(2.into()));
+    drop(store);
+    assert_eq!(known(&open(folder.path())), Some(2.into()), "it stays");
+}

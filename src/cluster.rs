@@ -63,7 +63,7 @@ pub const QUIET: &str = "openraft=error";
 
 /// A leader is asked up to where it has come.
 const READ_INDEX: u8 = 16;
-/// A change of the cluster is proposed to the leader of [`Group::META`].
+/// A change of the cluster is proposed to the leader of [`Group::META`], which says whether it was as expected.
 const CHANGE: u8 = 17;
 /// A node asks to be taken in.
 const JOIN: u8 = 18;
@@ -655,7 +655,7 @@ impl Cluster {
                 &mut |content| content.extend_from_slice(json),
                 limits::AGREEMENT_TIMEOUT,
             );
-            return Ok(answer.await?.first() == Some(&1));
+            return answer.await?.first().map(|changed| *changed == 1).ok_or_else(nobody);
         }
         let raft = self.running(Group::META).ok_or_else(nobody)?;
         let (told, answer) = oneshot::channel();
@@ -1472,11 +1472,15 @@ impl Answers for AnswersOf {
                     if !known.nodes.contains_key(&from) {
                         return Err("the node is not of the cluster".into());
                     }
+                    // Nothing is said where this node leads no more, or cannot know what becomes of it: then it is asked for again.
                     if !cluster.leads(Group::META) {
-                        return Err("the node does not lead the cluster".into());
+                        return Ok(Vec::new());
                     }
-                    let changed = cluster.try_change(&Arc::new(content.to_vec())).await;
-                    changed.map(|changed| vec![changed.into()]).map_err(|error| error.to_string())
+                    match cluster.try_change(&Arc::new(content.to_vec())).await {
+                        Ok(changed) => Ok(vec![changed.into()]),
+                        Err(ClusterError::Unavailable(_)) => Ok(Vec::new()),
+                        Err(error) => Err(error.to_string()),
+                    }
                 }
                 JOIN => {
                     let joined = cluster.take_in(from, said(&content)?).await.map_err(|error| error.to_string())?;

@@ -118,6 +118,13 @@ impl Nodes {
         self.nodes[number] = Some(self.open(number, &[]));
     }
 
+    /// The id of a node, as another one knows it.
+    pub fn id(&self, number: usize, by: usize) -> String {
+        let (host, status) = (self.node(number).host(), self.node(by).json("/cluster"));
+        let node = status["nodes"].as_array().unwrap().iter().find(|node| node["host"] == host.as_str()).unwrap();
+        node["id"].as_str().unwrap().to_owned()
+    }
+
     pub fn status(&self) -> Value {
         self.running().next().unwrap().json("/cluster")
     }
@@ -543,10 +550,7 @@ fn nodes_come_and_go_under_load() {
             writers.go_on(20);
         }
         for number in 0..2 {
-            let host = nodes.node(number).host();
-            let status = nodes.node(4).json("/cluster");
-            let node = status["nodes"].as_array().unwrap().iter().find(|node| node["host"] == host.as_str()).unwrap();
-            let id = node["id"].as_str().unwrap().to_owned();
+            let id = nodes.id(number, 4);
             let left = nodes.node(3).request(reqwest::Method::DELETE, &format!("/cluster/nodes/{id}")).send().unwrap();
             assert_eq!(left.status(), 202, "{}", left.text().unwrap());
             let mut tries = 0;

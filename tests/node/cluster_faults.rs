@@ -59,10 +59,7 @@ fn nodes_come_and_go_while_others_die() {
         writers.go_on(20);
         let new = nodes.add();
         writers.set(new, Some(nodes.node(new)));
-        let host = nodes.node(0).host();
-        let status = nodes.node(new).json("/cluster");
-        let id = |node: &Value| node["id"].as_str().unwrap().to_owned();
-        let id = status["nodes"].as_array().unwrap().iter().find(|node| node["host"] == host.as_str()).map(id).unwrap();
+        let id = nodes.id(0, new);
         eventually("it may leave", || {
             let left = nodes.node(new).request(Method::DELETE, &format!("/cluster/nodes/{id}")).send().unwrap();
             left.status() == 202

@@ -145,13 +145,11 @@ fn what_a_new_node_is_fed_is_healed_first() {
     for (at, text) in ["data-1-", "data-2-", "data-3-"].iter().enumerate() {
         damage(&nodes.data((leader + at) % 3), &[text], &[], &[]);
     }
-    let host = nodes.node((leader + 1) % 3).host();
-    let status = nodes.node(new).json("/cluster");
-    let node = status["nodes"].as_array().unwrap().iter().find(|node| node["host"] == host.as_str()).unwrap().clone();
-    let path = format!("/cluster/nodes/{}", node["id"].as_str().unwrap());
-    assert_eq!(nodes.node(new).request(Method::DELETE, &path).send().unwrap().status(), 202);
+    let id = nodes.id((leader + 1) % 3, new);
+    let left = nodes.node(new).request(Method::DELETE, &format!("/cluster/nodes/{id}")).send().unwrap();
+    assert_eq!(left.status(), 202, "{}", left.text().unwrap());
     eventually("it has left", || {
-        nodes.node(new).json("/cluster")["nodes"].as_array().unwrap().iter().all(|other| other["id"] != node["id"])
+        nodes.node(new).json("/cluster")["nodes"].as_array().unwrap().iter().all(|other| other["id"] != id.as_str())
     });
     nodes.kill((leader + 1) % 3);
     nodes.settle();

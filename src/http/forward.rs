@@ -1,11 +1,14 @@
 //! Requests that another node of the cluster answers: writes go to the node that leads the chain, and reads of a chain that is not
 //! kept here to one that has it. What is kept here is read here, when this node has all that was acknowledged before.
 
-use std::{sync::LazyLock, time::Instant};
+use std::{
+    sync::{Arc, LazyLock, Mutex},
+    time::Instant,
+};
 
 use axum::{
-    body::{Body, Bytes},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header},
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts},
     response::IntoResponse,
 };
 use http_body_util::BodyExt;
@@ -196,19 +199,56 @@ pub async fn ask(host: &str, target: String) -> Option<serde_json::Value> {
     sent.send().await.ok()?.error_for_status().ok()?.json().await.ok()
 }
 
+/// A small write that is made here, kept as it is read: where this node turns out to lead no more, somebody else is to get it.
+pub struct Again {
+    parts: Parts,
+    body: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Again {
+    /// Of a request that may be sent on. An inject is no such one: [`Node`] carries what it cannot decide on.
+    pub fn of(request: Request<Body>) -> (Request<Body>, Option<Again>) {
+        let about = about(&request);
+        let is_asked = !request.headers().contains_key(FORWARDED)
+            && about.map_or(request.method() == Method::POST, |about| about.writes && about.route != "inject");
+        if !is_asked || !is_small(&request) {
+            return (request, None);
+        }
+        let (parts, body) = request.into_parts();
+        let again = Again { parts: parts.clone(), body: Arc::default() };
+        let kept = again.body.clone();
+        let body = body.map_frame(move |frame| {
+            if let Some(data) = frame.data_ref() {
+                kept.lock().expect("no holder of this lock panics").extend_from_slice(data);
+            }
+            frame
+        });
+        (Request::from_parts(parts, Body::new(body)), Some(again))
+    }
+
+    /// The request once more.
+    pub fn request(self) -> Request<Body> {
+        let body = std::mem::take(&mut *self.body.lock().expect("no holder of this lock panics"));
+        Request::from_parts(self.parts, Body::from(body))
+    }
+}
+
+/// Whether a request is known to be small enough to be kept.
+fn is_small(request: &Request<Body>) -> bool {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    http_body::Body::is_end_stream(request.body()) || length.is_some_and(|length: usize| length <= limits::FORWARD_KEPT)
+}
+
 /// Has another node answer. A small request is sent again where nobody has taken it.
 pub async fn send(cluster: &Cluster, mut host: String, group: Group, request: Request<Body>) -> Response<Body> {
+    let is_small = is_small(&request);
     let (parts, body) = request.into_parts();
-    let length =
-        parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    let is_bodiless = http_body::Body::is_end_stream(&body);
-    let (kept, mut streamed) = match length {
-        _ if is_bodiless => (Some(Bytes::new()), None),
-        Some(length) if length <= limits::FORWARD_KEPT => match body.collect().await {
+    let (kept, mut streamed) = match is_small {
+        true => match body.collect().await {
             Ok(body) => (Some(body.to_bytes()), None),
             Err(_) => return Problem::bad_request("the body broke off").into_response(),
         },
-        _ => (None, Some(body)),
+        false => (None, Some(body)),
     };
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let since = Instant::now();

@@ -281,18 +281,32 @@ impl Interface {
     }
 
     /// The answer of this node, or of the one that can give it.
-    async fn in_cluster(&self, request: Request<Body>, is_local_enough: bool) -> Response {
+    async fn in_cluster(&self, mut request: Request<Body>, is_local_enough: bool) -> Response {
         let Shared { cluster, node, .. } = &*self.app.0;
-        match forward::way(cluster, node, &request, is_local_enough).await {
-            Err(problem) => problem.into_response(),
-            Ok(Way::Here) => self.here(request).await,
-            Ok(Way::Local(lag)) => {
-                let mut response = self.here(request).await;
-                let value = HeaderValue::try_from(format!("local; lag={lag}")).expect("it is a number");
-                response.headers_mut().insert(forward::CONSISTENCY, value);
-                response
+        let since = Instant::now();
+        loop {
+            match forward::way(cluster, node, &request, is_local_enough).await {
+                Err(problem) => return problem.into_response(),
+                Ok(Way::Here) => {
+                    let (taken, again) = forward::Again::of(request);
+                    let response = self.here(taken).await;
+                    let is_taken = !response.headers().contains_key(forward::NOT_LEADING);
+                    match again {
+                        Some(again) if !is_taken && since.elapsed() < limits::AGREEMENT_TIMEOUT => {
+                            tokio::time::sleep(limits::HEARTBEAT).await;
+                            request = again.request();
+                        }
+                        _ => return response,
+                    }
+                }
+                Ok(Way::Local(lag)) => {
+                    let mut response = self.here(request).await;
+                    let value = HeaderValue::try_from(format!("local; lag={lag}")).expect("it is a number");
+                    response.headers_mut().insert(forward::CONSISTENCY, value);
+                    return response;
+                }
+                Ok(Way::There(host, group)) => return forward::send(cluster, host, group, request).await,
             }
-            Ok(Way::There(host, group)) => forward::send(cluster, host, group, request).await,
         }
     }
 

@@ -32,6 +32,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use openraft::{
     ChangeMembers, Instant as _, ReadPolicy, ServerState, async_runtime::WatchReceiver, errors::ClientWriteError,
 };
@@ -560,12 +561,10 @@ impl Cluster {
         match info.replicas.as_slice() {
             [only] => Some(*only),
             replicas => {
-                for node in replicas {
-                    if self.led_by(*node, group).await.is_some() {
-                        return Some(*node);
-                    }
-                }
-                None
+                // All at once: one that is away would hold up the question to the next.
+                let asked = replicas.iter().map(|node| async { self.led_by(*node, group).await.map(|_| *node) });
+                let answers = asked.collect::<FuturesUnordered<_>>().filter_map(std::future::ready);
+                std::pin::pin!(answers).next().await
             }
         }
     }

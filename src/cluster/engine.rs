@@ -169,7 +169,12 @@ impl GroupStorage {
     }
 
     async fn read(&self, (start, end): (u64, u64), bytes: usize) -> Result<Vec<RaftEntry>, io::Error> {
-        let read = || self.store.entries(self.group, start..end, bytes);
+        // What is read from the log keeps the thread for a while.
+        let is_quick = self.store.is_recent(self.group, start);
+        let read = || {
+            let read = || self.store.entries(self.group, start..end, bytes);
+            if is_quick { read() } else { tokio::task::block_in_place(read) }
+        };
         let entries = match (read(), &self.node) {
             (Err(StoreError::Damaged(detail)), Some(node)) => {
                 tracing::error!(group = %self.group, "the log of the group is damaged: {detail}");

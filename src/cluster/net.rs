@@ -1,6 +1,11 @@
 //! What the engines of groups say to each other, over the [links](super::link) between nodes.
 
-use std::{sync::Arc, time::Duration};
+mod pace;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::BoxStream};
@@ -13,6 +18,7 @@ use openraft::{
         TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
+use tokio::time::sleep;
 
 use super::{
     engine::{LeaderId, LogId, Raft, RaftVote, Snapshot, Types, entry, entry_id, log_id, raft_entry},
@@ -22,6 +28,7 @@ use crate::{
     limits,
     store::{Entry, EntryId, Group, LogRecord, NodeId, Said},
 };
+use pace::Pace;
 
 /// Entries are to be appended.
 pub const APPEND: u8 = 1;
@@ -53,13 +60,15 @@ pub struct Client {
     node: NodeId,
     host: String,
     group: Group,
+    pace: Arc<Mutex<Pace>>,
 }
 
 impl RaftNetworkFactory<Types> for Net {
     type Network = Client;
 
     async fn new_client(&mut self, node: NodeId, host: &String) -> Client {
-        Client { ways: self.ways.clone(), node, host: host.clone(), group: self.group }
+        let (ways, pace) = (self.ways.clone(), Arc::new(Mutex::new(Pace::new(Instant::now()))));
+        Client { ways, node, host: host.clone(), group: self.group, pace }
     }
 }
 
@@ -285,12 +294,26 @@ impl RaftNetworkV2<Types> for Client {
         let patience = patience(&option);
         Box::pin(async move {
             let client: &Client = self;
+            let pace = move || client.pace.lock().expect("no holder of this lock panics");
             let answers = input
+                .then(move |request| {
+                    let committed = request.leader_commit.map_or(0, |id| id.index);
+                    let last = request.entries.last().map(|entry| entry.log_id.index);
+                    let pause = last.map_or(Duration::ZERO, |last| pace().pause(committed, last, Instant::now()));
+                    async move {
+                        if !pause.is_zero() {
+                            sleep(pause).await;
+                        }
+                        request
+                    }
+                })
                 .map(move |request| {
                     let (before, last) = (request.prev_log_id, request.entries.last().map(|entry| entry.log_id));
-                    let (answer, last) = (client.append(&request, patience), last.or(before));
+                    let (answer, last, sent) = (client.append(&request, patience), last.or(before), Instant::now());
                     async move {
-                        answer.await.map(|answer| {
+                        let answer = answer.await;
+                        pace().answered(sent.elapsed());
+                        answer.map(|answer| {
                             let is_partial =
                                 matches!(&answer, AppendEntriesResponse::PartialSuccess(id) if *id != last);
                             (answer.into_stream_result(before, last), is_partial)

@@ -236,6 +236,14 @@ impl Store {
         of.hidden = of.hidden.max(Some(id));
     }
 
+    /// Whether an entry is in memory.
+    pub fn is_recent(&self, group: Group, index: u64) -> bool {
+        let groups = self.groups.lock().expect("no holder of this lock panics");
+        groups.by_id.get(&group).is_some_and(|of| {
+            of.recent(index).is_some() || of.waiting.get(&index).is_some_and(|waiting| waiting.said.is_some())
+        })
+    }
+
     /// Entries of a range, as many as fit into `bytes` but at least one. Those that are not here are left out.
     ///
     /// # Errors

@@ -781,13 +781,11 @@ fn how_each_node_stands_is_told_at_once() {
     // It is suspect first; a machine with much to do may look again only when it is down.
     eventually("it is not live", || of(&nodes, stopped).0["state"] != "live");
     let last_seen = of(&nodes, stopped).0["last_seen"].clone();
-    let asked = Instant::now();
     for _ in 0..100 {
         let (node, status) = of(&nodes, stopped);
         assert!(node["state"] != "live" && node["last_seen"] == last_seen && node["keeps"].is_null(), "{node}");
         assert!(status["groups"].as_array().unwrap().iter().all(|group| group["leader"] != node["id"]), "{status}");
     }
-    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
     until(&nodes, stopped, "down");
     signal(nodes.node(stopped), "-CONT");
     until(&nodes, stopped, "live");

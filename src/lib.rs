@@ -1,6 +1,6 @@
 //! QBC, the Quantum blockchain: a node that keeps many tamper-evident, append-only chains behind plain HTTP.
 //!
-//! The README says what a node promises and how to use it; this is the map of the code. A pure core decides, and a thin shell
+//! The README and the [guide] say what a node promises and how to use it; this is the map of the code. A pure core decides, and a thin shell
 //! makes decisions durable and then visible, in that order. Everything derived (Merkle tiles, indexes, counters) can be
 //! rebuilt from transactions and quants.
 //!
@@ -20,7 +20,8 @@
 //! | [`witness`] | cosignatures, asked of witnesses for each new quant | `node`, `peers` |
 //! | [`peers`] | discovery and liveness of other nodes | `clock` |
 //! | [`mirror`] | chains of others that are followed without trust | `node`, `cluster`, `peers` |
-//! | [`http`] | routes, and what holds for each of them | `node`, `cluster`, `peers`, `mirror` |
+//! | [`guide`] | the guide for users: it is text | |
+//! | [`http`] | routes, and what holds for each of them | `node`, `cluster`, `peers`, `mirror`, `guide` |
 //! | [`cli`] | the program: a node, and the client commands | all |
 //!
 //! A write goes from a handler, which makes canonical JSON and hashes, as a [`writer::Command`] down one bounded channel. The
@@ -39,6 +40,7 @@ pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod core;
+pub mod guide;
 pub mod http;
 pub mod leap;
 pub mod limits;

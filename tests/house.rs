@@ -79,17 +79,18 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("witness.rs", &["core", "limits", "peers", "store", "writer", "node"]),
     ("mirror.rs", &["cluster", "core", "limits", "peers", "writer", "node"]),
     ("mirror/", &["core", "limits", "peers"]),
-    ("http/", &["cluster", "core", "http", "limits", "mirror", "peers", "scrub", "writer", "node"]),
+    ("guide.rs", &["guide"]),
+    ("http/", &["cluster", "core", "guide", "http", "limits", "mirror", "peers", "scrub", "writer", "node"]),
     (
         "cli/",
         &[
-            "cli", "clock", "cluster", "core", "http", "leap", "limits", "mirror", "node", "peers", "scrub", "store",
-            "witness",
+            "cli", "clock", "cluster", "core", "guide", "http", "leap", "limits", "mirror", "node", "peers", "scrub",
+            "store", "witness",
         ],
     ),
 ];
 
-/// The code of each file below `src/`, without its comments and its tests.
+/// The code of each file below `src/` that has any, without its comments and its tests.
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![root.clone()];
@@ -101,7 +102,7 @@ fn sources() -> Vec<(String, String)> {
                 folders.push(path);
                 continue;
             }
-            if path.ends_with("tests.rs") {
+            if path.ends_with("tests.rs") || path.extension().is_none_or(|extension| extension != "rs") {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap();

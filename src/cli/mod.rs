@@ -22,6 +22,7 @@ pub mod connection;
 pub mod export;
 pub mod file;
 pub mod folder;
+pub mod guide;
 pub mod import;
 pub mod key;
 pub mod load;
@@ -51,6 +52,7 @@ Examples:
   qbc verify http://localhost:5000     recompute the chain, hash by hash
   qbc bang orders --difficulty 8       make another chain
   qbc --chain orders inject 42         and use it
+  qbc guide                            read on
   qbc help bang                        more on a command";
 
 /// A line of the command line that no command can follow. The program ends with 2.
@@ -119,6 +121,7 @@ const USES: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("bench", &["node", "chain", "json"]),
     ("serve", &[]),
+    ("guide", &[]),
     ("completions", &[]),
     ("man", &[]),
 ];
@@ -203,6 +206,8 @@ Examples:
     Net(net::NetArgs),
     /// Load a running node and print rates and latencies
     Bench(bench::BenchArgs),
+    /// Print the guide, a chapter at a time
+    Guide(guide::GuideArgs),
     /// Print completions for a shell
     #[command(after_help = "\
 Examples:
@@ -371,6 +376,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Cluster(args)) => cluster::run(&connect(), args).await,
         Some(Command::Net(args)) => net::run(args).await,
         Some(Command::Bench(args)) => bench::run(args, &connect()).await,
+        Some(Command::Guide(args)) => guide::run(&args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command_line(), "qbc", &mut script);

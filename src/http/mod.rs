@@ -9,6 +9,7 @@ mod events;
 mod extract;
 mod forward;
 mod forwarded;
+mod guide;
 mod import;
 mod inject;
 mod line_end;
@@ -149,6 +150,8 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(witness::add_checkpoint))
         .routes(routes!(witness::witness))
         .routes(routes!(witness::cosigned))
+        .routes(routes!(guide::chapters))
+        .routes(routes!(guide::chapter))
         .routes(routes!(nodes::livez))
         .routes(routes!(nodes::readyz))
         .routes(routes!(nodes::openapi))

@@ -671,6 +671,7 @@ pub async fn index(State(app): State<App>) -> axum::Json<Value> {
             "GET /chains": "all chains",
             "GET /stats": "how large the chain is",
             "POST /discover": "meet another node: {\"host\": \"localhost:5001\"}",
+            "GET /guide": "how to use it, chapter by chapter",
             "GET /openapi.json": "all of it"
         }
     }))

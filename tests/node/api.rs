@@ -64,6 +64,7 @@ fn every_json_answer_ends_its_line() {
     for path in [
         "/",
         "/openapi.json",
+        "/guide",
         "/livez",
         "/readyz",
         "/chains",

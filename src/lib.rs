@@ -35,6 +35,7 @@
 //!
 //! To check a receipt in a program of your own, see [`core::verify::receipt`].
 
+pub mod access;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

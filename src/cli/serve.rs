@@ -251,11 +251,13 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _log = start_log(&args)?;
     let (most, witnesses) = (limits::WITNESSES, args.witness.len());
     ensure!(witnesses <= most, "a node has at most {most} witnesses, so that every reader takes their signatures");
-    ensure_guarded(args.host, args.access.is_some(), args.open)?;
+    let (has_access, is_open) = (args.access.is_some(), args.open);
     let access = args.access.map(Watched::open).transpose()?;
     let mirrors = with_tokens(args.mirror, &args.mirror_token)?;
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
+    // Behind that, which tells of an address that is none of this machine. Nothing is taken yet.
+    ensure_guarded(args.host, has_access, is_open)?;
     let address = listener.local_addr()?;
     let temporary = args.ephemeral.then(tempfile::tempdir).transpose().context("cannot make a temporary folder")?;
     let data = match (&temporary, args.data) {

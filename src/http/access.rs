@@ -14,10 +14,9 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderValue, Request, StatusCode, header, request::Parts},
+    http::{Extensions, HeaderMap, HeaderValue, Request, StatusCode, header, request::Parts},
     response::Response,
 };
-use futures_util::{StreamExt, stream};
 use http_body::{Frame, SizeHint};
 use tokio::sync::watch;
 
@@ -69,17 +68,16 @@ impl Share {
 }
 
 /// Who sends a request.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Client {
     right: Right,
     /// What its address takes up; nothing where another node of the cluster sends it on, which has counted it.
     address: Option<Arc<Usage>>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 enum Right {
     /// There is no access file, or another node of the cluster has looked already.
-    #[default]
     All,
     /// That of a token, or of those who show none.
     Of(Arc<Access>, Option<TokenAt>),
@@ -97,17 +95,11 @@ fn insufficient(role: Role) -> &'static str {
 }
 
 impl Client {
-    /// Finds who sends a request, takes the token off it, and looks whether that client may ask for this. The client is in the
-    /// request then, for its handler.
+    /// Finds who sends a request, and takes the token off it. The client is in the request then, for its handler.
     ///
     /// # Errors
-    /// `401`: it has to show a token, or shows one that is unknown. `403`: it may not.
-    pub fn of(
-        request: &mut Request<Body>,
-        in_force: Option<&InForce>,
-        asked: &Asked,
-        node: &Node,
-    ) -> Result<Client, Problem> {
+    /// `401`: it shows a token that is unknown. `400`: it shows two.
+    pub fn of(request: &mut Request<Body>, in_force: Option<&InForce>, asked: &Asked) -> Result<Client, Problem> {
         let shown = shown(request.headers_mut());
         let is_of_node = request.extensions().get::<FromNode>().is_some();
         let address = request.extensions().get::<Peer>().map(|peer| peer.usage.clone());
@@ -124,9 +116,13 @@ impl Client {
                 Client { right: Right::Of(access, token), address }
             }
         };
-        client.check(asked, node)?;
         request.extensions_mut().insert(client.clone());
         Ok(client)
+    }
+
+    /// The client that was found for a request with these extensions.
+    pub fn in_extensions(extensions: &Extensions) -> Client {
+        extensions.get::<Client>().cloned().expect("no request comes to a handler before its client is known")
     }
 
     /// The name of its token.
@@ -166,7 +162,11 @@ impl Client {
         self.ensure_on(role, On::All)
     }
 
-    fn check(&self, asked: &Asked, node: &Node) -> Result<(), Problem> {
+    /// Looks whether it may ask for this, as far as the path tells.
+    ///
+    /// # Errors
+    /// `401`: it has to show a token. `403`: it may not.
+    pub fn check(&self, asked: &Asked, node: &Node) -> Result<(), Problem> {
         let Some((rule, role)) = asked.rule().and_then(|rule| Some((rule, rule.kind.role()?))) else { return Ok(()) };
         match rule.scope {
             _ if matches!(self.right, Right::All) => Ok(()),
@@ -227,52 +227,27 @@ impl Client {
         Ok(Holds([hold(address)?, hold(token)?]))
     }
 
-    /// The answer of a listener: it holds its place, and ends when the listener may no more listen.
-    pub fn listening(&self, response: Response, chain: String, in_force: Option<InForce>, holds: Holds) -> Response {
-        let (Right::Of(access, token), Some(in_force)) = (&self.right, in_force) else {
-            return holds.until_ended(response);
-        };
-        let ended = revoked(access.clone(), *token, in_force, chain);
-        let response = response.map(|body| Body::from_stream(body.into_data_stream().take_until(ended)));
-        holds.until_ended(response)
-    }
-
-    /// The body of a request that may be sent for long: it breaks off when its sender may do that no more.
-    pub fn sending(&self, body: Body, role: Role, chain: Option<String>, in_force: Option<InForce>) -> Body {
-        let (Right::Of(access, token), Some(in_force)) = (&self.right, in_force) else { return body };
-        let ended = changed(access.clone(), *token, in_force, move |access, token| {
-            access.may(token, role, chain.as_deref().map_or(On::Any, On::Chain))
-        });
-        let broken = stream::once(async { Err(axum::Error::new("the token was taken back")) });
-        // Where the body ends by itself, nothing follows.
-        let mut is_whole = false;
-        let data = body.into_data_stream().map(Some).chain(stream::once(async { None })).take_until(ended);
-        let data = data.chain(broken.map(Some)).scan((), move |(), next| {
-            let next = match next {
-                None => {
-                    is_whole = true;
-                    None
-                }
-                Some(_) if is_whole => None,
-                Some(data) => Some(data),
-            };
-            std::future::ready(next)
-        });
-        Body::from_stream(data)
+    /// A body that goes on only while its client may do that on a chain, or on any where none is named: that of a request breaks off, that
+    /// of an answer ends.
+    pub fn while_allowed(&self, body: Body, role: Role, chain: Option<String>, in_force: &InForce, end: End) -> Body {
+        let Right::Of(access, token) = &self.right else { return body };
+        let may = move |access: &Access, token| access.may(token, role, chain.as_deref().map_or(On::Any, On::Chain));
+        let over = Box::pin(until_not(access.clone(), *token, in_force.clone(), may));
+        Body::new(Allowed { body, over, end })
     }
 }
 
-/// Until whoever has this token, or none, may read the chain no more.
-fn revoked(
-    access: Arc<Access>,
-    token: Option<TokenAt>,
-    in_force: InForce,
-    chain: String,
-) -> impl Future<Output = ()> + Send {
-    changed(access, token, in_force, move |access, token| access.may(token, Role::Read, On::Chain(&chain)))
+/// How a body is over whose client may no more go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With an error.
+    Broken,
+    /// As if that were all.
+    Whole,
 }
 
-async fn changed(
+/// Until whoever has this token, or none, may not do that any more.
+async fn until_not(
     mut access: Arc<Access>,
     mut token: Option<TokenAt>,
     mut in_force: InForce,
@@ -345,7 +320,7 @@ impl<S: Sync> FromRequestParts<S> for Client {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get::<Client>().cloned().unwrap_or_default())
+        Ok(Client::in_extensions(&parts.extensions))
     }
 }
 
@@ -376,6 +351,35 @@ impl Holds {
             true => response,
             false => response.map(|body| Body::new(Holding { body, _holds: self })),
         }
+    }
+}
+
+/// A body whose client must be allowed to go on.
+struct Allowed {
+    body: Body,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
+    end: End,
+}
+
+impl http_body::Body for Allowed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.over.as_mut().poll(cx).is_ready() {
+            // It is over for good: nobody polls again behind an error or an end.
+            let broken = || Err(axum::Error::new("its sender may not go on"));
+            return Poll::Ready((self.end == End::Broken).then(broken));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

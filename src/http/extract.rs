@@ -234,8 +234,9 @@ pub struct Rooms {
 impl Rooms {
     /// For the body of a request with these extensions.
     pub fn of(app: &App, extensions: &Extensions) -> Rooms {
-        let client = extensions.get::<Client>().cloned().unwrap_or_default();
-        Rooms { node: app.0.room.clone(), client, share: app.0.admitted.share.of(limits::BODIES_BYTES) }
+        // One body of full size is nobody refused.
+        let share = app.0.admitted.share.of(limits::BODIES_BYTES).max(limits::BODY_BYTES);
+        Rooms { node: app.0.room.clone(), client: Client::in_extensions(extensions), share }
     }
 
     /// Takes room for `bytes`, at once or not at all.

@@ -54,8 +54,15 @@ pub use access::{InForce, Share};
 pub use origin::{Admitted, HostName, Origin};
 pub use server::Limits;
 
-use crate::{access::Resource, cluster::Cluster, limits, mirror::Mirrors, node::Node, peers::Peers};
-use access::{Client, Holds};
+use crate::{
+    access::{Resource, Role},
+    cluster::Cluster,
+    limits,
+    mirror::Mirrors,
+    node::Node,
+    peers::Peers,
+};
+use access::{Client, End, Holds};
 use cache::Encodings;
 use forward::{About, Way};
 use forwarded::References;
@@ -312,27 +319,25 @@ impl Interface {
         let Shared { cluster, node, admitted, .. } = &*self.app.0;
         let in_force = admitted.access.as_ref();
         let asked = self.asked(&request, in_force.is_some() || cluster.is_active());
-        let client = self.admit(&request, &asked).and_then(|()| Client::of(&mut request, in_force, &asked, node));
-        let client = match client {
+        let client = self.admit(&request, &asked).and_then(|()| Client::of(&mut request, in_force, &asked));
+        let token = client.as_ref().ok().and_then(Client::name).map(str::to_owned);
+        let client = match client.and_then(|client| client.check(&asked, node).map(|()| client)) {
             Ok(client) => client,
             // Pages of other sites see it only with the headers that the layer adds.
-            Err(problem) => return (self.across_sites(request, |_| async { problem.into_response() }).await, None),
+            Err(problem) => return (self.across_sites(request, |_| async { problem.into_response() }).await, token),
         };
-        let token = client.name().map(str::to_owned);
         let response = match self.begin(&client, &asked) {
             Err(problem) => problem.into_response(),
             Ok(holds) => {
                 let request = self.bounded(request, &client, &asked);
                 let response = self.answer_admitted(request, &asked).await;
-                match asked.kind() {
-                    Some(Listen) if response.status().is_success() => {
-                        let chain = asked.chain().map_or(String::new(), |chain| {
-                            node.chain(chain).map_or_else(|| chain.to_owned(), |chain| chain.name.to_string())
-                        });
-                        client.listening(response, chain, in_force.cloned(), holds)
-                    }
-                    _ => holds.until_ended(response),
-                }
+                // Others hear no more than their token allows, also where that changes.
+                let response = match in_force.filter(|_| asked.kind() == Some(Listen)) {
+                    Some(in_force) => response
+                        .map(|body| client.while_allowed(body, Role::Read, self.name_of(&asked), in_force, End::Whole)),
+                    None => response,
+                };
+                holds.until_ended(response)
             }
         };
         (response, token)
@@ -356,12 +361,17 @@ impl Interface {
         else {
             return request;
         };
+        // What is small is whole when it is looked at.
         if forward::is_small(&request) {
             return request;
         }
-        let chain = asked.chain().and_then(|chain| self.app.0.node.chain(chain)).map(|chain| chain.name.to_string());
-        let chain = chain.or_else(|| asked.chain().map(str::to_owned));
-        request.map(|body| client.sending(body, role, chain, Some(in_force.clone())))
+        request.map(|body| client.while_allowed(body, role, self.name_of(asked), in_force, End::Broken))
+    }
+
+    /// The name of the chain that a request is about, whatever it calls it by.
+    fn name_of(&self, asked: &Asked) -> Option<String> {
+        let chain = asked.chain()?;
+        Some(self.app.0.node.chain(chain).map_or_else(|| chain.to_owned(), |chain| chain.name.to_string()))
     }
 
     /// The answer to a client that may ask for it.
@@ -555,6 +565,25 @@ mod tests {
     use axum::routing::get;
 
     use super::*;
+
+    /// What a route is without its rule nobody knows: not who may call it, nor whether a page of another site may.
+    #[test]
+    fn every_route_has_its_rule() {
+        let (_, mut document, rules) = all_routes().into_parts();
+        let mut count = 0;
+        for (path, item) in &mut document.paths.paths {
+            for (method, _) in openapi::operations(item) {
+                let rule = rules.get(&(path.clone(), method.clone()));
+                let rule = rule.unwrap_or_else(|| panic!("{method} {path} has no rule"));
+                let of_default = path.strip_prefix(openapi::NESTED).filter(|route| !route.is_empty());
+                if let Some(route) = of_default {
+                    assert_eq!(rules.get(&(route.to_owned(), method)), Some(rule), "{path}");
+                }
+                count += 1;
+            }
+        }
+        assert_eq!(count, rules.len(), "a rule is of no route");
+    }
 
     /// Its connection goes on, and the client is told.
     #[tokio::test]

@@ -255,6 +255,23 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_has_no_connection_is_counted_no_more() {
+        let mut addresses = Addresses::default();
+        let usage = addresses.usage("192.0.2.1".parse().unwrap());
+        for same in ["192.0.2.1", "::ffff:192.0.2.1"] {
+            assert!(Arc::ptr_eq(&usage, &addresses.usage(same.parse().unwrap())), "{same}");
+        }
+        let host = addresses.usage("2001:db8:0:1::1".parse().unwrap());
+        assert!(Arc::ptr_eq(&host, &addresses.usage("2001:db8:0:1:ffff::2".parse().unwrap())), "it is one host's");
+        assert!(!Arc::ptr_eq(&host, &addresses.usage("2001:db8:0:2::1".parse().unwrap())));
+        for number in 0..100_000u32 {
+            addresses.usage(std::net::Ipv4Addr::from_bits(number).into());
+        }
+        assert!(addresses.all.len() < 1_000, "{} are kept", addresses.all.len());
+        assert!(Arc::ptr_eq(&usage, &addresses.usage("192.0.2.1".parse().unwrap())));
+    }
+
     /// Symptom: a client that asked for a long answer and read nothing made the node hold all of it in memory. Cause:
     /// hyper's `pipeline_flush`. Cure: without it, and with a time limit for writing.
     #[tokio::test]

@@ -23,6 +23,7 @@ mod net;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    io,
     pin::Pin,
     sync::{
         Arc, Mutex, RwLock, Weak,
@@ -56,7 +57,7 @@ use crate::{
 };
 use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
-use link::{Answer, Answers, Call, Greeting, Identity, Known, Link, LinkError, Secret};
+use link::{Answer, Answers, Call, Greeting, Identity, Known, Link, LinkError, Purpose, Secret};
 use net::{Net, Ways};
 
 /// A log filter that leaves out what the engine tells of its normal work.
@@ -946,12 +947,23 @@ impl Cluster {
         }
     }
 
-    /// Hands a connection of another node over.
-    pub async fn serve(&self, stream: tokio::net::TcpStream) {
+    /// Serves a connection of another node until it ends, or gives it back where the other node sends requests of HTTP/1.1 on it.
+    pub async fn serve(&self, mut stream: tokio::net::TcpStream) -> Option<tokio::net::TcpStream> {
         let answers: Arc<dyn Answers> = Arc::new(AnswersOf(Arc::downgrade(&self.0)));
-        if let Err(error) = link::serve(stream, &self.0.identity, answers).await {
-            tracing::warn!("a connection of another node is refused: {error}");
+        match link::accept(&mut stream, &self.0.identity, &*answers).await {
+            Ok(caller) if caller.purpose == Purpose::Http => return Some(stream),
+            Ok(caller) => link::serve(stream, caller, answers).await,
+            Err(error) => tracing::warn!("a connection of another node is refused: {error}"),
         }
+        None
+    }
+
+    /// Opens a connection for requests of HTTP/1.1 to the node of the cluster that is known as this host.
+    ///
+    /// # Errors
+    /// None of the cluster is reached there.
+    pub async fn connect_http(&self, host: &str) -> io::Result<tokio::net::TcpStream> {
+        link::connect_http(&self.0.identity, host).await
     }
 
     /// Ends all groups.

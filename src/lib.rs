@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | [`core`] | the format: hashes, JSON, Merkle tree, transactions, rules, quants, chains, notes, verification. Pure | |
 //! | [`limits`] | every bound, with its reason | |
+//! | [`access`] | who may do what: tokens, their roles and chains | `core` |
 //! | [`log`] | the durable log: segments, batches, recovery, erasure in place. Knows nothing of chains | |
 //! | [`store`] | the log's contents in terms of chains, and the index over it; the only place that names the index's engine | `core`, `log` |
 //! | [`writer`] | the writers, one for each group of chains: commands in one order are decided and applied, one commit with one sync for all that waits | `store` |
@@ -21,7 +22,7 @@
 //! | [`peers`] | discovery and liveness of other nodes | `clock` |
 //! | [`mirror`] | chains of others that are followed without trust | `node`, `cluster`, `peers` |
 //! | [`guide`] | the guide for users: it is text | |
-//! | [`http`] | routes, and what holds for each of them | `node`, `cluster`, `peers`, `mirror`, `guide` |
+//! | [`http`] | routes, and what holds for each of them | `access`, `node`, `cluster`, `peers`, `mirror`, `guide` |
 //! | [`cli`] | the program: a node, and the client commands | all |
 //!
 //! A write goes from a handler, which makes canonical JSON and hashes, as a [`writer::Command`] down one bounded channel. The
@@ -36,6 +37,7 @@
 //!
 //! To check a receipt in a program of your own, see [`core::verify::receipt`].
 
+pub mod access;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -387,3 +387,39 @@ pub const LINK_UNHEARD: Duration = Duration::from_secs(5);
 /// Pauses before what is damaged is tried to be healed again, where no other node could help: it is had soon where they are only away
 /// for a moment, and costs a reading of the chain.
 pub const HEAL_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(600)];
+
+/// Tokens of one access file: the file is read again each time that it changes.
+pub const TOKENS: usize = 10_000;
+
+/// Bytes of an access file: [`TOKENS`] entries with many chains each.
+pub const ACCESS_FILE_BYTES: u64 = 8 << 20;
+
+/// Bytes of a token's name: it stands in the log.
+pub const TOKEN_NAME_BYTES: usize = 64;
+
+/// Bytes of a token that a client shows: ours have 47, and others may be used.
+pub const TOKEN_BYTES: usize = 1_024;
+
+/// Bytes of a pattern of chains: their names have at most 63.
+pub const PATTERN_BYTES: usize = 128;
+
+/// Time between two looks at whether the access file has changed. It is read when it is the same at two looks, so that one that is just
+/// being written is not read in part.
+pub const ACCESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Listeners to events at one time, on all chains: each holds a connection of its own where clients speak HTTP/1.1.
+pub const LISTENERS: usize = CONNECTIONS;
+
+/// Requests under way at one time: each holds a connection of its own where clients speak HTTP/1.1.
+pub const REQUESTS: usize = CONNECTIONS;
+
+/// The percentage that one client (an address, or a token) may take up of the node's connections, requests under way, listeners and
+/// bytes of bodies, where the command line does not say. Others have the rest always. All clients behind a proxy are one address,
+/// and so it is a large part: it keeps a single client from shutting out all others, and no more.
+pub const CLIENT_SHARE: u8 = 75;
+
+/// Connections over the bound of their address that are told so at one time, and how long each is waited for. More are closed at once:
+/// a client that reads its answer only after it has sent all would find a broken connection otherwise.
+pub const REFUSED_CONNECTIONS: usize = 64;
+/// See [`REFUSED_CONNECTIONS`].
+pub const REFUSED_TIME: Duration = Duration::from_secs(1);

@@ -30,6 +30,7 @@ use tokio::{
 };
 
 use crate::{
+    access::Secret,
     cluster::{Cluster, ClusterError},
     core::{
         count::{Height, Index, Size},
@@ -62,6 +63,8 @@ pub struct Wanted {
     pub allow_unproven_erasures: bool,
     /// Whether the source may be in any network.
     pub anywhere: bool,
+    /// What is shown to the source, where it asks for a token.
+    pub token: Option<Secret>,
 }
 
 /// Parsed from `URL=KEY`, as an operator names it at the node's start.
@@ -72,7 +75,7 @@ impl FromStr for Wanted {
         let (from, key) =
             text.split_once('=').ok_or("a mirror is the URL of its source, = and the key that signs there")?;
         let key = key.parse().map_err(|error| format!("{key:?} is no key: {error}"))?;
-        Ok(Wanted { from: from.parse()?, key, allow_unproven_erasures: false, anywhere: true })
+        Ok(Wanted { from: from.parse()?, key, allow_unproven_erasures: false, anywhere: true, token: None })
     }
 }
 
@@ -165,6 +168,8 @@ struct Inner {
     /// Held by whoever takes transactions over.
     steps: Semaphore,
     all: Mutex<BTreeMap<Hash, Arc<Follower>>>,
+    /// The tokens that sources are shown, by the URLs of the chains. They are in no answer, and in no record of the log.
+    tokens: Mutex<BTreeMap<String, Secret>>,
     /// Those that were named at the start and have not begun, by their URLs, with what the last attempt said.
     named: Mutex<BTreeMap<String, (Wanted, Option<String>)>>,
     /// One is begun or ended at a time.
@@ -226,7 +231,7 @@ impl Mirrors {
         named: Vec<Wanted>,
         stopping: watch::Receiver<bool>,
     ) -> Result<Mirrors, StoreError> {
-        let kept = node.mirrors().await?;
+        let (kept, tokens) = (node.mirrors().await?, node.source_tokens().await?);
         let mirrors = Mirrors(Arc::new(Inner {
             node,
             cluster,
@@ -234,6 +239,7 @@ impl Mirrors {
             anywhere: Caller::new(None),
             steps: Semaphore::new(limits::MIRROR_STEPS),
             all: Mutex::default(),
+            tokens: tokens.into(),
             named: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             stopping,
@@ -300,7 +306,13 @@ impl Mirrors {
         {
             let record = known.record().clone();
             return match (&record.key, record.allow_unproven_erasures) == (&key, wanted.allow_unproven_erasures) {
-                true => Ok((self.view(&known), false)),
+                true => {
+                    // Sources change their tokens.
+                    if wanted.token.is_some() {
+                        self.0.keep_token(&from, wanted.token.clone()).await?;
+                    }
+                    Ok((self.view(&known), false))
+                }
                 false => Err(MirrorError::Conflict(format!(
                     "{from} is followed already, in another way: DELETE /mirrors/{} first",
                     record.name
@@ -311,11 +323,13 @@ impl Mirrors {
             let detail = "the key is this node's own, or its cluster's: a node does not follow itself";
             return Err(MirrorError::Conflict(detail.into()));
         }
-        let source = self.0.caller(wanted.anywhere).source(wanted.from.clone());
+        let token = wanted.token.clone().or_else(|| self.0.token(&from));
+        let source = self.0.caller(wanted.anywhere).source(wanted.from.clone(), token.clone());
         let said = |error: SourceError| MirrorError::Source(error.to_string());
         let note = source.checkpoint(None).await.map_err(said)?;
         let seen = Seen::open(&note, &wanted.key).map_err(MirrorError::Source)?;
         let record = self.begin(wanted, &source, &seen).await?;
+        self.0.keep_token(&from, token).await?;
         self.0.node.record_mirror(record.clone()).await?;
         tracing::info!(chain = record.name, from, "a chain is followed");
         let follower = self.run(record);
@@ -367,6 +381,12 @@ impl Mirrors {
         let rules = rules.and_then(|rules| Rules::from_value(&rules).ok());
         let rules = rules.ok_or_else(|| MirrorError::Source("the chain's bang has no rules".into()))?;
         let name = rules.name().clone();
+        if name.as_str() != source.url().chain() {
+            let said = source.url().chain();
+            return Err(MirrorError::Source(format!(
+                "the chain that it serves as {said:?} is called \"{name}\" by its rules"
+            )));
+        }
         let Inner { node, cluster, .. } = &*self.0;
         let cure = "follow it with another node, or export and import this node's chain elsewhere";
         match node.chain(name.as_str()) {
@@ -404,6 +424,7 @@ impl Mirrors {
         let follower = follower.ok_or_else(unknown)?;
         let stopped = Mirror { state: Following::Stopped, ..follower.record().clone() };
         follower.end().await;
+        self.0.keep_token(&stopped.from, None).await?;
         match self.0.node.chain(&stopped.id.to_string()) {
             Some(chain) => {
                 self.0.node.record_mirror(stopped.clone()).await?;
@@ -527,6 +548,25 @@ impl Mirrors {
 }
 
 impl Inner {
+    fn token(&self, from: &str) -> Option<Secret> {
+        self.tokens.lock().expect("no holder of this lock panics").get(from).cloned()
+    }
+
+    /// Keeps the token for a source, or none any more. One is begun or ended at a time, so nobody else writes meanwhile.
+    async fn keep_token(&self, from: &str, token: Option<Secret>) -> Result<(), StoreError> {
+        let mut tokens = self.tokens.lock().expect("no holder of this lock panics").clone();
+        let before = match token.clone() {
+            Some(token) => tokens.insert(from.to_owned(), token),
+            None => tokens.remove(from),
+        };
+        if before == token {
+            return Ok(());
+        }
+        self.node.keep_source_tokens(tokens.clone()).await?;
+        *self.tokens.lock().expect("no holder of this lock panics") = tokens;
+        Ok(())
+    }
+
     fn caller(&self, anywhere: bool) -> &Caller {
         if anywhere { &self.anywhere } else { &self.guarded }
     }
@@ -671,7 +711,7 @@ impl Follower {
             (record.from.clone(), record.anywhere, record.id)
         };
         let url = from.parse().expect("only a URL of a chain is recorded");
-        let source = inner.caller(anywhere).source(url);
+        let source = inner.caller(anywhere).source(url, inner.token(&from));
         let newest = self.look(inner, &source).await?;
         self.status().checked = Some(inner.node.now());
         let chain = match inner.node.chain(&id.to_string()) {
@@ -879,7 +919,7 @@ fn refused(error: ImportError) -> Trouble {
         ImportError::UnprovenErasure(fault) => {
             Trouble::Away(format!("{fault} (in POST /mirrors: allow_unproven_erasures)"))
         }
-        ImportError::Conflict(detail) => Trouble::Away(detail),
+        ImportError::Conflict(_) | ImportError::OtherName(_) => Trouble::Away(error.to_string()),
         ImportError::Refused(refused) => refused.into(),
     }
 }

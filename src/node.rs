@@ -319,7 +319,17 @@ impl Node {
 
     /// At most `limit` chains in the order of their names, from behind `after`. Of one that could not be loaded, why.
     pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<(ChainName, Result<Arc<ChainHandle>, String>)> {
-        self.0.published.chains(after, limit)
+        self.chains_if(after, limit, |_| true)
+    }
+
+    /// The same of those with a name that is wanted.
+    pub fn chains_if(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        is_wanted: impl Fn(&ChainName) -> bool,
+    ) -> Vec<(ChainName, Result<Arc<ChainHandle>, String>)> {
+        self.0.published.chains(after, limit, is_wanted)
     }
 
     /// The chains that are damaged, and where. The others go on.

@@ -7,6 +7,7 @@
 //! | `log/` | all that was accepted: transactions, quants, chains, and what is the node's own |
 //! | `index/` | where it stands. It can be removed while the node is stopped: the next start makes it anew |
 //! | `node.key`, `witness.key` | the node's secret keys |
+//! | `cluster.secret`, `mirror.tokens` | the secret of its cluster; what sources of mirrors are shown |
 //! | `format`, `lock` | the form of the folder; held by the one process that uses it |
 //! | `index.opening` | left where the process ended while it opened the index, which is made anew then |
 //!

@@ -24,6 +24,9 @@ fn program(args: &[&str]) -> Command {
         "QBC_PORT",
         "QBC_DATA",
         "QBC_LEAP_EVERY",
+        "QBC_TOKEN",
+        "QBC_ACCESS",
+        "QBC_OPEN",
         "RUST_BACKTRACE",
         "NO_COLOR",
         "CLICOLOR_FORCE",
@@ -1242,4 +1245,52 @@ fn a_mirror_is_started_listed_and_stopped() {
     assert!(node.run(&["mirror", "--stop", "trial"]).ok().contains("not followed"));
     assert_eq!(node.run(&["mirror", "--json"]).ok_json()[0]["state"], "stopped");
     assert!(node.run(&["mirror", "--stop", "none"]).fails(1).contains("no mirror"));
+}
+
+/// A token is printed once, alone on the first line; what follows is a whole access file. The program shows it, and nothing prints it.
+#[test]
+fn a_token_is_made_shown_and_not_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, mut file) = (folder.path().join("access.toml"), String::new());
+    let mut make = |args: &[&str]| {
+        let printed = qbc(&[&["token"], args].concat()).ok();
+        let (token, entry) = printed.split_once('\n').expect("lines follow");
+        assert!(token.starts_with("qbc_") && !entry.contains(token), "{printed}");
+        file += entry;
+        token.to_owned()
+    };
+    let writer = make(&["--name", "writer", "--role", "write", "--chains", "orders-*,qbc"]);
+    let admin = make(&["--name", "admin", "--role", "operate", "--role", "read,write"]);
+    assert_ne!(writer, admin);
+    fs::write(&path, &file).unwrap();
+    let node = Node::start(&["--ephemeral", "--access", text(&path)]);
+    let with = |token: &str, args: &[&str]| Run::of(node.command(args).env("QBC_TOKEN", token).output().unwrap());
+    let told = node.run(&["inject", "1"]).fails(1);
+    assert!(told.contains("401") && told.contains("QBC_TOKEN") && told.contains("--token"), "{told}");
+    with(&writer, &["inject", "1"]).ok();
+    let told = with(&writer, &["stats"]).fails(1);
+    assert!(told.contains("403") && told.contains("\"writer\" has not the role read"), "{told}");
+    with(&admin, &["bang", "orders-1", "--difficulty", "0"]).ok();
+    with(&writer, &["--chain", "orders-1", "inject", "2"]).ok();
+    // In front of the command and behind it, before what the environment says.
+    node.run(&["--token", &admin, "stats"]).ok();
+    with(&writer, &["stats", "--token", &admin]).ok();
+    with(&admin, &["leap"]).ok();
+    with(&admin, &["verify"]).ok();
+    with(&admin, &["bench", "--seconds", "1", "--connections", "2"]).ok();
+    for wrong in ["a b", "qbc_unknown"] {
+        let told = with(wrong, &["stats"]);
+        assert!(told.code != 0 && !told.err.contains(wrong), "{}", told.err);
+    }
+    let help = node.command(&["stats", "--help"]).env("QBC_TOKEN", &admin).output().unwrap();
+    assert!(!String::from_utf8_lossy(&help.stdout).contains(&admin), "the variable's value is hidden");
+    for wrong in [
+        &["token", "--role", "read"][..],
+        &["token", "--name", "x"],
+        &["token", "--name", "a b", "--role", "read"],
+        &["token", "--name", "x", "--role", "all"],
+        &["token", "--name", "x", "--role", "read", "--chains", "A"],
+    ] {
+        qbc(wrong).fails(2);
+    }
 }

@@ -4,13 +4,19 @@ use std::{fmt, io, str::FromStr, time::Duration};
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
-use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{
+    Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 
 use super::output;
-use crate::core::{hash::Hash, rules::ChainName};
+use crate::{
+    access::Secret,
+    core::{hash::Hash, rules::ChainName},
+};
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +32,8 @@ pub struct Connection {
     /// Nodes that can answer the same where that one is away.
     others: Vec<Url>,
     chain: Option<ChainRef>,
+    /// What is shown to the node.
+    pub token: Option<Secret>,
     /// Whether a script listens.
     pub json: bool,
 }
@@ -91,6 +99,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("GET /discover", "`qbc discover`"),
     ("POST …/fork", "`qbc fork`"),
     ("POST /fork", "`qbc fork`"),
+    ("send it in the header Authorization: Bearer TOKEN", "say it with QBC_TOKEN or --token"),
     ("add \"signer\" and \"signature\"", "add --signer and --signature"),
 ];
 
@@ -111,16 +120,19 @@ struct ProblemError {
 
 impl Connection {
     /// Of the node at the first of these URLs, or at the next one where that is away. It does not connect yet.
-    pub fn new(nodes: Vec<Url>, chain: Option<ChainRef>, json: bool) -> Self {
+    pub fn new(nodes: Vec<Url>, chain: Option<ChainRef>, token: Option<&Secret>, json: bool) -> Self {
+        let shown = token.map(bearer);
+        let headers: HeaderMap = shown.iter().map(|shown| (AUTHORIZATION, shown.clone())).collect();
         let bounded = || -> ClientBuilder {
-            Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION"))).connect_timeout(CONNECT_TIMEOUT)
+            let client = Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION")));
+            client.default_headers(headers.clone()).connect_timeout(CONNECT_TIMEOUT)
         };
         // Building fails where the system has no certificate authorities, as in a bare container. Then only https fails.
         let built = bounded().build().or_else(|_| bounded().tls_certs_only([]).build());
         let client = built.expect("a client that trusts no certificate needs nothing from the system");
         let mut nodes = nodes.into_iter();
         let node = nodes.next().expect("there is at least one node");
-        Connection { client, node, others: nodes.collect(), chain, json }
+        Connection { client, node, others: nodes.collect(), chain, token: token.cloned(), json }
     }
 
     /// The node at another URL, and the chain that is named there, if any is.
@@ -243,6 +255,13 @@ impl Connection {
     }
 }
 
+/// How a token is shown. What prints headers does not print it.
+fn bearer(token: &Secret) -> HeaderValue {
+    let mut shown = HeaderValue::try_from(format!("Bearer {}", token.reveal())).expect("a token is visible ASCII");
+    shown.set_sensitive(true);
+    shown
+}
+
 /// Reads the JSON of an answer.
 ///
 /// # Errors
@@ -330,8 +349,9 @@ mod tests {
     #[test]
     fn a_chain_that_is_not_named_is_that_of_the_bare_routes() {
         let node: Url = "http://localhost:5000".parse().unwrap();
-        let connection =
-            |chain: Option<&str>| Connection::new(vec![node.clone()], chain.map(|chain| chain.parse().unwrap()), false);
+        let connection = |chain: Option<&str>| {
+            Connection::new(vec![node.clone()], chain.map(|chain| chain.parse().unwrap()), None, false)
+        };
         assert_eq!(connection(None).chain_url(&["leap"]).as_str(), "http://localhost:5000/leap");
         assert_eq!(connection(Some("a.b")).chain_url(&["leap"]).as_str(), "http://localhost:5000/chains/a.b/leap");
     }

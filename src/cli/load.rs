@@ -24,6 +24,8 @@ use tokio::{
     task::JoinSet,
 };
 
+use crate::access::Secret;
+
 /// Where a connection reads ahead: large enough that a long chain costs few system calls.
 const READ_AHEAD: usize = 256 * 1024;
 
@@ -31,6 +33,8 @@ const READ_AHEAD: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub struct Target {
     authority: String,
+    /// What is shown to it.
+    token: Option<Secret>,
 }
 
 impl Target {
@@ -45,12 +49,24 @@ impl Target {
         );
         ensure!(parsed.path() == "/" && parsed.query().is_none(), "{url} names more than a host and a port");
         let host = parsed.host_str().with_context(|| format!("{url} names no host"))?;
-        Ok(Target { authority: format!("{host}:{}", parsed.port_or_known_default().unwrap_or(80)) })
+        let authority = format!("{host}:{}", parsed.port_or_known_default().unwrap_or(80));
+        Ok(Target { authority, token: None })
+    }
+
+    /// The same with a token that is shown.
+    pub fn with_token(self, token: Option<&Secret>) -> Target {
+        Target { token: token.cloned(), ..self }
+    }
+
+    /// The line of a request's head that shows the token, or nothing.
+    fn authorization(&self) -> String {
+        let line = |token: &Secret| format!("Authorization: Bearer {}\r\n", token.reveal());
+        self.token.as_ref().map(line).unwrap_or_default()
     }
 
     /// The bytes of `GET path`.
     pub fn get(&self, path: &str) -> Bytes {
-        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.authority).into()
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{}\r\n", self.authority, self.authorization()).into()
     }
 
     /// The bytes of `POST path` with a JSON body.
@@ -61,9 +77,11 @@ impl Target {
     }
 
     fn post_head(&self, path: &str, content_type: &str, framing: &str) -> Vec<u8> {
-        let host = &self.authority;
-        format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {content_type}\r\n{framing}\r\n\r\n")
-            .into_bytes()
+        let (host, authorization) = (&self.authority, self.authorization());
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}Content-Type: {content_type}\r\n{framing}\r\n\r\n"
+        )
+        .into_bytes()
     }
 
     /// A new connection.

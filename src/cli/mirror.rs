@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Connection, Usage,
+    Connection, Hidden, Usage,
     connection::read_answer,
     output::{print_json, print_line, print_value, table},
 };
@@ -29,6 +29,9 @@ pub struct MirrorArgs {
     /// The key that signs the chain's checkpoints, as `qbc key` prints it at the source
     #[arg(long, value_name = "VKEY", requires = "from")]
     key: Option<VerifierKey>,
+    /// A token of the source, where it asks for one: better by the variable, as others on this machine see command lines
+    #[arg(long, env = "QBC_SOURCE_TOKEN", value_name = "TOKEN", hide_env_values = true, requires = "from")]
+    source_token: Option<Hidden>,
     /// Accept transactions without their data though no record of their erasure is on the chain
     #[arg(long, requires = "from")]
     allow_unproven_erasures: bool,
@@ -55,14 +58,25 @@ struct Row {
 pub async fn run(node: &Connection, args: MirrorArgs) -> anyhow::Result<()> {
     match (args.stop, args.from, args.key) {
         (Some(chain), ..) => stop(node, &chain).await,
-        (None, Some(from), Some(key)) => follow(node, &from, &key, args.allow_unproven_erasures).await,
+        (None, Some(from), Some(key)) => {
+            follow(node, &from, &key, args.source_token, args.allow_unproven_erasures).await
+        }
         (None, None, None) => list(node).await,
         _ => bail!(Usage("a mirror has a URL and a --key".into())),
     }
 }
 
-async fn follow(node: &Connection, from: &Url, key: &VerifierKey, allow_unproven_erasures: bool) -> anyhow::Result<()> {
+async fn follow(
+    node: &Connection,
+    from: &Url,
+    key: &VerifierKey,
+    token: Option<Hidden>,
+    allow_unproven_erasures: bool,
+) -> anyhow::Result<()> {
     let mut body = json!({ "from": from.as_str(), "key": key.to_string() });
+    if let Some(token) = token {
+        body["token"] = token.0.into();
+    }
     if allow_unproven_erasures {
         body["allow_unproven_erasures"] = true.into();
     }

@@ -15,6 +15,9 @@ use reqwest::Url;
 use connection::{ChainRef, Connection, Refusal};
 use output::{print, print_line, print_value};
 
+use crate::access::Secret;
+
+pub mod access;
 pub mod bench;
 pub mod client;
 pub mod cluster;
@@ -38,6 +41,7 @@ pub mod remote;
 pub mod serve;
 pub mod stream;
 pub mod tail;
+pub mod token;
 pub mod verify;
 
 const EXAMPLES: &str = "\
@@ -93,38 +97,69 @@ struct ClientArgs {
     /// Print JSON, for scripts: results on standard output, errors on standard error
     #[arg(long)]
     json: bool,
+    /// The token to show, where the node has an access file: better by the variable, as others on this machine see command lines
+    #[arg(long, env = "QBC_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    token: Option<Hidden>,
+}
+
+/// A text that is in no message: it is looked at when it is used.
+#[derive(Clone)]
+pub struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden")
+    }
+}
+
+impl std::ops::Deref for Hidden {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Hidden {
+    fn from(text: String) -> Hidden {
+        Hidden(text)
+    }
 }
 
 /// The client options that each command uses. What a command would pass over in silence, it does not accept.
 const USES: &[(&str, &[&str])] = &[
-    ("inject", &["node", "chain", "json"]),
-    ("leap", &["node", "chain", "json"]),
-    ("chain", &["node", "chain", "json"]),
-    ("quant", &["node", "chain", "json"]),
-    ("get", &["node", "chain", "json"]),
-    ("pool", &["node", "chain", "json"]),
-    ("stats", &["node", "chain", "json"]),
-    ("tail", &["node", "chain", "json"]),
-    ("bang", &["node", "json"]),
-    ("fork", &["node", "chain", "json"]),
-    ("chains", &["node", "json"]),
-    ("leap-policy", &["node", "chain", "json"]),
-    ("erase", &["node", "chain", "json"]),
-    ("receipt", &["node", "chain", "json"]),
-    ("discover", &["node", "json"]),
-    ("verify", &["node", "chain", "json"]),
-    ("export", &["node", "chain", "json"]),
-    ("import", &["node", "json"]),
-    ("key", &["node", "chain", "json"]),
-    ("cluster", &["node", "chain", "json"]),
-    ("mirror", &["node", "json"]),
+    ("inject", &["node", "chain", "json", "token"]),
+    ("leap", &["node", "chain", "json", "token"]),
+    ("chain", &["node", "chain", "json", "token"]),
+    ("quant", &["node", "chain", "json", "token"]),
+    ("get", &["node", "chain", "json", "token"]),
+    ("pool", &["node", "chain", "json", "token"]),
+    ("stats", &["node", "chain", "json", "token"]),
+    ("tail", &["node", "chain", "json", "token"]),
+    ("bang", &["node", "json", "token"]),
+    ("fork", &["node", "chain", "json", "token"]),
+    ("chains", &["node", "json", "token"]),
+    ("leap-policy", &["node", "chain", "json", "token"]),
+    ("erase", &["node", "chain", "json", "token"]),
+    ("receipt", &["node", "chain", "json", "token"]),
+    ("discover", &["node", "json", "token"]),
+    ("verify", &["node", "chain", "json", "token"]),
+    ("export", &["node", "chain", "json", "token"]),
+    ("import", &["node", "json", "token"]),
+    ("key", &["node", "chain", "json", "token"]),
+    ("cluster", &["node", "chain", "json", "token"]),
+    ("mirror", &["node", "json", "token"]),
+    ("token", &[]),
     ("net", &[]),
-    ("bench", &["node", "chain", "json"]),
+    ("bench", &["node", "chain", "json", "token"]),
     ("serve", &[]),
     ("guide", &[]),
     ("completions", &[]),
     ("man", &[]),
 ];
+
+/// All of them.
+const CLIENT_OPTIONS: [&str; 4] = ["node", "chain", "json", "token"];
 
 /// The command line with the client options at each command that uses them.
 fn command_line() -> clap::Command {
@@ -133,7 +168,7 @@ fn command_line() -> clap::Command {
     let without_variable = |command: clap::Command, name: &'static str| {
         command.mut_arg(name, |option| option.env(clap::builder::Resettable::Reset))
     };
-    let command = ["node", "chain"].into_iter().fold(Cli::command(), without_variable);
+    let command = ["node", "chain", "token"].into_iter().fold(Cli::command(), without_variable);
     USES.iter().fold(command, |command, (name, uses)| {
         let used = options.get_arguments().filter(|option| uses.contains(&option.get_id().as_str())).cloned();
         command.mut_subcommand(name, |command| command.args(used.collect::<Vec<_>>()))
@@ -147,7 +182,7 @@ enum Command {
 Examples:
   qbc serve                                http://localhost:5000, data in qbc-data/5000
   qbc serve --port 5001 --leap-every 1s
-  qbc serve --data /var/lib/qbc --host 0.0.0.0 --advertise ledger-1.internal:5000
+  qbc serve --data /var/lib/qbc --host 0.0.0.0 --advertise ledger-1.internal:5000 --access access.toml
   qbc serve --port 0 --ephemeral           for a test: the first line says where
 
 SIGTERM and Ctrl-C stop it cleanly.")]
@@ -202,6 +237,8 @@ Examples:
     Cluster(cluster::ClusterArgs),
     /// Follow chains of others that are not trusted, or list those that are followed
     Mirror(mirror::MirrorArgs),
+    /// Make a token for the access file of a node
+    Token(token::TokenArgs),
     /// Run a cluster for a test, in temporary folders
     Net(net::NetArgs),
     /// Load a running node and print rates and latencies
@@ -245,9 +282,10 @@ impl Cli {
     fn of(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         let mut cli = Cli::from_arg_matches(matches)?;
         if let Some((_, behind)) = matches.subcommand() {
-            let ClientArgs { node, chain, json } = &mut cli.client;
+            let ClientArgs { node, chain, json, token } = &mut cli.client;
             prefer(node, behind, "node");
             prefer(chain, behind, "chain");
+            prefer(token, behind, "token");
             *json |= behind.try_get_one("json").is_ok_and(|json| json == Some(&true));
         }
         Ok(cli)
@@ -274,7 +312,7 @@ fn is_said(matches: &ArgMatches, id: &str) -> bool {
 /// The first option that would be passed over in silence.
 fn ignored(matches: &ArgMatches) -> Option<String> {
     let Some((name, behind)) = matches.subcommand() else {
-        let client = ["node", "chain", "json"].into_iter().find(|id| is_said(matches, id))?;
+        let client = CLIENT_OPTIONS.into_iter().find(|id| is_said(matches, id))?;
         return Some(format!(
             "--{client} is an option of client commands: without one, a node starts, which has no use for it"
         ));
@@ -286,7 +324,7 @@ fn ignored(matches: &ArgMatches) -> Option<String> {
     }
     let uses = USES.iter().find(|(command, _)| *command == name).map_or(&[][..], |(_, uses)| uses);
     let is_given = |id: &str| is_said(matches, id) || is_said(behind, id);
-    let unused = ["node", "chain", "json"].into_iter().find(|id| is_said(matches, id) && !uses.contains(id));
+    let unused = CLIENT_OPTIONS.into_iter().find(|id| is_said(matches, id) && !uses.contains(id));
     if let Some(option) = unused {
         return Some(format!("{name} has no use for --{option}"));
     }
@@ -298,7 +336,7 @@ fn ignored(matches: &ArgMatches) -> Option<String> {
             Some(file) => (file.clone(), &["node", "chain"]),
             None => return None,
         },
-        "key" if is_said(behind, "data") => ("--data".into(), &["node"]),
+        "key" if is_said(behind, "data") => ("--data".into(), &["node", "token"]),
         _ => return None,
     };
     let option = ignored.iter().find(|id| is_given(id))?;
@@ -344,9 +382,11 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 /// # Errors
 /// What the command could not do. [`Usage`] where nothing could do it.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
-    let ClientArgs { node, chain, json } = cli.client;
+    let ClientArgs { node, chain, json, token } = cli.client;
     let nodes = node.unwrap_or_else(|| Nodes(vec![Url::parse(DEFAULT_NODE).expect("it is a URL")]));
-    let connect = || Connection::new(nodes.0.clone(), chain.clone(), json);
+    let token = token.map(|token| token.0.parse::<Secret>()).transpose();
+    let token = token.map_err(|error| Usage(format!("--token or QBC_TOKEN: {error}")))?;
+    let connect = || Connection::new(nodes.0.clone(), chain.clone(), token.as_ref(), json);
     if !matches!(cli.command, None | Some(Command::Serve(_))) {
         output::stdout().context("cannot write to standard output, so nothing was done")?;
     }
@@ -374,6 +414,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Key(args)) => key::run(args, connect()).await,
         Some(Command::Mirror(args)) => mirror::run(&connect(), args).await,
         Some(Command::Cluster(args)) => cluster::run(&connect(), args).await,
+        Some(Command::Token(args)) => token::run(args),
         Some(Command::Net(args)) => net::run(args).await,
         Some(Command::Bench(args)) => bench::run(args, &connect()).await,
         Some(Command::Guide(args)) => guide::run(&args),

@@ -19,7 +19,11 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
-use super::log::{self, Log};
+use super::{
+    Hidden,
+    access::{Watched, ensure_guarded},
+    log::{self, Log},
+};
 use crate::{
     clock::Clock,
     cluster::{
@@ -27,9 +31,9 @@ use crate::{
         link::{SECRET_FILE, Secret},
     },
     core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
-    http::{self, Admitted, App, HostName, Origin},
+    http::{self, Admitted, App, HostName, Origin, Share},
     leap, limits,
-    mirror::{Mirrors, Wanted},
+    mirror::{Mirrors, Wanted, source::ChainUrl},
     node::{Background, Config, Node, Progress},
     peers::{Allowed, Host, Identity, Peers},
     scrub, store,
@@ -45,13 +49,26 @@ const FILE_SIZE_SIGNAL: i32 = 25;
 /// Options of a node. Each is also an environment variable.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Address to listen on. A node has no access control of its own: beyond this machine, put it behind what has.
+    /// Address to listen on. One that others can reach takes --access, or --open.
     #[arg(long, env = "QBC_HOST", default_value = "127.0.0.1")]
     pub host: IpAddr,
 
     /// Port to listen on; 0 takes a free one.
     #[arg(long, env = "QBC_PORT", default_value_t = 5000)]
     pub port: u16,
+
+    /// Who may do what: a file of tokens, which `qbc token` makes. It is read again when it changes, and on SIGHUP.
+    #[arg(long, env = "QBC_ACCESS", value_name = "FILE")]
+    pub access: Option<PathBuf>,
+
+    /// Let everybody who reaches the node do everything, also from other machines.
+    #[arg(long, env = "QBC_OPEN", conflicts_with = "access")]
+    pub open: bool,
+
+    /// Percentage of the node's connections, requests under way, listeners to events and bytes of bodies that one client, an address
+    /// or a token, may take up: 1 to 100. All clients behind a proxy are one address.
+    #[arg(long, env = "QBC_CLIENT_SHARE", value_name = "PERCENT", default_value_t = Share::default())]
+    pub client_share: Share,
 
     /// Data folder, made where there is none [default: qbc-data/PORT].
     #[arg(long, env = "QBC_DATA", value_name = "DIR")]
@@ -114,6 +131,11 @@ pub struct ServeArgs {
     /// prints it); a URL without a chain is of the default one. May be repeated.
     #[arg(long, env = "QBC_MIRROR", value_name = "URL=KEY", value_delimiter = ',')]
     pub mirror: Vec<Wanted>,
+
+    /// The token to show to the source of the mirror at this URL; may be repeated. Better by the variable, as others on this machine see
+    /// command lines.
+    #[arg(long, env = "QBC_MIRROR_TOKEN", value_name = "URL=TOKEN", value_delimiter = ',', hide_env_values = true)]
+    pub mirror_token: Vec<Hidden>,
 
     /// Write on this chain though newer quants of it, signed by this node, are lost with a newer data folder; may be repeated,
     /// `*` is all. It is recorded: one start with it is enough.
@@ -229,8 +251,13 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _log = start_log(&args)?;
     let (most, witnesses) = (limits::WITNESSES, args.witness.len());
     ensure!(witnesses <= most, "a node has at most {most} witnesses, so that every reader takes their signatures");
+    let (has_access, is_open) = (args.access.is_some(), args.open);
+    let access = args.access.map(Watched::open).transpose()?;
+    let mirrors = with_tokens(args.mirror, &args.mirror_token)?;
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
+    // Behind that, which tells of an address that is none of this machine. Nothing is taken yet.
+    ensure_guarded(args.host, has_access, is_open)?;
     let address = listener.local_addr()?;
     let temporary = args.ephemeral.then(tempfile::tempdir).transpose().context("cannot make a temporary folder")?;
     let data = match (&temporary, args.data) {
@@ -277,7 +304,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
     let advertised = peers.host().name().parse().map_err(anyhow::Error::msg).context("--advertise")?;
     let names = [vec![advertised], args.allow_host].concat();
-    let admitted = Admitted { names, origins: args.cors_origin };
+    let in_force = access.as_ref().map(Watched::in_force);
+    let admitted = Admitted { names, origins: args.cors_origin, access: in_force, share: args.client_share };
+    if let Some(access) = access {
+        tokio::spawn(access.run(stopping.clone()));
+    }
     let (met, known) = (peers.clone(), cluster.clone());
     tokio::spawn(async move {
         tokio::select! {
@@ -285,8 +316,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             _ = meeting.wait_for(|stopping| *stopping) => {}
         }
     });
-    let mirrors =
-        Mirrors::start(node.clone(), cluster.clone(), args.discover_allow, args.mirror, stopping.clone()).await?;
+    let mirrors = Mirrors::start(node.clone(), cluster.clone(), args.discover_allow, mirrors, stopping.clone()).await?;
     let app = App::new(node.clone(), cluster.clone(), peers, mirrors, admitted, stopping.clone());
     let signals = signals()?;
     tokio::spawn(async move {
@@ -295,7 +325,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         // Whoever listens is gone where the node has stopped already.
         let _ = stop.send(true);
     });
-    let bounds = http::Limits { connections: connections(), write_timeout: limits::WRITE_TIMEOUT };
+    let connections = connections();
+    let of_address = args.client_share.of(connections);
+    let bounds = http::Limits { connections, of_address, write_timeout: limits::WRITE_TIMEOUT };
     let mut serving = pin!(http::serve(listener, app, bounds, stopping));
     let mut has_ended = false;
     if let Some(host) = &args.join {
@@ -323,6 +355,18 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         Ok(_) => bail!("the writer ended with a panic; what was acknowledged is on disk"),
         Err(_) => Ok(()),
     }
+}
+
+/// The mirrors that are named at the start, with the tokens that are named for them.
+fn with_tokens(mut mirrors: Vec<Wanted>, tokens: &[Hidden]) -> anyhow::Result<Vec<Wanted>> {
+    for named in tokens {
+        let (from, token) = named.split_once('=').context("--mirror-token takes a URL, = and a token")?;
+        let from: ChainUrl = from.parse().map_err(anyhow::Error::msg).context("--mirror-token")?;
+        let mirror = mirrors.iter_mut().find(|mirror| mirror.from == from);
+        let mirror = mirror.with_context(|| format!("--mirror-token names {from}, and no --mirror does"))?;
+        mirror.token = Some(token.parse().map_err(anyhow::Error::msg).context("--mirror-token")?);
+    }
+    Ok(mirrors)
 }
 
 /// Names the option that is at fault.

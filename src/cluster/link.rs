@@ -12,7 +12,9 @@
 //! A signature (Ed25519) is of the text `qbc-link 1 caller` or `qbc-link 1 called`, both keys, both nonces, and the cluster's secret:
 //! so it shows that its maker has the key, and is of the cluster. What is sent then is not encrypted.
 //!
-//! Then both send frames: length of the rest (4), number of the call (8), and in a call what it is (1) and its group (8), in an
+//! Where `qbc-http 1` stands in place of `qbc-link 1`, requests of HTTP/1.1 follow, which the caller sends on to the node.
+//!
+//! Otherwise both send frames then: length of the rest (4), number of the call (8), and in a call what it is (1) and its group (8), in an
 //! answer whether it is one (1: `0`, or `1` with the reason as text); then the content. In the first call and its answer both say
 //! what they are, and where one of them refuses that the connection ends. A call is put in line before it is
 //! awaited, and the called node begins calls in the order in which they came.
@@ -47,7 +49,28 @@ use crate::{
 /// The first byte of a connection between nodes.
 pub const FIRST_BYTE: u8 = 0;
 
-const VERSION: &[u8] = b"qbc-link 1";
+/// What a connection between nodes is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Calls of groups.
+    Calls,
+    /// Requests of HTTP that a node sends on.
+    Http,
+}
+
+impl Purpose {
+    /// How the connection says it: with the version of what is spoken.
+    fn name(self) -> &'static [u8; 10] {
+        match self {
+            Purpose::Calls => b"qbc-link 1",
+            Purpose::Http => b"qbc-http 1",
+        }
+    }
+
+    fn of(name: &[u8]) -> Option<Purpose> {
+        [Purpose::Calls, Purpose::Http].into_iter().find(|purpose| purpose.name() == name)
+    }
+}
 
 /// The first call of a connection: what the caller says of itself. Where it is refused, the connection ends.
 pub const HELLO: u8 = 0;
@@ -159,8 +182,8 @@ impl Identity {
     }
 }
 
-fn transcript(role: &str, [caller, called]: [NodeId; 2], nonces: [[u8; 32]; 2]) -> Vec<u8> {
-    [VERSION, b" ", role.as_bytes(), &caller.0, &called.0, &nonces[0], &nonces[1]].concat()
+fn transcript(purpose: Purpose, role: &str, [caller, called]: [NodeId; 2], nonces: [[u8; 32]; 2]) -> Vec<u8> {
+    [purpose.name(), &b" "[..], role.as_bytes(), &caller.0, &called.0, &nonces[0], &nonces[1]].concat()
 }
 
 /// The newest entries of groups that a node is known to have.
@@ -270,7 +293,9 @@ pub async fn call_once(
         _ => LinkError::NotSent(format!("{host} ({error})")),
     };
     let call = async {
-        let (mut reader, mut writer, node) = connect(identity, None, host).await.map_err(away)?;
+        let (stream, node) = connect(identity, None, host, Purpose::Calls).await.map_err(away)?;
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
         let frame = frame(1, |frame| {
             frame.push(kind);
             frame.extend_from_slice(&Group::META.0.to_be_bytes());
@@ -338,32 +363,38 @@ fn break_when_unheard(stream: &TcpStream) {
     let _ = stream;
 }
 
-type Reader = BufReader<tokio::net::tcp::OwnedReadHalf>;
-
-/// Connects to a node, which must have this key if one is given.
+/// Connects to a node, which must have this key if one is given. Gives its key.
 async fn connect(
     identity: &Identity,
     node: Option<NodeId>,
     host: &str,
-) -> io::Result<(Reader, tokio::net::tcp::OwnedWriteHalf, NodeId)> {
-    let stream = TcpStream::connect(host).await?;
+    purpose: Purpose,
+) -> io::Result<(TcpStream, NodeId)> {
+    let mut stream = TcpStream::connect(host).await?;
     stream.set_nodelay(true)?;
     break_when_unheard(&stream);
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::with_capacity(64 << 10, reader);
     let (own, nonce) = (identity.node(), rand::random::<[u8; 32]>());
-    writer.write_all(&[&[FIRST_BYTE], VERSION, &own.0, &nonce].concat()).await?;
+    stream.write_all(&[&[FIRST_BYTE], &purpose.name()[..], &own.0, &nonce].concat()).await?;
     let (mut key, mut other, mut signature) = ([0; 32], [0; 32], [0; 64]);
-    reader.read_exact(&mut key).await?;
-    reader.read_exact(&mut other).await?;
-    reader.read_exact(&mut signature).await?;
+    stream.read_exact(&mut key).await?;
+    stream.read_exact(&mut other).await?;
+    stream.read_exact(&mut signature).await?;
     let (called, nonces) = (NodeId(key), [nonce, other]);
     if node.is_some_and(|node| node != called) {
         return Err(io::Error::other("another node answers there"));
     }
-    identity.check(called, &transcript("called", [own, called], nonces), &signature)?;
-    writer.write_all(&identity.sign(&transcript("caller", [own, called], nonces))).await?;
-    Ok((reader, writer, called))
+    identity.check(called, &transcript(purpose, "called", [own, called], nonces), &signature)?;
+    stream.write_all(&identity.sign(&transcript(purpose, "caller", [own, called], nonces))).await?;
+    Ok((stream, called))
+}
+
+/// Opens a connection to a node of the cluster, whichever is there, for requests of HTTP/1.1.
+///
+/// # Errors
+/// It cannot be reached, or has another secret.
+pub async fn connect_http(identity: &Identity, host: &str) -> io::Result<TcpStream> {
+    let connected = timeout(limits::LINK_TIMEOUT, connect(identity, None, host, Purpose::Http)).await;
+    Ok(connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.0)
 }
 
 /// Keeps a connection, and connects again where it breaks.
@@ -379,9 +410,11 @@ async fn keep(
     let mut pause = limits::LINK_PAUSE[0];
     let mut is_told = false;
     loop {
-        let connected = timeout(limits::LINK_TIMEOUT, connect(&identity, Some(node), &host)).await;
+        let connected = timeout(limits::LINK_TIMEOUT, connect(&identity, Some(node), &host, Purpose::Calls)).await;
         match connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut))) {
-            Ok((mut reader, mut writer, _)) => {
+            Ok((stream, _)) => {
+                let (reader, mut writer) = stream.into_split();
+                let mut reader = BufReader::with_capacity(64 << 10, reader);
                 pause = limits::LINK_PAUSE[0];
                 // What was said before was said to nobody.
                 while queue.try_recv().is_ok() {}
@@ -460,36 +493,47 @@ async fn write_all(queue: &mut mpsc::UnboundedReceiver<Vec<u8>>, writer: &mut (i
     }
 }
 
-/// Serves a connection that another node has opened, until it ends. Its first byte is still to be read.
+/// Another node, which has opened a connection.
+pub struct Caller {
+    node: NodeId,
+    /// What it was known to have before it said anything.
+    known: Arc<Known>,
+    /// What it has opened the connection for.
+    pub purpose: Purpose,
+}
+
+/// Authenticates another node that has opened a connection, and this one to it. Its first byte is still to be read.
 ///
 /// # Errors
 /// The other node is none of the cluster.
-pub async fn serve(stream: TcpStream, identity: &Identity, answers: Arc<dyn Answers>) -> io::Result<()> {
-    break_when_unheard(&stream);
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::with_capacity(256 << 10, reader);
+pub async fn accept(stream: &mut TcpStream, identity: &Identity, answers: &dyn Answers) -> io::Result<Caller> {
     let greet = async {
-        let mut greeting = [0; 1 + VERSION.len() + 64];
-        reader.read_exact(&mut greeting).await?;
-        let (version, rest) = greeting[1..].split_at(VERSION.len());
-        if version != VERSION {
-            return Err(io::Error::other("the other node speaks another version"));
-        }
+        let mut greeting = [0; 1 + 10 + 64];
+        stream.read_exact(&mut greeting).await?;
+        let (name, rest) = greeting[1..].split_at(10);
+        let purpose = Purpose::of(name).ok_or_else(|| io::Error::other("the other node speaks another version"))?;
         let (key, other) = rest.split_at(32);
         let caller = NodeId(key.try_into().expect("32 bytes were taken"));
         let other: [u8; 32] = other.try_into().expect("32 bytes are left");
         let (own, nonce) = (identity.node(), rand::random::<[u8; 32]>());
         let nonces = [other, nonce];
         let known = Arc::new(answers.known(caller));
-        let signature = identity.sign(&transcript("called", [caller, own], nonces));
-        writer.write_all(&[&own.0[..], &nonce, &signature].concat()).await?;
+        let signature = identity.sign(&transcript(purpose, "called", [caller, own], nonces));
+        stream.write_all(&[&own.0[..], &nonce, &signature].concat()).await?;
         let mut signature = [0; 64];
-        reader.read_exact(&mut signature).await?;
-        identity.check(caller, &transcript("caller", [caller, own], nonces), &signature)?;
-        Ok((caller, known))
+        stream.read_exact(&mut signature).await?;
+        identity.check(caller, &transcript(purpose, "caller", [caller, own], nonces), &signature)?;
+        Ok(Caller { node: caller, known, purpose })
     };
-    let (from, known) =
-        timeout(limits::LINK_TIMEOUT, greet).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    timeout(limits::LINK_TIMEOUT, greet).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// Answers the calls of another node on a connection that was [accepted](accept), until it ends.
+pub async fn serve(stream: TcpStream, caller: Caller, answers: Arc<dyn Answers>) {
+    break_when_unheard(&stream);
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::with_capacity(256 << 10, reader);
+    let Caller { node: from, known, .. } = caller;
     let (frames, mut queue) = mpsc::unbounded_channel();
     let read = async {
         while let Ok((number, mut content)) = read_frame(&mut reader).await {
@@ -525,7 +569,6 @@ pub async fn serve(stream: TcpStream, identity: &Identity, answers: Arc<dyn Answ
         () = read => {}
         _ = write_all(&mut queue, &mut writer) => {}
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -588,9 +631,13 @@ mod tests {
         let (host, echo) = (listener.local_addr().unwrap().to_string(), Arc::new(Echo { begun: Mutex::default() }));
         let answers = echo.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((mut stream, _)) = listener.accept().await {
                 let (identity, answers) = (identity.clone(), answers.clone());
-                tokio::spawn(async move { serve(stream, &identity, answers).await });
+                tokio::spawn(async move {
+                    let caller = accept(&mut stream, &identity, &*answers).await?;
+                    serve(stream, caller, answers).await;
+                    io::Result::Ok(())
+                });
             }
         });
         (host, echo)
@@ -634,7 +681,7 @@ mod tests {
         assert!(matches!(link.call(5, Group(1), &mut |_| (), PATIENCE).await, Err(LinkError::NotSent(_))));
         // Bytes that are no greeting end it, and nobody is asked.
         let before = echo.begun.lock().unwrap().len();
-        for wrong in [&[FIRST_BYTE; 200][..], &[&[FIRST_BYTE], VERSION, &[9; 300]].concat()] {
+        for wrong in [&[FIRST_BYTE; 200][..], &[&[FIRST_BYTE], &Purpose::Calls.name()[..], &[9; 300]].concat()] {
             let mut stream = TcpStream::connect(&host).await.unwrap();
             let _ = stream.write_all(wrong).await;
             let mut rest = Vec::new();

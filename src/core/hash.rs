@@ -118,6 +118,11 @@ pub fn origin(origin: &str) -> Hash {
     Hash(Sha256::digest(origin).into())
 }
 
+/// `H(token)`: what a node has of a token that clients show. A token is 32 random bytes, so that a plain hash is enough.
+pub fn token(token: &[u8]) -> Hash {
+    Hash(Sha256::digest(token).into())
+}
+
 /// The first four bytes of `H(name ‖ 0x0A ‖ kind ‖ key)`, big-endian: the id of a key that signs notes (C2SP signed-note).
 ///
 /// It is short, so it names a key and proves nothing.

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::{
     App,
+    access::Client,
     cache::{Cache, cache_headers, insists_on, prefers, unchanged},
     extract::{ChainOf, IsHead, LINES, Place, Query, parse_index, read_object},
     inject::{tag_header, text_header},
@@ -23,6 +24,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
+    access::Role,
     core::{
         chain::Head,
         count::{Height, Index, Size},
@@ -779,11 +781,19 @@ pub struct Fork {
         (status = 409, description = "The name is taken"),
     )
 )]
-pub async fn fork(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
+pub async fn fork(
+    State(app): State<App>,
+    client: Client,
+    target: ChainOf,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    // Whoever may read the fork reads its past, which is the parent's.
+    client.ensure(Role::Read, target.chain.name.as_str())?;
     let guard = target.chain.guard(expected(request.headers())?);
     refuse_key(request.headers(), NAME_IS_KEY)?;
     let mut fields = read_object(&app, request).await?;
     let name = take_name(&mut fields)?;
+    client.ensure(Role::Operate, name.as_str())?;
     let leap = take_leap(&mut fields)?.unwrap_or_default();
     let newest = target.chain.head().newest;
     let at =

@@ -5,17 +5,26 @@ use std::{convert::Infallible, error::Error, iter, sync::Arc};
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequestParts, RawPathParams},
-    http::{HeaderMap, HeaderName, Request, StatusCode, header, request::Parts},
+    http::{Extensions, HeaderMap, HeaderName, Request, StatusCode, header, request::Parts},
 };
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, value::MapDeserializer};
 use serde_json::{Map, Value};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use utoipa::{IntoParams, openapi::path::Parameter};
 
-use super::{App, coding::Undecodable, problem::Problem};
+use super::{
+    App,
+    access::{Client, Holds},
+    coding::Undecodable,
+    problem::Problem,
+};
 use crate::{
+    access::Resource,
     core::{
         count::{Index, Size},
         hash::Hash,
@@ -188,29 +197,66 @@ pub async fn path_parameter(parts: &mut Parts, is_it: impl Fn(&str) -> bool) -> 
 pub struct Whole {
     /// The body.
     pub bytes: Bytes,
-    /// What it takes up of the node's memory.
-    pub room: Option<OwnedSemaphorePermit>,
+    /// What it takes up.
+    pub room: Option<Room>,
 }
 
-/// Takes room for `bytes` of bodies, at once or not at all.
-///
-/// # Errors
-/// `503` where the bodies of other requests take it up.
-pub fn take_room(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-    let bytes = u32::try_from(bytes).expect("a body is bounded far below 4 GiB");
-    app.0
-        .room
-        .clone()
-        .try_acquire_many_owned(bytes)
-        .map_err(|_| Problem::overloaded("too many large requests at one time: send again later"))
+/// Room for a body that is in memory, until it is dropped.
+pub struct Room {
+    /// Of the node's memory.
+    pub node: OwnedSemaphorePermit,
+    /// Of what its sender may take up of that.
+    client: Holds,
+}
+
+impl Room {
+    /// Puts the room of two parts of a body together.
+    pub fn merge(&mut self, other: Room) {
+        self.node.merge(other.node);
+        self.client.merge(other.client);
+    }
+
+    /// Gives a part back.
+    pub fn give_back(&mut self, bytes: usize) {
+        drop(self.node.split(bytes));
+        self.client.give_back(bytes);
+    }
+}
+
+/// Where room is had for the body of one request.
+pub struct Rooms {
+    node: Arc<Semaphore>,
+    client: Client,
+    /// Bytes that one client may take up.
+    share: usize,
+}
+
+impl Rooms {
+    /// For the body of a request with these extensions.
+    pub fn of(app: &App, extensions: &Extensions) -> Rooms {
+        // One body of full size is nobody refused.
+        let share = app.0.admitted.share.of(limits::BODIES_BYTES).max(limits::BODY_BYTES);
+        Rooms { node: app.0.room.clone(), client: Client::in_extensions(extensions), share }
+    }
+
+    /// Takes room for `bytes`, at once or not at all.
+    ///
+    /// # Errors
+    /// `503` where the bodies of other requests take it up, `429` where those of the same client do.
+    pub fn take(&self, bytes: usize) -> Result<Room, Problem> {
+        let client = self.client.hold(Resource::BodyBytes, bytes, self.share)?;
+        let bytes = u32::try_from(bytes).expect("a body is bounded far below 4 GiB");
+        let node = self.node.clone().try_acquire_many_owned(bytes);
+        let node = node.map_err(|_| Problem::overloaded("too many large requests at one time: send again later"))?;
+        Ok(Room { node, client })
+    }
 }
 
 /// Reads a whole body of bounded size in bounded time.
 ///
 /// # Errors
-/// `413`, `408`, `503`, or `400` where the connection broke.
-pub async fn read_whole(app: &App, body: Body) -> Result<Whole, Problem> {
-    let mut body = body;
+/// `413`, `408`, `429`, `503`, or `400` where the connection broke.
+pub async fn read_whole(rooms: &Rooms, mut body: Body) -> Result<Whole, Problem> {
     let declared = http_body::Body::size_hint(&body).lower();
     if declared > limits::BODY_BYTES as u64 {
         return Err(too_large());
@@ -218,7 +264,7 @@ pub async fn read_whole(app: &App, body: Body) -> Result<Whole, Problem> {
     let Some(first) = next_data(&mut body).await? else {
         return Ok(Whole { bytes: Bytes::new(), room: None });
     };
-    let mut room = take_room(app, first.len())?;
+    let mut room = rooms.take(first.len())?;
     if first.len() as u64 == declared {
         return Ok(Whole { bytes: first, room: Some(room) });
     }
@@ -227,7 +273,7 @@ pub async fn read_whole(app: &App, body: Body) -> Result<Whole, Problem> {
         if bytes.len() + data.len() > limits::BODY_BYTES {
             return Err(too_large());
         }
-        room.merge(take_room(app, data.len())?);
+        room.merge(rooms.take(data.len())?);
         bytes.extend_from_slice(&data);
     }
     Ok(Whole { bytes: bytes.into(), room: Some(room) })
@@ -366,7 +412,8 @@ pub fn parse_pairs(body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
 /// As [`read_whole`], [`format_of`] and [`json::parse`]; `422` where it is no object.
 pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String, Value>, Problem> {
     let format = format_of(request.headers())?;
-    let body = read_whole(app, request.into_body()).await?;
+    let rooms = Rooms::of(app, request.extensions());
+    let body = read_whole(&rooms, request.into_body()).await?;
     match format {
         Format::Form => parse_form(&body.bytes),
         Format::Lines => Err(unsupported("this route takes one object")),

@@ -2,28 +2,45 @@
 //! kept here to one that has it. What is kept here is read here, when this node has all that was acknowledged before.
 
 use std::{
-    sync::{Arc, LazyLock, Mutex},
+    io,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
     time::Instant,
 };
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts, uri::Authority,
+    },
     response::IntoResponse,
 };
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
-use tokio::time::sleep;
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{self, Client},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
-use super::problem::Problem;
+use super::{
+    problem::Problem,
+    table::{Asked, Kind},
+};
 use crate::{
     cluster::{Cluster, ClusterError},
-    core::rules::ChainName,
     limits,
     node::{Group, Node},
 };
 
 /// Set on requests that another node has sent on: they are not sent on again.
 pub const FORWARDED: HeaderName = HeaderName::from_static("qbc-forwarded");
+/// On requests of another node of the cluster: the group of a chain that this one is to make.
+pub const GROUP: HeaderName = HeaderName::from_static("qbc-group");
 /// On an answer of a node that was asked to write, and does not lead: the request changed nothing.
 pub const NOT_LEADING: HeaderName = HeaderName::from_static("qbc-not-leading");
 /// Whether reads may be of what is at hand.
@@ -44,25 +61,60 @@ const OF_CONNECTION: [HeaderName; 7] = [
     header::TRAILER,
 ];
 
-/// Routes of the default chain that stand at the root.
-const CHAIN_ROUTES: [&str; 11] = [
-    "inject",
-    "leap",
-    "chain",
-    "quants",
-    "transactions",
-    "consistency",
-    "pool",
-    "stats",
-    "checkpoint",
-    "tile",
-    "events",
-];
+/// Marks a request that another node of the cluster has sent on: it came on a connection on which that node has shown its key and the
+/// cluster's secret, and its client was looked at there.
+#[derive(Clone, Copy)]
+pub struct FromNode;
 
-static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
-    client.connect_timeout(limits::LINK_TIMEOUT).build().expect("a client without options can be made")
-});
+/// Takes off a request what only nodes of the cluster say to each other, where none of them sends it.
+pub fn take_off_forged(request: &mut Request<Body>) {
+    if request.extensions().get::<FromNode>().is_none() {
+        [FORWARDED, GROUP].iter().for_each(|name| drop(request.headers_mut().remove(name)));
+    }
+}
+
+/// Calls other nodes of the cluster.
+#[derive(Clone)]
+pub struct Nodes(Client<Connector, Body>);
+
+/// Opens connections to nodes of the cluster.
+#[derive(Clone)]
+struct Connector(Cluster);
+
+impl Nodes {
+    /// Of this cluster.
+    pub fn new(cluster: Cluster) -> Nodes {
+        let mut client = Client::builder(TokioExecutor::new());
+        Nodes(client.pool_timer(TokioTimer::new()).build(Connector(cluster)))
+    }
+
+    async fn send(&self, host: &str, mut request: Request<Body>) -> Result<Response<Incoming>, legacy::Error> {
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        // What cannot be called cannot be connected to: an empty host makes no URI.
+        let uri = format!("http://{host}{target}").parse::<Uri>().unwrap_or_default();
+        *request.uri_mut() = uri;
+        request.headers_mut().insert(FORWARDED, HeaderValue::from_static("1"));
+        self.0.request(request).await
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<TokioIo<TcpStream>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let cluster = self.0.clone();
+        Box::pin(async move {
+            let host = uri.authority().map(Authority::as_str).unwrap_or_default();
+            cluster.connect_http(host).await.map(TokioIo::new)
+        })
+    }
+}
 
 /// Where a request is answered.
 pub enum Way {
@@ -74,23 +126,24 @@ pub enum Way {
     There(String, Group),
 }
 
-/// What a request is about: a chain, and whether it is written.
-struct About<'a> {
-    chain: &'a str,
-    route: &'a str,
+/// What a request is about: a chain, which part of it, and whether it is written.
+#[derive(Clone)]
+pub struct About {
+    chain: Option<String>,
+    part: String,
     writes: bool,
 }
 
-fn about(request: &Request<Body>) -> Option<About<'_>> {
-    let path = request.uri().path().trim_start_matches('/');
-    let (chain, route) = match path.strip_prefix("chains/") {
-        Some(nested) => nested.split_once('/').unwrap_or((nested, "")),
-        None => (ChainName::DEFAULT, path),
-    };
-    let first = route.split('/').next().unwrap_or_default();
-    let is_of_chain = path.starts_with("chains/") || CHAIN_ROUTES.contains(&first) || first == "fork";
-    let writes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) || first == "leap";
-    is_of_chain.then_some(About { chain, route: first, writes })
+impl About {
+    /// As the table of routes has it.
+    pub fn of(asked: &Asked) -> About {
+        let writes = asked.kind().is_some_and(Kind::changes);
+        About { chain: asked.chain().map(str::to_owned), part: asked.part().to_owned(), writes }
+    }
+
+    fn is_inject(&self) -> bool {
+        self.chain.is_some() && self.part == "inject"
+    }
 }
 
 /// Takes the query parameter `consistency`, which every read has, and the header of that name. Says whether what is at hand is
@@ -127,14 +180,15 @@ pub fn way<'a>(
     cluster: &'a Cluster,
     node: &Node,
     request: &Request<Body>,
+    about: &About,
     is_local_enough: bool,
 ) -> impl Future<Output = Result<Way, Problem>> + Send + use<'a> {
-    let found = about(request).and_then(|About { chain, route, writes }| {
+    let found = about.chain.as_ref().and_then(|chain| {
         let local = node.chain(chain);
         let group = local.as_ref().map(|chain| chain.group).or_else(|| cluster.group_of(chain))?;
         // What is kept here is checked here, and the node carries it to the one that leads.
-        let writes = writes && !(route == "inject" && local.is_some());
-        Some((group, local.is_some(), matches!(route, "tile" | "inject"), writes))
+        let writes = about.writes && !(about.is_inject() && local.is_some());
+        Some((group, local.is_some(), about.part == "tile" || about.is_inject(), writes))
     });
     let is_forwarded = request.headers().contains_key(FORWARDED);
     async move {
@@ -194,9 +248,13 @@ fn nobody() -> Problem {
 }
 
 /// What another node answers to a GET, of what it has itself; nothing where it does not.
-pub async fn ask(host: &str, target: String) -> Option<serde_json::Value> {
-    let sent = CLIENT.get(format!("http://{host}{target}")).header(FORWARDED, "1").timeout(limits::AGREEMENT_TIMEOUT);
-    sent.send().await.ok()?.error_for_status().ok()?.json().await.ok()
+pub async fn ask(nodes: &Nodes, host: &str, target: String) -> Option<serde_json::Value> {
+    let asked = async {
+        let request = Request::get(target).body(Body::empty()).ok()?;
+        let answer = nodes.send(host, request).await.ok().filter(|answer| answer.status().is_success())?;
+        serde_json::from_slice(&answer.into_body().collect().await.ok()?.to_bytes()).ok()
+    };
+    timeout(limits::AGREEMENT_TIMEOUT, asked).await.ok().flatten()
 }
 
 /// A small write that is made here, kept as it is read: where this node turns out to lead no more, somebody else is to get it.
@@ -207,10 +265,8 @@ pub struct Again {
 
 impl Again {
     /// Of a request that may be sent on. An inject is no such one: [`Node`] carries what it cannot decide on.
-    pub fn of(request: Request<Body>) -> (Request<Body>, Option<Again>) {
-        let about = about(&request);
-        let is_asked = !request.headers().contains_key(FORWARDED)
-            && about.map_or(request.method() == Method::POST, |about| about.writes && about.route != "inject");
+    pub fn of(request: Request<Body>, about: &About) -> (Request<Body>, Option<Again>) {
+        let is_asked = !request.headers().contains_key(FORWARDED) && about.writes && !about.is_inject();
         if !is_asked || !is_small(&request) {
             return (request, None);
         }
@@ -234,13 +290,19 @@ impl Again {
 }
 
 /// Whether a request is known to be small enough to be kept.
-fn is_small(request: &Request<Body>) -> bool {
+pub fn is_small(request: &Request<Body>) -> bool {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     http_body::Body::is_end_stream(request.body()) || length.is_some_and(|length: usize| length <= limits::FORWARD_KEPT)
 }
 
 /// Has another node answer. A small request is sent again where nobody has taken it.
-pub async fn send(cluster: &Cluster, mut host: String, group: Group, request: Request<Body>) -> Response<Body> {
+pub async fn send(
+    cluster: &Cluster,
+    nodes: &Nodes,
+    mut host: String,
+    group: Group,
+    request: Request<Body>,
+) -> Response<Body> {
     let is_small = is_small(&request);
     let (parts, body) = request.into_parts();
     let (kept, mut streamed) = match is_small {
@@ -250,18 +312,17 @@ pub async fn send(cluster: &Cluster, mut host: String, group: Group, request: Re
         },
         false => (None, Some(body)),
     };
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let since = Instant::now();
     loop {
-        let mut sent = CLIENT.request(parts.method.clone(), format!("http://{host}{target}"));
-        sent = sent.headers(forwarded(&parts.headers));
-        sent = match (&kept, streamed.take()) {
-            (Some(kept), _) if kept.is_empty() => sent,
-            (Some(kept), _) => sent.body(kept.clone()),
-            (None, Some(body)) => sent.body(reqwest::Body::wrap_stream(body.into_data_stream())),
+        let body = match (&kept, streamed.take()) {
+            (Some(kept), _) => Body::from(kept.clone()),
+            (None, Some(body)) => body,
             (None, None) => return nobody().into_response(),
         };
-        let answer = sent.send().await;
+        let mut sent = Request::new(body);
+        (*sent.method_mut(), *sent.uri_mut()) = (parts.method.clone(), parts.uri.clone());
+        *sent.headers_mut() = forwarded(&parts.headers);
+        let answer = nodes.send(&host, sent).await;
         let is_taken = match &answer {
             Ok(answer) => !answer.headers().contains_key(NOT_LEADING),
             Err(error) => !error.is_connect(),
@@ -294,17 +355,17 @@ fn forwarded(headers: &HeaderMap) -> HeaderMap {
     // What the other node answers is passed on as it is, and compressed here.
     to.remove(header::ACCEPT_ENCODING);
     to.remove(header::CONTENT_LENGTH);
-    to.insert(FORWARDED, HeaderValue::from_static("1"));
+    // Whoever is reached decides who may do what: what shows that goes no further.
+    [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].iter().for_each(|name| drop(to.remove(name)));
     to
 }
 
-fn answered(answer: reqwest::Response) -> Response<Body> {
-    let (status, mut headers) = (answer.status(), answer.headers().clone());
+fn answered(answer: Response<Incoming>) -> Response<Body> {
+    let mut response = answer.map(Body::new);
+    let headers = response.headers_mut();
     OF_CONNECTION.iter().for_each(|name| drop(headers.remove(name)));
     headers.remove(NOT_LEADING);
     headers.remove(header::DATE);
-    let mut response = Response::new(Body::from_stream(answer.bytes_stream()));
-    (*response.status_mut(), *response.headers_mut()) = (status, headers);
     response.extensions_mut().insert(Forwarded);
     response
 }

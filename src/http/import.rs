@@ -9,16 +9,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     App,
-    extract::{Format, Query, format_of, next_data, take_room},
+    access::Client,
+    extract::{Format, Query, Room, Rooms, format_of, next_data},
     inject::text_header,
     preconditions::{refuse_conditions, refuse_key},
     problem::Problem,
 };
 use crate::{
+    access::Role,
     core::{chain::LeapPolicy, export::Voucher, hash::Hash, note::VerifierKey, rules::ChainName},
     limits,
     node::{Import, ImportError, ImportState, Imported, Unfinished},
@@ -105,12 +107,14 @@ pub struct ImportView {
         (status = 201, description = "The chain is here", body = ImportedView, headers(("Location"))),
         (status = 200, description = "It was here already, with all that the export has", body = ImportedView, headers(("Location"))),
         (status = 409, description = "Another chain has its name, it is here but without all that the export has, or an earlier import had other lines"),
+        (status = 403, description = "The chain has a name that the token is not for; nothing is kept"),
         (status = 422, description = "A line does not hold, which is named; nothing is kept"),
         (status = 429, description = "Too many imports are not finished"),
     )
 )]
 pub async fn import(
     State(app): State<App>,
+    client: Client,
     Query(query): Query<ImportQuery>,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
@@ -122,11 +126,16 @@ pub async fn import(
     refuse_key(request.headers(), "an import goes on by itself where the same export is sent again")?;
     let key = query.key.map(|key| key.parse::<VerifierKey>()).transpose();
     let keys = key.map_err(|error| Problem::bad_request(format!("\"key\": {error}")))?;
+    if let Some(chain) = app.0.node.chain(&query.chain.to_string()) {
+        client.ensure(Role::Operate, chain.name.as_str())?;
+    }
+    let rooms = Rooms::of(&app, request.extensions());
     let mut body = request.into_body();
     let begun = Import::begin(&app.0.node, query.chain, Vec::from_iter(keys), query.allow_unproven_erasures).await;
+    let begun = begun.map(|import| import.of_names(move |name| client.may(Role::Operate, name.as_str())));
     let outcome = match begun {
-        Ok(mut import) => match run(&app, &mut body, &mut import).await? {
-            Err(error @ (ImportError::Fault { .. } | ImportError::UnprovenErasure(_))) => {
+        Ok(mut import) => match run(&rooms, &mut body, &mut import).await? {
+            Err(error @ (ImportError::Fault { .. } | ImportError::UnprovenErasure(_) | ImportError::OtherName(_))) => {
                 import.give_up().await.and(Err(error))
             }
             outcome => outcome,
@@ -149,7 +158,7 @@ pub async fn import(
 }
 
 /// Imports the body in pieces of whole lines. The inner error is the import's, the outer one that of a body that broke off.
-async fn run(app: &App, body: &mut Body, import: &mut Import) -> Result<Result<Imported, ImportError>, Problem> {
+async fn run(rooms: &Rooms, body: &mut Body, import: &mut Import) -> Result<Result<Imported, ImportError>, Problem> {
     let mut lines = Lines::default();
     loop {
         let data = {
@@ -166,7 +175,7 @@ async fn run(app: &App, body: &mut Body, import: &mut Import) -> Result<Result<I
             }
         };
         let Some(data) = data else { break };
-        lines.add(app, &data)?;
+        lines.add(rooms, &data)?;
         if lines.bytes.len() >= limits::IMPORT_BYTES
             && let Err(error) = lines.import(import).await
         {
@@ -185,12 +194,12 @@ struct Lines {
     bytes: Vec<u8>,
     /// Where the last whole line ends.
     whole: usize,
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Room>,
 }
 
 impl Lines {
     /// Only what is new is looked through: else bytes that drip in would be costly.
-    fn add(&mut self, app: &App, data: &[u8]) -> Result<(), Problem> {
+    fn add(&mut self, rooms: &Rooms, data: &[u8]) -> Result<(), Problem> {
         if let Some(end) = data.iter().rposition(|&byte| byte == b'\n') {
             self.whole = self.bytes.len() + end + 1;
         }
@@ -198,7 +207,7 @@ impl Lines {
             let detail = format!("a line has at most {} bytes", limits::BODY_BYTES);
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
         }
-        let room = take_room(app, data.len())?;
+        let room = rooms.take(data.len())?;
         match &mut self.room {
             Some(all) => all.merge(room),
             none => *none = Some(room),
@@ -216,7 +225,9 @@ impl Lines {
         let rest = self.bytes.split_off(whole);
         let lines = mem::replace(&mut self.bytes, rest);
         import.lines(&lines).await?;
-        drop(self.room.as_mut().and_then(|room| room.split(whole)));
+        if let Some(room) = &mut self.room {
+            room.give_back(whole);
+        }
         Ok(())
     }
 }
@@ -249,7 +260,11 @@ fn answer(imported: Imported) -> Response {
     tag = "node",
     responses((status = 200, description = "The imports, in the order of their ids", body = [ImportView]))
 )]
-pub async fn imports(State(app): State<App>) -> Result<Response, Problem> {
+pub async fn imports(State(app): State<App>, client: Client) -> Result<Response, Problem> {
+    let may_see = |import: &Unfinished| match &import.name {
+        Some(name) => client.may(Role::Read, name),
+        None => client.may_everywhere(Role::Read),
+    };
     let view = |import: Unfinished| ImportView {
         id: import.id,
         name: import.name,
@@ -263,7 +278,7 @@ pub async fn imports(State(app): State<App>) -> Result<Response, Problem> {
         },
         last_activity: import.active.map(|active| active.to_string()),
     };
-    let imports: Vec<ImportView> = app.0.node.imports().await?.into_iter().map(view).collect();
+    let imports: Vec<ImportView> = app.0.node.imports().await?.into_iter().filter(may_see).map(view).collect();
     Ok(axum::Json(imports).into_response())
 }
 
@@ -280,9 +295,15 @@ pub async fn imports(State(app): State<App>) -> Result<Response, Problem> {
 )]
 pub async fn give_up(
     State(app): State<App>,
+    client: Client,
     Query(query): Query<GiveUpQuery>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
+    let import = app.0.node.imports().await?.into_iter().find(|import| import.id == query.chain);
+    match import.and_then(|import| import.name) {
+        Some(name) => client.ensure(Role::Operate, &name)?,
+        None => client.ensure_everywhere(Role::Operate)?,
+    }
     refuse_conditions(&headers)?;
     refuse_key(&headers, "to give up an import twice does no harm")?;
     app.0.node.give_up_import(query.chain).await?;
@@ -295,6 +316,7 @@ impl From<ImportError> for Problem {
             ImportError::Fault { .. } | ImportError::UnprovenErasure(_) => {
                 Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
             }
+            ImportError::OtherName(_) => Problem::new(StatusCode::FORBIDDEN, error.to_string()),
             ImportError::Conflict(detail) => Problem::new(StatusCode::CONFLICT, detail),
             ImportError::Refused(refused) => refused.into(),
         }

@@ -11,12 +11,12 @@ use axum::{
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     App,
     chains::{ReceiptView, Stage, receipt_json},
-    extract::{ChainOf, Format, Query, format_of, next_data, parse_form, read_whole, take_room},
+    extract::{ChainOf, Format, Query, Room, Rooms, format_of, next_data, parse_form, read_whole},
     openapi::{Guard, OneOrMany, PublicKey, Signature},
     preconditions::{IDEMPOTENCY_KEY, expected, idempotency_key},
     problem::{Problem, ProblemDocument},
@@ -228,14 +228,15 @@ pub async fn inject(
     }
     let (parts, body) = request.into_parts();
     let expected = expected(&parts.headers)?;
-    let body = read_whole(&app, body).await?;
+    let rooms = Rooms::of(&app, &parts.extensions);
+    let body = read_whole(&rooms, body).await?;
     let value = match format {
         Format::Form => Value::Object(parse_form(&body.bytes)?),
         _ => json::parse(&body.bytes)?,
     };
     let is_array = value.is_array();
     let submissions = submissions(&target.chain, value, &parts.headers)?;
-    let accepted = app.0.node.inject(&target.chain, submissions, expected, body.room).await?;
+    let accepted = app.0.node.inject(&target.chain, submissions, expected, body.room.map(|room| room.node)).await?;
     answer(&app, &target, accepted, is_array, wait).await
 }
 
@@ -446,7 +447,7 @@ async fn inject_lines(
             )));
         }
     }
-    let mut stream = Stream::new(app, chain);
+    let mut stream = Stream::new(app, Rooms::of(app, &parts.extensions), chain);
     let mut lines = Lines::default();
     let ended = loop {
         // What has come is committed before more is waited for.
@@ -483,7 +484,7 @@ async fn inject_lines(
 struct Lines {
     /// The start of a line whose end has not come yet.
     started: Vec<u8>,
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Room>,
     /// Why the line is refused already. The rest of it is passed over.
     refused: Option<Problem>,
 }
@@ -496,15 +497,15 @@ impl Lines {
             if self.started.is_empty() && self.refused.is_none() {
                 stream.line(line).await;
             } else {
-                self.keep(stream.app, line);
+                self.keep(&stream.rooms, line);
                 self.end(stream).await;
             }
             rest = behind;
         }
-        self.keep(stream.app, rest);
+        self.keep(&stream.rooms, rest);
     }
 
-    fn keep(&mut self, app: &App, part: &[u8]) {
+    fn keep(&mut self, rooms: &Rooms, part: &[u8]) {
         if self.refused.is_some() || part.is_empty() {
             return;
         }
@@ -512,7 +513,7 @@ impl Lines {
             let detail = format!("a line has at most {} bytes", limits::BODY_BYTES);
             self.refused = Some(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
         } else {
-            match take_room(app, part.len()) {
+            match rooms.take(part.len()) {
                 Ok(room) => {
                     self.started.extend_from_slice(part);
                     match &mut self.room {
@@ -544,6 +545,7 @@ type Placements = Pin<Box<dyn Future<Output = Result<Vec<Result<Placed, Refused>
 /// Lines on their way to the writer.
 struct Stream<'a> {
     app: &'a App,
+    rooms: Rooms,
     chain: &'a ChainHandle,
     /// Lines seen.
     number: u64,
@@ -564,9 +566,10 @@ struct Group {
 }
 
 impl<'a> Stream<'a> {
-    fn new(app: &'a App, chain: &'a ChainHandle) -> Self {
+    fn new(app: &'a App, rooms: Rooms, chain: &'a ChainHandle) -> Self {
         Stream {
             app,
+            rooms,
             chain,
             number: 0,
             group: Group::default(),

@@ -10,12 +10,14 @@ use serde_json::{Map, Value};
 
 use super::{
     App,
+    access::Client,
     extract::{Place, read_object},
     inject::text_header,
     preconditions::{refuse_conditions, refuse_key},
     problem::Problem,
 };
 use crate::{
+    access::{Role, Secret},
     core::{
         note::VerifierKey,
         rules::{ChainName, Fault},
@@ -35,6 +37,9 @@ pub struct Follow {
     chain: Option<ChainName>,
     /// The key that signs its checkpoints, as `qbc key` prints it there.
     key: String,
+    /// A token of the source that has the role read on the chain, where the source asks for one. It is shown to nobody else.
+    #[schema(nullable = false, write_only)]
+    token: Option<String>,
     /// Whether transactions may come without their data though no record of their erasure is on the chain; false where it is not said.
     #[schema(nullable = false)]
     allow_unproven_erasures: Option<bool>,
@@ -64,12 +69,19 @@ fn take_wanted(mut fields: Map<String, Value>) -> Result<Wanted, Vec<Fault>> {
     let allow = fields.remove("allow_unproven_erasures").unwrap_or(Value::Bool(false));
     let allow_unproven_erasures =
         allow.as_bool().ok_or_else(|| vec![Fault::of("allow_unproven_erasures", "must be true or false")])?;
+    let token = match fields.remove("token") {
+        None => None,
+        Some(token) => {
+            let token = token.as_str().ok_or("must be a string").and_then(str::parse::<Secret>);
+            Some(token.map_err(|detail| vec![Fault::of("token", detail)])?)
+        }
+    };
     match fields.keys().next() {
         Some(name) => {
-            let detail = "unknown field: a mirror has from, chain, key and allow_unproven_erasures";
+            let detail = "unknown field: a mirror has from, chain, key, token and allow_unproven_erasures";
             Err(vec![Fault::of(name, detail)])
         }
-        None => Ok(Wanted { from, key, allow_unproven_erasures, anywhere: false }),
+        None => Ok(Wanted { from, key, allow_unproven_erasures, anywhere: false, token }),
     }
 }
 
@@ -91,10 +103,12 @@ fn take_wanted(mut fields: Map<String, Value>) -> Result<Wanted, Vec<Fault>> {
         (status = 429, description = "Too many chains are followed"),
     )
 )]
-pub async fn follow(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
+pub async fn follow(State(app): State<App>, client: Client, request: Request<Body>) -> Result<Response, Problem> {
     refuse_conditions(request.headers())?;
     refuse_key(request.headers(), "to follow a chain twice does no harm")?;
     let wanted = take_wanted(read_object(&app, request).await?)?;
+    // The copy has this name: a source that calls its chain otherwise is refused.
+    client.ensure(Role::Operate, wanted.from.chain())?;
     let (view, is_new) = app.0.mirrors.follow(&wanted).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let location = text_header(format!("/chains/{}", view.chain));
@@ -110,8 +124,10 @@ pub async fn follow(State(app): State<App>, request: Request<Body>) -> Result<Re
     tag = "node",
     responses((status = 200, description = "The mirrors, by the chains' names", body = [MirrorView]))
 )]
-pub async fn mirrors(State(app): State<App>) -> axum::Json<Vec<MirrorView>> {
-    axum::Json(app.0.mirrors.list())
+pub async fn mirrors(State(app): State<App>, client: Client) -> axum::Json<Vec<MirrorView>> {
+    let mut mirrors = app.0.mirrors.list();
+    mirrors.retain(|mirror| client.may(Role::Read, &mirror.chain));
+    axum::Json(mirrors)
 }
 
 /// Follows a chain no more. The copy stays: it can be read, and takes no writes still, until it is followed again.
@@ -125,7 +141,15 @@ pub async fn mirrors(State(app): State<App>) -> axum::Json<Vec<MirrorView>> {
         (status = 404, description = "There is no such mirror"),
     )
 )]
-pub async fn stop(State(app): State<App>, place: Place, headers: HeaderMap) -> Result<StatusCode, Problem> {
+pub async fn stop(
+    State(app): State<App>,
+    client: Client,
+    place: Place,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let is_it = |mirror: &MirrorView| mirror.id.is_some_and(|id| id.to_string() == place.0);
+    let named = app.0.mirrors.list().into_iter().find(is_it).map(|mirror| mirror.chain);
+    client.ensure(Role::Operate, named.as_ref().unwrap_or(&place.0))?;
     refuse_conditions(&headers)?;
     refuse_key(&headers, "to stop a mirror twice does no harm")?;
     app.0.mirrors.stop(&place.0).await?;

@@ -1,5 +1,6 @@
 //! The HTTP interface: all routes in one place, and what holds for each of them.
 
+mod access;
 mod cache;
 mod chains;
 mod cluster;
@@ -21,6 +22,7 @@ mod preconditions;
 mod problem;
 mod proofs;
 mod server;
+mod table;
 mod unread;
 mod witness;
 
@@ -46,17 +48,31 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 use tower::{Layer, ServiceExt, service_fn};
-use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
-use utoipa_axum::{router::OpenApiRouter, routes};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any as AnyValue, CorsLayer};
+use utoipa_axum::routes;
 
+pub use access::{InForce, Share};
 pub use origin::{Admitted, HostName, Origin};
 pub use server::Limits;
 
-use crate::{cluster::Cluster, limits, mirror::Mirrors, node::Node, peers::Peers};
+use crate::{
+    access::{Resource, Role},
+    cluster::Cluster,
+    limits,
+    mirror::Mirrors,
+    node::Node,
+    peers::Peers,
+};
+use access::{Client, End, Holds};
 use cache::Encodings;
-use forward::Way;
+use forward::{About, Way};
 use forwarded::References;
 use problem::Problem;
+use table::{
+    Asked,
+    Kind::{Between, Listen, Open, Operate, Read, Write},
+    Listed, Table,
+};
 
 /// What all handlers share. A clone is another handle to the same.
 #[derive(Clone)]
@@ -66,6 +82,8 @@ pub struct App(Arc<Shared>);
 struct Shared {
     node: Node,
     cluster: Cluster,
+    /// The other nodes of the cluster, to which requests are sent on.
+    nodes: forward::Nodes,
     peers: Peers,
     mirrors: Mirrors,
     /// Bytes that request bodies may still take up.
@@ -86,7 +104,7 @@ struct Shared {
 struct Document {
     json: Bytes,
     /// Its routes.
-    routes: matchit::Router<openapi::Listed>,
+    routes: matchit::Router<Listed>,
     /// What it lists, with which a debug build compares what is answered.
     answers: HashSet<String>,
 }
@@ -106,55 +124,73 @@ impl App {
         let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
         let document = OnceLock::new();
-        App(Arc::new(Shared { node, cluster, peers, mirrors, room, decoders, events, admitted, document, stopping }))
+        let nodes = forward::Nodes::new(cluster.clone());
+        App(Arc::new(Shared {
+            node,
+            cluster,
+            nodes,
+            peers,
+            mirrors,
+            room,
+            decoders,
+            events,
+            admitted,
+            document,
+            stopping,
+        }))
     }
 }
 
 /// The routes of one chain.
-fn chain_routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(inject::inject))
-        .routes(routes!(chains::leap, chains::leap_by_post))
-        .routes(routes!(chains::chain))
-        .routes(routes!(chains::quant))
-        .routes(routes!(chains::transactions))
-        .routes(routes!(chains::transaction))
-        .routes(routes!(chains::transaction_by_id))
-        .routes(routes!(chains::receipt))
-        .routes(routes!(chains::consistency))
-        .routes(routes!(proofs::checkpoint))
-        .routes(routes!(proofs::tile))
-        .routes(routes!(proofs::entries))
-        .routes(routes!(chains::pool))
-        .routes(routes!(chains::stats))
-        .routes(routes!(chains::fork))
-        .routes(routes!(erase::erase))
-        .routes(routes!(events::events))
+fn chain_routes() -> Table {
+    Table::new()
+        .on_chain(Write, routes!(inject::inject))
+        .on_chain(Write, routes!(chains::leap, chains::leap_by_post))
+        .on_chain(Read, routes!(chains::chain))
+        .on_chain(Read, routes!(chains::quant))
+        .on_chain(Read, routes!(chains::transactions))
+        .on_chain(Read, routes!(chains::transaction))
+        .on_chain(Read, routes!(chains::transaction_by_id))
+        .on_chain(Read, routes!(chains::receipt))
+        .on_chain(Read, routes!(chains::consistency))
+        .on_chain(Read, routes!(proofs::checkpoint))
+        .on_chain(Read, routes!(proofs::tile))
+        .on_chain(Read, routes!(proofs::entries))
+        .on_chain(Read, routes!(chains::pool))
+        .on_chain(Read, routes!(chains::stats))
+        .on_chain(Operate, routes!(chains::fork))
+        .on_chain(Operate, routes!(erase::erase))
+        .on_chain(Listen, routes!(events::events))
 }
 
 /// The routes of the node.
-fn node_routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(nodes::index))
-        .routes(routes!(nodes::bang))
-        .routes(routes!(import::import, import::imports, import::give_up))
-        .routes(routes!(nodes::chains))
-        .routes(routes!(nodes::get_chain, nodes::patch_chain))
-        .routes(routes!(nodes::discover, nodes::discovered))
-        .routes(routes!(nodes::hello, nodes::greet))
-        .routes(routes!(nodes::has_chain))
-        .routes(routes!(cluster::cluster))
-        .routes(routes!(cluster::leave))
-        .routes(routes!(mirrors::follow, mirrors::mirrors))
-        .routes(routes!(mirrors::stop))
-        .routes(routes!(witness::add_checkpoint))
-        .routes(routes!(witness::witness))
-        .routes(routes!(witness::cosigned))
-        .routes(routes!(guide::chapters))
-        .routes(routes!(guide::chapter))
-        .routes(routes!(nodes::livez))
-        .routes(routes!(nodes::readyz))
-        .routes(routes!(nodes::openapi))
+fn node_routes() -> Table {
+    Table::new()
+        .on_node(Open, routes!(nodes::index))
+        .on_found(Operate, routes!(nodes::bang))
+        .on_found(Operate, routes!(import::import, import::give_up))
+        .on_found(Read, routes!(import::imports))
+        .on_found(Read, routes!(nodes::chains))
+        .on_chain(Read, routes!(nodes::get_chain))
+        .on_chain(Operate, routes!(nodes::patch_chain))
+        .on_node(Operate, routes!(nodes::discover))
+        .on_node(Read, routes!(nodes::discovered))
+        .on_node(Open, routes!(nodes::hello))
+        .on_node(Between, routes!(nodes::greet))
+        .on_found(Read, routes!(nodes::has_chain))
+        .on_node(Read, routes!(cluster::cluster))
+        .on_node(Operate, routes!(cluster::leave))
+        .on_found(Operate, routes!(mirrors::follow))
+        .on_found(Read, routes!(mirrors::mirrors))
+        .on_found(Operate, routes!(mirrors::stop))
+        .on_node(Between, routes!(witness::add_checkpoint))
+        .on_node(Read, routes!(witness::witness))
+        .on_node(Read, routes!(witness::cosigned))
+        .on_node(Open, routes!(guide::chapters))
+        .on_node(Open, routes!(guide::chapter))
+        .on_node(Open, routes!(nodes::livez))
+        .on_node(Open, routes!(nodes::readyz))
+        .on_node(Open, routes!(nodes::openapi))
 }
 
 /// Serves the interface of a node until `shutdown` says that the node stops; then finishes the requests under way, for a bounded
@@ -169,17 +205,18 @@ pub async fn serve(listener: TcpListener, app: App, bounds: Limits, shutdown: wa
     server::serve(listener, answer, Some(cluster), bounds, shutdown).await;
 }
 
-/// All routes.
+/// All routes, those of a chain for the default chain as well.
+fn all_routes() -> Table {
+    node_routes().and("", chain_routes()).and(openapi::NESTED, chain_routes())
+}
+
+/// What answers the requests for all routes.
 fn router(app: App) -> Router {
-    let (routes, document) = OpenApiRouter::new()
-        .merge(node_routes())
-        .merge(chain_routes())
-        .nest(openapi::NESTED, chain_routes())
-        .split_for_parts();
+    let (routes, document, rules) = all_routes().into_parts();
     app.0.document.get_or_init(|| {
         // The router's paths, before the document has those of OpenAPI.
-        let routes = openapi::listed(&document);
-        let document = openapi::finish(document);
+        let routes = openapi::listed(&document, &rules);
+        let document = openapi::finish(document, &rules);
         let json = document.to_json().expect("the document is JSON");
         // utoipa's names of these formats are none of the OpenAPI Format Registry.
         let json = json.replace(r#""u-int"#, r#""uint"#).into();
@@ -205,14 +242,15 @@ fn cors(origins: Vec<Origin>) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(is_admitted))
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
-        .allow_headers(AnyValue)
+        // The wildcard does not stand for `Authorization` (WHATWG Fetch, section 3.3.5).
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(AnyValue)
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The routes with what holds for each of them: the request's id, no other host's requests, no writes from pages of other sites,
-/// no slash at the end, no unknown query parameter, a body decoded and read or the connection closed after it, panics
+/// nothing for those who may not, no slash at the end, no unknown query parameter, a body decoded and read or the connection closed after it, panics
 /// answered, references that a proxy's clients can follow, every error a problem document, a line end behind JSON, a line in
 /// the log, and answers compressed.
 ///
@@ -243,18 +281,11 @@ impl Interface {
         let log = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (Instant::now(), request.method().clone(), request.uri().path().to_owned()));
         let listed = cfg!(debug_assertions).then(|| {
-            let path = self.listed(&request).map_or("", |listed| &listed.path);
+            let path = self.asked(&request, false).path;
             (request.method().clone(), path)
         });
         let references = References::of(&request);
-        let is_local_enough = forward::take_consistency(&mut request);
-        let response = match is_local_enough.and_then(|is_enough| self.check(&request).map(|()| is_enough)) {
-            Err(problem) => problem.into_response(),
-            Ok(is_local_enough) if self.app.0.cluster.is_active() => {
-                Box::pin(self.in_cluster(request, is_local_enough)).await
-            }
-            Ok(_) => self.here(request).await,
-        };
+        let (response, token) = self.answer_client(request).await;
         let is_finished = response.extensions().get::<forward::Forwarded>().is_some();
         let mut response = if is_finished { response } else { line_end::add(as_problem(response)) };
         if let Some((method, path)) = listed
@@ -267,13 +298,15 @@ impl Interface {
         unread.announce(&mut response);
         if let Some((started, method, path)) = log {
             let (status, took) = (response.status().as_u16(), started.elapsed());
-            tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
+            let request_id = id.to_str().unwrap_or_default();
+            tracing::debug!(request_id, %method, path, status, token, ?took);
         }
         // A wait for a leap that took too long is no failure of the node, and of a full disk the writer tells once.
         let is_told = matches!(response.status(), StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE);
         if response.status().is_server_error() && !is_told {
             tracing::warn!(
                 request_id = id.to_str().unwrap_or_default(),
+                token,
                 status = response.status().as_u16(),
                 "a request failed"
             );
@@ -283,15 +316,89 @@ impl Interface {
         if is_head { without_body(response) } else { response }
     }
 
+    /// The answer to whoever asks, if that client may, and the name of its token.
+    async fn answer_client(&self, mut request: Request<Body>) -> (Response, Option<String>) {
+        forward::take_off_forged(&mut request);
+        let Shared { cluster, node, admitted, .. } = &*self.app.0;
+        let in_force = admitted.access.as_ref();
+        let asked = self.asked(&request, in_force.is_some() || cluster.is_active());
+        let client = self.admit(&request, &asked).and_then(|()| Client::of(&mut request, in_force, &asked));
+        let token = client.as_ref().ok().and_then(Client::name).map(str::to_owned);
+        let client = match client.and_then(|client| client.check(&asked, node).map(|()| client)) {
+            Ok(client) => client,
+            // Pages of other sites see it only with the headers that the layer adds.
+            Err(problem) => return (self.across_sites(request, |_| async { problem.into_response() }).await, token),
+        };
+        let response = match self.begin(&client, &asked) {
+            Err(problem) => problem.into_response(),
+            Ok(holds) => {
+                let request = self.bounded(request, &client, &asked);
+                let response = self.answer_admitted(request, &asked).await;
+                // Others hear no more than their token allows, also where that changes.
+                let response = match in_force.filter(|_| asked.kind() == Some(Listen)) {
+                    Some(in_force) => response
+                        .map(|body| client.while_allowed(body, Role::Read, self.name_of(&asked), in_force, End::Whole)),
+                    None => response,
+                };
+                holds.until_ended(response)
+            }
+        };
+        (response, token)
+    }
+
+    /// Counts a request that begins.
+    ///
+    /// # Errors
+    /// `429`: its client has too much under way.
+    fn begin(&self, client: &Client, asked: &Asked) -> Result<Holds, Problem> {
+        let share = self.app.0.admitted.share;
+        match asked.kind() {
+            Some(Listen) => client.hold(Resource::Listeners, 1, share.of(limits::LISTENERS)),
+            _ => client.hold(Resource::Requests, 1, share.of(limits::REQUESTS)),
+        }
+    }
+
+    /// A request whose body ends early where its client may no more send it.
+    fn bounded(&self, request: Request<Body>, client: &Client, asked: &Asked) -> Request<Body> {
+        let (Some(in_force), Some(role)) = (&self.app.0.admitted.access, asked.kind().and_then(table::Kind::role))
+        else {
+            return request;
+        };
+        // What is small is whole when it is looked at.
+        if forward::is_small(&request) {
+            return request;
+        }
+        request.map(|body| client.while_allowed(body, role, self.name_of(asked), in_force, End::Broken))
+    }
+
+    /// The name of the chain that a request is about, whatever it calls it by.
+    fn name_of(&self, asked: &Asked) -> Option<String> {
+        let chain = asked.chain()?;
+        Some(self.app.0.node.chain(chain).map_or_else(|| chain.to_owned(), |chain| chain.name.to_string()))
+    }
+
+    /// The answer to a client that may ask for it.
+    async fn answer_admitted(&self, mut request: Request<Body>, asked: &Asked<'_>) -> Response {
+        let is_local_enough = forward::take_consistency(&mut request);
+        match is_local_enough.and_then(|is_enough| check_query(&request, asked).map(|()| is_enough)) {
+            Err(problem) => problem.into_response(),
+            Ok(is_local_enough) if self.app.0.cluster.is_active() => {
+                let about = About::of(asked);
+                Box::pin(self.in_cluster(request, &about, is_local_enough)).await
+            }
+            Ok(_) => self.here(request).await,
+        }
+    }
+
     /// The answer of this node, or of the one that can give it.
-    async fn in_cluster(&self, mut request: Request<Body>, is_local_enough: bool) -> Response {
-        let Shared { cluster, node, .. } = &*self.app.0;
+    async fn in_cluster(&self, mut request: Request<Body>, about: &About, is_local_enough: bool) -> Response {
+        let Shared { cluster, node, nodes, .. } = &*self.app.0;
         let since = Instant::now();
         loop {
-            match forward::way(cluster, node, &request, is_local_enough).await {
+            match forward::way(cluster, node, &request, about, is_local_enough).await {
                 Err(problem) => return problem.into_response(),
                 Ok(Way::Here) => {
-                    let (taken, again) = forward::Again::of(request);
+                    let (taken, again) = forward::Again::of(request, about);
                     let response = self.here(taken).await;
                     let is_taken = !response.headers().contains_key(forward::NOT_LEADING);
                     match again {
@@ -308,7 +415,7 @@ impl Interface {
                     response.headers_mut().insert(forward::CONSISTENCY, value);
                     return response;
                 }
-                Ok(Way::There(host, group)) => return forward::send(cluster, host, group, request).await,
+                Ok(Way::There(host, group)) => return forward::send(cluster, nodes, host, group, request).await,
             }
         }
     }
@@ -331,14 +438,24 @@ impl Interface {
             *request.method_mut() = Method::GET;
             request.extensions_mut().insert(extract::Head);
         }
-        let Ok(response) = match &self.cors {
-            None => routed(self.router.clone(), request).await,
-            // Boxed, as every request moves and stores the whole of its future.
-            Some(cors) => {
-                let router = self.router.clone();
-                Box::pin(cors.layer(service_fn(move |request| routed(router.clone(), request))).oneshot(request)).await
-            }
-        };
+        let router = self.router.clone();
+        self.across_sites(request, move |request| routed(router, request)).await
+    }
+
+    /// An answer, with what pages of other sites need where they may use the node.
+    async fn across_sites<F: Future<Output = Response> + Send>(
+        &self,
+        request: Request<Body>,
+        answer: impl FnOnce(Request<Body>) -> F + Send,
+    ) -> Response {
+        let Some(cors) = &self.cors else { return answer(request).await };
+        // Boxed, as every request moves and stores the whole of its future.
+        let mut answer = Some(answer);
+        let answer = service_fn(move |request| {
+            let answer = answer.take().expect("it is asked once");
+            answer(request).map(Ok::<_, Infallible>)
+        });
+        let Ok(response) = Box::pin(cors.layer(answer).oneshot(request)).await;
         response
     }
 
@@ -347,15 +464,15 @@ impl Interface {
     }
 
     /// The route that a request asks for.
-    fn listed(&self, request: &Request<Body>) -> Option<&openapi::Listed> {
-        self.document().routes.at(request.uri().path()).ok().map(|found| found.value)
+    fn asked(&self, request: &Request<Body>, wants_chain: bool) -> Asked<'_> {
+        Asked::of(&self.document().routes, request, wants_chain)
     }
 
-    /// Refuses what is refused whatever its route would say.
-    fn check(&self, request: &Request<Body>) -> Result<(), Problem> {
+    /// Refuses what is refused whoever asks for it.
+    fn admit(&self, request: &Request<Body>, asked: &Asked) -> Result<(), Problem> {
         let admitted = &self.app.0.admitted;
         let host = admitted.host(request)?;
-        if writes(request) && admitted.is_foreign(request.headers(), host.as_ref()) {
+        if asked.kind().is_some_and(table::Kind::changes) && admitted.is_foreign(request.headers(), host.as_ref()) {
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",
@@ -368,42 +485,37 @@ impl Interface {
                 "there is no route {path}, no route ends with a slash: ask for {bare}"
             )));
         }
-        self.check_query(request)
-    }
-
-    /// Checks the names of query parameters.
-    ///
-    /// # Errors
-    /// `400` for one that the route does not have, or that stands twice.
-    fn check_query(&self, request: &Request<Body>) -> Result<(), Problem> {
-        let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else { return Ok(()) };
-        let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-        let Some(known) = self.listed(request).and_then(|listed| listed.parameters.get(method)) else {
-            return Ok(());
-        };
-        let mut seen = HashSet::new();
-        for (name, _) in extract::parse_pairs(query.as_bytes())? {
-            if !known.contains(&name) {
-                let names = match known.as_slice() {
-                    [] => "none".into(),
-                    known => known.join(", "),
-                };
-                return Err(Problem::bad_request(format!(
-                    "there is no query parameter {name:?}: this route has {names}"
-                )));
-            }
-            if !seen.insert(name.clone()) {
-                return Err(Problem::bad_request(format!("the query parameter {name:?} stands twice: send it once")));
-            }
-        }
         Ok(())
     }
 }
 
+/// Checks the names of query parameters.
+///
+/// # Errors
+/// `400` for one that the route does not have, or that stands twice.
+fn check_query(request: &Request<Body>, asked: &Asked) -> Result<(), Problem> {
+    let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else { return Ok(()) };
+    let Some(known) = asked.listed.map(|listed| &listed.parameters) else { return Ok(()) };
+    let mut seen = HashSet::new();
+    for (name, _) in extract::parse_pairs(query.as_bytes())? {
+        if !known.contains(&name) {
+            let names = match known.as_slice() {
+                [] => "none".into(),
+                known => known.join(", "),
+            };
+            return Err(Problem::bad_request(format!("there is no query parameter {name:?}: this route has {names}")));
+        }
+        if !seen.insert(name.clone()) {
+            return Err(Problem::bad_request(format!("the query parameter {name:?} stands twice: send it once")));
+        }
+    }
+    Ok(())
+}
+
 /// The router's answer, also where a handler panics.
-async fn routed(router: Router, request: Request<Body>) -> Result<Response, Infallible> {
-    let answer = AssertUnwindSafe(async { router.oneshot(request).await });
-    answer.catch_unwind().await.unwrap_or_else(|panic| Ok(panicked(panic)))
+async fn routed(router: Router, request: Request<Body>) -> Response {
+    let answer = AssertUnwindSafe(async { router.oneshot(request).await.unwrap_or_else(|never| match never {}) });
+    answer.catch_unwind().await.unwrap_or_else(panicked)
 }
 
 /// The answer to a HEAD: the length is that of the body that is left out (RFC 9110 section 8.6).
@@ -427,17 +539,6 @@ fn new_request_id() -> HeaderValue {
     let mut digits = [0; 32];
     hex::encode_to_slice(rand::random::<[u8; 16]>(), &mut digits).expect("16 bytes are 32 digits");
     HeaderValue::from_bytes(&digits).expect("hexadecimal digits are visible ASCII")
-}
-
-/// Whether a request may change something, as `GET /leap` does.
-fn writes(request: &Request<Body>) -> bool {
-    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let path = request.uri().path().trim_end_matches('/');
-    let route = match path.strip_prefix("/chains/") {
-        Some(nested) => nested.split_once('/').map_or("", |(_, route)| route),
-        None => path.trim_start_matches('/'),
-    };
-    !is_safe || route == "leap"
 }
 
 /// Makes a problem document of an error that has no body of its own, such as `405`.
@@ -468,6 +569,25 @@ mod tests {
 
     use super::*;
 
+    /// What a route is without its rule nobody knows: not who may call it, nor whether a page of another site may.
+    #[test]
+    fn every_route_has_its_rule() {
+        let (_, mut document, rules) = all_routes().into_parts();
+        let mut count = 0;
+        for (path, item) in &mut document.paths.paths {
+            for (method, _) in openapi::operations(item) {
+                let rule = rules.get(&(path.clone(), method.clone()));
+                let rule = rule.unwrap_or_else(|| panic!("{method} {path} has no rule"));
+                let of_default = path.strip_prefix(openapi::NESTED).filter(|route| !route.is_empty());
+                if let Some(route) = of_default {
+                    assert_eq!(rules.get(&(route.to_owned(), method)), Some(rule), "{path}");
+                }
+                count += 1;
+            }
+        }
+        assert_eq!(count, rules.len(), "a rule is of no route");
+    }
+
     /// Its connection goes on, and the client is told.
     #[tokio::test]
     async fn a_handler_that_panics_is_answered() {
@@ -475,7 +595,7 @@ mod tests {
             panic!("it is meant to")
         }
         let request = Request::get("/").body(Body::empty()).unwrap();
-        let Ok(response) = routed(Router::new().route("/", get(panics)), request).await;
+        let response = routed(Router::new().route("/", get(panics)), request).await;
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     App,
+    access::Client,
     chains::{Stats, page_limit},
-    extract::{ChainOf, Place, Query, read_object, read_whole},
+    extract::{ChainOf, Place, Query, Rooms, read_object, read_whole},
     forward::{self, Way},
     inject::text_header,
     openapi::{Guard, NameForm, PublicKey},
@@ -22,6 +23,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
+    access::Role,
     cluster::ClusterError,
     core::{
         chain::LeapPolicy,
@@ -219,9 +221,6 @@ fn take_replicas(fields: &mut Map<String, Value>) -> Result<Option<u8>, Problem>
     }
 }
 
-/// The header with the group of a chain that another node of the cluster asks this one to make.
-const GROUP: HeaderName = HeaderName::from_static("qbc-group");
-
 /// Has the node make a chain that leads the group in which it is to be kept.
 async fn bang_in_cluster(
     app: &App,
@@ -232,7 +231,7 @@ async fn bang_in_cluster(
     leap: LeapPolicy,
 ) -> Result<Response, Problem> {
     let cluster = &app.0.cluster;
-    let asked = headers.get(GROUP).and_then(|group| group.to_str().ok()?.parse::<Group>().ok());
+    let asked = headers.get(forward::GROUP).and_then(|group| group.to_str().ok()?.parse::<Group>().ok());
     let group = match asked {
         Some(group) => group,
         None => {
@@ -254,8 +253,8 @@ async fn bang_in_cluster(
         let sent = request.headers_mut();
         sent.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         sent.insert(header::CONTENT_LENGTH, json.len().into());
-        sent.insert(GROUP, text_header(group.to_string()));
-        return Ok(forward::send(cluster, host, group, request).await);
+        sent.insert(forward::GROUP, text_header(group.to_string()));
+        return Ok(forward::send(cluster, &app.0.nodes, host, group, request).await);
     }
     let name = rules.name().clone();
     let chain = make_in_cluster(app, name, group, app.0.node.bang(rules, None, leap, None, Some(group))).await?;
@@ -302,13 +301,14 @@ pub(super) const NAME_IS_KEY: &str = "a chain is made once, since its name is un
         (status = 409, description = "The name is taken"),
     )
 )]
-pub async fn bang(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
+pub async fn bang(State(app): State<App>, client: Client, request: Request<Body>) -> Result<Response, Problem> {
     let only_if_new = is_only_if_new(request.headers())?;
     refuse_key(request.headers(), NAME_IS_KEY)?;
     let headers = request.headers().clone();
     let mut fields = read_object(&app, request).await?;
     let body = app.0.cluster.is_active().then(|| fields.clone());
     let name = take_name(&mut fields)?;
+    client.ensure(Role::Operate, name.as_str())?;
     let leap = take_leap(&mut fields)?.unwrap_or_default();
     let replicas = take_replicas(&mut fields)?;
     let rules = Rules::new(name).amend(fields)?;
@@ -354,14 +354,15 @@ pub struct ChainsQuery {
 )]
 pub async fn chains(
     State(app): State<App>,
+    client: Client,
     Query(query): Query<ChainsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let limit = page_limit(query.limit)? as usize;
     if app.0.cluster.is_active() && !headers.contains_key(forward::FORWARDED) {
-        return chains_of_cluster(&app, query.after.as_deref(), limit).await;
+        return chains_of_cluster(&app, &client, query.after.as_deref(), limit).await;
     }
-    let chains = app.0.node.chains(query.after.as_deref(), limit + 1);
+    let chains = app.0.node.chains_if(query.after.as_deref(), limit + 1, |name| client.may(Role::Read, name.as_str()));
     let mut body = vec![b'['];
     let mut last = None;
     for (name, chain) in chains.iter().take(limit) {
@@ -387,10 +388,10 @@ pub async fn chains(
     Ok((headers, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-/// A page of all chains of the cluster: each node lists those that it keeps.
-async fn chains_of_cluster(app: &App, after: Option<&str>, limit: usize) -> Result<Response, Problem> {
+/// The next chains of all of the cluster, whoever may see them: each node lists those that it keeps. They are no more than `count`.
+async fn next_of_cluster(app: &App, after: Option<&str>, count: usize) -> BTreeMap<String, Value> {
     let mut chains: BTreeMap<String, Value> = BTreeMap::new();
-    for (name, chain) in app.0.node.chains(after, limit + 1) {
+    for (name, chain) in app.0.node.chains(after, count) {
         let listed = match &chain {
             Ok(chain) => ListedChain::Loaded(Box::new(ChainView::of(chain))),
             Err(damage) => ListedChain::Lost { name: name.as_str(), damage },
@@ -399,12 +400,30 @@ async fn chains_of_cluster(app: &App, after: Option<&str>, limit: usize) -> Resu
     }
     let (hosts, _) = app.0.cluster.hosts();
     let after = after.map(|after| format!("&after={after}")).unwrap_or_default();
-    let asked = hosts.iter().map(|host| forward::ask(host, format!("/chains?limit={}{after}", limit + 1)));
+    let asked = hosts.iter().map(|host| forward::ask(&app.0.nodes, host, format!("/chains?limit={count}{after}")));
     for others in futures_util::future::join_all(asked).await.into_iter().flatten() {
         for chain in others.as_array().cloned().unwrap_or_default() {
             if let Some(name) = chain["name"].as_str() {
                 chains.entry(name.to_owned()).or_insert(chain);
             }
+        }
+    }
+    // Of what is behind the page of one node, another may not have told yet.
+    chains.into_iter().take(count).collect()
+}
+
+/// A page of all chains of the cluster that a client may see.
+async fn chains_of_cluster(app: &App, client: &Client, after: Option<&str>, limit: usize) -> Result<Response, Problem> {
+    // Those that the client may not see count for nothing, so the next ones are looked for until the page is full.
+    let (mut chains, mut after) = (BTreeMap::new(), after.map(str::to_owned));
+    while chains.len() <= limit {
+        let mut next = next_of_cluster(app, after.as_deref(), limit + 1).await;
+        let is_end = next.len() <= limit;
+        after = next.keys().next_back().cloned();
+        next.retain(|name, _| client.may(Role::Read, name));
+        chains.append(&mut next);
+        if is_end {
+            break;
         }
     }
     let is_more = chains.len() > limit;
@@ -556,7 +575,8 @@ pub async fn hello(State(app): State<App>) -> axum::Json<Hello> {
     )
 )]
 pub async fn greet(State(app): State<App>, request: Request<Body>) -> Result<axum::Json<Hello>, Problem> {
-    let body = read_whole(&app, request.into_body()).await?;
+    let rooms = Rooms::of(&app, request.extensions());
+    let body = read_whole(&rooms, request.into_body()).await?;
     if body.bytes.len() > MAX_HELLO {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a hello has at most {MAX_HELLO} bytes")));
     }
@@ -589,8 +609,9 @@ pub struct Kept {
         (status = 404, description = "It has not"),
     )
 )]
-pub async fn has_chain(State(app): State<App>, place: Place) -> Result<axum::Json<Kept>, Problem> {
+pub async fn has_chain(State(app): State<App>, client: Client, place: Place) -> Result<axum::Json<Kept>, Problem> {
     let chain = app.0.node.chain(&place.0);
+    client.ensure(Role::Read, chain.as_ref().map_or(&place.0, |chain| chain.name.as_str()))?;
     let chain = chain.ok_or_else(|| Problem::not_found(format!("there is no chain {:?}", place.0)))?;
     Ok(axum::Json(Kept { name: chain.name.to_string(), id: chain.id }))
 }
@@ -622,18 +643,25 @@ pub async fn livez() -> axum::Json<Status> {
         (status = 503, description = "It takes no writes, or a chain does not, which it names"),
     )
 )]
-pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Problem> {
+pub async fn readyz(State(app): State<App>, client: Client) -> Result<axum::Json<Status>, Problem> {
     match app.0.node.health() {
         Health::Ready => {
             let name = |what: &'static str| {
-                move |(name, detail): (ChainName, String)| format!("the chain \"{name}\" {what}: {detail}")
+                let client = &client;
+                move |(name, detail): (ChainName, String)| match client.may(Role::Read, name.as_str()) {
+                    true => format!("the chain \"{name}\" {what}: {detail}"),
+                    false => format!("a chain {what}"),
+                }
             };
             let damaged = app.0.node.damages().into_iter().map(name("is damaged"));
             let names: Vec<String> =
                 damaged.chain(app.0.node.rollbacks().into_iter().map(name("takes no writes"))).collect();
             match names.as_slice() {
                 [] => {
-                    let warnings = [app.0.node.warnings(), app.0.mirrors.warnings()].concat();
+                    let warnings = match client.may_everywhere(Role::Read) {
+                        true => [app.0.node.warnings(), app.0.mirrors.warnings()].concat(),
+                        false => Vec::new(),
+                    };
                     Ok(axum::Json(Status { status: "ok", warnings }))
                 }
                 names => Err(Problem::overloaded(format!("{}; the others go on", names.join("; ")))),
@@ -655,12 +683,13 @@ pub async fn openapi(State(app): State<App>) -> Response {
 
 /// What this is, and where everything else is.
 #[utoipa::path(get, path = "/", tag = "node", responses((status = 200, description = "The index", body = Object)))]
-pub async fn index(State(app): State<App>) -> axum::Json<Value> {
+pub async fn index(State(app): State<App>, client: Client) -> axum::Json<Value> {
+    let chains = client.may_everywhere(Role::Read).then(|| app.0.node.chain_count());
     axum::Json(json!({
         "name": "qbc",
         "version": env!("CARGO_PKG_VERSION"),
         "id": app.0.node.id(),
-        "chains": app.0.node.chain_count(),
+        "chains": chains,
         "try": {
             "POST /inject": "add a transaction: {\"data\": any JSON}",
             "GET /leap": "mine what is pooled into a quant",

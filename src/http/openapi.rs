@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     marker::PhantomData,
 };
 
@@ -17,11 +17,16 @@ use utoipa::{
         path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
         response::ResponseBuilder,
         schema::SchemaType,
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
         tag::TagBuilder,
     },
 };
 
-use super::{extract::LINES, problem::ProblemDocument};
+use super::{
+    extract::LINES,
+    problem::ProblemDocument,
+    table::{Kind, Listed, ListedMethod, Rules},
+};
 use crate::{
     core::{
         hash::Hash,
@@ -168,12 +173,13 @@ pub struct NameForm {
 struct Route<'a> {
     path: &'a str,
     method: Method,
+    kind: Kind,
     operation: &'a Operation,
 }
 
 impl Route<'_> {
     fn writes(&self) -> bool {
-        self.method != Method::GET || self.path.ends_with("/leap")
+        self.kind.changes()
     }
 
     fn names_something(&self) -> bool {
@@ -193,9 +199,14 @@ impl Route<'_> {
 type Implied = (&'static str, &'static str, fn(&Route) -> bool);
 
 /// What a route can answer beside that which its handler lists. A handler that lists one of these has more to say of it.
-const IMPLIED: [Implied; 14] = [
+const IMPLIED: [Implied; 16] = [
     ("400", "The request is malformed, or has a parameter that this route does not know", |_| true),
-    ("403", "A page of another site asked for this write", |route| route.writes()),
+    ("401", "The node has an access file, and no token came with the request, or one that it does not know", |route| {
+        route.kind.role().is_some()
+    }),
+    ("403", "The token has not this right, or a page of another site asked for a write", |route| {
+        route.writes() || route.kind.role().is_some()
+    }),
     ("404", "There is no such chain, or nothing in it by this name", |route| route.names_something()),
     ("408", "The body stopped coming", |route| route.has_body()),
     ("412", "A condition does not hold: `If-Match` names another state, or is sent where there is none", |route| {
@@ -207,6 +218,7 @@ const IMPLIED: [Implied; 14] = [
     ("421", "The node is not known by the name in the header `Host`", |_| true),
     ("422", "The body has not the shape that this route takes", |route| route.has_body()),
     ("431", "The request's head is too large", |_| true),
+    ("429", "The client, an address or a token, has too much under way", |_| true),
     ("500", "A fault of the node; its log says more", |_| true),
     ("503", "The node has too much to do or cannot read or write, or the chain is damaged", |route| {
         route.writes() || route.is_of_a_chain() || route.path.starts_with(NESTED)
@@ -228,9 +240,16 @@ const HEADERS: [(&str, &str); 10] = [
     ("Location", "Where what was made stands"),
     ("Retry-After", "Seconds after which it is worth another try"),
     ("Vary", "The request headers that the answer depends on"),
-    ("WWW-Authenticate", "That a signature of one of the chain's writers is asked for"),
+    (
+        "WWW-Authenticate",
+        "How to authenticate: `Bearer` (RFC 6750) where the node asks for a token, `QBC-Ed25519` where the chain asks for the signature \
+        of one of its writers",
+    ),
     (REQUEST_ID, "The request's `X-Request-Id`, or one that was made for it; the node's log has it"),
 ];
+
+/// The name of the scheme by which clients show tokens.
+const BEARER: &str = "bearer";
 
 const REQUEST_ID: &str = "X-Request-Id";
 const IF_NONE_MATCH: &str = "If-None-Match";
@@ -242,7 +261,7 @@ const PARAMETERS: [(&str, &str); 2] = [
 ];
 
 /// Completes what the macros have gathered.
-pub fn finish(mut document: OpenApi) -> OpenApi {
+pub fn finish(mut document: OpenApi, rules: &Rules) -> OpenApi {
     document.info = InfoBuilder::new()
         .title("QBC, the Quantum blockchain")
         .version(env!("CARGO_PKG_VERSION"))
@@ -258,24 +277,27 @@ pub fn finish(mut document: OpenApi) -> OpenApi {
         TagBuilder::new().name("chain").description(Some("What one chain holds, and what can be done with it")).build(),
         TagBuilder::new().name("node").description(Some("Chains as a whole, other nodes, and the node itself")).build(),
     ]);
-    // A chain asks its writers for signatures, not the node its callers for a name.
+    // It stands at each operation that asks for a token.
     document.security = Some(Vec::new());
 
     // A parameter that takes the rest of a path has a mark in the router, which OpenAPI does not know.
     let paths = std::mem::take(&mut document.paths.paths);
-    document.paths.paths = paths.into_iter().map(|(path, item)| (without_marks(&path), item)).collect();
-    for (path, item) in &mut document.paths.paths {
+    let complete_all = paths.into_iter().map(|(marked, mut item)| {
+        let path = without_marks(&marked);
         let is_nested = path.strip_prefix(NESTED).is_some_and(|rest| !rest.is_empty());
         if is_nested {
             item.parameters.get_or_insert_default().push(RefOr::T(chain_parameter()));
         }
-        for (method, operation) in operations(item) {
+        for (method, operation) in operations(&mut item) {
             if let Some(id) = operation.operation_id.as_mut().filter(|_| is_nested) {
                 id.insert_str(0, "chain_");
             }
-            complete(path, method, operation);
+            let kind = rules[&(marked.clone(), method.clone())].kind;
+            complete(&path, method, kind, operation);
         }
-    }
+        (path, item)
+    });
+    document.paths.paths = complete_all.collect();
     add_shared(document.components.get_or_insert_default());
     document
 }
@@ -294,41 +316,38 @@ fn chain_parameter() -> Parameter {
         .build()
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+/// The operations of a path.
+pub fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
     let methods = [Method::GET, Method::POST, Method::PATCH, Method::DELETE];
     let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
     methods.into_iter().zip(operations).filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
-/// A route of the document, as the router knows it.
-pub struct Listed {
-    /// Its path.
-    pub path: String,
-    /// The names of the query parameters of each of its methods.
-    pub parameters: HashMap<Method, Vec<String>>,
-}
-
 /// The routes of the document, by the paths that are asked for.
-pub fn listed(document: &OpenApi) -> matchit::Router<Listed> {
+pub fn listed(document: &OpenApi, rules: &Rules) -> matchit::Router<Listed> {
     let mut all = matchit::Router::new();
     for (path, item) in &document.paths.paths {
         let mut item = item.clone();
-        let parameters = operations(&mut item).map(|(method, operation)| {
+        let methods = operations(&mut item).map(|(method, operation)| {
             let names = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
                 RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => Some(parameter.name.clone()),
                 _ => None,
             });
-            (method, names.collect())
+            let rule = rules[&(path.clone(), method.clone())];
+            ListedMethod { method, rule, parameters: names.collect() }
         });
-        let listed = Listed { path: path.clone(), parameters: parameters.collect() };
+        let listed = Listed { path: path.clone(), methods: methods.collect() };
         all.insert(path, listed).expect("the router has these paths too");
     }
     all
 }
 
 /// Adds what follows from the kind of a route.
-fn complete(path: &str, method: Method, operation: &mut Operation) {
-    let route = Route { path, method, operation };
+fn complete(path: &str, method: Method, kind: Kind, operation: &mut Operation) {
+    // For schemes other than OAuth, what stands here are the roles that are needed. A node without an access file asks for no token.
+    let by_token = kind.role().map(|role| SecurityRequirement::new(BEARER, [role.name()]));
+    operation.security = by_token.map(|by_token| vec![by_token, SecurityRequirement::default()]);
+    let route = Route { path, method, kind, operation };
     let implied: Vec<&Implied> = IMPLIED.iter().filter(|(_, _, holds)| holds(&route)).collect();
     for (status, description, _) in implied {
         let response = || ResponseBuilder::new().description(*description).build().into();
@@ -343,7 +362,7 @@ fn complete(path: &str, method: Method, operation: &mut Operation) {
         }
         let by_status: &[&str] = match status.as_str() {
             "200" | "304" if is_cacheable => &["Cache-Control", "ETag", "Vary"],
-            "401" => &["WWW-Authenticate"],
+            "401" | "403" => &["WWW-Authenticate"],
             "415" => &["Accept-Encoding"],
             "429" | "503" => &["Retry-After"],
             _ => &[],
@@ -382,6 +401,10 @@ fn add_shared(components: &mut Components) {
         let parameter = parameter.required(Required::False).description(Some(description)).build();
         components.parameters.insert(name.into(), parameter.into());
     }
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "A token, where the node has an access file: `qbc token` makes one. Without such a file everybody may do everything",
+    ));
+    components.add_security_scheme(BEARER, SecurityScheme::Http(bearer.build()));
     let mut schemas = texts();
     schemas.push((ProblemDocument::name().into(), ProblemDocument::schema()));
     ProblemDocument::schemas(&mut schemas);

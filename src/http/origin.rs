@@ -20,16 +20,23 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header},
 };
 
-use super::problem::Problem;
+use super::{
+    access::{InForce, Share},
+    problem::Problem,
+};
 use crate::limits;
 
-/// The names of a node, and the other sites whose pages may use it.
+/// Who may come in, as whom, and how much each may take up: the names of a node, the other sites whose pages may use it, and its clients.
 #[derive(Clone, Debug, Default)]
 pub struct Admitted {
     /// Its names besides `localhost`; the first is shown as an example.
     pub names: Vec<HostName>,
     /// The sites.
     pub origins: Vec<Origin>,
+    /// Who may do what; everybody may do everything where there is no access file.
+    pub access: Option<InForce>,
+    /// How much one client may take up.
+    pub share: Share,
 }
 
 impl Admitted {

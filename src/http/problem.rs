@@ -29,6 +29,8 @@ pub struct Problem {
     pub errors: Vec<Fault>,
     /// Whether another node of the cluster is to be asked, since this one does not lead the chain.
     pub not_leading: bool,
+    /// How to authenticate (RFC 9110 section 11.6.1), where that is not by a signature of a writer.
+    pub challenge: Option<&'static str>,
 }
 
 /// The document (RFC 9457 section 3.1). The type is always `about:blank`, so the title is that of the status.
@@ -52,7 +54,7 @@ pub struct ProblemDocument<'a> {
 impl Problem {
     /// A problem without places.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
-        Problem { status, detail: detail.into(), errors: Vec::new(), not_leading: false }
+        Problem { status, detail: detail.into(), errors: Vec::new(), not_leading: false, challenge: None }
     }
 
     /// `400`: the request is not what it says to be.
@@ -102,17 +104,18 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
-        let (status, not_leading, body) = (self.status, self.not_leading, self.into_document());
+        let (status, not_leading, challenge) = (self.status, self.not_leading, self.challenge);
+        let body = self.into_document();
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
         let headers = response.headers_mut();
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("QBC-Ed25519"));
-            }
             _ => {}
+        }
+        if let Some(challenge) = challenge.or((status == StatusCode::UNAUTHORIZED).then_some("QBC-Ed25519")) {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if not_leading {
             headers.insert(NOT_LEADING, HeaderValue::from_static("1"));

@@ -3,11 +3,13 @@
 mod socket;
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     io,
+    net::{IpAddr, Ipv6Addr},
     pin::pin,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -21,13 +23,16 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
+use super::forward::FromNode;
 use crate::{
+    access::{Resource, Usage},
     cluster::{Cluster, link::FIRST_BYTE},
     limits,
 };
@@ -38,8 +43,49 @@ use socket::Socket;
 pub struct Limits {
     /// Connections at one time.
     pub connections: usize,
+    /// Connections of one address at one time.
+    pub of_address: usize,
     /// How long a connection may take nothing of what it is sent.
     pub write_timeout: Duration,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub struct Peer {
+    /// What its address takes up.
+    pub usage: Arc<Usage>,
+}
+
+/// What each address takes up that has connections.
+#[derive(Default)]
+struct Addresses {
+    all: HashMap<IpAddr, Weak<Usage>>,
+    /// Entries from which on those without connections are looked for and removed.
+    full: usize,
+}
+
+impl Addresses {
+    fn usage(&mut self, address: IpAddr) -> Arc<Usage> {
+        let address = counted(address);
+        if let Some(usage) = self.all.get(&address).and_then(Weak::upgrade) {
+            return usage;
+        }
+        if self.all.len() >= self.full {
+            self.all.retain(|_, usage| usage.strong_count() > 0);
+            self.full = 2 * self.all.len() + 64;
+        }
+        let usage = Arc::default();
+        self.all.insert(address, Arc::downgrade(&usage));
+        usage
+    }
+}
+
+/// What counts as one address: of IPv6 the network of 64 bits, as each host has all of it.
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
 }
 
 /// What a connection is told beside its requests.
@@ -68,6 +114,7 @@ pub async fn serve<R>(
     builder.half_close(true);
     socket::keep_alive(&listener);
     let places = Arc::new(Semaphore::new(bounds.connections));
+    let (mut addresses, refused) = (Addresses::default(), Arc::new(Semaphore::new(limits::REFUSED_CONNECTIONS)));
     // Its end is that of this function, and cuts off what is under way still.
     let mut connections = JoinSet::new();
     loop {
@@ -75,13 +122,19 @@ pub async fn serve<R>(
             let place = places.clone().acquire_owned().await.expect("the places are never closed");
             (place, accept(&listener).await)
         };
-        let (place, stream) = tokio::select! {
+        let (place, (stream, address)) = tokio::select! {
             next = next => next,
             _ = shutdown.wait_for(|stopping| *stopping) => break,
             Some(_ended) = connections.join_next() => continue,
         };
+        let usage = addresses.usage(address);
+        let Some(held) = usage.hold(Resource::Connections, 1, bounds.of_address) else {
+            if let Ok(turn) = refused.clone().try_acquire_owned() {
+                connections.spawn(refuse(stream).map(|()| drop(turn)));
+            }
+            continue;
+        };
         let (answer, looks) = (answer.clone(), Arc::new(AtomicBool::new(false)));
-        let service = service_fn(move |request| answer(request).map(Ok::<_, Infallible>));
         let (builder, cluster, shutdown) = (builder.clone(), cluster.clone(), shutdown.clone());
         let mut stopping = shutdown.clone();
         let stop = async move {
@@ -92,21 +145,31 @@ pub async fn serve<R>(
         let look = || sleep(limits::KEEP_ALIVE).map(|()| Signal::Look).boxed();
         connections.spawn(async move {
             let mut ending = shutdown.clone();
+            let _held = held;
             let is_link = tokio::select! {
                 is_link = is_link(&stream) => is_link,
                 _ = ending.wait_for(|stopping| *stopping) => return,
             };
-            match (is_link, cluster) {
-                (Some(false), _) => {}
+            let (stream, is_of_node) = match (is_link, cluster) {
+                (Some(false), _) => (stream, false),
                 (Some(true), Some(cluster)) => {
-                    tokio::select! {
-                        () = cluster.serve(stream) => {}
-                        _ = ending.wait_for(|stopping| *stopping) => {}
-                    }
-                    return;
+                    let given_back = tokio::select! {
+                        given_back = cluster.serve(stream) => given_back,
+                        _ = ending.wait_for(|stopping| *stopping) => None,
+                    };
+                    let Some(stream) = given_back else { return };
+                    (stream, true)
                 }
                 _ => return,
-            }
+            };
+            let peer = Peer { usage };
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                match is_of_node {
+                    true => drop(request.extensions_mut().insert(FromNode)),
+                    false => drop(request.extensions_mut().insert(peer.clone())),
+                }
+                answer(request).map(Ok::<_, Infallible>)
+            });
             let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), shutdown);
             let connection = builder.serve_connection(TokioIo::new(socket), service);
             let mut connection = pin!(connection);
@@ -145,13 +208,28 @@ async fn is_link(stream: &TcpStream) -> Option<bool> {
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// Tells a client that its address has too many connections, and waits until it has read that, for a short time.
+async fn refuse(mut stream: TcpStream) {
+    let told = async {
+        let answer = socket::too_many_connections();
+        // Whoever sends nothing may get no answer.
+        let mut buffer = [0; 4 << 10];
+        stream.read(&mut buffer).await?;
+        stream.write_all(&answer).await?;
+        stream.shutdown().await?;
+        while stream.read(&mut buffer).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(limits::REFUSED_TIME, told).await;
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 // Without it, the answer to a small request may wait for an acknowledgement.
                 let _ = stream.set_nodelay(true);
-                return stream;
+                return (stream, address.ip());
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -177,6 +255,23 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_has_no_connection_is_counted_no_more() {
+        let mut addresses = Addresses::default();
+        let usage = addresses.usage("192.0.2.1".parse().unwrap());
+        for same in ["192.0.2.1", "::ffff:192.0.2.1"] {
+            assert!(Arc::ptr_eq(&usage, &addresses.usage(same.parse().unwrap())), "{same}");
+        }
+        let host = addresses.usage("2001:db8:0:1::1".parse().unwrap());
+        assert!(Arc::ptr_eq(&host, &addresses.usage("2001:db8:0:1:ffff::2".parse().unwrap())), "it is one host's");
+        assert!(!Arc::ptr_eq(&host, &addresses.usage("2001:db8:0:2::1".parse().unwrap())));
+        for number in 0..100_000u32 {
+            addresses.usage(std::net::Ipv4Addr::from_bits(number).into());
+        }
+        assert!(addresses.all.len() < 1_000, "{} are kept", addresses.all.len());
+        assert!(Arc::ptr_eq(&usage, &addresses.usage("192.0.2.1".parse().unwrap())));
+    }
+
     /// Symptom: a client that asked for a long answer and read nothing made the node hold all of it in memory. Cause:
     /// hyper's `pipeline_flush`. Cure: without it, and with a time limit for writing.
     #[tokio::test]
@@ -196,7 +291,7 @@ mod tests {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let bounds = Limits { connections: 1, write_timeout: Duration::from_millis(500) };
+        let bounds = Limits { connections: 1, of_address: 1, write_timeout: Duration::from_millis(500) };
         let (stop, stopping) = watch::channel(false);
         let server = tokio::spawn(serve(listener, answer, None, bounds, stopping));
         client.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     App,
     chains::page_limit,
-    extract::{Place, Query, read_whole},
+    extract::{Place, Query, Rooms, read_whole},
     inject::text_header,
     problem::Problem,
 };
@@ -47,7 +47,8 @@ use crate::{
     )
 )]
 pub async fn add_checkpoint(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
-    let body = read_whole(&app, request.into_body()).await?;
+    let rooms = Rooms::of(&app, request.extensions());
+    let body = read_whole(&rooms, request.into_body()).await?;
     if body.bytes.len() > limits::WITNESS_BYTES {
         let detail = format!("a checkpoint with its proof has at most {} bytes", limits::WITNESS_BYTES);
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));

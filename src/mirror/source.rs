@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::{
+    access::Secret,
     core::{
         count::{Height, Index, Size},
         elements::Elements,
@@ -113,8 +114,8 @@ impl Caller {
     }
 
     /// The source of a chain.
-    pub fn source(&self, url: ChainUrl) -> Source<'_> {
-        Source { caller: self, url }
+    pub fn source(&self, url: ChainUrl, token: Option<Secret>) -> Source<'_> {
+        Source { caller: self, url, token }
     }
 }
 
@@ -122,6 +123,8 @@ impl Caller {
 pub struct Source<'a> {
     caller: &'a Caller,
     url: ChainUrl,
+    /// What is shown to it.
+    token: Option<Secret>,
 }
 
 /// Why something cannot be had of a source.
@@ -169,9 +172,21 @@ impl Source<'_> {
         {
             return Err(other(OUTSIDE));
         }
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        };
         let response = request.send().await.map_err(|error| other(class(&error)))?;
         match response.status() {
             StatusCode::OK => Ok(response),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(other(match self.token {
+                Some(_) => {
+                    format!("it answers {status}: the token has not, or has no more, the role read on the chain there")
+                }
+                None => {
+                    format!("it answers {status}: give its token, in \"token\" of POST /mirrors or as --mirror-token")
+                }
+            })),
             status => Err(SourceError::Status(status)),
         }
     }

@@ -21,6 +21,7 @@ use crate::{
         hash::Hash,
         note::VerifierKey,
         quant::Quant,
+        rules::ChainName,
         transaction::{Id, Record, Timestamp},
         verify::{Fault, Verifier, check_depth},
     },
@@ -43,6 +44,9 @@ pub enum ImportError {
     /// Data is missing without the record of its erasure. Nothing of it is kept.
     #[error("{0} (in a request: allow_unproven_erasures=true)")]
     UnprovenErasure(Fault),
+    /// Whoever imports may not make a chain of this name. Nothing of it is kept.
+    #[error("the chain is called {0}, and the token has not the role operate on chains of that name")]
+    OtherName(ChainName),
     /// It cannot be stored beside what is there already, which stays as it was.
     #[error("{0}")]
     Conflict(String),
@@ -85,6 +89,8 @@ pub struct Import {
     bang: BangPlace,
     /// What the chain is to be a mirror of, if it is.
     mirror: Option<String>,
+    /// Which names the chain may have.
+    names: Box<dyn Fn(&ChainName) -> bool + Send + Sync>,
     _turn: Turn,
 }
 
@@ -195,8 +201,14 @@ impl Import {
             target,
             bang,
             mirror: None,
+            names: Box::new(|_| true),
             _turn: turn,
         })
+    }
+
+    /// Only for a chain with such a name.
+    pub fn of_names(self, names: impl Fn(&ChainName) -> bool + Send + Sync + 'static) -> Import {
+        Import { names: Box::new(names), ..self }
     }
 
     /// The chain is to be a mirror of the one at this URL from the moment on at which it becomes visible.
@@ -264,6 +276,9 @@ impl Import {
     /// Finds early that the chain could not become visible.
     fn check_name(&self, first: &Quant) -> Result<(), ImportError> {
         let name = self.export.verifier().rules().map(|rules| rules.name().clone());
+        if let Some(name) = name.as_ref().filter(|name| first.hash() == self.id && !(self.names)(name)) {
+            return Err(ImportError::OtherName(name.clone()));
+        }
         let Some(name) = name.filter(|_| first.hash() == self.id && matches!(self.target, Target::Stored(_))) else {
             return Ok(());
         };

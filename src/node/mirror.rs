@@ -1,9 +1,10 @@
 //! What following a chain of others writes: what is known of it, that its copy is a mirror, and how that goes on.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Node;
 use crate::{
+    access::Secret,
     core::{
         count::{Height, Size},
         hash::Hash,
@@ -13,6 +14,9 @@ use crate::{
     store::StoreError,
     writer::{ChainHandle, Command, MirrorStep, Own, Refused, edge_at},
 };
+
+/// The file of a data folder with the tokens that sources of mirrors are shown.
+const TOKENS_FILE: &str = "mirror.tokens";
 
 impl Node {
     /// The chains of others that this node follows, or did.
@@ -29,6 +33,37 @@ impl Node {
     /// The node takes no writes.
     pub(crate) async fn record_mirror(&self, mirror: Mirror) -> Result<(), Refused> {
         self.submit(self.own_group(), Own::SetMirror(mirror.into()), None).await.map(drop)
+    }
+
+    /// The tokens that sources of mirrors are shown, by their URLs.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn source_tokens(&self) -> Result<BTreeMap<String, Secret>, StoreError> {
+        let text = self.read_store(|store| store.read_secret(TOKENS_FILE)).await?;
+        let Some(text) = text else { return Ok(BTreeMap::new()) };
+        let wrong = || {
+            StoreError::Folder(format!(
+                "the file {TOKENS_FILE} of the data folder is damaged: remove it, and give the tokens anew"
+            ))
+        };
+        let tokens: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|_| wrong())?;
+        tokens
+            .into_iter()
+            .map(|(from, token)| Some((from, token.parse().ok()?)))
+            .collect::<Option<_>>()
+            .ok_or_else(wrong)
+    }
+
+    /// Keeps the tokens that sources of mirrors are shown, in a file that the node's user alone can read: the log is for ever, and they
+    /// are not.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) async fn keep_source_tokens(&self, tokens: BTreeMap<String, Secret>) -> Result<(), StoreError> {
+        let text: BTreeMap<&str, &str> = tokens.iter().map(|(from, token)| (from.as_str(), token.reveal())).collect();
+        let text = serde_json::to_string(&text).expect("texts are JSON");
+        self.read_store(move |store| store.write_secret(TOKENS_FILE, &text)).await
     }
 
     /// Forgets that a chain of others was to be followed, of which nothing is here.

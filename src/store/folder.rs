@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::StoreError;
+use super::{Store, StoreError};
 use crate::log::sync_folder;
 
 /// The form of the data folder that this program reads and writes.
@@ -35,6 +35,29 @@ pub(super) fn write_whole(folder: &Path, name: &str, mode: u32, bytes: &[u8]) ->
 pub fn write_secret(folder: &Path, name: &str, secret: &str) -> Result<(), StoreError> {
     write_whole(folder, name, 0o600, format!("{secret}\n").as_bytes())
         .map_err(|error| StoreError::Folder(format!("cannot write {}: {error}", folder.join(name).display())))
+}
+
+impl Store {
+    /// A secret of the data folder, if it has it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read_secret(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let path = self.folder.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::Folder(format!("cannot read {}: {error}", path.display()))),
+        }
+    }
+
+    /// Writes a secret of the data folder, as [`write_secret`].
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_secret(&self, name: &str, secret: &str) -> Result<(), StoreError> {
+        write_secret(&self.folder, name, secret)
+    }
 }
 
 pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {

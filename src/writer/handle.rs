@@ -441,10 +441,16 @@ impl Published {
     }
 
     /// At most `limit` chains in the order of their names, from behind `after`. Of one that could not be loaded, why.
-    pub fn chains(&self, after: Option<&str>, limit: usize) -> Vec<(ChainName, Result<Arc<ChainHandle>, String>)> {
+    /// Only those with a name that is wanted.
+    pub fn chains(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        is_wanted: impl Fn(&ChainName) -> bool,
+    ) -> Vec<(ChainName, Result<Arc<ChainHandle>, String>)> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let chains = self.chains.read().expect("no holder of this lock panics");
-        let chains = chains.range::<str, _>((start, Bound::Unbounded));
+        let chains = chains.range::<str, _>((start, Bound::Unbounded)).filter(|(name, _)| is_wanted(name));
         chains.take(limit).map(|(name, chain)| (name.clone(), chain.clone())).collect()
     }
 

@@ -209,7 +209,7 @@ impl Ledger {
         self.chains.clear();
         self.numbers.clear();
         self.names.clear();
-        for (name, handle) in self.published.chains(None, usize::MAX) {
+        for (name, handle) in self.published.chains(None, usize::MAX, |_| true) {
             if let Ok(handle) = handle
                 && handle.group == self.group
             {

@@ -265,7 +265,8 @@ fn a_network_that_is_cut_loses_nothing() {
     let Some(network) = Network::new(3) else { return };
     let mut nodes = Nodes::with(0, &[]);
     for number in 0..3 {
-        nodes.add_by(&["ip", "netns", "exec", &network.0[number]], &["--host", &address(number), "--log", "off"]);
+        let options = ["--host", &address(number), "--open", "--log", "off"];
+        nodes.add_by(&["ip", "netns", "exec", &network.0[number]], &options);
     }
     nodes.settle();
     let writers = Writers::bang(&nodes, &["one", "two", "three"]);

@@ -1,5 +1,6 @@
 //! The node through its HTTP interface: one binary, so that it is linked once.
 
+mod access;
 mod api;
 mod cache;
 mod clients;

@@ -115,6 +115,14 @@ fn explanation(head: &[u8]) -> Option<Bytes> {
     is_bare.then(|| answer(status, detail))
 }
 
+/// The whole answer to a connection whose address has too many.
+pub fn too_many_connections() -> Bytes {
+    answer(
+        StatusCode::TOO_MANY_REQUESTS,
+        "this address has too many connections at one time: end some, or try again later",
+    )
+}
+
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
@@ -122,8 +130,11 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 fn answer(status: StatusCode, detail: &str) -> Bytes {
     let problem = Problem::new(status, detail).into_document();
     let id = new_request_id();
-    let head =
+    let mut head =
         format!("HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n", problem.len());
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        head += "retry-after: 1\r\n";
+    }
     let rest = [b"connection: close\r\nx-request-id: ", id.as_bytes(), b"\r\n\r\n", &problem].concat();
     [head.into_bytes(), rest].concat().into()
 }

@@ -40,8 +40,8 @@ use crate::{
         note::VerifierKey,
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Record, Timestamp, Transaction},
-        verify::{self, Checked, Verifier},
+        transaction::{Id, Kind, Record, Timestamp, Transaction},
+        verify::{self, Checked, InForce, Verifier},
         witness::Evidence,
     },
     limits,
@@ -468,9 +468,11 @@ impl Mirrors {
         let (size, quants) = head.map_or((0, 0), |head| (head.newest.size().get(), head.newest.index().next().get()));
         let seen = follower.seen();
         let (source_size, source_quants) = (seen.size.get(), seen.quant.next().get());
+        let is_complete = self.0.node.chain(&record.id.to_string()).is_some_and(|chain| chain.has_ended());
         let state = match &record.state {
             Following::Stopped => Follows::Stopped,
             Following::Contradiction(_) => Follows::Contradiction,
+            Following::Yes if is_complete => Follows::Complete,
             Following::Yes if error.is_some() => Follows::Away,
             Following::Yes if quants < source_quants => Follows::Copying,
             Following::Yes => Follows::Following,
@@ -618,7 +620,11 @@ impl Follower {
                         tracing::info!(chain = self.record().name, "the source of the mirror answers again");
                     }
                     self.status().error = None;
-                    (Follows::Following, limits::MIRROR_EVERY)
+                    // That nothing follows a frozen chain is looked at all the same: its source may break that.
+                    match chain.as_ref().is_some_and(|chain| chain.has_ended()) {
+                        true => (Follows::Complete, limits::MIRROR_PAUSE[1]),
+                        false => (Follows::Following, limits::MIRROR_EVERY),
+                    }
                 }
                 Err(Trouble::Away(reason)) => {
                     if failures == 0 {
@@ -909,8 +915,9 @@ impl Part {
     fn append(&mut self, transaction: Transaction) {
         self.bytes += transaction.served_bytes();
         self.ids.extend(transaction.id().cloned());
-        match self.steps.last_mut() {
-            Some(MirrorStep::Append(transactions)) => transactions.push(transaction),
+        match (self.steps.last_mut(), transaction.kind()) {
+            (_, Some(Kind::Key | Kind::Freeze)) => self.steps.push(MirrorStep::Decide(transaction.into())),
+            (Some(MirrorStep::Append(transactions)), _) => transactions.push(transaction),
             _ => self.steps.push(MirrorStep::Append(vec![transaction])),
         }
     }
@@ -918,9 +925,10 @@ impl Part {
     /// The transaction at an index, where it is of this part.
     fn transaction(&self, index: Index) -> Option<&Transaction> {
         let at = index.get().checked_sub(self.at.0.get())?;
-        let appended = self.steps.iter().filter_map(|step| match step {
-            MirrorStep::Append(transactions) => Some(transactions),
-            _ => None,
+        let appended = self.steps.iter().map(|step| match step {
+            MirrorStep::Append(transactions) => transactions.as_slice(),
+            MirrorStep::Decide(record) | MirrorStep::Erase { record, .. } => std::slice::from_ref(&**record),
+            MirrorStep::Seal(_) => &[],
         });
         appended.flatten().nth(at as usize)
     }
@@ -940,8 +948,8 @@ impl Step<'_> {
         let quants = self.source.quants(from, count).await?;
         check_quants(&head.newest, head.size(), &quants, &signed)
             .map_err(|detail| self.contradiction(&signed, detail))?;
-        let (id, rules) = (self.chain.id, self.chain.rules.as_ref().clone());
-        let verifier = Verifier::behind(head.edge.as_ref().clone(), head.newest.as_ref().clone(), id, rules);
+        let in_force = InForce::new(self.chain.id, self.chain.terms());
+        let verifier = Verifier::behind(head.edge.as_ref().clone(), head.newest.as_ref().clone(), in_force);
         self.take(verifier, &quants, &signed).await
     }
 

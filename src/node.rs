@@ -503,13 +503,68 @@ impl Node {
             transaction: transaction.into(),
         };
         match self.submit(writer.group, command, None).await? {
-            Outcome::Erased(placed) => {
+            Outcome::Recorded(placed) => {
                 if !placed.replayed {
                     tracing::info!(chain = %writer.name, record = %placed.index, "the data of transaction {index} is erased");
                 }
                 Ok((writer, Accepted::new(placed)))
             }
-            _ => unreachable!("the outcome of an erasure is Erased"),
+            _ => unreachable!("the outcome of an erasure is Recorded"),
+        }
+    }
+
+    /// Changes the writers of a chain, as one of them has signed. It is on disk when this returns. The same again is answered with the
+    /// first.
+    ///
+    /// # Errors
+    /// Why they stay.
+    pub async fn change_writers(
+        &self,
+        chain: &ChainHandle,
+        expected: Option<Expected>,
+        submission: Submission,
+    ) -> Result<Accepted, Refused> {
+        let time = self.time_in(chain);
+        let transaction = Transaction::new(submission, Some(Kind::Key), time, rand::random()).into();
+        let (number, guard) = (chain.number(), chain.guard(expected));
+        let placed = self.decide(chain, Command::Key { chain: number, guard, transaction }).await?;
+        if !placed.replayed {
+            tracing::info!(chain = %chain.name, record = %placed.index, "the chain has other writers");
+        }
+        Ok(placed)
+    }
+
+    /// Freezes a chain for ever, and gives the quant that ends it. All is on disk when this returns. What was frozen before stays so: then
+    /// the first record of it is returned.
+    ///
+    /// # Errors
+    /// Why it is not frozen, or not sealed yet: then it leaps by itself, or when this is asked for again.
+    pub async fn freeze(
+        &self,
+        chain: &Arc<ChainHandle>,
+        expected: Option<Expected>,
+        submission: Submission,
+    ) -> Result<(Accepted, Quant), Refused> {
+        let time = self.time_in(chain);
+        let transaction = Transaction::new(submission, Some(Kind::Freeze), time, rand::random()).into();
+        let (number, guard) = (chain.number(), chain.guard(expected));
+        let placed = self.decide(chain, Command::Freeze { chain: number, guard, transaction }).await?;
+        if !placed.replayed {
+            tracing::info!(chain = %chain.name, record = %placed.index, "the chain is frozen");
+        }
+        match self.leap_pooled(chain).await {
+            // The automatic leap may have been faster.
+            Ok(()) | Err(Refused::Frozen { .. }) => {}
+            Err(refused) => return Err(refused),
+        }
+        let last = self.read(chain, move |chain| chain.quant(chain.quant_of(placed.index)?)).await?;
+        Ok((placed, last))
+    }
+
+    async fn decide(&self, chain: &ChainHandle, command: Command) -> Result<Accepted, Refused> {
+        match self.submit(chain.group, command, None).await? {
+            Outcome::Recorded(placed) => Ok(Accepted::new(placed)),
+            _ => unreachable!("the outcome of a change of keys, or of a freeze, is Recorded"),
         }
     }
 
@@ -632,7 +687,7 @@ impl Node {
                 return Ok(None);
             }
             // So a quant is never earlier than what it seals.
-            let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), self.time_in(chain))).await;
+            let quant = self.0.miner.mine(head.cut(chain.rules().difficulty(), self.time_in(chain))).await;
             let seal = Command::Seal {
                 chain: chain.number(),
                 guard: chain.guard(expected.clone()),

@@ -38,6 +38,7 @@ pub mod serve;
 pub mod stream;
 pub mod tail;
 pub mod verify;
+mod writers;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -108,6 +109,8 @@ const USES: &[(&str, &[&str])] = &[
     ("chains", &["node", "json"]),
     ("leap-policy", &["node", "chain", "json"]),
     ("erase", &["node", "chain", "json"]),
+    ("writers", &["node", "chain", "json"]),
+    ("freeze", &["node", "chain", "json"]),
     ("receipt", &["node", "chain", "json"]),
     ("discover", &["node", "json"]),
     ("verify", &["node", "chain", "json"]),
@@ -183,6 +186,10 @@ Examples:
     LeapPolicy(client::PolicyArgs),
     /// Erase the data of a transaction for ever
     Erase(client::EraseArgs),
+    /// Show who may write on the chain, or change that
+    Writers(writers::WritersArgs),
+    /// End the chain for ever
+    Freeze(writers::FreezeArgs),
     /// Get the proof that a transaction is in the chain
     Receipt(client::ReceiptArgs),
     /// Let the node and another one know each other, or list the nodes that it knows
@@ -361,6 +368,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Chains) => read::chains(&connect()).await,
         Some(Command::LeapPolicy(args)) => client::leap_policy(&connect(), &args).await,
         Some(Command::Erase(args)) => client::erase(&connect(), &args).await,
+        Some(Command::Writers(args)) => writers::writers(&connect(), &args).await,
+        Some(Command::Freeze(args)) => writers::freeze(&connect(), &args).await,
         Some(Command::Receipt(args)) => client::receipt(&connect(), args).await,
         Some(Command::Discover(args)) => client::discover(&connect(), args).await,
         Some(Command::Verify(args)) => verify::run(args, connect()).await,

@@ -62,6 +62,8 @@ pub enum Follows {
     Copying,
     /// It has all that was signed when the source was asked last.
     Following,
+    /// It has all of a chain that was frozen: nothing more can come.
+    Complete,
     /// The source does not answer, or not as it should: it is asked again later.
     Away,
     /// Nobody follows the source.

@@ -45,7 +45,7 @@ const OF_CONNECTION: [HeaderName; 7] = [
 ];
 
 /// Routes of the default chain that stand at the root.
-const CHAIN_ROUTES: [&str; 11] = [
+const CHAIN_ROUTES: [&str; 13] = [
     "inject",
     "leap",
     "chain",
@@ -57,6 +57,8 @@ const CHAIN_ROUTES: [&str; 11] = [
     "checkpoint",
     "tile",
     "events",
+    "keys",
+    "freeze",
 ];
 
 static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {

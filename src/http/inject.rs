@@ -380,7 +380,8 @@ fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Subm
         return Err(Problem { status: StatusCode::BAD_REQUEST, ..vec![Fault::of("data", detail)].into() });
     }
     let submission = Submission { data: json::canonical(&data), id, signed };
-    let check = || chain.rules.check(chain.id, &submission, &data);
+    let rules = chain.rules();
+    let check = || rules.check(chain.id, &submission, &data);
     // A schema may take long over a large value, and others wait for this thread.
     if submission.data.len() < limits::CHECK_AT_ONCE { check() } else { tokio::task::block_in_place(check) }?;
     Ok(submission)

@@ -11,6 +11,7 @@ mod forward;
 mod forwarded;
 mod import;
 mod inject;
+mod keys;
 mod line_end;
 mod mirrors;
 mod nodes;
@@ -128,6 +129,8 @@ fn chain_routes() -> OpenApiRouter<App> {
         .routes(routes!(chains::stats))
         .routes(routes!(chains::fork))
         .routes(routes!(erase::erase))
+        .routes(routes!(keys::keys, keys::change_writers))
+        .routes(routes!(keys::freeze))
         .routes(routes!(events::events))
 }
 

@@ -84,6 +84,8 @@ async fn leap_while_due(node: &Node, chain: &ChainHandle) {
                 match error {
                     Refused::Stopping => return,
                     Refused::NotLeading(_) => sleep(FOLLOWING).await,
+                    // Whoever froze it was faster.
+                    Refused::Frozen { .. } => {}
                     error => {
                         tracing::warn!(chain = %chain.name, "an automatic leap failed: {error}");
                         sleep(AFTER_FAILURE).await;

@@ -120,8 +120,11 @@ pub struct MirrorView {
     pub id: Option<Hash>,
     /// The URL of the chain at its source.
     pub from: String,
-    /// The verifier key that signs its checkpoints.
+    /// The verifier key that signs its checkpoints, as it was named.
     pub key: String,
+    /// The one that has taken its place, if one has.
+    #[schema(required = true)]
+    pub signer: Option<String>,
     /// How it stands.
     pub state: Follows,
     /// Transactions that are sealed here.
@@ -299,7 +302,8 @@ impl Mirrors {
             && known.record().state == Following::Yes
         {
             let record = known.record().clone();
-            return match (&record.key, record.allow_unproven_erasures) == (&key, wanted.allow_unproven_erasures) {
+            let is_key = record.key == key || record.signer.as_ref() == Some(&key);
+            return match is_key && record.allow_unproven_erasures == wanted.allow_unproven_erasures {
                 true => Ok((self.view(&known), false)),
                 false => Err(MirrorError::Conflict(format!(
                     "{from} is followed already, in another way: DELETE /mirrors/{} first",
@@ -352,6 +356,7 @@ impl Mirrors {
             name,
             from,
             key: wanted.key.to_string(),
+            signer: seen.signer.as_ref().filter(|signer| **signer != wanted.key).map(VerifierKey::to_string),
             anywhere: wanted.anywhere,
             allow_unproven_erasures: wanted.allow_unproven_erasures,
             state: Following::Yes,
@@ -431,6 +436,7 @@ impl Mirrors {
             id: None,
             from: wanted.from.to_string(),
             key: wanted.key.to_string(),
+            signer: None,
             state: Follows::Away,
             size: 0,
             quants: 0,
@@ -486,6 +492,7 @@ impl Mirrors {
             id: Some(record.id),
             from: record.from,
             key: record.key,
+            signer: record.signer,
             state,
             size,
             quants,
@@ -589,7 +596,9 @@ impl Follower {
     }
 
     fn key(&self) -> VerifierKey {
-        self.record().key.parse().expect("only a key is recorded")
+        let record = self.record();
+        let key = record.signer.as_ref().unwrap_or(&record.key);
+        key.parse().expect("only a key is recorded")
     }
 
     /// The newest checkpoint that was found to continue those before. It may have been signed by the key of an earlier source.
@@ -718,6 +727,7 @@ impl Follower {
     /// Looks at the source's newest checkpoint, which must continue the one that was seen before. That is recorded first.
     async fn look(&self, inner: &Inner, source: &Source<'_>) -> Result<Seen, Trouble> {
         let (now, before) = (self.signed(source, None).await?, self.seen());
+        self.take_signer(inner, &now).await?;
         match before.compare(&now) {
             Compared::Same => return Ok(now),
             Compared::OnlyQuants => {}
@@ -739,6 +749,19 @@ impl Follower {
         };
         inner.node.record_mirror(record).await?;
         Ok(now)
+    }
+
+    /// Records that another key has taken the place of the one that is known: from then on, the old one is good for nothing.
+    async fn take_signer(&self, inner: &Inner, now: &Seen) -> Result<(), Trouble> {
+        let Some(signer) = now.signer.as_ref().filter(|signer| **signer != self.key()) else { return Ok(()) };
+        let record = Mirror { signer: Some(signer.to_string()), ..self.record().clone() };
+        inner.node.record_mirror(record.clone()).await?;
+        tracing::info!(
+            chain = record.name,
+            "the source of the mirror signs with another key, as the old one says: {signer}"
+        );
+        *self.record() = record;
+        Ok(())
     }
 
     /// Has the source show that what it has signed now begins with what it had signed before.
@@ -956,8 +979,9 @@ impl Step<'_> {
     /// What is served for a signed checkpoint does not lead to it. It is no proof for others: who serves it may have changed it.
     fn contradiction(&self, signed: &Seen, detail: String) -> Trouble {
         let before = self.follower.seen();
-        let evidence =
-            (before != *signed).then(|| before.evidence(signed, Vec::new(), self.inner.node.now())).flatten();
+        let evidence = (before.note.text() != signed.note.text())
+            .then(|| before.evidence(signed, Vec::new(), self.inner.node.now()))
+            .flatten();
         Trouble::Contradiction(detail, evidence)
     }
 

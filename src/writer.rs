@@ -36,7 +36,7 @@ use ledger::{Ledger, Pending};
 pub use command::{Command, Envelope, Guard, MirrorStep, Outcome, Own, Placed, Refused, Request};
 pub use handle::{ChainHandle, Damage, Health, Mirrored, Published};
 pub use import::{Part, Progress, Step, in_force_at};
-pub use load::{checked_transaction, edge_at};
+pub use load::{checked_transaction, edge_at, key_change};
 
 /// What brings effects to the other nodes of a group. Where there is none, this node is alone, and what it writes is agreed.
 pub trait Sequencer: Send + Sync {

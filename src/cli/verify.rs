@@ -87,6 +87,7 @@ pub struct Verified {
     unrecorded: u64,
     hash: Hash,
     /// The transaction that froze it, if it is frozen.
+    #[serde(skip_serializing_if = "Option::is_none")]
     frozen: Option<Index>,
     /// Of what was read as an export or from a node; null in JSON where that has none.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_voucher")]
@@ -259,7 +260,7 @@ impl VerifiedReceipt {
         let voucher = match &receipt.checkpoint {
             None if keys.is_empty() => Voucher::Nobody,
             Some(_) if keys.is_empty() => Voucher::Unchecked,
-            _ => Voucher::Key(receipt.check_signature(keys)?.clone()),
+            _ => Voucher::Key(receipt.check_signature(keys)?),
         };
         let erased = receipt.record.transaction.data().is_none();
         let whose = unproven(&voucher).into_iter();
@@ -322,9 +323,9 @@ impl VerifiedProof {
         let voucher = match keys.is_empty() {
             true => Voucher::Unchecked,
             false => {
-                let name = check_signature(&proof.checkpoint, keys);
+                let name = check_signature(&proof.checkpoint, keys, &[]);
                 let name = name.map_err(|detail| Fault { place: "the proof's checkpoint".into(), detail })?;
-                Voucher::Key(name.clone())
+                Voucher::Key(name)
             }
         };
         Ok(VerifiedProof {

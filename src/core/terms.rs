@@ -1,7 +1,9 @@
 //! The terms of a chain: on which it takes transactions, as they stand after what was decided since its bang.
 //!
-//! Two kinds of transactions change them, and a node records either only where a writer has signed it:
+//! Two kinds of transactions change them. Where the chain has writers, one of them must have signed what is not a succession:
 //!
+//! - `key` with `{"from", "signature", "time", "to"}` records that the key which signs checkpoints has another in its place
+//!   ([`Succession`]). The terms stay; only where it stands is remembered.
 //! - `key` with `{"replaces", "writers"}` names other writers. `replaces` is the index of the transaction that names those in force:
 //!   so a signed change is good once, in one place, and of two that were signed at one time the second is refused.
 //! - `freeze` with `{"reason"}` ends the chain: the next quant seals it, and nothing follows that.
@@ -15,6 +17,7 @@ use super::{
     hash::Hash,
     json,
     rules::{Fault, Refusal, Rules},
+    succession::Succession,
     transaction::{Kind, Transaction},
 };
 use crate::limits;
@@ -120,10 +123,18 @@ impl Terms {
         let mut terms = self.clone();
         match kind {
             Kind::Key => {
-                let change = WritersChange::parse(data)?;
-                terms.rules = Arc::new(self.replaced(&change)?);
-                signed()?;
-                terms.since = index;
+                match KeyChange::parse(data)? {
+                    KeyChange::Writers(change) => {
+                        terms.rules = Arc::new(self.replaced(&change)?);
+                        signed()?;
+                        terms.since = index;
+                    }
+                    // The old key's signature is in it. Nobody else signs it.
+                    KeyChange::Signer(_) if transaction.signed().is_some() => {
+                        return Err(NoChange::Malformed("a succession has no signer but the old key".into()));
+                    }
+                    KeyChange::Signer(_) => {}
+                }
                 Arc::make_mut(&mut terms.keys).push(index);
             }
             _ => {
@@ -153,6 +164,29 @@ impl Terms {
     }
 }
 
+/// What a transaction of the kind `key` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyChange {
+    /// Who writes from then on.
+    Writers(WritersChange),
+    /// What signs checkpoints from then on.
+    Signer(Succession),
+}
+
+impl KeyChange {
+    /// Reads the data.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn parse(data: &[u8]) -> Result<KeyChange, NoChange> {
+        let value = json::parse(data).map_err(|error| NoChange::Malformed(error.to_string()))?;
+        match value.get("to") {
+            Some(_) => Succession::parse(&value).map(KeyChange::Signer).map_err(NoChange::Malformed),
+            None => WritersChange::of(value).map(KeyChange::Writers),
+        }
+    }
+}
+
 /// What a transaction of the kind `key` says of writers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WritersChange {
@@ -168,13 +202,10 @@ impl WritersChange {
         json::canonical(&json!({"replaces": self.replaces, "writers": self.writers}))
     }
 
-    /// Reads the data.
-    ///
-    /// # Errors
-    /// It has not exactly the two fields.
-    pub fn parse(data: &[u8]) -> Result<WritersChange, NoChange> {
+    /// Of data that has exactly the two fields.
+    fn of(data: Value) -> Result<WritersChange, NoChange> {
         let malformed = || NoChange::Malformed("its data is no {\"replaces\", \"writers\"}".into());
-        let Ok(Value::Object(mut fields)) = json::parse(data) else { return Err(malformed()) };
+        let Value::Object(mut fields) = data else { return Err(malformed()) };
         let replaces = fields.remove("replaces").and_then(|index| index.as_u64()).map(Index::new);
         match (replaces, fields.remove("writers"), fields.is_empty()) {
             (Some(replaces), Some(writers), true) => Ok(WritersChange { replaces, writers }),

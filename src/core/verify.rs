@@ -15,7 +15,8 @@ use super::{
     note::{Checkpoint, KeyName, Note, NoteError, VerifierKey},
     quant::{Quant, QuantFields},
     rules::Rules,
-    terms::Terms,
+    succession::{self, Succession},
+    terms::{KeyChange, Terms},
     transaction::{Erased, Id, Kind, Record, Transaction, take_text},
 };
 use crate::limits;
@@ -61,6 +62,8 @@ pub struct Verifier {
     /// Those whose erasure was not seen to be recorded: the index of the transaction that is said to record it, and that of the
     /// erased one.
     unproven: BTreeSet<(Index, Index)>,
+    /// Of keys that sign checkpoints, as the chain records them.
+    successions: Vec<Succession>,
 }
 
 /// The chain that a transaction belongs to, as far as it is checked against it.
@@ -129,6 +132,7 @@ impl Verifier {
             makers: Vec::new(),
             erased: 0,
             unproven: BTreeSet::new(),
+            successions: Vec::new(),
         }
     }
 
@@ -235,6 +239,11 @@ impl Verifier {
         self.current.as_ref().map(|current| &current.terms)
     }
 
+    /// The successions of keys that sign checkpoints, as the chain records them.
+    pub fn successions(&self) -> &[Succession] {
+        &self.successions
+    }
+
     /// What the next transaction is checked against, unless a bang comes first.
     pub fn in_force(&self) -> Option<Arc<InForce>> {
         self.current.clone()
@@ -278,6 +287,10 @@ impl Verifier {
                     Some(Kind::Erasure) => check(check_erasure_record(current, record))?,
                     Some(_) => {
                         let terms = terms.expect("these kinds change the terms");
+                        if let Some(Ok(KeyChange::Signer(succession))) = record.transaction.data().map(KeyChange::parse)
+                        {
+                            self.successions.push(succession);
+                        }
                         self.current = Some(Arc::new(InForce { id: current.id, terms }));
                     }
                 }
@@ -428,11 +441,11 @@ impl Receipt {
     ///
     /// # Errors
     /// There is no checkpoint, or none of the keys has signed it.
-    pub fn check_signature<'a>(&'a self, keys: &'a [VerifierKey]) -> Result<&'a KeyName, Fault> {
+    pub fn check_signature(&self, keys: &[VerifierKey]) -> Result<KeyName, Fault> {
         let fault = |detail: String| Fault { place: "the receipt's checkpoint".into(), detail };
         let missing = "it is missing, so no key can prove whose chain the receipt is of: get the receipt again";
         let note = self.checkpoint.as_ref().ok_or_else(|| fault(missing.into()))?;
-        check_signature(note, keys).map_err(fault)
+        check_signature(note, keys, &[]).map_err(fault)
     }
 }
 
@@ -490,13 +503,19 @@ fn lines(text: &str) -> Vec<&str> {
     text.lines().skip(1).collect()
 }
 
-/// The name of the first of these keys that is found to have signed a note.
+/// The name of the first of these keys that is found to have signed a note. In the place of a key stands the one that has taken it, as
+/// the note itself shows, or `recorded` does.
 ///
 /// # Errors
 /// None has, or a signature in the name of one of them is not its own.
-pub fn check_signature<'a>(note: &'a Note, keys: &'a [VerifierKey]) -> Result<&'a KeyName, String> {
-    match note.verify(keys) {
-        Ok(signed) => Ok(signed[0].key.name()),
+pub fn check_signature(note: &Note, keys: &[VerifierKey], recorded: &[Succession]) -> Result<KeyName, String> {
+    let successions = [succession::shown(note), recorded.to_vec()].concat();
+    let keys = succession::follow(keys, &successions).map_err(|error| error.to_string())?;
+    match note.verify(&keys) {
+        Ok(signed) => Ok(signed[0].key.name().clone()),
+        Err(NoteError::Unsigned) if keys.iter().any(|key| successions.iter().any(|of| of.new() == key.key())) => {
+            Err("the key that was named has another in its place, which has not signed it".into())
+        }
         Err(NoteError::Unsigned) => Err("the key that was named has not signed it".into()),
         Err(error) => Err(error.to_string()),
     }

@@ -222,6 +222,7 @@ pub async fn inject(
 ) -> Result<Response, Problem> {
     let wait = query.wait()?;
     let format = format_of(request.headers())?;
+    know_writers(&app, &target.chain).await?;
     if format == Format::Lines {
         // Boxed, as every request moves and stores the whole of its future, and that of a stream is large.
         return Box::pin(inject_lines(&app, &target.chain, wait, request)).await;
@@ -237,6 +238,14 @@ pub async fn inject(
     let submissions = submissions(&target.chain, value, &parts.headers)?;
     let accepted = app.0.node.inject(&target.chain, submissions, expected, body.room).await?;
     answer(&app, &target, accepted, is_array, wait).await
+}
+
+/// Waits, where another node leads a chain with writers, until this one knows who they are by now.
+async fn know_writers(app: &App, chain: &ChainHandle) -> Result<(), Problem> {
+    if app.0.cluster.is_active() && !app.0.node.leads(chain.group) && chain.rules().writers().is_some() {
+        app.0.cluster.linearize(chain.group).await?;
+    }
+    Ok(())
 }
 
 async fn answer(

@@ -48,6 +48,22 @@ pub struct KeysView {
     since: u64,
     /// The indexes of all transactions by which keys were changed, in their order.
     changes: Vec<u64>,
+    /// The verifier keys that sign the checkpoints of all chains here, the newest of the cluster or of the node first.
+    signers: Vec<String>,
+    /// Those before them, from the first on.
+    replaced: Vec<ReplacedKey>,
+}
+
+/// A verifier key that has another in its place.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ReplacedKey {
+    /// The key.
+    key: String,
+    /// When it said so.
+    #[schema(value_type = Timestamp)]
+    time: String,
+    /// What it has signed, as it stands in checkpoints.
+    succession: String,
 }
 
 /// The keys of the chain, and where they were changed.
@@ -57,14 +73,22 @@ pub struct KeysView {
     tag = "chain",
     responses((status = 200, description = "The keys", body = KeysView))
 )]
-pub async fn keys(target: ChainOf) -> Response {
+pub async fn keys(State(app): State<App>, target: ChainOf) -> Response {
     let terms = target.chain.terms();
+    let (signers, replaced) = app.0.node.keys();
+    let replaced = replaced.into_iter().map(|(key, succession)| ReplacedKey {
+        key: key.to_string(),
+        time: succession.time().to_string(),
+        succession: succession.to_string(),
+    });
     let keys = KeysView {
         chain: target.chain.name.to_string(),
         id: target.chain.id,
         writers: terms.rules().to_value()["writers"].take(),
         since: terms.since().get(),
         changes: terms.keys().iter().map(|key| key.get()).collect(),
+        signers: signers.iter().map(ToString::to_string).collect(),
+        replaced: replaced.collect(),
     };
     axum::Json(keys).into_response()
 }

@@ -11,7 +11,7 @@ use crate::{
         json,
         merkle::{self, Edge, perfect_root},
         rules::Rules,
-        terms::{Terms, WritersChange},
+        terms::{KeyChange, Terms},
         transaction::{Kind, Record, Transaction},
     },
     store::{Decided, Lineage, Store, StoreError},
@@ -76,15 +76,26 @@ pub(super) fn rules_at(
     size: Size,
 ) -> Result<(Arc<Rules>, Index), StoreError> {
     let rules = stored_rules(store, lineage, bang)?;
-    let newest = keys.iter().rev().copied().find(|key| *key > bang && size.has(*key));
-    let Some(since) = newest else { return Ok((Arc::new(rules), bang)) };
-    let damaged = |detail: String| StoreError::Damaged(format!("transaction {since}: {detail}"));
-    let key = checked_transaction(store, lineage, since)?;
+    for since in keys.iter().rev().copied().filter(|key| *key > bang && size.has(*key)) {
+        if let KeyChange::Writers(change) = key_change(store, lineage, since)? {
+            let damaged = |detail: &str| StoreError::Damaged(format!("transaction {since}: {detail}"));
+            let rules = rules.with_writers(&change.writers).map_err(|faults| damaged(&faults[0].detail))?;
+            return Ok((Arc::new(rules), since));
+        }
+    }
+    Ok((Arc::new(rules), bang))
+}
+
+/// What a transaction of the kind `key` says.
+///
+/// # Errors
+/// What is stored is damaged.
+pub fn key_change(store: &Store, lineage: &Lineage, index: Index) -> Result<KeyChange, StoreError> {
+    let damaged = |detail: String| StoreError::Damaged(format!("transaction {index}: {detail}"));
+    let key = checked_transaction(store, lineage, index)?;
     let data = key.data().filter(|_| key.kind() == Some(Kind::Key));
-    let change = WritersChange::parse(data.ok_or_else(|| damaged("it is no change of keys".into()))?);
-    let change = change.map_err(|error| damaged(error.to_string()))?;
-    let rules = rules.with_writers(&change.writers).map_err(|faults| damaged(faults[0].detail.clone()))?;
-    Ok((Arc::new(rules), since))
+    let data = data.ok_or_else(|| damaged("it is no change of keys".into()))?;
+    KeyChange::parse(data).map_err(|error| damaged(error.to_string()))
 }
 
 /// The rules in a bang.

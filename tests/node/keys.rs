@@ -4,7 +4,10 @@ use ed25519_dalek::{Signer, SigningKey};
 use qbc::core::json;
 use serde_json::{Value, json};
 
-use crate::support::{TestNode, header, problem, verifies};
+use crate::{
+    cluster::Nodes,
+    support::{TestNode, header, problem, verifies},
+};
 
 /// A writer by its number.
 struct Writer(u8);
@@ -237,12 +240,9 @@ fn forks_begin_with_the_writers_in_force_where_they_begin() {
     node.leap("/chains/second");
     let exported = export(&node, "second");
     assert_eq!(import(&copy, &id, &exported).status(), 201);
-    assert_eq!(
-        copy.json("/chains/second/keys"),
-        json!({
-            "chain": "second", "id": id, "writers": [Writer(4).public()], "since": 4, "changes": [1, 4],
-        })
-    );
+    let keys = copy.json("/chains/second/keys");
+    assert_eq!((&keys["chain"], &keys["id"], &keys["since"]), (&json!("second"), &id, &json!(4)));
+    assert_eq!((&keys["writers"], &keys["changes"]), (&json!([Writer(4).public()]), &json!([1, 4])));
     for (name, at, writer) in [("a", 0, 1), ("b", 1, 2), ("c", 2, 2), ("d", 4, 4)] {
         let body = json!({"name": name, "at": at});
         let made: Value = copy.post("/chains/second/fork").json(&body).send().unwrap().json().unwrap();
@@ -458,4 +458,119 @@ fn a_freeze_ends_what_many_write() {
     let stats = node.json("/chains/year/stats");
     assert_eq!((&stats["pooled"], stats["frozen"].as_u64().unwrap() + 1), (&json!(0), stats["size"].as_u64().unwrap()));
     node.audit("/chains/year");
+}
+
+/// All nodes of a cluster agree on who may write, and on the end, whichever is asked.
+#[test]
+fn a_cluster_follows_what_is_decided() {
+    let mut nodes = Nodes::start(3);
+    let (old, new) = (Writer(1), Writer(2));
+    nodes.node(0).bang(json!({"name": "audit", "difficulty": 0, "writers": [old.public()], "replicas": 3}));
+    nodes.node(0).bang(json!({"name": "other", "difficulty": 0, "replicas": 3}));
+    nodes.settle();
+    let chain = "/chains/audit";
+    let leader = nodes.leader("audit");
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    assert_eq!(old.inject(nodes.node(others[0]), chain, json!(1)).status(), 202);
+    let body = old.change(nodes.node(others[0]), chain, 0, &[2]);
+    assert_eq!(change(nodes.node(others[0]), chain, &body).status(), 201);
+    // At once, and at each node.
+    for number in 0..3 {
+        problem(old.inject(nodes.node(number), chain, json!("late")), 403);
+        let taken = new.inject(nodes.node(number), chain, json!(number));
+        assert_eq!(taken.status(), 202, "{}", taken.text().unwrap());
+        assert_eq!(nodes.node(number).json("/chains/audit/keys")["writers"], json!([new.public()]));
+    }
+    nodes.kill(leader);
+    let node = nodes.node(others[1]);
+    let reason = json!({"reason": "over"});
+    let mut freeze = new.sign(node, chain, Some("freeze"), &reason);
+    freeze["reason"] = "over".into();
+    let mut status = 0;
+    crate::cluster::eventually("another leads, and the chain is frozen", || {
+        status = node.post("/chains/audit/freeze").json(&freeze).send().unwrap().status().as_u16();
+        [200, 201].contains(&status)
+    });
+    for number in others {
+        problem(new.inject(nodes.node(number), chain, json!("late")), 409);
+    }
+    nodes.restart(leader);
+    nodes.settle();
+    problem(new.inject(nodes.node(leader), chain, json!("late")), 409);
+    nodes.same("audit");
+    nodes.node(leader).audit(chain);
+
+    // All of them get another secret, and whoever knows the old key of the cluster follows.
+    let qbc = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_qbc")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    let first = qbc(&["key", "--node", &nodes.node(0).url]);
+    assert!(first.starts_with("qbc/cluster/"));
+    (0..3).for_each(|number| nodes.kill(number));
+    let data = [0, 1, 2].map(|number| nodes.data(number).to_str().unwrap().to_owned());
+    let second = qbc(&["key", "--rotate", "--cluster", "--data", &data[0]]);
+    let secret = std::fs::read_to_string(nodes.data(0).join("cluster.secret")).unwrap();
+    for data in &data[1..] {
+        assert_eq!(qbc(&["key", "--rotate", "--cluster", "--data", data, "--secret", secret.trim_end()]), second);
+    }
+    (0..3).for_each(|number| nodes.restart(number));
+    nodes.settle();
+    assert_eq!(nodes.node(1).leap("/chains/other")["size"], 2, "it says so itself");
+    let record = nodes.node(2).json("/chains/other/transactions/1");
+    assert_eq!(record["kind"], "key");
+    assert!(first.starts_with(record["data"]["from"].as_str().unwrap()), "{record}");
+    assert!(second.starts_with(record["data"]["to"].as_str().unwrap()), "{record}");
+    for number in 0..3 {
+        for name in ["audit", "other"] {
+            let url = format!("{}/chains/{name}", nodes.node(number).url);
+            for key in [&first, &second] {
+                qbc(&["verify", &url, "--key", key]);
+            }
+        }
+        nodes.node(number).leap("/chains/other");
+    }
+    assert_eq!(nodes.node(0).json("/chains/other/keys")["changes"], json!([1]), "whoever leads");
+    (0..3).for_each(|number| nodes.kill(number));
+    (0..3).for_each(|number| verifies(&nodes.data(number)));
+}
+
+/// A mirror follows what is decided, and knows that a frozen chain has ended.
+#[test]
+fn a_mirror_follows_what_is_decided() {
+    let (source, mirror) = (TestNode::start(&[]), TestNode::start(&["--discover-allow", "any"]));
+    source.bang(json!({"name": "audit", "difficulty": 0, "writers": [Writer(1).public()]}));
+    let chain = "/chains/audit";
+    assert_eq!(Writer(1).inject(&source, chain, json!(1)).status(), 202);
+    source.leap(chain);
+    let key = source.json("/keys")["signers"][0].clone();
+    let body = json!({"from": format!("{}{chain}", source.url), "key": key});
+    assert!(mirror.post("/mirrors").json(&body).send().unwrap().status().is_success());
+    let state = |name: &str| mirror.json("/mirrors")[0][name].clone();
+    crate::support::eventually("it is there", || state("state") == "following" && state("size") == 2);
+    assert_eq!(change(&source, chain, &Writer(1).change(&source, chain, 0, &[2])).status(), 201);
+    assert_eq!(Writer(2).inject(&source, chain, json!(2)).status(), 202);
+    source.leap(chain);
+    crate::support::eventually("it follows", || state("size") == 4);
+    let decided = |node: &TestNode| {
+        let keys = node.json("/chains/audit/keys");
+        (keys["writers"].clone(), keys["since"].clone(), keys["changes"].clone())
+    };
+    assert_eq!(decided(&mirror), decided(&source));
+    let reason = json!({"reason": "over"});
+    let mut freeze = Writer(2).sign(&source, chain, Some("freeze"), &reason);
+    freeze["reason"] = "over".into();
+    assert_eq!(source.post("/chains/audit/freeze").json(&freeze).send().unwrap().status(), 201);
+    crate::support::eventually("it is complete", || state("state") == "complete");
+    let stats = mirror.json("/chains/audit/stats");
+    assert_eq!(
+        (&stats["frozen"], &stats["size"], &stats["mirror"]["state"]),
+        (&json!(4), &json!(5), &json!("complete"))
+    );
+    problem(Writer(2).inject(&mirror, chain, json!(3)), 409);
+    mirror.audit(chain);
+    let mut mirror = mirror;
+    assert_eq!(mirror.stop(), Some(0));
+    verifies(&mirror.data.clone());
 }

@@ -22,6 +22,7 @@ mod process;
 mod proofs;
 mod readme;
 mod retries;
+mod rotation;
 mod rules;
 mod scrub;
 mod support;

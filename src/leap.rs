@@ -1,7 +1,8 @@
 //! Automatic leaps: each chain by its own policy.
 //!
 //! A chain costs nothing while its pool is empty. The first transaction that comes into an empty pool arms it: a task waits
-//! until the policy says that it is time, leaps, and goes on as long as there is something pooled.
+//! until the policy says that it is time, leaps, and goes on as long as there is something pooled. A chain that was frozen leaps at once,
+//! whatever its policy: its last quant ends it.
 
 use std::{
     sync::{
@@ -60,7 +61,8 @@ fn arm(node: &Node, chain: Arc<ChainHandle>, shutdown: &watch::Receiver<bool>) {
 }
 
 fn is_due(chain: &ChainHandle) -> bool {
-    chain.check_writable().is_ok() && chain.leap_policy() != LeapPolicy::default() && chain.head().pooled() > 0
+    let leaps_by_itself = chain.leap_policy() != LeapPolicy::default() || chain.is_to_be_ended();
+    leaps_by_itself && chain.check_writable().is_ok() && chain.head().pooled() > 0
 }
 
 async fn leap_while_due(node: &Node, chain: &ChainHandle) {
@@ -82,6 +84,8 @@ async fn leap_while_due(node: &Node, chain: &ChainHandle) {
                 match error {
                     Refused::Stopping => return,
                     Refused::NotLeading(_) => sleep(FOLLOWING).await,
+                    // Whoever froze it was faster.
+                    Refused::Frozen { .. } => {}
                     error => {
                         tracing::warn!(chain = %chain.name, "an automatic leap failed: {error}");
                         sleep(AFTER_FAILURE).await;
@@ -103,7 +107,8 @@ async fn wait(node: &Node, chain: &ChainHandle, policy: LeapPolicy) {
     let mut head = chain.watch();
     let enough = head.wait_for(|head| {
         let pooled = head.pooled();
-        pooled == 0 || policy.transactions.is_some_and(|least| pooled >= least) || chain.leap_policy() != policy
+        let is_enough = policy.transactions.is_some_and(|least| pooled >= least);
+        pooled == 0 || is_enough || chain.leap_policy() != policy || chain.is_to_be_ended()
     });
     match policy.every_ms {
         Some(every) => {

@@ -28,6 +28,13 @@ pub const MAX_BYTES_LIMIT: u64 = 4 << 20;
 /// Bytes of the canonical rules of a chain. Each node keeps the rules of each chain in memory.
 pub const RULES_BYTES: usize = 256 << 10;
 
+/// Successions of a signing key that a checkpoint shows, the newest: each is a line, and others may read no more than 16 of them beside
+/// those of signers and witnesses. All are told by `GET /keys`.
+pub const SUCCESSION_LINES: usize = 8;
+
+/// Changes of the keys of one chain: where each stands is kept in memory and with the chain's record. It is one an hour for a year.
+pub const KEY_CHANGES: usize = 10_000;
+
 /// Transactions in one array. All or none of them are accepted, so they are one step of the writer.
 pub const ARRAY_TRANSACTIONS: usize = 10_000;
 

@@ -41,8 +41,8 @@ use crate::{
         note::VerifierKey,
         quant::Quant,
         rules::{ChainName, Rules},
-        transaction::{Id, Record, Timestamp, Transaction},
-        verify::{self, Checked, Verifier},
+        transaction::{Id, Kind, Record, Timestamp, Transaction},
+        verify::{self, Checked, InForce, Verifier},
         witness::Evidence,
     },
     limits,
@@ -123,8 +123,11 @@ pub struct MirrorView {
     pub id: Option<Hash>,
     /// The URL of the chain at its source.
     pub from: String,
-    /// The verifier key that signs its checkpoints.
+    /// The verifier key that signs its checkpoints, as it was named.
     pub key: String,
+    /// The one that has taken its place, if one has.
+    #[schema(required = true)]
+    pub signer: Option<String>,
     /// How it stands.
     pub state: Follows,
     /// Transactions that are sealed here.
@@ -305,7 +308,8 @@ impl Mirrors {
             && known.record().state == Following::Yes
         {
             let record = known.record().clone();
-            return match (&record.key, record.allow_unproven_erasures) == (&key, wanted.allow_unproven_erasures) {
+            let is_key = record.key == key || record.signer.as_ref() == Some(&key);
+            return match is_key && record.allow_unproven_erasures == wanted.allow_unproven_erasures {
                 true => {
                     // Sources change their tokens.
                     if wanted.token.is_some() {
@@ -366,6 +370,7 @@ impl Mirrors {
             name,
             from,
             key: wanted.key.to_string(),
+            signer: seen.signer.as_ref().filter(|signer| **signer != wanted.key).map(VerifierKey::to_string),
             anywhere: wanted.anywhere,
             allow_unproven_erasures: wanted.allow_unproven_erasures,
             state: Following::Yes,
@@ -452,6 +457,7 @@ impl Mirrors {
             id: None,
             from: wanted.from.to_string(),
             key: wanted.key.to_string(),
+            signer: None,
             state: Follows::Away,
             size: 0,
             quants: 0,
@@ -489,9 +495,11 @@ impl Mirrors {
         let (size, quants) = head.map_or((0, 0), |head| (head.newest.size().get(), head.newest.index().next().get()));
         let seen = follower.seen();
         let (source_size, source_quants) = (seen.size.get(), seen.quant.next().get());
+        let is_complete = self.0.node.chain(&record.id.to_string()).is_some_and(|chain| chain.has_ended());
         let state = match &record.state {
             Following::Stopped => Follows::Stopped,
             Following::Contradiction(_) => Follows::Contradiction,
+            Following::Yes if is_complete => Follows::Complete,
             Following::Yes if error.is_some() => Follows::Away,
             Following::Yes if quants < source_quants => Follows::Copying,
             Following::Yes => Follows::Following,
@@ -505,6 +513,7 @@ impl Mirrors {
             id: Some(record.id),
             from: record.from,
             key: record.key,
+            signer: record.signer,
             state,
             size,
             quants,
@@ -627,7 +636,9 @@ impl Follower {
     }
 
     fn key(&self) -> VerifierKey {
-        self.record().key.parse().expect("only a key is recorded")
+        let record = self.record();
+        let key = record.signer.as_ref().unwrap_or(&record.key);
+        key.parse().expect("only a key is recorded")
     }
 
     /// The newest checkpoint that was found to continue those before. It may have been signed by the key of an earlier source.
@@ -658,7 +669,11 @@ impl Follower {
                         tracing::info!(chain = self.record().name, "the source of the mirror answers again");
                     }
                     self.status().error = None;
-                    (Follows::Following, limits::MIRROR_EVERY)
+                    // That nothing follows a frozen chain is looked at all the same: its source may break that.
+                    match chain.as_ref().is_some_and(|chain| chain.has_ended()) {
+                        true => (Follows::Complete, limits::MIRROR_PAUSE[1]),
+                        false => (Follows::Following, limits::MIRROR_EVERY),
+                    }
                 }
                 Err(Trouble::Away(reason)) => {
                     if failures == 0 {
@@ -752,6 +767,7 @@ impl Follower {
     /// Looks at the source's newest checkpoint, which must continue the one that was seen before. That is recorded first.
     async fn look(&self, inner: &Inner, source: &Source<'_>) -> Result<Seen, Trouble> {
         let (now, before) = (self.signed(source, None).await?, self.seen());
+        self.take_signer(inner, &now).await?;
         match before.compare(&now) {
             Compared::Same => return Ok(now),
             Compared::OnlyQuants => {}
@@ -773,6 +789,19 @@ impl Follower {
         };
         inner.node.record_mirror(record).await?;
         Ok(now)
+    }
+
+    /// Records that another key has taken the place of the one that is known: from then on, the old one is good for nothing.
+    async fn take_signer(&self, inner: &Inner, now: &Seen) -> Result<(), Trouble> {
+        let Some(signer) = now.signer.as_ref().filter(|signer| **signer != self.key()) else { return Ok(()) };
+        let record = Mirror { signer: Some(signer.to_string()), ..self.record().clone() };
+        inner.node.record_mirror(record.clone()).await?;
+        tracing::info!(
+            chain = record.name,
+            "the source of the mirror signs with another key, as the old one says: {signer}"
+        );
+        *self.record() = record;
+        Ok(())
     }
 
     /// Has the source show that what it has signed now begins with what it had signed before.
@@ -949,8 +978,9 @@ impl Part {
     fn append(&mut self, transaction: Transaction) {
         self.bytes += transaction.served_bytes();
         self.ids.extend(transaction.id().cloned());
-        match self.steps.last_mut() {
-            Some(MirrorStep::Append(transactions)) => transactions.push(transaction),
+        match (self.steps.last_mut(), transaction.kind()) {
+            (_, Some(Kind::Key | Kind::Freeze)) => self.steps.push(MirrorStep::Decide(transaction.into())),
+            (Some(MirrorStep::Append(transactions)), _) => transactions.push(transaction),
             _ => self.steps.push(MirrorStep::Append(vec![transaction])),
         }
     }
@@ -958,9 +988,10 @@ impl Part {
     /// The transaction at an index, where it is of this part.
     fn transaction(&self, index: Index) -> Option<&Transaction> {
         let at = index.get().checked_sub(self.at.0.get())?;
-        let appended = self.steps.iter().filter_map(|step| match step {
-            MirrorStep::Append(transactions) => Some(transactions),
-            _ => None,
+        let appended = self.steps.iter().map(|step| match step {
+            MirrorStep::Append(transactions) => transactions.as_slice(),
+            MirrorStep::Decide(record) | MirrorStep::Erase { record, .. } => std::slice::from_ref(&**record),
+            MirrorStep::Seal(_) => &[],
         });
         appended.flatten().nth(at as usize)
     }
@@ -980,16 +1011,17 @@ impl Step<'_> {
         let quants = self.source.quants(from, count).await?;
         check_quants(&head.newest, head.size(), &quants, &signed)
             .map_err(|detail| self.contradiction(&signed, detail))?;
-        let (id, rules) = (self.chain.id, self.chain.rules.as_ref().clone());
-        let verifier = Verifier::behind(head.edge.as_ref().clone(), head.newest.as_ref().clone(), id, rules);
+        let in_force = InForce::new(self.chain.id, self.chain.terms());
+        let verifier = Verifier::behind(head.edge.as_ref().clone(), head.newest.as_ref().clone(), in_force);
         self.take(verifier, &quants, &signed).await
     }
 
     /// What is served for a signed checkpoint does not lead to it. It is no proof for others: who serves it may have changed it.
     fn contradiction(&self, signed: &Seen, detail: String) -> Trouble {
         let before = self.follower.seen();
-        let evidence =
-            (before != *signed).then(|| before.evidence(signed, Vec::new(), self.inner.node.now())).flatten();
+        let evidence = (before.note.text() != signed.note.text())
+            .then(|| before.evidence(signed, Vec::new(), self.inner.node.now()))
+            .flatten();
         Trouble::Contradiction(detail, evidence)
     }
 

@@ -39,15 +39,20 @@ use crate::{
         note::{Algorithm, Checkpoint, KeyName, Note, Signature, VerifierKey},
         quant::Quant,
         rules::{ChainName, Rules},
+        succession::{Role, Succession},
+        terms::KeyChange,
         transaction::{Id, Kind, Record, Submission, Timestamp, Transaction},
         witness::{self, Cosigned, Evidence, Refusal, Rejected, Trusted, Witnessed},
     },
     limits,
     mine::Miner,
-    store::{ChainNumber, Lineage, LogRecord, Rollback, Store, key::KeyFile},
+    store::{
+        ChainNumber, Lineage, LogRecord, Rollback, Store,
+        key::{KeyFile, Signers},
+    },
     writer::{
         self, ChainHandle, Command, Core, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request,
-        Writer, checked_transaction, edge_at,
+        Writer, checked_transaction, edge_at, key_change,
     },
 };
 
@@ -102,7 +107,10 @@ struct Inner {
     healing: tokio::sync::Mutex<()>,
     pool_limit: u64,
     miner: Miner,
+    /// Its identity.
     key: SigningKey,
+    /// What signs the checkpoints of its chains.
+    signers: Signers,
     /// Complete tiles that were served lately, by chain, level and number. They never change.
     tiles: quick_cache::sync::Cache<(u64, u8, u64), Bytes>,
     /// Checkpoints of quants that were signed lately, by chain, quant and whether the cluster's key has signed, without
@@ -154,7 +162,13 @@ struct InCluster {
     carrier: Arc<dyn Carrier>,
     /// Signs the checkpoints of all its chains beside each node's own key.
     key: SigningKey,
+    /// How its keys came to that one.
+    successions: Vec<Succession>,
 }
+
+/// How many of the successions of the key that signs checkpoints are recorded on a chain, once that was looked at.
+#[derive(Default)]
+struct RecordedSuccessions(tokio::sync::Mutex<Option<usize>>);
 
 /// A run of transactions from another node, or why there is none.
 pub type FetchedRun = Pin<Box<dyn Future<Output = Result<LogRecord, String>> + Send>>;
@@ -513,13 +527,68 @@ impl Node {
             transaction: transaction.into(),
         };
         match self.submit(writer.group, command, None).await? {
-            Outcome::Erased(placed) => {
+            Outcome::Recorded(placed) => {
                 if !placed.replayed {
                     tracing::info!(chain = %writer.name, record = %placed.index, "the data of transaction {index} is erased");
                 }
                 Ok((writer, Accepted::new(placed)))
             }
-            _ => unreachable!("the outcome of an erasure is Erased"),
+            _ => unreachable!("the outcome of an erasure is Recorded"),
+        }
+    }
+
+    /// Changes the writers of a chain, as one of them has signed. It is on disk when this returns. The same again is answered with the
+    /// first.
+    ///
+    /// # Errors
+    /// Why they stay.
+    pub async fn change_writers(
+        &self,
+        chain: &ChainHandle,
+        expected: Option<Expected>,
+        submission: Submission,
+    ) -> Result<Accepted, Refused> {
+        let time = self.time_in(chain);
+        let transaction = Transaction::new(submission, Some(Kind::Key), time, rand::random()).into();
+        let (number, guard) = (chain.number(), chain.guard(expected));
+        let placed = self.decide(chain, Command::Key { chain: number, guard, transaction }).await?;
+        if !placed.replayed {
+            tracing::info!(chain = %chain.name, record = %placed.index, "the chain has other writers");
+        }
+        Ok(placed)
+    }
+
+    /// Freezes a chain for ever, and gives the quant that ends it. All is on disk when this returns. What was frozen before stays so: then
+    /// the first record of it is returned.
+    ///
+    /// # Errors
+    /// Why it is not frozen, or not sealed yet: then it leaps by itself, or when this is asked for again.
+    pub async fn freeze(
+        &self,
+        chain: &Arc<ChainHandle>,
+        expected: Option<Expected>,
+        submission: Submission,
+    ) -> Result<(Accepted, Quant), Refused> {
+        let time = self.time_in(chain);
+        let transaction = Transaction::new(submission, Some(Kind::Freeze), time, rand::random()).into();
+        let (number, guard) = (chain.number(), chain.guard(expected));
+        let placed = self.decide(chain, Command::Freeze { chain: number, guard, transaction }).await?;
+        if !placed.replayed {
+            tracing::info!(chain = %chain.name, record = %placed.index, "the chain is frozen");
+        }
+        match self.leap_pooled(chain).await {
+            // The automatic leap may have been faster.
+            Ok(()) | Err(Refused::Frozen { .. }) => {}
+            Err(refused) => return Err(refused),
+        }
+        let last = self.read(chain, move |chain| chain.quant(chain.quant_of(placed.index)?)).await?;
+        Ok((placed, last))
+    }
+
+    async fn decide(&self, chain: &ChainHandle, command: Command) -> Result<Accepted, Refused> {
+        match self.submit(chain.group, command, None).await? {
+            Outcome::Recorded(placed) => Ok(Accepted::new(placed)),
+            _ => unreachable!("the outcome of a change of keys, or of a freeze, is Recorded"),
         }
     }
 
@@ -566,8 +635,13 @@ impl Node {
     /// Makes the node one of a cluster: transactions for chains that others lead are carried there, and checkpoints are signed with
     /// the cluster's key, too.
     pub fn set_cluster(&self, carrier: Arc<dyn Carrier>, key: SigningKey) {
+        let successions = self.0.store.cluster_successions(&key.verifying_key());
+        let successions = successions.unwrap_or_else(|error| {
+            tracing::error!("who knows an old key of the cluster cannot follow: {error}");
+            Vec::new()
+        });
         // There is one cluster.
-        let _ = self.0.cluster.set(InCluster { carrier, key });
+        let _ = self.0.cluster.set(InCluster { carrier, key, successions });
     }
 
     /// Decides on transactions that another node has carried here, which were checked there.
@@ -633,6 +707,12 @@ impl Node {
         let turn = chain.remembered::<LeapTurn>();
         let _turn = turn.0.lock().await;
         chain.check_writable()?;
+        let mut expected = expected;
+        if fit(&chain.head()) && chain.frozen().is_none() {
+            let tag = self.record_successions(chain, expected.as_ref()).await?;
+            // The one who expects a state of the chain did not expect this, but nothing else came in between.
+            expected = expected.map(|expected| tag.and_then(|tag| Expected::any_of(vec![tag])).unwrap_or(expected));
+        }
         loop {
             let head = chain.head();
             if let Some(expected) = &expected {
@@ -642,7 +722,7 @@ impl Node {
                 return Ok(None);
             }
             // So a quant is never earlier than what it seals.
-            let quant = self.0.miner.mine(head.cut(chain.rules.difficulty(), self.time_in(chain))).await;
+            let quant = self.0.miner.mine(head.cut(chain.rules().difficulty(), self.time_in(chain))).await;
             let seal = Command::Seal {
                 chain: chain.number(),
                 guard: chain.guard(expected.clone()),
@@ -781,16 +861,37 @@ impl Node {
     }
 
     /// The names under which checkpoints of all chains are signed here, and their keys: the cluster's, where the node is in one, and
-    /// the node's own.
+    /// the node's own, with the one before it while that signs, too.
     fn signers(&self) -> impl Iterator<Item = (KeyName, &SigningKey)> {
-        let cluster =
-            self.0.cluster.get().map(|InCluster { key, .. }| (KeyName::of_cluster(&key.verifying_key()), key));
-        cluster.into_iter().chain([(KeyName::of_node(&self.0.key.verifying_key()), &self.0.key)])
+        let cluster = self.0.cluster.get().map(|InCluster { key, .. }| (Role::Cluster, key));
+        let Signers { current, previous, .. } = &self.0.signers;
+        let own = [Some(current), previous.as_ref()].into_iter().flatten().map(|key| (Role::Node, key));
+        cluster.into_iter().chain(own).map(|(role, key)| (role.name(&key.verifying_key()), key))
     }
 
-    /// Whether checkpoints are signed here with the secret part of this key.
+    /// How the keys that sign here came to be those: of the cluster, and of the node.
+    fn successions(&self) -> [&[Succession]; 2] {
+        let cluster = self.0.cluster.get().map(|cluster| cluster.successions.as_slice());
+        [cluster.unwrap_or_default(), &self.0.signers.successions]
+    }
+
+    /// The keys that sign checkpoints of all chains here, the first of which is [`Node::verifier_key`]; and those before them, each
+    /// with what shows who has taken its place.
+    pub fn keys(&self) -> (Vec<VerifierKey>, Vec<(VerifierKey, Succession)>) {
+        let signing = self.signers().map(|(name, key)| VerifierKey::new(name, Algorithm::Ed25519, key.verifying_key()));
+        let roles = [Role::Cluster, Role::Node].into_iter().zip(self.successions());
+        let earlier = roles.flat_map(|(role, successions)| {
+            successions
+                .iter()
+                .map(move |of| (VerifierKey::new(role.name(of.old()), Algorithm::Ed25519, *of.old()), of.clone()))
+        });
+        (signing.collect(), earlier.collect())
+    }
+
+    /// Whether checkpoints are signed here with the secret part of this key, or were.
     pub fn signs_with(&self, key: &VerifierKey) -> bool {
-        self.signers().any(|(_, own)| own.verifying_key() == *key.key())
+        let (signing, earlier) = self.keys();
+        signing.iter().chain(earlier.iter().map(|(key, _)| key)).any(|own| own.key() == key.key())
     }
 
     /// The key that checks the checkpoints of all chains, whichever node serves them: the cluster's, where the node is in one, else
@@ -812,7 +913,66 @@ impl Node {
             note.sign(KeyName::of_chain(chain.id), key);
             note.sign(name, key);
         }
+        for successions in self.successions() {
+            let first = successions.len().saturating_sub(limits::SUCCESSION_LINES);
+            successions[first..].iter().for_each(|succession| note.add(succession.line()));
+        }
         note
+    }
+
+    /// Records on a chain, before it goes on, that the key which signs its checkpoints has taken the place of another: where the chain
+    /// is older than that, and does not say so yet. Gives the state of the chain then, if anything was recorded.
+    async fn record_successions(
+        &self,
+        chain: &ChainHandle,
+        expected: Option<&Expected>,
+    ) -> Result<Option<Tag>, Refused> {
+        let [of_cluster, own] = self.successions();
+        let successions = if self.0.cluster.get().is_some() { of_cluster } else { own };
+        if successions.is_empty() {
+            return Ok(None);
+        }
+        let recorded = chain.remembered::<RecordedSuccessions>();
+        let mut recorded = recorded.0.lock().await;
+        let mut done = match *recorded {
+            Some(done) => done,
+            None => self.recorded_successions(chain, successions).await?,
+        };
+        let mut tag = None;
+        while done < successions.len() {
+            let submission = Submission { data: successions[done].data(), id: None, signed: None };
+            let transaction = Transaction::new(submission, Some(Kind::Key), self.time_in(chain), rand::random()).into();
+            let guard = if tag.is_none() { chain.guard(expected.cloned()) } else { None };
+            let placed = match self.decide(chain, Command::Key { chain: chain.number(), guard, transaction }).await {
+                Ok(placed) => placed,
+                // Checkpoints show it all the same.
+                Err(Refused::TooManyKeys) => break,
+                Err(refused) => return Err(refused),
+            };
+            tracing::info!(chain = %chain.name, record = %placed.index, "the chain says which key signs its checkpoints");
+            (tag, done) = (Some(Tag::of_size(placed.index.size())), done + 1);
+        }
+        *recorded = Some(done);
+        Ok(tag)
+    }
+
+    /// How many successions a chain says already, or need not say, since it was made later.
+    async fn recorded_successions(&self, chain: &ChainHandle, successions: &[Succession]) -> Result<usize, StoreError> {
+        let (lineage, keys) = (chain.lineage.clone(), chain.terms().keys().clone());
+        let successions = successions.to_vec();
+        self.read_store(move |store| {
+            let made = checked_transaction(store, &lineage, lineage.bang_place().transaction)?.timestamp();
+            let earlier = successions.iter().rposition(|succession| succession.time() < made).map_or(0, |at| at + 1);
+            for key in keys.iter().rev() {
+                if let KeyChange::Signer(said) = key_change(store, &lineage, *key)?
+                    && let Some(at) = successions.iter().position(|of| (of.old(), of.new()) == (said.old(), said.new()))
+                {
+                    return Ok(earlier.max(at + 1));
+                }
+            }
+            Ok(earlier)
+        })
+        .await
     }
 
     /// Compares a chain with a note of somebody else. If that is a checkpoint which this node's own key or its cluster's has signed,
@@ -823,12 +983,16 @@ impl Node {
     /// It takes none, or its quant cannot be read.
     pub async fn compare(&self, chain: &Arc<ChainHandle>, note: &Note) -> Result<(), Refused> {
         let origin = KeyName::of_chain(chain.id);
-        let keys: Vec<VerifierKey> = self
-            .signers()
-            .flat_map(|(name, key)| {
-                [origin.clone(), name].map(|name| VerifierKey::new(name, Algorithm::Ed25519, key.verifying_key()))
-            })
-            .collect();
+        let (signing, earlier) = self.keys();
+        let all = signing.into_iter().chain(earlier.into_iter().map(|(key, _)| key));
+        let names = |key: VerifierKey| [VerifierKey::new(origin.clone(), Algorithm::Ed25519, *key.key()), key];
+        let mut keys: Vec<VerifierKey> = Vec::new();
+        // The one before the current key may be among both.
+        all.flat_map(names).for_each(|key| {
+            if !keys.contains(&key) {
+                keys.push(key)
+            }
+        });
         let Ok(checkpoint) = Checkpoint::parse(note.text()) else { return Ok(()) };
         let is_own = checkpoint.origin() == origin.as_str() && note.verify(&keys).is_ok();
         let Some((quant, hash)) = checkpoint.quant().filter(|_| is_own) else { return Ok(()) };
@@ -1110,6 +1274,7 @@ impl Inner {
     fn open(config: &Config) -> Result<(Inner, Background), StoreError> {
         let store = Arc::new(Store::open(&config.data, rand::random(), config.progress.clone())?);
         let key = store.secret_key(KeyFile::Node, rand::random())?;
+        let signers = store.signers(&key)?;
         let witness = match config.cosign.is_empty() {
             true => None,
             false => {
@@ -1146,6 +1311,7 @@ impl Inner {
             pool_limit: config.pool_limit,
             miner,
             key,
+            signers,
             witness,
             clock,
             tiles,

@@ -68,7 +68,7 @@ pub use index::QUIET;
 use index::{Index, Rows, RunRow, Space, decode_number, decode_quant, from_json, key, key_and, malformed, unreadable};
 use journal::Journal;
 use key::KeyFile;
-pub use lineage::{BangPlace, ChainNumber, ChainRecord, Lineage, Parent, Rollback};
+pub use lineage::{BangPlace, ChainNumber, ChainRecord, Decided, Lineage, Parent, Rollback};
 pub use mend::{DamagedRun, Looked};
 use replay::{Replay, Replayed};
 pub use runs::Erasure;
@@ -311,6 +311,29 @@ impl Batch {
         self.erased.push((chain.number, index));
         let entry = EffectEntry::Erase { chain: chain.id, index, commitment };
         self.log_with(&entry, chain.number, Run::new(chain.id, by, bytes_before), record)
+    }
+
+    /// [`Effect::Key`]: `record` is the newest transaction of the chain, behind so many bytes, and stands in what is decided of it. Gives
+    /// its own bytes.
+    pub fn key(
+        &mut self,
+        chain: &ChainRecord,
+        (record, index, bytes_before): (&Transaction, count::Index, u64),
+    ) -> u64 {
+        self.rows.chain(chain);
+        let entry = EffectEntry::Key { chain: chain.id };
+        self.log_with(&entry, chain.number, Run::new(chain.id, index, bytes_before), record)
+    }
+
+    /// [`Effect::Freeze`]: as [`Batch::key`].
+    pub fn freeze(
+        &mut self,
+        chain: &ChainRecord,
+        (record, index, bytes_before): (&Transaction, count::Index, u64),
+    ) -> u64 {
+        self.rows.chain(chain);
+        let entry = EffectEntry::Freeze { chain: chain.id };
+        self.log_with(&entry, chain.number, Run::new(chain.id, index, bytes_before), record)
     }
 
     /// [`Effect::SetLeap`]; the record has the new policy.

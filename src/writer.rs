@@ -36,7 +36,7 @@ use ledger::{Ledger, Pending};
 pub use command::{Command, Envelope, Guard, MirrorStep, Outcome, Own, Placed, Refused, Request};
 pub use handle::{ChainHandle, Damage, Health, Mirrored, Published};
 pub use import::{Part, Progress, Step, in_force_at};
-pub use load::{checked_transaction, edge_at};
+pub use load::{checked_transaction, edge_at, key_change};
 
 /// What brings effects to the other nodes of a group. Where there is none, this node is alone, and what it writes is agreed.
 pub trait Sequencer: Send + Sync {
@@ -269,6 +269,9 @@ impl Core {
         for (handle, leap) in pending.policies {
             handle.set_leap_policy(leap);
         }
+        for (handle, terms) in pending.terms {
+            handle.set_terms(terms);
+        }
         for (handle, from) in pending.mirrors {
             handle.set_mirror(from);
         }
@@ -278,7 +281,7 @@ impl Core {
             if before.newest.index() != newest {
                 self.published.tell_sealed(&handle);
             }
-            if handle.leap_policy() != LeapPolicy::default() {
+            if handle.leap_policy() != LeapPolicy::default() || handle.is_to_be_ended() {
                 self.published.tell_touched(&handle);
             }
         }

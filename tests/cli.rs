@@ -693,6 +693,15 @@ fn wrong_usage_ends_with_2() {
         &["key", "--data", "folder", "--node", "localhost:5000"],
         &["leap-policy", "--off", "--every", "1s"],
         &["erase", "1"],
+        &["freeze"],
+        &["freeze", "--reason", "over"],
+        &["freeze", "--reason", "over", "--yes", "--message"],
+        &["writers", "--message"],
+        &["writers", "--signer", "00", "--signature", "00"],
+        &["key", "--rotate"],
+        &["key", "--retire"],
+        &["key", "--data", "folder", "--stolen"],
+        &["key", "--data", "folder", "--rotate", "--secret", "00"],
         &["get", ".."],
         &["completions", "basic"],
         &["man", "woman"],
@@ -700,6 +709,35 @@ fn wrong_usage_ends_with_2() {
         let told = qbc(usage).fails(2);
         assert!(told.starts_with("error: "), "{usage:?}: {told}");
     }
+}
+
+/// A writer signs elsewhere what the program prints.
+#[test]
+fn writers_name_others_and_end_their_chain() {
+    use ed25519_dalek::{Signer, SigningKey};
+    let node = filled(&["--ephemeral"]);
+    let [old, new] = [1, 2].map(|number| SigningKey::from_bytes(&[number; 32]));
+    let public = |key: &SigningKey| hex::encode(key.verifying_key().to_bytes());
+    let sign = |key: &SigningKey, message: &str| hex::encode(key.sign(message.as_bytes()).to_bytes());
+    node.run(&["bang", "audit", "--writer", &public(&old)]).ok();
+    let run = |arguments: &[&str]| node.run(&[&["--chain", "audit"], arguments].concat());
+    assert_eq!(run(&["writers"]).ok(), format!("{}\ntransaction 0 of the chain audit names them\n", public(&old)));
+    let change = ["writers", "--set", &public(&new)];
+    assert!(run(&change).fails(1).contains("signed"));
+    let message = run(&[&change[..], &["--message"]].concat()).ok();
+    let signed = ["--signer", &public(&old), "--signature", &sign(&old, &message)];
+    let said = run(&[&change[..], &signed].concat()).ok();
+    assert_eq!(said, "the chain audit has other writers: transaction 1 names them\n");
+    assert_eq!(run(&["writers", "--json"]).ok_json()["writers"], json!([public(&new)]));
+    let message = run(&["freeze", "--reason", "over", "--message"]).ok();
+    let signed = ["--signer", &public(&new), "--signature", &sign(&new, &message)];
+    let freeze = ["freeze", "--reason", "over", "--yes"];
+    assert!(run(&freeze).fails(1).contains("signed"));
+    let said = run(&[&freeze[..], &signed].concat()).ok();
+    assert_eq!(said, "the chain audit is frozen: transaction 2 is its last, and quant 1 seals it\n");
+    assert!(run(&["verify"]).ok().contains("frozen for ever by transaction 2"));
+    assert!(run(&["leap"]).fails(1).contains("frozen for ever"));
+    assert_eq!(node.run(&["writers"]).ok(), "everyone may write on the chain qbc\n");
 }
 
 #[test]

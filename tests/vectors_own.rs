@@ -60,7 +60,7 @@ impl Made {
             None => Rules::from_value(&fields),
             Some(Made { chain, .. }) => {
                 let of = ForkOf { chain: chain.id, index: chain.head.newest.index(), hash: chain.head.newest.hash() };
-                chain.rules.fork(parsed(step, "name"), of).amend(fields.as_object().unwrap().clone())
+                chain.rules().fork(parsed(step, "name"), of).amend(fields.as_object().unwrap().clone())
             }
         };
         let rules = rules.ok().unwrap();
@@ -91,14 +91,14 @@ impl Made {
             Signed { signer: key.verifying_key().to_bytes(), signature }
         });
         let submission = Submission { data: json::canonical(&value), id, signed };
-        self.chain.rules.check(self.chain.id, &submission, &value).unwrap();
+        self.chain.rules().check(self.chain.id, &submission, &value).unwrap();
         let transaction = Transaction::new(submission, None, parsed(step, "timestamp"), salt(step));
         self.chain.inject(&transaction, 0, &mut |_| ());
         self.serve(&transaction);
     }
 
     fn leap(&mut self, step: &Value) {
-        let header = self.chain.head.cut(self.chain.rules.difficulty(), parsed(step, "leap"));
+        let header = self.chain.head.cut(self.chain.rules().difficulty(), parsed(step, "leap"));
         self.chain.seal(mined(header));
         self.serve_quant();
     }

@@ -68,11 +68,11 @@ pub struct InjectArgs {
 
 /// A signature that was made elsewhere: the program never has a writer's key.
 #[derive(Args, Serialize)]
-struct SignedArgs {
+pub(super) struct SignedArgs {
     /// On a chain with writers: the hex Ed25519 public key of the one that signed it
     #[arg(long, value_name = "KEY", requires = "signature")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    signer: Option<String>,
+    pub(super) signer: Option<String>,
     /// Its hex signature
     #[arg(long, value_name = "HEX", requires = "signer")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -616,7 +616,7 @@ pub async fn discover(node: &Connection, args: DiscoverArgs) -> anyhow::Result<(
 }
 
 /// Prints an answer: as it came for scripts, in words for people.
-async fn tell<T: serde::de::DeserializeOwned>(
+pub(super) async fn tell<T: serde::de::DeserializeOwned>(
     node: &Connection,
     response: reqwest::Response,
     in_words: impl FnOnce(T) -> String,

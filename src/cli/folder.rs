@@ -67,7 +67,8 @@ pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow:
     if !records.is_empty() {
         // A node has its key before its first chain. Where there is a file, none is made of the seed.
         ensure!(path.join("node.key").is_file(), "the file node.key is missing");
-        store.secret_key(KeyFile::Node, [0; 32])?;
+        let identity = store.secret_key(KeyFile::Node, [0; 32])?;
+        store.signers(&identity)?;
     }
     if !store.witnessed()?.is_empty() {
         ensure!(path.join("witness.key").is_file(), "the file witness.key is missing");
@@ -78,6 +79,7 @@ pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow:
         let known =
             secret.parse::<Secret>().map_err(anyhow::Error::msg).with_context(|| format!("the file {SECRET_FILE}"))?;
         ensure!(secret == format!("{known}\n"), "the file {SECRET_FILE} is not as it was written");
+        store.cluster_successions(&known.signing_key().verifying_key())?;
     }
     records.sort_by_key(|record| record.number);
     let own = |record: &ChainRecord| {

@@ -15,12 +15,14 @@ use serde_json::json;
 
 use super::{Usage, connection::Connection, print_line, print_value, serve::read_cluster_secret};
 use crate::{
-    cluster::link::SECRET_FILE,
+    clock::Clock,
+    cluster::link::{SECRET_FILE, Secret},
     core::note::{self, Algorithm, Checkpoint, KeyName, Note, VerifierKey},
     limits,
     store::{
         Store,
-        key::{self, KeyFile},
+        key::{self, KeyFile, Signers},
+        write_secret,
     },
 };
 
@@ -36,6 +38,13 @@ Examples:
   qbc key --witness                        the key with which the node cosigns the chains of others
   qbc key --import secret.key --data new   let a new node sign with this key
   openssl rand -hex 32 | qbc key --import - --data new
+  qbc key --rotate --data qbc-data/5000    of a stopped node: a new key signs, and the old one says so
+  qbc key --retire --data qbc-data/5000    the old one, which went on signing beside it, signs no more
+  qbc key --rotate --stolen --data qbc-data/5000
+                                           the old one signs no more at once
+  qbc key --rotate --cluster --data DIR    a new secret, and so a new key, for a cluster that is stopped;
+                                           on its other nodes: the same with --secret, as it stands in
+                                           cluster.secret of the first
 
 The key has the form of C2SP signed-note: NAME+ID+BASE64. Under the name of a node it checks the
 checkpoints of all chains that this node serves; under the name of a cluster, those that any of its
@@ -56,6 +65,18 @@ pub struct KeyArgs {
     /// The key of the node's cluster: of a data folder, too
     #[arg(long, conflicts_with_all = ["own", "witness", "import"])]
     cluster: bool,
+    /// Let a new key sign the checkpoints of a stopped node, as the old one says: who knows that follows
+    #[arg(long, requires = "data", conflicts_with_all = ["own", "witness", "import"])]
+    rotate: bool,
+    /// With --rotate: the old key, which others may have, does not go on signing beside the new one
+    #[arg(long, requires = "rotate", conflicts_with = "cluster")]
+    stolen: bool,
+    /// Let the key before the current one sign no more
+    #[arg(long, requires = "data", conflicts_with_all = ["rotate", "own", "witness", "import", "cluster"])]
+    retire: bool,
+    /// With --rotate --cluster: the new secret, as another node of the cluster has it already [default: one is made]
+    #[arg(long, value_name = "DIGITS", requires_all = ["rotate", "cluster"])]
+    secret: Option<Secret>,
     /// The key of the node's cosignatures, where it is a witness of others (`serve --cosign`)
     #[arg(long)]
     witness: bool,
@@ -73,29 +94,61 @@ pub async fn run(args: KeyArgs, node: Connection) -> anyhow::Result<()> {
             let detail = "--chain asks for the key under the name of one chain, which only the running node knows";
             return Err(Usage(format!("{detail}: say --node URL instead of --data")).into());
         }
+        Some(data) if args.rotate && args.cluster => rotate_cluster(&data, args.secret)?,
+        Some(data) if args.rotate => {
+            let new = SigningKey::from_bytes(&rand::random());
+            let now = Clock::default().plausible().map_err(|error| anyhow!(error))?;
+            key::rotate(&data, &new, now, !args.stolen)?;
+            of_node(&new.verifying_key())
+        }
+        Some(data) if args.retire => {
+            ensure!(key::retire(&data)?, "no key but the current one signs: there is nothing to retire");
+            signing_key(&data)?
+        }
         Some(data) if args.cluster => {
             let secret =
                 read_cluster_secret(&data)?.with_context(|| format!("{} holds no {SECRET_FILE}", data.display()))?;
             let key = secret.signing_key().verifying_key();
             VerifierKey::new(KeyName::of_cluster(&key), Algorithm::Ed25519, key)
         }
-        Some(data) => {
-            let file = if args.witness { KeyFile::Witness } else { KeyFile::Node };
-            let key = match args.import {
-                None => key::read(&data, file)?.with_context(|| format!("{} holds no {file}", data.display()))?,
-                Some(file) => import(&file, &data)?,
-            };
-            let key = key.verifying_key();
-            match file {
-                KeyFile::Node => VerifierKey::new(KeyName::of_node(&key), Algorithm::Ed25519, key),
-                KeyFile::Witness => VerifierKey::new(KeyName::of_witness(&key), Algorithm::Cosignature, key),
+        Some(data) => match args.import {
+            None if args.witness => {
+                let key = read(&data, KeyFile::Witness)?.verifying_key();
+                VerifierKey::new(KeyName::of_witness(&key), Algorithm::Cosignature, key)
             }
-        }
+            None => signing_key(&data)?,
+            Some(file) => of_node(&import(&file, &data)?.verifying_key()),
+        },
     };
     match node.json {
         true => print_value(&json!({"id": hex::encode(key.key().as_bytes()), "key": key.to_string()})),
         false => print_line(key),
     }
+}
+
+fn of_node(key: &VerifyingKey) -> VerifierKey {
+    VerifierKey::new(KeyName::of_node(key), Algorithm::Ed25519, *key)
+}
+
+fn read(data: &Path, file: KeyFile) -> anyhow::Result<SigningKey> {
+    key::read(data, file)?.with_context(|| format!("{} holds no {file}", data.display()))
+}
+
+/// The key that signs the checkpoints of the node of a data folder.
+fn signing_key(data: &Path) -> anyhow::Result<VerifierKey> {
+    Ok(of_node(&Signers::read(data, &read(data, KeyFile::Node)?)?.current.verifying_key()))
+}
+
+/// Gives a node of a stopped cluster a new secret, and with it a new key, as the old one says.
+fn rotate_cluster(data: &Path, said: Option<Secret>) -> anyhow::Result<VerifierKey> {
+    let old = read_cluster_secret(data)?.with_context(|| format!("{} holds no {SECRET_FILE}", data.display()))?;
+    let new = said.unwrap_or_else(|| Secret(rand::random()));
+    ensure!(old != new, "the folder has this secret already");
+    let now = Clock::default().plausible().map_err(|error| anyhow!(error))?;
+    let keys = (&old.signing_key(), &new.signing_key());
+    key::rotate_cluster(data, keys, now, || write_secret(data, SECRET_FILE, &new.to_string()))?;
+    let key = new.signing_key().verifying_key();
+    Ok(VerifierKey::new(KeyName::of_cluster(&key), Algorithm::Ed25519, key))
 }
 
 /// The key of a running node, or of its cluster if it is in one. It stands in the name that is signed with, and must have made the

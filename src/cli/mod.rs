@@ -43,6 +43,7 @@ pub mod stream;
 pub mod tail;
 pub mod token;
 pub mod verify;
+mod writers;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -141,6 +142,8 @@ const USES: &[(&str, &[&str])] = &[
     ("chains", &["node", "json", "token"]),
     ("leap-policy", &["node", "chain", "json", "token"]),
     ("erase", &["node", "chain", "json", "token"]),
+    ("writers", &["node", "chain", "json", "token"]),
+    ("freeze", &["node", "chain", "json", "token"]),
     ("receipt", &["node", "chain", "json", "token"]),
     ("discover", &["node", "json", "token"]),
     ("verify", &["node", "chain", "json", "token"]),
@@ -221,6 +224,10 @@ Examples:
     LeapPolicy(client::PolicyArgs),
     /// Erase the data of a transaction for ever
     Erase(client::EraseArgs),
+    /// Show who may write on the chain, or change that
+    Writers(writers::WritersArgs),
+    /// End the chain for ever
+    Freeze(writers::FreezeArgs),
     /// Get the proof that a transaction is in the chain
     Receipt(client::ReceiptArgs),
     /// Let the node and another one know each other, or list the nodes that it knows
@@ -406,6 +413,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Chains) => read::chains(&connect()).await,
         Some(Command::LeapPolicy(args)) => client::leap_policy(&connect(), &args).await,
         Some(Command::Erase(args)) => client::erase(&connect(), &args).await,
+        Some(Command::Writers(args)) => writers::writers(&connect(), &args).await,
+        Some(Command::Freeze(args)) => writers::freeze(&connect(), &args).await,
         Some(Command::Receipt(args)) => client::receipt(&connect(), args).await,
         Some(Command::Discover(args)) => client::discover(&connect(), args).await,
         Some(Command::Verify(args)) => verify::run(args, connect()).await,

@@ -18,10 +18,12 @@ use super::{
 };
 use crate::{
     core::{
+        count::Index,
         export::Voucher,
         hash::Hash,
         note::VerifierKey,
         proof::TlogProof,
+        terms::Terms,
         verify::{Fault, Receipt, Verifier, check_signature},
     },
     limits,
@@ -84,6 +86,9 @@ pub struct Verified {
     /// Those whose erasure is recorded elsewhere, or not at all.
     unrecorded: u64,
     hash: Hash,
+    /// The transaction that froze it, if it is frozen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen: Option<Index>,
     /// Of what was read as an export or from a node; null in JSON where that has none.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_voucher")]
     checkpoint: Option<Voucher>,
@@ -116,6 +121,7 @@ impl Verified {
             erased: verifier.erased(),
             unrecorded: verifier.unrecorded(),
             hash: newest.hash(),
+            frozen: verifier.terms().and_then(Terms::frozen),
             checkpoint: None,
         })
     }
@@ -138,7 +144,7 @@ impl Verified {
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Verified { chain, id, quants, transactions, pooled, erased, unrecorded, hash, checkpoint } = self;
+        let Verified { chain, id, quants, transactions, pooled, erased, unrecorded, hash, frozen, checkpoint } = self;
         write!(f, "chain {chain} holds: {quants} quants, {transactions} transactions")?;
         if *pooled > 0 {
             write!(f, " and {pooled} pooled")?;
@@ -150,6 +156,9 @@ impl fmt::Display for Verified {
             }
         }
         write!(f, ", id {id}, newest quant {hash}")?;
+        if let Some(frozen) = frozen {
+            write!(f, ", frozen for ever by transaction {frozen}")?;
+        }
         match checkpoint {
             None => Ok(()),
             Some(voucher) => write!(f, "; checkpoint: {voucher}"),
@@ -251,7 +260,7 @@ impl VerifiedReceipt {
         let voucher = match &receipt.checkpoint {
             None if keys.is_empty() => Voucher::Nobody,
             Some(_) if keys.is_empty() => Voucher::Unchecked,
-            _ => Voucher::Key(receipt.check_signature(keys)?.clone()),
+            _ => Voucher::Key(receipt.check_signature(keys)?),
         };
         let erased = receipt.record.transaction.data().is_none();
         let whose = unproven(&voucher).into_iter();
@@ -314,9 +323,9 @@ impl VerifiedProof {
         let voucher = match keys.is_empty() {
             true => Voucher::Unchecked,
             false => {
-                let name = check_signature(&proof.checkpoint, keys);
+                let name = check_signature(&proof.checkpoint, keys, &[]);
                 let name = name.map_err(|detail| Fault { place: "the proof's checkpoint".into(), detail })?;
-                Voucher::Key(name.clone())
+                Voucher::Key(name)
             }
         };
         Ok(VerifiedProof {

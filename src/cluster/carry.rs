@@ -40,6 +40,8 @@ enum Reason {
     IdErased(String, u64),
     IdTwice(String),
     PoolFull(u64),
+    NotAWriter(u64),
+    Frozen(String, u64),
     Damaged(String),
     RolledBack(String),
     Busy,
@@ -62,6 +64,8 @@ impl From<&Refused> for Reason {
             Refused::IdErased { id, index } => Reason::IdErased(id.clone(), index.get()),
             Refused::IdTwice(id) => Reason::IdTwice(id.clone()),
             Refused::PoolFull(limit) => Reason::PoolFull(*limit),
+            Refused::NotAWriter(since) => Reason::NotAWriter(since.get()),
+            Refused::Frozen { chain, by } => Reason::Frozen(chain.to_string(), by.get()),
             Refused::Damaged(detail) => Reason::Damaged(detail.clone()),
             Refused::RolledBack(detail) => Reason::RolledBack(detail.clone()),
             Refused::Busy => Reason::Busy,
@@ -85,6 +89,8 @@ impl Reason {
             Reason::IdErased(id, index) => Refused::IdErased { id, index: Index::new(index) },
             Reason::IdTwice(id) => Refused::IdTwice(id),
             Reason::PoolFull(limit) => Refused::PoolFull(limit),
+            Reason::NotAWriter(since) => Refused::NotAWriter(Index::new(since)),
+            Reason::Frozen(chain, by) => Refused::Frozen { chain: chain.parse().ok()?, by: Index::new(by) },
             Reason::Damaged(detail) => Refused::Damaged(detail),
             Reason::RolledBack(detail) => Refused::RolledBack(detail),
             Reason::Busy => Refused::Busy,
@@ -152,7 +158,9 @@ pub fn decode(mut bytes: &[u8]) -> Option<Carried> {
     let mut transactions: Vec<Transaction> = Vec::new();
     while !bytes.is_empty() {
         let length = u32::from_be_bytes(*take(bytes, 4)?.as_array()?) as usize;
-        transactions.push(Record::parse(take(bytes, length)?).ok()?.transaction);
+        let transaction = Record::parse(take(bytes, length)?).ok()?.transaction;
+        // What a node records itself is never sent on.
+        transactions.push(Some(transaction).filter(|transaction| transaction.kind().is_none())?);
     }
     Some(Carried { chain, expected, transactions: Arc::new(transactions), each_for_itself })
 }
@@ -252,7 +260,9 @@ mod tests {
             expected: Expected::any_of(vec![Tag::of_size(crate::core::count::Size::new(7))]).unwrap(),
             tag: "8".parse().unwrap(),
         };
+        let frozen = Refused::Frozen { chain: "a".parse().unwrap(), by: Index::new(4) };
         let outcomes = [
+            Ok(vec![Err(frozen), Err(Refused::NotAWriter(Index::new(2)))]),
             Ok(vec![Ok(placed), Err(Refused::IdTwice("x".into())), Err(Refused::PoolFull(5))]),
             Err(moved),
             Ok(Vec::new()),

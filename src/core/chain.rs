@@ -14,6 +14,7 @@ use super::{
     merkle::{Edge, Tile},
     quant::{Header, Quant, QuantError},
     rules::{Fault, Rules},
+    terms::Terms,
     transaction::{Kind, Submission, Timestamp, Transaction},
 };
 use crate::limits;
@@ -173,8 +174,8 @@ pub fn erasure_data(index: Index, reason: &str) -> Vec<u8> {
 pub struct Chain {
     /// The hash of its first own quant.
     pub id: Hash,
-    /// Its rules.
-    pub rules: Arc<Rules>,
+    /// Its rules, and what was decided since its bang.
+    pub terms: Terms,
     /// Where it stands.
     pub head: Head,
 }
@@ -210,11 +211,17 @@ impl Chain {
         bytes: u64,
         tiles: &mut impl FnMut(Tile),
     ) -> Chain {
+        let terms = Terms::of_bang(rules, Size::new(edge.size()).next_index());
         edge.push(bang.hash(), tiles);
         let id = quant.hash();
         let accepted = bang.timestamp();
         let head = Head { newest: Arc::new(quant), edge: Arc::new(edge), bytes, accepted, has_leaped: false };
-        Chain { id, rules, head }
+        Chain { id, terms, head }
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> &Rules {
+        self.terms.rules()
     }
 
     /// Accepts a transaction of so many stored bytes, and gives its index. The rules were checked before, and it is not earlier
@@ -240,8 +247,11 @@ impl Chain {
     /// It does not follow the newest quant, as when another leap was faster.
     pub fn check_seal(&self, quant: &Quant) -> Result<(), QuantError> {
         quant.check_follows(Some(&self.head.newest))?;
-        if quant.size() > self.head.size() || quant.header().difficulty != self.rules.difficulty() {
+        if quant.size() > self.head.size() || quant.header().difficulty != self.rules().difficulty() {
             return Err(QuantError::Link("the quant seals what the chain does not have".into()));
+        }
+        if self.terms.has_ended(self.head.newest.size()) {
+            return Err(QuantError::Link("the chain is frozen, and its last quant is there".into()));
         }
         Ok(())
     }
@@ -430,7 +440,7 @@ mod tests {
         parent.inject(&transaction("y"), 10, &mut |_| ());
 
         let of = ForkOf { chain: parent.id, index: at.index(), hash: at.hash() };
-        let rules = parent.rules.fork("b".parse().unwrap(), of);
+        let rules = parent.rules().fork("b".parse().unwrap(), of);
         let bang = bang_transaction(&rules, time(40), [1; 16]);
         let header = bang_header(&rules, &bang, Some((&at, edge.clone())), time(40));
         assert_eq!((header.index.get(), header.size.get(), header.timestamp), (2, 3, time(50)));

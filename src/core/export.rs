@@ -133,7 +133,7 @@ pub fn check_checkpoint(note: &Note, keys: &[VerifierKey], verifier: &Verifier) 
     if keys.is_empty() {
         return Ok(Voucher::Unchecked);
     }
-    verify::check_signature(note, keys).map(|name| Voucher::Key(name.clone())).map_err(fault)
+    verify::check_signature(note, keys, verifier.successions()).map(Voucher::Key).map_err(fault)
 }
 
 /// An export on its way through the verifier.

@@ -123,11 +123,12 @@ pub fn token(token: &[u8]) -> Hash {
     Hash(Sha256::digest(token).into())
 }
 
-/// The first four bytes of `H(name ‖ 0x0A ‖ kind ‖ key)`, big-endian: the id of a key that signs notes (C2SP signed-note).
+/// The first four bytes of `H(name ‖ 0x0A ‖ kind ‖ key)`, big-endian: the id of a key that signs notes (C2SP signed-note). The kind
+/// is one byte, or 0xff and a longer name.
 ///
 /// It is short, so it names a key and proves nothing.
-pub fn key_id(name: &str, kind: u8, key: &[u8; 32]) -> u32 {
-    let hash = Sha256::new().chain_update(name).chain_update([b'\n', kind]).chain_update(key).finalize();
+pub fn key_id(name: &str, kind: &[u8], key: &[u8; 32]) -> u32 {
+    let hash = Sha256::new().chain_update(name).chain_update(b"\n").chain_update(kind).chain_update(key).finalize();
     u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
 }
 

@@ -12,6 +12,7 @@ use super::{
     merkle,
     note::{Checkpoint, Note, VerifierKey},
     quant::Quant,
+    succession,
     transaction::Timestamp,
     verify,
     witness::Evidence,
@@ -29,6 +30,9 @@ pub struct Mirror {
     pub from: String,
     /// The verifier key that signs its checkpoints.
     pub key: String,
+    /// The verifier key that has taken its place, if one has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
     /// Whether its source may be in any network, since the node's operator has named it on the command line.
     pub anywhere: bool,
     /// Whether data may be missing without the record of its erasure.
@@ -62,6 +66,8 @@ pub enum Follows {
     Copying,
     /// It has all that was signed when the source was asked last.
     Following,
+    /// It has all of a chain that was frozen: nothing more can come.
+    Complete,
     /// The source does not answer, or not as it should: it is asked again later.
     Away,
     /// Nobody follows the source.
@@ -80,8 +86,10 @@ impl Mirror {
 /// A checkpoint of a chain that a key has signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// The note, with the signatures of the key alone.
+    /// The note, with the signatures of the key alone, and what shows that it has taken the place of another.
     pub note: Note,
+    /// The key, or the one that has taken its place.
+    pub signer: Option<VerifierKey>,
     /// The chain's id.
     pub chain: Hash,
     /// Transactions up to its quant.
@@ -116,15 +124,24 @@ impl Seen {
     /// It is no checkpoint of a chain, or the key has not signed it.
     pub fn open(note: &[u8], key: &VerifierKey) -> Result<Seen, String> {
         let all = Note::parse(note).map_err(|error| format!("its checkpoint is no signed note: {error}"))?;
-        let keys = std::slice::from_ref(key);
-        let verified = all.verify(keys).map_err(|_| {
+        let successions = succession::shown(&all);
+        let keys = succession::follow(std::slice::from_ref(key), &successions).map_err(|error| error.to_string())?;
+        let signer = keys[0].clone();
+        let verified = all.verify(&keys).map_err(|_| {
             let signers: Vec<&str> = all.signatures().iter().map(|signature| signature.name().as_str()).collect();
             let signers: String = signers.join(", ").chars().take(300).collect();
-            format!("its checkpoint is not signed by {}+{:08x}, but in the name of {signers}", key.name(), key.id())
+            format!(
+                "its checkpoint is not signed by {}+{:08x}, but in the name of {signers}",
+                signer.name(),
+                signer.id()
+            )
         })?;
         let mut note = Note::new(all.text()).expect("it is the text of a note");
         verified.iter().for_each(|verified| note.add(verified.signature.clone()));
-        Seen::of(note)
+        if signer != *key {
+            successions.iter().for_each(|succession| note.add(succession.line()));
+        }
+        Ok(Seen { signer: Some(signer), ..Seen::of(note)? })
     }
 
     /// Reads a note whose signature was checked when it was recorded.
@@ -141,7 +158,7 @@ impl Seen {
         let (Some(chain), Some((quant, hash))) = (chain, said.quant()) else {
             return Err("its checkpoint is of no chain of a QBC node".into());
         };
-        Ok(Seen { note, chain, size: Size::new(said.size()), root: said.root(), quant, hash })
+        Ok(Seen { note, signer: None, chain, size: Size::new(said.size()), root: said.root(), quant, hash })
     }
 
     /// Compares what was seen before with what is seen now, of one chain.

@@ -12,6 +12,8 @@ pub mod proof;
 pub mod quant;
 pub mod rules;
 mod schema;
+pub mod succession;
+pub mod terms;
 pub mod tile;
 pub mod transaction;
 pub mod verify;

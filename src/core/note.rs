@@ -64,6 +64,9 @@ pub enum NoteError {
         /// The key's id.
         id: u32,
     },
+    /// Nobody knows which of two keys has taken the place of a known one.
+    #[error("the key {0} has named two others in its place: whoever has stolen it may be one of them")]
+    TwoSuccessors(KeyName),
     /// No known key has signed the note.
     #[error("no known key has signed the note")]
     Unsigned,
@@ -142,7 +145,7 @@ pub struct VerifierKey {
 impl VerifierKey {
     /// The public key under this name for this use.
     pub fn new(name: KeyName, algorithm: Algorithm, key: VerifyingKey) -> VerifierKey {
-        let id = hash::key_id(name.as_str(), algorithm as u8, key.as_bytes());
+        let id = hash::key_id(name.as_str(), &[algorithm as u8], key.as_bytes());
         VerifierKey { name, id, algorithm, key }
     }
 
@@ -252,6 +255,14 @@ pub struct Signature {
 }
 
 impl Signature {
+    pub(super) fn new(name: KeyName, id: u32, bytes: Vec<u8>) -> Signature {
+        Signature { name, id, bytes }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The name of the key that it claims to be of.
     pub fn name(&self) -> &KeyName {
         &self.name

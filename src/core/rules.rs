@@ -1,4 +1,5 @@
-//! The rules of a chain: who may write what, and how much work a quant takes. They stand in its bang and never change.
+//! The rules of a chain: who may write what, and how much work a quant takes. They stand in its bang and never change, but that the
+//! writers may name others in their place ([`Terms`](super::terms::Terms)).
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
@@ -112,6 +113,21 @@ pub enum Refusal {
     BadSignature,
 }
 
+impl Refusal {
+    /// In a sentence, of a transaction that is recorded already.
+    pub fn recorded(&self) -> String {
+        match self {
+            Refusal::TooLarge { bytes, max } => format!("its data has {bytes} bytes, the rules allow {max}"),
+            Refusal::Schema(faults) => {
+                format!("its data breaks the schema at {:?}: {}", faults[0].pointer, faults[0].detail)
+            }
+            Refusal::Unsigned => "it is not signed, but the chain has writers".into(),
+            Refusal::NotAWriter => "its signer is not one of the chain's writers".into(),
+            Refusal::BadSignature => "its signature is not its signer's".into(),
+        }
+    }
+}
+
 impl Rules {
     /// The highest difficulty that a chain may ask for, in zero bits.
     pub const DIFFICULTY_LIMIT: u8 = 48;
@@ -178,6 +194,20 @@ impl Rules {
         Ok(())
     }
 
+    /// These rules with other writers, as they stand in rules, of whom there is one at least.
+    ///
+    /// # Errors
+    /// What is malformed.
+    pub fn with_writers(self, writers: &Value) -> Result<Self, Vec<Fault>> {
+        if writers.is_null() {
+            return Err(vec![Fault::of(
+                "writers",
+                "must name one key at least: a chain with writers keeps to having some",
+            )]);
+        }
+        self.amend(Map::from_iter([("writers".to_owned(), writers.clone())]))
+    }
+
     /// The rules that stand in a bang.
     ///
     /// # Errors
@@ -217,6 +247,11 @@ impl Rules {
     /// The chain's name.
     pub fn name(&self) -> &ChainName {
         &self.name
+    }
+
+    /// The public keys of those who may write, where not everyone may.
+    pub fn writers(&self) -> Option<&[[u8; 32]]> {
+        self.writers.as_deref()
     }
 
     /// Zero bits of every quant's hash.

@@ -133,6 +133,10 @@ pub enum Kind {
     Bang,
     /// The record that another transaction was erased.
     Erasure,
+    /// That a key gives way to another: those of the writers, or the one that signs checkpoints.
+    Key,
+    /// That nothing follows any more.
+    Freeze,
 }
 
 impl Kind {
@@ -141,7 +145,15 @@ impl Kind {
         match self {
             Kind::Bang => "bang",
             Kind::Erasure => "erasure",
+            Kind::Key => "key",
+            Kind::Freeze => "freeze",
         }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -149,10 +161,9 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Kind::Bang, Kind::Erasure]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is no kind of transaction: \"bang\" and \"erasure\" are"))
+        [Kind::Bang, Kind::Erasure, Kind::Key, Kind::Freeze].into_iter().find(|kind| kind.as_str() == text).ok_or_else(
+            || format!("{text:?} is no kind of transaction: \"bang\", \"erasure\", \"key\" and \"freeze\" are"),
+        )
     }
 }
 
@@ -835,7 +846,13 @@ mod tests {
         ];
         let id = proptest::option::of("[!-~]{1,128}");
         let signed = proptest::option::of((any::<[u8; 32]>(), any::<[[u8; 32]; 2]>()));
-        let kind = prop_oneof![Just(None), Just(Some(Kind::Bang)), Just(Some(Kind::Erasure))];
+        let kind = prop_oneof![
+            Just(None),
+            Just(Some(Kind::Bang)),
+            Just(Some(Kind::Erasure)),
+            Just(Some(Kind::Key)),
+            Just(Some(Kind::Freeze)),
+        ];
         let micros = -62_167_219_200_000_000..=253_402_300_799_999_999i64;
         (data, id, signed, kind, micros, any::<[u8; 16]>()).prop_map(|(data, id, signed, kind, micros, salt)| {
             let signed =

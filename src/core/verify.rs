@@ -14,7 +14,9 @@ use super::{
     merkle::{self, Edge, Tile},
     note::{Checkpoint, KeyName, Note, NoteError, VerifierKey},
     quant::{Quant, QuantFields},
-    rules::{Refusal, Rules},
+    rules::Rules,
+    succession::{self, Succession},
+    terms::{KeyChange, Terms},
     transaction::{Erased, Id, Kind, Record, Transaction, take_text},
 };
 use crate::limits;
@@ -60,19 +62,35 @@ pub struct Verifier {
     /// Those whose erasure was not seen to be recorded: the index of the transaction that is said to record it, and that of the
     /// erased one.
     unproven: BTreeSet<(Index, Index)>,
+    /// Of keys that sign checkpoints, as the chain records them.
+    successions: Vec<Succession>,
 }
 
 /// The chain that a transaction belongs to, as far as it is checked against it.
 pub struct InForce {
     id: Hash,
-    rules: Rules,
+    terms: Terms,
+}
+
+/// What names a state of the terms of a chain: the chain, and the transaction that names its writers.
+type Token = (Hash, Index);
+
+impl InForce {
+    /// The chain with this id, on these terms.
+    pub fn new(id: Hash, terms: Terms) -> InForce {
+        InForce { id, terms }
+    }
+
+    fn token(&self) -> Token {
+        (self.id, self.terms.since())
+    }
 }
 
 /// A transaction that was checked as far as that needs no other: this part of the work can be done in any order.
 pub struct Checked {
     record: Record,
-    /// The chain whose rules it was found to meet.
-    meets: Option<Hash>,
+    /// The terms that it was found to meet.
+    meets: Option<Token>,
 }
 
 impl Checked {
@@ -81,7 +99,7 @@ impl Checked {
     pub fn new(record: Record, in_force: Option<&InForce>) -> Checked {
         let meets = in_force
             .filter(|of| record.transaction.kind().is_none() && check_rules(of, &record).is_ok())
-            .map(|of| of.id);
+            .map(InForce::token);
         Checked { record, meets }
     }
 
@@ -114,6 +132,7 @@ impl Verifier {
             makers: Vec::new(),
             erased: 0,
             unproven: BTreeSet::new(),
+            successions: Vec::new(),
         }
     }
 
@@ -124,9 +143,9 @@ impl Verifier {
     }
 
     /// The same behind what a chain has, which was verified before: the edge of its tree, pooled transactions included, its newest
-    /// quant, its id and its rules.
-    pub fn behind(edge: Edge, newest: Quant, id: Hash, rules: Rules) -> Self {
-        let current = Some(Arc::new(InForce { id, rules }));
+    /// quant, its id and its terms.
+    pub fn behind(edge: Edge, newest: Quant, in_force: InForce) -> Self {
+        let current = Some(Arc::new(in_force));
         Verifier { edge, newest: Some(newest), current, ..Verifier::without_ids() }
     }
 
@@ -212,7 +231,17 @@ impl Verifier {
 
     /// The rules in force at the end of what was seen.
     pub fn rules(&self) -> Option<&Rules> {
-        self.current.as_ref().map(|current| &current.rules)
+        self.terms().map(|terms| &**terms.rules())
+    }
+
+    /// The terms in force at the end of what was seen.
+    pub fn terms(&self) -> Option<&Terms> {
+        self.current.as_ref().map(|current| &current.terms)
+    }
+
+    /// The successions of keys that sign checkpoints, as the chain records them.
+    pub fn successions(&self) -> &[Succession] {
+        &self.successions
     }
 
     /// What the next transaction is checked against, unless a bang comes first.
@@ -236,7 +265,7 @@ impl Verifier {
         self.take(&checked.record, checked.meets, tiles)
     }
 
-    fn take(&mut self, record: &Record, meets: Option<Hash>, tiles: &mut impl FnMut(Tile)) -> Result<(), Fault> {
+    fn take(&mut self, record: &Record, meets: Option<Token>, tiles: &mut impl FnMut(Tile)) -> Result<(), Fault> {
         let index = self.size().next_index();
         let fault = |detail: String| Err(Fault::of_transaction(index, detail));
         if record.index != index {
@@ -245,15 +274,26 @@ impl Verifier {
         if self.bang.is_some() {
             return fault("it follows a bang within one quant, which seals the bang alone".into());
         }
+        let check = |checked: Result<(), String>| checked.map_err(|detail| Fault::of_transaction(index, detail));
         match (record.transaction.kind(), &self.current) {
             (Some(Kind::Bang), _) => self.bang = Some(self.check_bang(record)?),
             (_, None) => return fault("a chain starts with its bang".into()),
-            (Some(Kind::Erasure), Some(current)) => {
-                check_erasure_record(current, record).map_err(|detail| Fault::of_transaction(index, detail))?
-            }
-            (None, Some(current)) if meets == Some(current.id) => {}
-            (None, Some(current)) => {
-                check_rules(current, record).map_err(|detail| Fault::of_transaction(index, detail))?
+            (kind, Some(current)) => {
+                let terms = current.terms.after(current.id, index, &record.transaction);
+                let terms = terms.map_err(|error| Fault::of_transaction(index, error))?;
+                match kind {
+                    None if meets == Some(current.token()) => {}
+                    None => check(check_rules(current, record))?,
+                    Some(Kind::Erasure) => check(check_erasure_record(current, record))?,
+                    Some(_) => {
+                        let terms = terms.expect("these kinds change the terms");
+                        if let Some(Ok(KeyChange::Signer(succession))) = record.transaction.data().map(KeyChange::parse)
+                        {
+                            self.successions.push(succession);
+                        }
+                        self.current = Some(Arc::new(InForce { id: current.id, terms }));
+                    }
+                }
             }
         }
         if let (Some(id), Some(ids)) = (record.transaction.id(), &mut self.ids)
@@ -302,6 +342,11 @@ impl Verifier {
     pub fn quant(&mut self, quant: Quant) -> Result<(), Fault> {
         let index = self.newest.as_ref().map_or(Height::FIRST, |quant| quant.index().next());
         let fault = |detail: String| Err(Fault::of_quant(index, detail));
+        if let (Some(newest), Some(terms), None) = (&self.newest, self.terms(), &self.bang)
+            && terms.has_ended(newest.size())
+        {
+            return fault(format!("quant {} sealed that the chain is frozen: nothing follows that", newest.index()));
+        }
         quant.check_follows(self.newest.as_ref()).map_err(|error| Fault::of_quant(index, error))?;
         if quant.size() != self.size() {
             return fault(format!("\"size\" is {}, but there are {} transactions", quant.size(), self.size()));
@@ -311,10 +356,15 @@ impl Verifier {
             return fault(format!("\"root\" is {}, but the transactions' root is {root}", quant.header().root));
         }
         if let Some(rules) = self.bang.take() {
-            self.current = Some(Arc::new(InForce { id: quant.hash(), rules }));
-            self.makers.extend(quant.size().last().map(|bang| (bang, quant.hash())));
+            let bang = quant.size().last().expect("a bang was just seen");
+            let terms = match self.terms() {
+                Some(shared) => shared.bang(rules.into(), bang),
+                None => Terms::of_bang(rules.into(), bang),
+            };
+            self.current = Some(Arc::new(InForce { id: quant.hash(), terms }));
+            self.makers.push((bang, quant.hash()));
         }
-        let Some(InForce { rules, .. }) = self.current.as_deref() else {
+        let Some(rules) = self.rules() else {
             return fault("a chain starts with its bang".into());
         };
         if quant.header().difficulty != rules.difficulty() {
@@ -347,16 +397,19 @@ pub fn erasure_of(transaction: &Transaction) -> Option<Index> {
     json::parse(data).ok()?.get("index")?.as_u64().map(Index::new)
 }
 
-fn check_erasure_record(InForce { id, rules }: &InForce, record: &Record) -> Result<(), String> {
+fn check_erasure_record(InForce { id, terms }: &InForce, record: &Record) -> Result<(), String> {
     let Record { index, transaction } = record;
     let data = transaction.data().ok_or("the record of an erasure cannot be erased")?;
     let erased = erasure_of(transaction).filter(|erased| erased < index);
     erased.ok_or("it is the record of an erasure, but names no earlier transaction")?;
-    rules.check_signature(*id, transaction.kind(), data, transaction.id(), transaction.signed()).map_err(told)
+    terms
+        .rules()
+        .check_signature(*id, transaction.kind(), data, transaction.id(), transaction.signed())
+        .map_err(|refusal| refusal.recorded())
 }
 
-fn check_rules(InForce { id, rules }: &InForce, Record { transaction, .. }: &Record) -> Result<(), String> {
-    let signed = transaction.signed();
+fn check_rules(InForce { id, terms }: &InForce, Record { transaction, .. }: &Record) -> Result<(), String> {
+    let (rules, signed) = (terms.rules(), transaction.signed());
     let outcome = match transaction.data() {
         Some(data) => {
             let value = || json::parse(data).expect("what is canonical can be read");
@@ -365,20 +418,7 @@ fn check_rules(InForce { id, rules }: &InForce, Record { transaction, .. }: &Rec
         // Only the commitment is left: what the data was cannot be checked against the rules, nor can its signature.
         None => rules.check_writer(signed),
     };
-    outcome.map_err(told)
-}
-
-/// A refusal, told of a transaction that is recorded already.
-fn told(refusal: Refusal) -> String {
-    match refusal {
-        Refusal::TooLarge { bytes, max } => format!("its data has {bytes} bytes, the rules allow {max}"),
-        Refusal::Schema(faults) => {
-            format!("its data breaks the schema at {:?}: {}", faults[0].pointer, faults[0].detail)
-        }
-        Refusal::Unsigned => "it is not signed, but the chain has writers".into(),
-        Refusal::NotAWriter => "its signer is not one of the chain's writers".into(),
-        Refusal::BadSignature => "its signature is not its signer's".into(),
-    }
+    outcome.map_err(|refusal| refusal.recorded())
 }
 
 /// A receipt that holds: this transaction is in the tree of this quant.
@@ -401,11 +441,11 @@ impl Receipt {
     ///
     /// # Errors
     /// There is no checkpoint, or none of the keys has signed it.
-    pub fn check_signature<'a>(&'a self, keys: &'a [VerifierKey]) -> Result<&'a KeyName, Fault> {
+    pub fn check_signature(&self, keys: &[VerifierKey]) -> Result<KeyName, Fault> {
         let fault = |detail: String| Fault { place: "the receipt's checkpoint".into(), detail };
         let missing = "it is missing, so no key can prove whose chain the receipt is of: get the receipt again";
         let note = self.checkpoint.as_ref().ok_or_else(|| fault(missing.into()))?;
-        check_signature(note, keys).map_err(fault)
+        check_signature(note, keys, &[]).map_err(fault)
     }
 }
 
@@ -463,13 +503,19 @@ fn lines(text: &str) -> Vec<&str> {
     text.lines().skip(1).collect()
 }
 
-/// The name of the first of these keys that is found to have signed a note.
+/// The name of the first of these keys that is found to have signed a note. In the place of a key stands the one that has taken it, as
+/// the note itself shows, or `recorded` does.
 ///
 /// # Errors
 /// None has, or a signature in the name of one of them is not its own.
-pub fn check_signature<'a>(note: &'a Note, keys: &'a [VerifierKey]) -> Result<&'a KeyName, String> {
-    match note.verify(keys) {
-        Ok(signed) => Ok(signed[0].key.name()),
+pub fn check_signature(note: &Note, keys: &[VerifierKey], recorded: &[Succession]) -> Result<KeyName, String> {
+    let successions = [succession::shown(note), recorded.to_vec()].concat();
+    let keys = succession::follow(keys, &successions).map_err(|error| error.to_string())?;
+    match note.verify(&keys) {
+        Ok(signed) => Ok(signed[0].key.name().clone()),
+        Err(NoteError::Unsigned) if keys.iter().any(|key| successions.iter().any(|of| of.new() == key.key())) => {
+            Err("the key that was named has another in its place, which has not signed it".into())
+        }
         Err(NoteError::Unsigned) => Err("the key that was named has not signed it".into()),
         Err(error) => Err(error.to_string()),
     }
@@ -595,7 +641,7 @@ mod tests {
 
         fn inject(&mut self, data: &Value, named: bool, signed: bool) {
             let submission = self.submission(data, named, signed);
-            self.chain.rules.check(self.chain.id, &submission, data).unwrap();
+            self.chain.rules().check(self.chain.id, &submission, data).unwrap();
             self.record(Transaction::new(
                 submission,
                 None,
@@ -611,7 +657,7 @@ mod tests {
         }
 
         fn leap(&mut self) {
-            let header = self.chain.head.cut(self.chain.rules.difficulty(), Node::time(self.leaves.len()));
+            let header = self.chain.head.cut(self.chain.rules().difficulty(), Node::time(self.leaves.len()));
             self.chain.seal(mined(header));
             self.serve_quant();
         }
@@ -619,7 +665,7 @@ mod tests {
         fn fork(&mut self) {
             let at = self.chain.head.newest.clone();
             let of = ForkOf { chain: self.chain.id, index: at.index(), hash: at.hash() };
-            let rules = self.chain.rules.fork(format!("c{}", at.index()).parse().unwrap(), of);
+            let rules = self.chain.rules().fork(format!("c{}", at.index()).parse().unwrap(), of);
             let edge = (*self.chain.head.edge).clone();
             let bang = bang_transaction(&rules, Node::time(self.leaves.len()), [0; 16]);
             let quant = mined(bang_header(&rules, &bang, Some((&at, edge.clone())), Node::time(0)));
@@ -674,7 +720,7 @@ mod tests {
             prop_assert_eq!(verifier.size(), node.chain.head.size());
             prop_assert_eq!(verifier.id(), Some(node.chain.id));
             prop_assert_eq!(verifier.newest(), Some(&*node.chain.head.newest));
-            prop_assert_eq!(verifier.rules().unwrap().to_value(), node.chain.rules.to_value());
+            prop_assert_eq!(verifier.rules().unwrap().to_value(), node.chain.rules().to_value());
         }
 
         #[test]
@@ -744,8 +790,8 @@ mod tests {
             let mut node = Node::new();
             let of = node.chain.head.newest.clone();
             let of = ForkOf { chain: node.chain.id, index: of.index(), hash: of.hash() };
-            let rules = node.chain.rules.fork("ruled".parse().unwrap(), of).amend(rules.as_object().unwrap().clone());
-            node.chain.rules = Arc::new(rules.ok().unwrap());
+            let rules = node.chain.rules().fork("ruled".parse().unwrap(), of).amend(rules.as_object().unwrap().clone());
+            node.chain.terms = Terms::of_bang(Arc::new(rules.ok().unwrap()), Index::new(0));
             node.fork();
             let transaction = transaction(&node);
             node.record(transaction);
@@ -864,8 +910,11 @@ mod tests {
         let by = Erased { timestamp: Node::time(9), by: Index::new(2) };
         let erased = Record { transaction: whole.transaction.erase(by), ..whole };
         assert!(
-            check_rules(&InForce { id: Hash::ZERO, rules: rules.ok().unwrap() }, &erased)
-                .is_err_and(|detail| detail.contains("not signed"))
+            check_rules(
+                &InForce::new(Hash::ZERO, Terms::of_bang(Arc::new(rules.ok().unwrap()), Index::new(0))),
+                &erased
+            )
+            .is_err_and(|detail| detail.contains("not signed"))
         );
     }
 

@@ -15,6 +15,7 @@ use super::{
     hash::{self, Hash},
     merkle::{self, ProofError},
     note::{Algorithm, Checkpoint, KeyName, Note, NoteError, Signature, VerifierKey, hash_from_base64, hash_to_base64},
+    succession::{self, Succession},
     transaction::Timestamp,
 };
 use crate::limits;
@@ -46,26 +47,62 @@ impl Trusted {
         self.0.is_empty()
     }
 
-    /// The keys that are good for a log of which the newest cosigned checkpoint was signed by the public key `bound`.
+    /// The keys that are good for a log of which `newest` was cosigned last: in the place of each stands the one that has taken it, as
+    /// `successions` say.
     ///
     /// A key under the log's own name settles it, since an operator has said so. The keys of nodes and clusters are good for all
     /// chains, under the signer's name and under the chain's, so the first that signs for a chain is the only one from then on:
-    /// else a node could end the cosigning of another node's chain by signing something for it.
-    fn of(&self, origin: &str, bound: Option<&str>) -> Vec<VerifierKey> {
-        let own: Vec<_> = self.0.iter().filter(|key| key.name().as_str() == origin).cloned().collect();
+    /// else a node could end the cosigning of another node's chain by signing something for it. What was signed by the one in a key's
+    /// place ends the old key: whoever has stolen that is not cosigned any more.
+    fn of(
+        &self,
+        origin: &str,
+        newest: Option<&Witnessed>,
+        successions: &[Succession],
+    ) -> Result<Vec<Candidate>, NoteError> {
+        let own: Vec<&VerifierKey> = self.0.iter().filter(|key| key.name().as_str() == origin).collect();
         let chain = origin.strip_prefix("qbc/").and_then(|chain| chain.parse::<Hash>().ok());
-        let Some(chain) = chain.filter(|_| own.is_empty()) else { return own };
         let is_for_all = |key: &&VerifierKey| *key.name() == KeyName::of_node(key.key()) || is_of_cluster(key);
-        let is_bound = |key: &&VerifierKey| bound.is_none_or(|bound| signer(key) == bound);
-        let both = |key: &VerifierKey| {
-            [key.clone(), VerifierKey::new(KeyName::of_chain(chain), Algorithm::Ed25519, *key.key())]
+        let (named, chain) = match chain.filter(|_| own.is_empty()) {
+            Some(chain) => (self.0.iter().filter(is_for_all).collect(), Some(chain)),
+            None => (own, None),
         };
-        self.0.iter().filter(is_for_all).filter(is_bound).flat_map(both).collect()
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for key in named {
+            let heirs = succession::heirs(key, successions)?;
+            let is_bound = newest.is_none_or(|newest| match &newest.through {
+                // Another key under the log's own name is the operator's word.
+                through if chain.is_none() && through.as_ref() != Some(&signer(key)) => true,
+                _ => heirs.iter().any(|heir| signer(heir) == newest.signer),
+            });
+            let Some(last) = heirs.last().filter(|_| is_bound) else { continue };
+            let names = [Some(last.name().clone()), chain.map(KeyName::of_chain)];
+            for name in names.into_iter().flatten() {
+                let key = Candidate {
+                    through: (last != key).then(|| signer(key)),
+                    key: VerifierKey::new(name, Algorithm::Ed25519, *last.key()),
+                    is_of_cluster: is_of_cluster(last),
+                };
+                if !candidates.iter().any(|other| other.key == key.key) {
+                    candidates.push(key);
+                }
+            }
+        }
+        Ok(candidates)
     }
 
     fn knows(&self, origin: &str) -> bool {
-        !self.of(origin, None).is_empty()
+        self.of(origin, None, &[]).is_ok_and(|candidates| !candidates.is_empty())
     }
+}
+
+/// A key that is good for a log.
+struct Candidate {
+    key: VerifierKey,
+    /// The public key that was named, where this one has taken its place.
+    through: Option<String>,
+    /// Whether it is the key of a cluster.
+    is_of_cluster: bool,
 }
 
 /// Whether it is the key of a cluster, under the cluster's name.
@@ -192,22 +229,33 @@ impl Submission {
         if !trusted.knows(self.origin()) {
             return Err(refuse(Refusal::UnknownLog(self.origin().into())));
         }
-        let keys = trusted.of(self.origin(), newest.map(|newest| newest.signer.as_str()));
-        let verified = self.note.verify(&keys).map_err(|error| refuse(Refusal::Untrusted(error)))?;
+        let untrusted = |error| refuse(Refusal::Untrusted(error));
+        let successions = succession::shown(&self.note);
+        let candidates = trusted.of(self.origin(), newest, &successions).map_err(untrusted)?;
+        let keys: Vec<VerifierKey> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
+        let verified = self.note.verify(&keys).map_err(untrusted)?;
         // What unknown keys have signed is nothing that is vouched for, so it is not kept.
         let mut note = Note::new(self.note.text()).expect("it is the text of a note");
         verified.iter().for_each(|verified| note.add(verified.signature.clone()));
+        if candidates.iter().any(|candidate| candidate.through.is_some()) {
+            successions.iter().for_each(|succession| note.add(succession.line()));
+        }
         if let Err(refusal) = self.continues(newest) {
             let evidence = newest.and_then(|newest| self.evidence(newest, &note, &refusal, now));
             return Err(Box::new(Rejected { refusal, evidence }));
         }
         // A cluster's key outlives its nodes', which sign beside it.
-        let by_cluster = verified.iter().find(|verified| is_of_cluster(verified.key));
+        let of = |key: &VerifierKey| {
+            candidates.iter().find(|candidate| candidate.key == *key).expect("it was verified with it")
+        };
+        let by_cluster = verified.iter().find(|verified| of(verified.key).is_of_cluster);
+        let by = of(by_cluster.unwrap_or(&verified[0]).key);
         let witnessed = Witnessed {
             origin: self.origin().into(),
             size: self.checkpoint.size(),
             root: self.checkpoint.root(),
-            signer: signer(by_cluster.unwrap_or(&verified[0]).key),
+            signer: signer(&by.key),
+            through: by.through.clone(),
             checkpoint: String::new(),
             cosigned: now,
             evidence: Vec::new(),
@@ -297,6 +345,10 @@ pub struct Witnessed {
     pub root: Hash,
     /// The public key that signed the checkpoint, 64 hexadecimal digits.
     pub signer: String,
+    /// The public key that the operator has named, where the signer has taken its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub through: Option<String>,
     /// The checkpoint: a note with the signatures of the log's known keys and the cosignature.
     pub checkpoint: String,
     /// When it was cosigned.
@@ -337,7 +389,7 @@ impl Evidence {
     pub fn check(&self, key: &VerifierKey) -> Result<bool, NoteError> {
         let open = |note: &str| {
             let note = Note::parse(note.as_bytes())?;
-            note.verify(std::slice::from_ref(key))?;
+            note.verify(&succession::follow(std::slice::from_ref(key), &succession::shown(&note))?)?;
             Checkpoint::parse(note.text())
         };
         let (first, second) = (open(&self.first)?, open(&self.second)?);
@@ -470,6 +522,7 @@ mod tests {
             size: 0,
             root: hash::empty_root(),
             signer: "log".into(),
+            through: None,
             checkpoint: String::new(),
             cosigned: Timestamp::from_micros(0).unwrap(),
             evidence: Vec::new(),

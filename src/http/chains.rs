@@ -184,7 +184,7 @@ pub struct TransactionView {
     /// The client's own name for it.
     #[schema(nullable = false)]
     id: Option<Id>,
-    /// What the node recorded: the rules, or an erasure. Absent for what clients inject.
+    /// What the node recorded: the rules, an erasure, a change of keys, or that the chain is frozen. Absent for what clients inject.
     #[schema(nullable = false)]
     kind: Option<Kind>,
     /// When a node accepted it.
@@ -218,6 +218,8 @@ pub struct TransactionView {
 pub enum Kind {
     Bang,
     Erasure,
+    Key,
+    Freeze,
 }
 
 /// A transaction, and where it stands.
@@ -664,6 +666,9 @@ pub struct Stats {
     /// nothing speaks for that.
     #[schema(required = true)]
     rollback: Option<String>,
+    /// The index of the transaction that froze it for ever: then it takes no writes. Null where it goes on.
+    #[schema(required = true)]
+    frozen: Option<u64>,
     /// How it stands to the chain of others that it is a mirror of: then it takes no writes. Null where it is none.
     #[schema(required = true)]
     mirror: Option<MirroredView>,
@@ -715,6 +720,7 @@ impl Stats {
             damage: chain.damage(),
             healed: chain.healed(),
             rollback: chain.rollback(),
+            frozen: chain.frozen().map(Index::get),
             mirror: chain.mirror().map(|Mirrored { from, state, source }| {
                 let lag = source.map(|size| size.get().saturating_sub(head.newest.size().get()));
                 MirroredView { from, state, lag }

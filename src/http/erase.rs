@@ -122,7 +122,7 @@ pub async fn erase(
     let submission = Submission { data: erasure_data(erased, reason), id: None, signed };
     let writer = target.chain.writer_of(erased);
     let Submission { data, id, signed } = &submission;
-    writer.rules.check_signature(writer.id, Some(Kind::Erasure), data, id.as_ref(), signed.as_ref())?;
+    writer.rules().check_signature(writer.id, Some(Kind::Erasure), data, id.as_ref(), signed.as_ref())?;
 
     let (chain, accepted) = app.0.node.erase(&target.chain, erased, expected, submission).await?;
     let erasure = Erasure {

@@ -222,6 +222,7 @@ pub async fn inject(
 ) -> Result<Response, Problem> {
     let wait = query.wait()?;
     let format = format_of(request.headers())?;
+    know_writers(&app, &target.chain).await?;
     if format == Format::Lines {
         // Boxed, as every request moves and stores the whole of its future, and that of a stream is large.
         return Box::pin(inject_lines(&app, &target.chain, wait, request)).await;
@@ -238,6 +239,14 @@ pub async fn inject(
     let submissions = submissions(&target.chain, value, &parts.headers)?;
     let accepted = app.0.node.inject(&target.chain, submissions, expected, body.room.map(|room| room.node)).await?;
     answer(&app, &target, accepted, is_array, wait).await
+}
+
+/// Waits, where another node leads a chain with writers, until this one knows who they are by now.
+async fn know_writers(app: &App, chain: &ChainHandle) -> Result<(), Problem> {
+    if app.0.cluster.is_active() && !app.0.node.leads(chain.group) && chain.rules().writers().is_some() {
+        app.0.cluster.linearize(chain.group).await?;
+    }
+    Ok(())
 }
 
 async fn answer(
@@ -381,7 +390,8 @@ fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Subm
         return Err(Problem { status: StatusCode::BAD_REQUEST, ..vec![Fault::of("data", detail)].into() });
     }
     let submission = Submission { data: json::canonical(&data), id, signed };
-    let check = || chain.rules.check(chain.id, &submission, &data);
+    let rules = chain.rules();
+    let check = || rules.check(chain.id, &submission, &data);
     // A schema may take long over a large value, and others wait for this thread.
     if submission.data.len() < limits::CHECK_AT_ONCE { check() } else { tokio::task::block_in_place(check) }?;
     Ok(submission)

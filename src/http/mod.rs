@@ -13,6 +13,7 @@ mod forwarded;
 mod guide;
 mod import;
 mod inject;
+mod keys;
 mod line_end;
 mod mirrors;
 mod nodes;
@@ -160,6 +161,9 @@ fn chain_routes() -> Table {
         .on_chain(Read, routes!(chains::stats))
         .on_chain(Operate, routes!(chains::fork))
         .on_chain(Operate, routes!(erase::erase))
+        .on_chain(Read, routes!(keys::keys))
+        .on_chain(Operate, routes!(keys::change_writers))
+        .on_chain(Operate, routes!(keys::freeze))
         .on_chain(Listen, routes!(events::events))
 }
 

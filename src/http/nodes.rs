@@ -27,6 +27,7 @@ use crate::{
     cluster::ClusterError,
     core::{
         chain::LeapPolicy,
+        count::Index,
         hash::Hash,
         json,
         rules::{ChainName, Fault, Rules},
@@ -72,9 +73,12 @@ pub struct ChainView {
     name: String,
     /// The hash of its first own quant.
     id: Hash,
-    /// Its rules, as they stand in its bang.
+    /// Its rules, as they stand in its bang; but the writers are those in force.
     #[schema(value_type = RulesView)]
     rules: Value,
+    /// The index of the transaction that froze it for ever, or null.
+    #[schema(required = true)]
+    frozen: Option<u64>,
     /// When it leaps by itself.
     leap: LeapPolicy,
     /// On how many nodes it is kept; in a cluster, `GET /chains/{chain}` says on which, with role and size of each.
@@ -83,7 +87,7 @@ pub struct ChainView {
     stats: Stats,
 }
 
-/// The rules of a chain. They never change.
+/// The rules of a chain. They never change, but that the writers may name others in their place.
 #[derive(utoipa::ToSchema)]
 #[schema(as = Rules)]
 #[expect(dead_code, reason = "it describes an answer in the OpenAPI document; core::rules writes it")]
@@ -140,7 +144,8 @@ impl ChainView {
         ChainView {
             name: chain.name.to_string(),
             id: chain.id,
-            rules: chain.rules.to_value(),
+            rules: chain.rules().to_value(),
+            frozen: chain.frozen().map(Index::get),
             leap: chain.leap_policy(),
             replicas: 1.into(),
             stats: Stats::of(chain),

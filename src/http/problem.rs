@@ -168,7 +168,8 @@ impl From<Refusal> for Problem {
             Refusal::BadSignature => Problem::new(
                 StatusCode::FORBIDDEN,
                 "\"signature\" is not the signer's Ed25519 signature over the canonical JSON of {\"chain\": the chain's id, \
-                 \"data\", and \"id\" if there is one}, and of an erasure \"kind\": \"erasure\" as well",
+                 \"data\", and \"id\" if there is one}, and of an erasure, a change of keys or a \
+                 freeze also \"kind\": \"erasure\", \"key\" or \"freeze\"",
             ),
         }
     }
@@ -186,12 +187,17 @@ impl From<Refused> for Problem {
             | Refused::ImportIsLonger
             | Refused::Overtaken
             | Refused::Stale(_)
+            | Refused::KeysMoved { .. }
+            | Refused::NoWriters
+            | Refused::TooManyKeys
+            | Refused::Frozen { .. }
             | Refused::Mirror { .. }
             | Refused::GivenUp => StatusCode::CONFLICT,
             Refused::Moved { .. } => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) | Refused::TooManyImports(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::TooManyChains => StatusCode::INSUFFICIENT_STORAGE,
-            Refused::ForkedTooOften => StatusCode::UNPROCESSABLE_ENTITY,
+            Refused::ForkedTooOften | Refused::Malformed(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refused::NotAWriter(_) => StatusCode::FORBIDDEN,
             Refused::Busy | Refused::Stopping | Refused::NotLeading(_) | Refused::NotAgreed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

@@ -26,7 +26,7 @@ use crate::{
         verify::{Fault, Verifier, check_depth},
     },
     limits,
-    store::{BangPlace, ChainNumber, ImportRecord, Lineage, Store, StoreError},
+    store::{BangPlace, ChainNumber, Decided, ImportRecord, Lineage, Store, StoreError},
     writer::{ChainHandle, Command, Outcome, Part, Progress, Refused, Step},
 };
 
@@ -322,8 +322,10 @@ impl Import {
             Target::Here(chain) => (chain.clone(), true),
             Target::Stored(_) => {
                 let (name, erasures) = (rules.name().clone(), verifier.erased());
+                let terms = verifier.terms().expect("a checkpoint holds for a chain");
+                let decided = Decided { keys: terms.keys().to_vec(), frozen: terms.frozen() };
                 let mirror = self.mirror.clone();
-                let finish = Step::Finish { name, bang, size: transactions, quants, erasures, leap, mirror };
+                let finish = Step::Finish { name, bang, size: transactions, quants, erasures, decided, leap, mirror };
                 match self.node.step(id, finish).await? {
                     Outcome::Banged(chain) => {
                         tracing::info!(chain = %chain.name, %id, %quants, %transactions, "the chain is imported");

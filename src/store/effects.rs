@@ -20,7 +20,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BangPlace, StoreError,
+    BangPlace, Decided, StoreError,
     entry::GroupRecord,
     runs::{Erasure, RUN, Run},
 };
@@ -80,6 +80,20 @@ pub enum Effect {
         /// The transaction that records it.
         record: Transaction,
     },
+    /// The writers of a chain name others.
+    Key {
+        /// Which one.
+        chain: Hash,
+        /// The transaction that records it.
+        record: Transaction,
+    },
+    /// A chain is frozen.
+    Freeze {
+        /// Which one.
+        chain: Hash,
+        /// The transaction that records it.
+        record: Transaction,
+    },
     /// A chain leaps by another policy.
     SetLeap {
         /// Which one.
@@ -117,6 +131,8 @@ pub enum Effect {
         leap: LeapPolicy,
         /// Its transactions that came without their data.
         erasures: u64,
+        /// What was decided about its keys and its end.
+        decided: Decided,
     },
     /// What is stored of an import is to be removed.
     AbandonImport {
@@ -163,6 +179,14 @@ pub(super) enum Entry {
         index: Index,
         commitment: Hash,
     },
+    /// Its run is the record of the change.
+    Key {
+        chain: Hash,
+    },
+    /// Its run is the record of it.
+    Freeze {
+        chain: Hash,
+    },
     SetLeap {
         chain: Hash,
         leap: LeapPolicy,
@@ -185,6 +209,10 @@ pub(super) enum Entry {
         bang: BangPlace,
         leap: LeapPolicy,
         erasures: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keys: Vec<Index>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        frozen: Option<Index>,
     },
     AbandonImport {
         chain: Hash,
@@ -370,6 +398,8 @@ pub(crate) fn read_all(folder: &std::path::Path) -> Result<Vec<Effect>, StoreErr
             }
             Entry::Seal { chain, quant: next } => Effect::Seal { chain, quant: quant(next)? },
             Entry::Erase { chain, index, commitment } => Effect::Erase { chain, index, commitment, record: one()? },
+            Entry::Key { chain } => Effect::Key { chain, record: one()? },
+            Entry::Freeze { chain } => Effect::Freeze { chain, record: one()? },
             Entry::SetLeap { chain, leap } => Effect::SetLeap { chain, leap },
             Entry::SetMirror { chain, from } => Effect::SetMirror { chain, from },
             Entry::Import { chain, name, at, quants } => {
@@ -377,9 +407,9 @@ pub(crate) fn read_all(folder: &std::path::Path) -> Result<Vec<Effect>, StoreErr
                 let quants = quants.into_iter().map(quant).collect::<Result<_, _>>()?;
                 Effect::Import { chain, name, at, runs: parts.remove(&chain).unwrap_or_default(), quants }
             }
-            Entry::Adopt { chain, bang, leap, erasures, .. } => {
+            Entry::Adopt { chain, bang, leap, erasures, keys, frozen, .. } => {
                 imports.remove(&chain);
-                Effect::Adopt { chain, bang, leap, erasures }
+                Effect::Adopt { chain, bang, leap, erasures, decided: Decided { keys, frozen } }
             }
             Entry::AbandonImport { chain } => Effect::AbandonImport { chain },
             Entry::EndImport { chain } => Effect::EndImport { chain },
@@ -450,11 +480,27 @@ mod tests {
                 ),
             ),
             (
-                Entry::Adopt { chain: CHAIN, name: name(), bang, leap, erasures: 2 },
+                Entry::Adopt { chain: CHAIN, name: name(), bang, leap, erasures: 2, keys: Vec::new(), frozen: None },
                 format!(
                     r#"{{"adopt":{{"chain":"{chain}","name":"a","bang":{{"transaction":4,"quant":3}},"leap":{{"every_ms":1000}},"erasures":2}}}}"#
                 ),
             ),
+            (
+                Entry::Adopt {
+                    chain: CHAIN,
+                    name: name(),
+                    bang,
+                    leap,
+                    erasures: 2,
+                    keys: vec![Index::new(5), Index::new(7)],
+                    frozen: Some(Index::new(9)),
+                },
+                format!(
+                    r#"{{"adopt":{{"chain":"{chain}","name":"a","bang":{{"transaction":4,"quant":3}},"leap":{{"every_ms":1000}},"erasures":2,"keys":[5,7],"frozen":9}}}}"#
+                ),
+            ),
+            (Entry::Key { chain: CHAIN }, format!(r#"{{"key":{{"chain":"{chain}"}}}}"#)),
+            (Entry::Freeze { chain: CHAIN }, format!(r#"{{"freeze":{{"chain":"{chain}"}}}}"#)),
             (Entry::AbandonImport { chain: CHAIN }, format!(r#"{{"abandon_import":{{"chain":"{chain}"}}}}"#)),
             (Entry::EndImport { chain: CHAIN }, format!(r#"{{"end_import":{{"chain":"{chain}"}}}}"#)),
         ];

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Batch, ChainNumber, Effect, LogRecord, RunInLog, StoreError,
+    Batch, ChainNumber, Decided, Effect, LogRecord, RunInLog, StoreError,
     effects::{self, Content, Entry},
     runs::{Erasure, id_of, parse_run, time_of, whole_text},
 };
@@ -69,13 +69,17 @@ impl<'a> Followed<'a> {
                 Entry::Erase { chain, index, commitment } => {
                     Effect::Erase { chain, index, commitment, record: the_transaction(record)? }
                 }
+                Entry::Key { chain } => Effect::Key { chain, record: the_transaction(record)? },
+                Entry::Freeze { chain } => Effect::Freeze { chain, record: the_transaction(record)? },
                 Entry::SetLeap { chain, leap } => Effect::SetLeap { chain, leap },
                 Entry::SetMirror { chain, from } => Effect::SetMirror { chain, from },
                 Entry::Import { chain, name, at, quants } => {
                     let quants = quants.into_iter().map(quant).collect::<Result<_, _>>()?;
                     Effect::Import { chain, name, at, runs: Vec::new(), quants }
                 }
-                Entry::Adopt { chain, bang, leap, erasures, .. } => Effect::Adopt { chain, bang, leap, erasures },
+                Entry::Adopt { chain, bang, leap, erasures, keys, frozen, .. } => {
+                    Effect::Adopt { chain, bang, leap, erasures, decided: Decided { keys, frozen } }
+                }
                 Entry::AbandonImport { chain } => Effect::AbandonImport { chain },
                 Entry::EndImport { chain } => Effect::EndImport { chain },
             },

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Batch, ChainNumber, ChainRecord, Logged, Run, Store, StoreError,
+    Batch, ChainNumber, ChainRecord, Decided, Logged, Run, Store, StoreError,
     effects::Entry as EffectEntry,
     entry::Group,
     index::{Index, PARTS, Rows, RunRow, Space, key, unreadable},
@@ -95,11 +95,11 @@ impl Batch {
     /// [`Effect::Adopt`](super::Effect::Adopt).
     pub fn adopt(&mut self, record: &ChainRecord) {
         let ChainRecord { id: chain, leap, erasures, .. } = *record;
-        let name = record.name.clone();
+        let (name, Decided { keys, frozen }) = (record.name.clone(), record.decided.clone());
         let bang = record.bang.unwrap_or(super::BangPlace::START);
         self.rows.chain(record);
         self.rows.end_import(chain);
-        self.log(&EffectEntry::Adopt { chain, name, bang, leap, erasures });
+        self.log(&EffectEntry::Adopt { chain, name, bang, leap, erasures, keys, frozen });
     }
 
     /// [`Effect::AbandonImport`](super::Effect::AbandonImport); the record says so.

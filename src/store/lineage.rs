@@ -56,6 +56,36 @@ pub struct ChainRecord {
     /// The URL of the chain of others that it is a mirror of, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
+    /// What was decided about its keys and its end.
+    #[serde(flatten)]
+    pub decided: Decided,
+}
+
+/// Where the transactions stand by which a chain's keys were changed, and by which it was frozen: all that are in what is stored under its
+/// number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// Those of the kind `key`, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Index>,
+    /// The one of the kind `freeze`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Index>,
+}
+
+impl ChainRecord {
+    /// Of a chain that was just made.
+    pub fn of_bang(
+        name: String,
+        number: ChainNumber,
+        id: Hash,
+        group: Group,
+        parent: Option<Parent>,
+        leap: LeapPolicy,
+    ) -> ChainRecord {
+        let decided = Decided::default();
+        ChainRecord { name, number, id, group, parent, leap, erasures: 0, bang: None, mirror: None, decided }
+    }
 }
 
 /// That a key of this node, its own or its cluster's, has signed a quant of a chain which the chain here does not have: the data

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    ChainNumber, ChainRecord, ImportRecord, Lineage, Parent, Progress, StoreError,
+    ChainNumber, ChainRecord, Decided, ImportRecord, Lineage, Parent, Progress, StoreError,
     effects::{self, Content, Entry},
     entry::{EntryHead, Group, GroupRecord, NodeId},
     groups::{ClusterChange, Groups, Known as ClusterKnown, LoggedEntry, Waiting},
@@ -443,8 +443,7 @@ impl<'a> Replay<'a> {
                 };
                 let (id, size) = (quant.hash, parent.map_or(Size::ZERO, |parent| parent.size));
                 let number = self.number(id);
-                let record =
-                    ChainRecord { name, number, id, group, parent, leap, erasures: 0, bang: None, mirror: None };
+                let record = ChainRecord::of_bang(name, number, id, group, parent, leap);
                 self.rows.chain(&record);
                 self.add_chain(&record)?;
                 self.begin(record.number, size)?;
@@ -466,6 +465,16 @@ impl<'a> Replay<'a> {
                 self.rows.erased(record.number, index, &erasure);
                 self.transactions(found.place, &run)?;
             }
+            Entry::Key { chain } => {
+                let (mut record, run) = (self.chain(chain)?, StoredRun::decode(found.record)?);
+                record.decided.keys.push(run.first);
+                self.decided(&record, found.place, &run)?;
+            }
+            Entry::Freeze { chain } => {
+                let (mut record, run) = (self.chain(chain)?, StoredRun::decode(found.record)?);
+                record.decided.frozen = Some(run.first);
+                self.decided(&record, found.place, &run)?;
+            }
             Entry::SetLeap { chain, leap } => {
                 let record = ChainRecord { leap, ..self.chain(chain)? };
                 self.rows.chain(&record);
@@ -482,10 +491,11 @@ impl<'a> Replay<'a> {
                 self.add_import(&record);
                 quants.into_iter().try_for_each(|quant| self.quant(record.number, quant))?;
             }
-            Entry::Adopt { chain: id, name, bang, leap, erasures } => {
+            Entry::Adopt { chain: id, name, bang, leap, erasures, keys, frozen } => {
                 let number = self.known(id)?;
                 let bang = Some(bang).filter(|bang| bang.quant > Height::FIRST);
-                let record = ChainRecord { name, number, id, group, parent: None, leap, erasures, bang, mirror: None };
+                let made = ChainRecord::of_bang(name, number, id, group, None, leap);
+                let record = ChainRecord { erasures, bang, decided: Decided { keys, frozen }, ..made };
                 self.rows.chain(&record);
                 self.rows.end_import(id);
                 self.add_chain(&record)?;
@@ -498,6 +508,13 @@ impl<'a> Replay<'a> {
             Entry::EndImport { chain } => self.end_import(chain)?,
         }
         Ok(())
+    }
+
+    /// Something was decided about a chain's keys or its end, as the run records.
+    fn decided(&mut self, record: &ChainRecord, place: Place, run: &StoredRun) -> Result<(), StoreError> {
+        self.rows.chain(record);
+        self.add_chain(record)?;
+        self.transactions(place, run)
     }
 
     fn quant(&mut self, number: ChainNumber, fields: QuantFields) -> Result<(), StoreError> {

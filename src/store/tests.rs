@@ -36,8 +36,7 @@ fn made(number: ChainNumber) -> Made {
     let bang = bang_transaction(&rules, time(), [0; 16]);
     let quant = bang_header(&rules, &bang, None, time()).mine(0..u64::MAX).unwrap();
     let (id, leap) = (quant.hash(), Default::default());
-    let record =
-        ChainRecord { name, number, id, group: GROUP, parent: None, leap, erasures: 0, bang: None, mirror: None };
+    let record = ChainRecord::of_bang(name, number, id, GROUP, None, leap);
     Made { record, bang, quant }
 }
 

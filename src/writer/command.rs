@@ -77,6 +77,24 @@ pub enum Command {
         /// The transaction that records it.
         transaction: Box<Transaction>,
     },
+    /// Changes the keys of a chain.
+    Key {
+        /// Where.
+        chain: ChainNumber,
+        /// Only then.
+        guard: Option<Guard>,
+        /// The transaction that records it.
+        transaction: Box<Transaction>,
+    },
+    /// Lets nothing follow but the quant that seals it.
+    Freeze {
+        /// Where.
+        chain: ChainNumber,
+        /// Only then.
+        guard: Option<Guard>,
+        /// The transaction that records it.
+        transaction: Box<Transaction>,
+    },
     /// Changes when a chain leaps by itself.
     SetLeap {
         /// Where.
@@ -112,6 +130,8 @@ pub enum Command {
 pub enum MirrorStep {
     /// Transactions were accepted.
     Append(Vec<Transaction>),
+    /// Its keys were changed, or it was frozen, as this transaction records.
+    Decide(Box<Transaction>),
     /// A quant sealed all of them.
     Seal(Box<Quant>),
     /// Data was erased that is here still.
@@ -213,6 +233,8 @@ impl Command {
             Command::Inject { chain, .. }
             | Command::Seal { chain, .. }
             | Command::Erase { chain, .. }
+            | Command::Key { chain, .. }
+            | Command::Freeze { chain, .. }
             | Command::SetMirror { chain, .. }
             | Command::Mirror { chain, .. }
             | Command::SetLeap { chain, .. } => Some(*chain),
@@ -228,7 +250,11 @@ impl Command {
 
     /// Whether it is what a mirror does not take.
     pub(super) fn is_write(&self) -> bool {
-        matches!(self, Command::Inject { .. } | Command::Seal { .. } | Command::Erase { .. } | Command::SetLeap { .. })
+        match self {
+            Command::Inject { .. } | Command::Seal { .. } | Command::Erase { .. } => true,
+            Command::Key { .. } | Command::Freeze { .. } | Command::SetLeap { .. } => true,
+            Command::Bang { .. } | Command::SetMirror { .. } | Command::Mirror { .. } | Command::Import(..) => false,
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -236,7 +262,7 @@ impl Command {
             Command::Inject { transactions, .. } => transactions.iter().map(Transaction::served_bytes).sum(),
             Command::Mirror { steps, .. } => steps.iter().map(MirrorStep::bytes).sum(),
             Command::Import(_, Step::Add { part, .. }) => part.bytes(),
-            Command::Bang { transaction, .. } => transaction.served_bytes(),
+            Command::Bang { transaction, .. } | Command::Key { transaction, .. } => transaction.served_bytes(),
             _ => 0,
         }
     }
@@ -248,7 +274,7 @@ impl MirrorStep {
         match self {
             MirrorStep::Append(transactions) => transactions.iter().map(Transaction::served_bytes).sum(),
             MirrorStep::Seal(_) => limits::QUANT_BYTES,
-            MirrorStep::Erase { record, .. } => record.served_bytes(),
+            MirrorStep::Decide(record) | MirrorStep::Erase { record, .. } => record.served_bytes(),
         }
     }
 }
@@ -261,8 +287,8 @@ pub enum Outcome {
     Sealed(Tag),
     /// What became of each transaction; only those of `each_for_itself` can be refused here.
     Injected(Vec<Result<Placed, Refused>>),
-    /// Where an erasure is recorded.
-    Erased(Placed),
+    /// Where an erasure is recorded, a change of keys, or that the chain is frozen.
+    Recorded(Placed),
     /// Whether the evidence was new.
     Accused(bool),
     /// How far an import has come, or nothing where nothing is stored of it.
@@ -336,9 +362,46 @@ pub enum Refused {
     IdTwice(String),
     /// What the node itself recorded stays.
     #[error(
-        "transaction {0} is a record of the node itself (a bang, or an erasure): only what clients injected can be erased"
+        "transaction {0} is a record of the node itself (a bang, an erasure, a change of keys, or a freeze): only what clients injected can be erased"
     )]
     NotErasable(Index),
+    /// The writers in force are others than those that it replaces.
+    #[error(
+        "the writers of the chain are named by transaction {since} now, so a change that replaces those of transaction {replaces} is not \
+         made: look at them (GET /keys), and sign one that replaces {since}"
+    )]
+    KeysMoved {
+        /// What the change names.
+        replaces: Index,
+        /// What names the writers in force.
+        since: Index,
+    },
+    /// Everyone may write.
+    #[error("everyone may write on the chain, so it has no writers to be replaced: fork it with writers (POST /fork)")]
+    NoWriters,
+    /// It may not write any more, or yet.
+    #[error("\"signer\" is not one of this chain's writers: transaction {0} names them")]
+    NotAWriter(Index),
+    /// What changes keys or ends a chain has not the form of that.
+    #[error("{0}")]
+    Malformed(String),
+    /// A chain keeps where its keys were changed.
+    #[error(
+        "the keys of the chain were changed {} times, which is the limit: fork it, and go on there",
+        limits::KEY_CHANGES
+    )]
+    TooManyKeys,
+    /// Nothing follows.
+    #[error(
+        "the chain \"{chain}\" was frozen for ever by transaction {by} and takes no writes: read it, or fork it (POST \
+         /chains/{chain}/fork) and write on the fork"
+    )]
+    Frozen {
+        /// Its name.
+        chain: ChainName,
+        /// The transaction that froze it.
+        by: Index,
+    },
     /// It came without its data, and without the record of that.
     #[error("transaction {0} is erased already; the record of that is on the chain that this one was copied from")]
     ErasedElsewhere(Index),

@@ -20,6 +20,7 @@ use crate::{
         hash::Hash,
         mirror::Follows,
         rules::{ChainName, Rules},
+        terms::Terms,
         witness::Witnessed,
     },
     store::{ChainNumber, Group, Lineage, Rollback, Store},
@@ -33,8 +34,8 @@ pub struct ChainHandle {
     pub id: Hash,
     /// The nodes that keep it.
     pub group: Group,
-    /// Its rules.
-    pub rules: Arc<Rules>,
+    /// On what terms it takes transactions.
+    terms: RwLock<Terms>,
     /// Where its parts are stored.
     pub lineage: Arc<Lineage>,
     /// What it was forked from.
@@ -98,10 +99,10 @@ impl ChainHandle {
         any_damage: Arc<AtomicBool>,
     ) -> Self {
         ChainHandle {
-            name: chain.rules.name().clone(),
+            name: chain.rules().name().clone(),
             id: chain.id,
             group,
-            rules: chain.rules.clone(),
+            terms: RwLock::new(chain.terms.clone()),
             lineage,
             parent,
             head: watch::Sender::new(chain.head.clone()),
@@ -115,6 +116,35 @@ impl ChainHandle {
             replaced: false.into(),
             remembered: RwLock::default(),
         }
+    }
+
+    /// On what terms it takes transactions. A head that is read later may be of later terms.
+    pub fn terms(&self) -> Terms {
+        self.terms.read().expect("no holder of this lock panics").clone()
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.terms.read().expect("no holder of this lock panics").rules().clone()
+    }
+
+    pub(super) fn set_terms(&self, terms: Terms) {
+        *self.terms.write().expect("no holder of this lock panics") = terms;
+    }
+
+    /// The transaction that froze it, if it is frozen.
+    pub fn frozen(&self) -> Option<Index> {
+        self.terms.read().expect("no holder of this lock panics").frozen()
+    }
+
+    /// Whether it was frozen, and the quant that seals this is there: nothing follows.
+    pub fn has_ended(&self) -> bool {
+        self.frozen().is_some_and(|frozen| self.head.borrow().newest.size().has(frozen))
+    }
+
+    /// Whether it was frozen and the quant is missing that seals this.
+    pub fn is_to_be_ended(&self) -> bool {
+        self.frozen().is_some_and(|frozen| !self.head.borrow().newest.size().has(frozen))
     }
 
     /// Its number in the store.
@@ -258,15 +288,16 @@ impl ChainHandle {
         (*known != Some(newest.clone())).then(|| known.insert(newest).clone())
     }
 
-    /// Whether it takes writes.
+    /// Whether it takes writes, the quant that ends a frozen chain among them.
     ///
     /// # Errors
     /// Why not.
     pub fn check_writable(&self) -> Result<(), Refused> {
         self.check_sound()?;
-        match self.mirror() {
-            Some(Mirrored { from, .. }) => Err(Refused::Mirror { chain: self.name.clone(), from }),
-            None => Ok(()),
+        match (self.mirror(), self.frozen()) {
+            (Some(Mirrored { from, .. }), _) => Err(Refused::Mirror { chain: self.name.clone(), from }),
+            (None, Some(by)) if !self.is_to_be_ended() => Err(Refused::Frozen { chain: self.name.clone(), by }),
+            _ => Ok(()),
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{
     ChainHandle, Outcome, Refused,
     ledger::{Entry, Ledger, Needed, Pending},
-    load::{load_edge, stored_rules},
+    load::{load_edge, rules_at},
 };
 use crate::{
     core::{
@@ -22,7 +22,7 @@ use crate::{
     },
     limits,
     store::{
-        BangPlace, ChainNumber, ChainRecord, Effect, FollowedRun, ImportRecord, Lineage, Removed, Run, Store,
+        BangPlace, ChainNumber, ChainRecord, Decided, Effect, FollowedRun, ImportRecord, Lineage, Removed, Run, Store,
         StoreError,
     },
 };
@@ -54,6 +54,8 @@ pub enum Step {
         quants: Height,
         /// Transactions that came without their data.
         erasures: u64,
+        /// What was decided about its keys and its end.
+        decided: Decided,
         /// When it is to leap by itself, where the chain whose place it takes does not say.
         leap: LeapPolicy,
         /// What it is to be a mirror of, if it is: then it never leaps by itself.
@@ -214,9 +216,9 @@ impl Ledger {
                 let Part { runs, quants, .. } = part;
                 Effect::Import { chain: id, name: name.map(|name| name.to_string()), at: now, runs, quants }
             }
-            Step::Finish { name, bang, size, quants, erasures, leap, mirror } => {
+            Step::Finish { name, bang, size, quants, erasures, decided, leap, mirror } => {
                 let leap = Some(leap).filter(|_| mirror.is_none());
-                let (effect, entry) = self.decide_adopt(id, &name, bang, (size, quants), (erasures, leap))?;
+                let (effect, entry) = self.decide_adopt(id, &name, bang, (size, quants), (erasures, decided, leap))?;
                 let made = self.apply(effect, Needed::Chain(Box::new(entry)), pending);
                 if let Some(from) = mirror {
                     self.apply(Effect::SetMirror { chain: id, from }, Needed::Nothing, pending);
@@ -257,7 +259,7 @@ impl Ledger {
         name: &ChainName,
         bang: BangPlace,
         (size, quants): (Size, Height),
-        (erasures, leap): (u64, Option<LeapPolicy>),
+        (erasures, decided, leap): (u64, Decided, Option<LeapPolicy>),
     ) -> Result<(Effect, Entry), Refused> {
         let progress = self.unfinished(id)?.progress;
         if progress.size != size || progress.quants != quants {
@@ -274,11 +276,14 @@ impl Ledger {
             leap = said.unwrap_or(leap);
         }
         // It is read as it will be at the next start, so that nothing becomes visible that could not be opened then.
-        let entry = self.load_adopted(id, name, bang, leap, erasures)?;
+        if decided.keys.len() > limits::KEY_CHANGES {
+            return Err(Refused::TooManyKeys);
+        }
+        let entry = self.load_adopted(id, name, bang, leap, erasures, decided.clone())?;
         if entry.chain.id != id {
             return Err(StoreError::Damaged("the imported chain has another id".into()).into());
         }
-        Ok((Effect::Adopt { chain: id, bang, leap, erasures }, entry))
+        Ok((Effect::Adopt { chain: id, bang, leap, erasures, decided }, entry))
     }
 
     pub(super) fn load_adopted(
@@ -288,11 +293,13 @@ impl Ledger {
         bang: BangPlace,
         leap: LeapPolicy,
         erasures: u64,
+        decided: Decided,
     ) -> Result<Entry, StoreError> {
         let number = self.imports[&id].record.number;
         let (name, bang) = (name.to_string(), Some(bang).filter(|bang| bang.quant > Height::FIRST));
         let group = self.group;
-        self.load_chain(&ChainRecord { name, number, id, group, parent: None, leap, erasures, bang, mirror: None })
+        let made = ChainRecord::of_bang(name, number, id, group, None, leap);
+        self.load_chain(&ChainRecord { erasures, bang, decided, ..made })
     }
 
     /// The chain of this name, where it is the default chain that nobody has used: an imported one may take its place.
@@ -375,16 +382,18 @@ impl Ledger {
 /// # Errors
 /// What is stored is damaged.
 pub fn in_force_at(store: &Store, chain: &ChainHandle, quant: Height) -> Result<(Hash, Arc<Rules>), StoreError> {
-    let (mut id, mut rules) = (chain.id, chain.rules.clone());
+    let (terms, size) = (chain.terms(), store.quant(&chain.lineage, quant)?.size());
+    let mut bang = chain.lineage.bang_place().transaction;
+    let (mut id, mut rules) = (chain.id, rules_at(store, &chain.lineage, bang, terms.keys(), size)?.0);
     while let Some(of) = rules.fork_of().filter(|of| quant <= of.index) {
         id = of.chain;
         let first = store.quant_with_hash(&chain.lineage, id)?;
         let first =
             first.ok_or_else(|| StoreError::Damaged(format!("the first quant of its ancestor {id} is missing")))?;
         // A bang is the last transaction of the quant that it is sealed by.
-        let bang = store.quant(&chain.lineage, first)?.size().last();
-        let bang = bang.ok_or_else(|| StoreError::Damaged("its first quant is empty".into()))?;
-        rules = Arc::new(stored_rules(store, &chain.lineage, bang)?);
+        let last = store.quant(&chain.lineage, first)?.size().last();
+        bang = last.ok_or_else(|| StoreError::Damaged("its first quant is empty".into()))?;
+        rules = rules_at(store, &chain.lineage, bang, terms.keys(), size)?.0;
     }
     Ok((id, rules))
 }

@@ -21,15 +21,16 @@ use crate::{
         hash::{self, Hash},
         merkle::{Edge, Tile},
         quant::Quant,
-        rules::{ChainName, Rules},
-        transaction::{Erased, Id, Transaction},
+        rules::{ChainName, Refusal, Rules},
+        terms::{NoChange, Terms},
+        transaction::{Erased, Id, Kind, Transaction},
         verify,
         witness::Witnessed,
     },
     limits,
     store::{
-        Batch, ChainNumber, ChainRecord, Effect, Followed, FollowedRun, ForkPoint, Group, Lineage, LogRecord, Parent,
-        Removed, Store, StoreError, stored_name,
+        Batch, ChainNumber, ChainRecord, Decided, Effect, Followed, FollowedRun, ForkPoint, Group, Lineage, LogRecord,
+        Parent, Removed, Store, StoreError, stored_name,
     },
 };
 
@@ -70,6 +71,7 @@ pub(super) struct Pending {
     pub(super) heads: HashMap<ChainNumber, (Arc<ChainHandle>, Head)>,
     pub(super) made: Vec<Arc<ChainHandle>>,
     pub(super) policies: Vec<(Arc<ChainHandle>, LeapPolicy)>,
+    pub(super) terms: Vec<(Arc<ChainHandle>, Terms)>,
     pub(super) mirrors: Vec<(Arc<ChainHandle>, String)>,
     pub(super) witnessed: HashMap<Hash, Arc<Witnessed>>,
     pub(super) erased: Option<Arc<ChainHandle>>,
@@ -106,6 +108,8 @@ pub(super) enum Needed {
         edge: Edge,
         bytes: u64,
     },
+    /// What a chain's keys or its end become.
+    Terms(Terms),
     /// The imported chain, as the next start will read it.
     Chain(Box<Entry>),
 }
@@ -232,9 +236,9 @@ impl Ledger {
         };
         let shared = record.parent.zip(parent.as_ref().map(|parent| parent.lineage.clone()));
         let lineage = Arc::new(Lineage::of(record, shared));
-        let chain = load_chain(&self.store, &lineage)?;
+        let chain = load_chain(&self.store, &lineage, &record.decided)?;
         let name = stored_name(record)?;
-        if *chain.rules.name() != name {
+        if *chain.rules().name() != name {
             return Err(StoreError::Damaged("its bang has another name".into()));
         }
         let ChainRecord { leap, erasures, .. } = *record;
@@ -242,6 +246,7 @@ impl Ledger {
         // After a full disk the handles that others hold are kept, and moved to what is on disk.
         let published = self.published.chain(name.as_str());
         if let Some(handle) = published.filter(|handle| handle.number() == record.number) {
+            handle.set_terms(chain.terms.clone());
             handle.head.send_replace(chain.head.clone());
             return Ok(Entry { chain, leap, erasures, mirror, handle });
         }
@@ -307,6 +312,7 @@ impl Ledger {
             if let Some(from) = mirror.clone().filter(|_| command.is_write()) {
                 return Err(Refused::Mirror { chain: handle.name.clone(), from });
             }
+            self.check_open(chain, &command)?;
         }
         match command {
             Command::Bang { rules, parent, transaction, quant, leap, guard } => {
@@ -335,12 +341,20 @@ impl Ledger {
                 self.check(guard)?;
                 let effect = match self.decide_erase(chain, index, *transaction)? {
                     Ok(effect) => effect,
-                    Err(earlier) => return Ok(Outcome::Erased(earlier)),
+                    Err(earlier) => return Ok(Outcome::Recorded(earlier)),
                 };
                 let Effect::Erase { record, .. } = &effect else { unreachable!("an erasure was decided") };
                 let placed = Placed::new(self.entry(chain).chain.head.size().next_index(), record);
                 self.apply(effect, Needed::Nothing, pending);
-                Ok(Outcome::Erased(placed))
+                Ok(Outcome::Recorded(placed))
+            }
+            Command::Key { chain, guard, transaction } => {
+                self.check(guard)?;
+                self.decide_terms(chain, *transaction, |chain, record| Effect::Key { chain, record }, pending)
+            }
+            Command::Freeze { chain, guard, transaction } => {
+                self.check(guard)?;
+                self.decide_terms(chain, *transaction, |chain, record| Effect::Freeze { chain, record }, pending)
             }
             Command::SetLeap { chain, leap, guard } => {
                 self.check(guard)?;
@@ -385,6 +399,15 @@ impl Ledger {
         for step in steps {
             let effect = match step {
                 MirrorStep::Append(transactions) => Effect::Inject { chain, transactions },
+                MirrorStep::Decide(record) => {
+                    let effect = match record.kind() {
+                        Some(Kind::Freeze) => Effect::Freeze { chain, record: *record },
+                        _ => Effect::Key { chain, record: *record },
+                    };
+                    let needed = self.needed(&effect)?;
+                    self.apply(effect, needed, pending);
+                    continue;
+                }
                 MirrorStep::Seal(quant) => Effect::Seal { chain, quant: *quant },
                 MirrorStep::Erase { index, record } => {
                     let commitment = erased.expect("an erasure comes first and alone");
@@ -394,6 +417,78 @@ impl Ledger {
             self.apply(effect, Needed::Nothing, pending);
         }
         Ok(Outcome::Done)
+    }
+
+    /// Whether a chain takes this still: once it is frozen, only the quant that seals that.
+    fn check_open(&self, number: ChainNumber, command: &Command) -> Result<(), Refused> {
+        let Entry { chain, handle, .. } = &self.chains[&number];
+        let Some(by) = chain.terms.frozen() else { return Ok(()) };
+        let is_over = match command {
+            Command::Seal { .. } | Command::Mirror { .. } => chain.terms.has_ended(chain.head.newest.size()),
+            // It is answered with the first.
+            Command::Freeze { .. } => false,
+            command => command.is_write(),
+        };
+        if is_over { Err(Refused::Frozen { chain: handle.name.clone(), by }) } else { Ok(()) }
+    }
+
+    /// What a transaction that changes a chain's keys, or ends it, comes to. The same again is answered with the first.
+    fn decide_terms(
+        &mut self,
+        number: ChainNumber,
+        mut record: Transaction,
+        effect: impl Fn(Hash, Transaction) -> Effect,
+        pending: &mut Pending,
+    ) -> Result<Outcome, Refused> {
+        let Entry { chain, handle, .. } = &self.chains[&number];
+        record.delay_to(chain.head.accepted);
+        let index = chain.head.size().next_index();
+        let terms = match chain.terms.after(chain.id, index, &record) {
+            Ok(terms) => terms.expect("these kinds change the terms"),
+            Err(error) => {
+                let earlier = match error {
+                    NoChange::Frozen(by) => by,
+                    _ => chain.terms.since(),
+                };
+                // What is of this batch cannot be read yet, and its sender is about to get the answer.
+                let is_there =
+                    matches!(error, NoChange::Frozen(_) | NoChange::Stale { .. }) && handle.head().size().has(earlier);
+                if is_there {
+                    let earlier_record = checked_transaction(&self.store, &handle.lineage, earlier)?;
+                    let is_same = earlier_record.data() == record.data() && earlier_record.signer() == record.signer();
+                    if matches!(error, NoChange::Frozen(_)) || is_same {
+                        return Ok(Outcome::Recorded(Placed::replay(earlier, &earlier_record)));
+                    }
+                }
+                return Err(self.refused(number, error));
+            }
+        };
+        if terms.keys().len() > limits::KEY_CHANGES {
+            return Err(Refused::TooManyKeys);
+        }
+        let (chain, placed) = (chain.id, Placed::new(index, &record));
+        self.apply(effect(chain, record), Needed::Terms(terms), pending);
+        Ok(Outcome::Recorded(placed))
+    }
+
+    fn refused(&self, number: ChainNumber, error: NoChange) -> Refused {
+        let Entry { chain, handle, .. } = &self.chains[&number];
+        match error {
+            NoChange::Frozen(by) => Refused::Frozen { chain: handle.name.clone(), by },
+            NoChange::Stale { replaces, since } => Refused::KeysMoved { replaces, since },
+            NoChange::NoWriters => Refused::NoWriters,
+            NoChange::Refusal(Refusal::NotAWriter) => Refused::NotAWriter(chain.terms.since()),
+            NoChange::Refusal(_) | NoChange::Malformed(_) => Refused::Malformed(error.to_string()),
+        }
+    }
+
+    /// Whether the one who signed may write now: since it was checked, the writers may have become others.
+    fn check_writer(&self, number: ChainNumber, transaction: &Transaction) -> Result<(), Refused> {
+        let terms = &self.chains[&number].chain.terms;
+        match terms.keys().is_empty() || terms.rules().check_writer(transaction.signed()).is_ok() {
+            true => Ok(()),
+            false => Err(Refused::NotAWriter(terms.since())),
+        }
     }
 
     /// Whether a guarded write may be made now.
@@ -498,7 +593,13 @@ impl Ledger {
         pending: &Pending,
     ) -> Vec<Result<Found, Refused>> {
         let mut own = HashMap::new();
-        let find = |(at, transaction)| self.find(number, (at, transaction), &mut own, pending);
+        let find = |(at, transaction)| {
+            let found = self.find(number, (at, transaction), &mut own, pending)?;
+            if matches!(found, Found::New) {
+                self.check_writer(number, transaction)?;
+            }
+            Ok(found)
+        };
         transactions.iter().enumerate().map(find).collect()
     }
 
@@ -550,6 +651,7 @@ impl Ledger {
         if erased.kind().is_some() {
             return Err(Refused::NotErasable(index));
         }
+        self.check_writer(number, &record)?;
         record.delay_to(chain.head.accepted);
         Ok(Ok(Effect::Erase { chain: chain.id, index, commitment: erased.commitment(), record }))
     }
@@ -615,10 +717,19 @@ impl Ledger {
                 let rules = rules.ok_or_else(|| StoreError::Damaged("a bang has no rules".into()))?;
                 Ok(Needed::Bang { rules: rules.into(), edge, bytes })
             }
-            Effect::Adopt { chain, bang, leap, erasures } => {
+            Effect::Key { chain, record } | Effect::Freeze { chain, record } => {
+                let Chain { id, terms, head } = &self.chains[&self.numbers[chain]].chain;
+                let after = terms.after(*id, head.size().next_index(), record);
+                let damaged = |error: NoChange| StoreError::Damaged(format!("transaction {}: {error}", head.size()));
+                let after = after
+                    .map_err(damaged)?
+                    .ok_or_else(|| damaged(NoChange::Malformed("it is of no such kind".into())))?;
+                Ok(Needed::Terms(after))
+            }
+            Effect::Adopt { chain, bang, leap, erasures, decided } => {
                 let lineage = Lineage::new(self.numbers[chain], None);
                 let rules = super::load::stored_rules(&self.store, &lineage, bang.transaction)?;
-                let entry = self.load_adopted(*chain, rules.name(), *bang, *leap, *erasures)?;
+                let entry = self.load_adopted(*chain, rules.name(), *bang, *leap, *erasures, decided.clone())?;
                 Ok(Needed::Chain(Box::new(entry)))
             }
             _ => Ok(Needed::Nothing),
@@ -653,6 +764,18 @@ impl Ledger {
                 pending.erased = Some(entry.handle.clone());
                 pending.touched.insert(number);
             }
+            Effect::Key { chain, record } => {
+                let Needed::Terms(terms) = needed else { unreachable!("a change of keys has terms") };
+                let (number, entry, place) = self.set_terms(chain, terms, pending);
+                let bytes = pending.batch.key(&entry.record(), (&record, place.0, place.1));
+                entry.chain.inject(&record, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
+            }
+            Effect::Freeze { chain, record } => {
+                let Needed::Terms(terms) = needed else { unreachable!("a frozen chain has terms") };
+                let (number, entry, place) = self.set_terms(chain, terms, pending);
+                let bytes = pending.batch.freeze(&entry.record(), (&record, place.0, place.1));
+                entry.chain.inject(&record, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
+            }
             Effect::SetLeap { chain, leap } => {
                 let (number, entry) = self.chain_with(chain);
                 entry.leap = leap;
@@ -680,6 +803,21 @@ impl Ledger {
         None
     }
 
+    /// A chain has other terms. The transaction that records it comes at this place, behind so many bytes.
+    fn set_terms(
+        &mut self,
+        chain: Hash,
+        terms: Terms,
+        pending: &mut Pending,
+    ) -> (ChainNumber, &mut Entry, (Index, u64)) {
+        let (number, entry) = self.chain_with(chain);
+        entry.chain.terms = terms.clone();
+        pending.terms.push((entry.handle.clone(), terms));
+        pending.touched.insert(number);
+        let place = (entry.chain.head.size().next_index(), entry.chain.head.bytes);
+        (number, entry, place)
+    }
+
     fn bang(
         &mut self,
         rules: Arc<Rules>,
@@ -697,17 +835,7 @@ impl Ledger {
         let (place, parent_handle) = of.unzip();
         let shared = place.zip(parent_handle.as_ref().map(|parent| parent.lineage.clone()));
         let lineage = Arc::new(Lineage::new(number, shared));
-        let record = ChainRecord {
-            name: rules.name().to_string(),
-            number,
-            id: quant.hash(),
-            group: self.group,
-            parent: place,
-            leap,
-            erasures: 0,
-            bang: None,
-            mirror: None,
-        };
+        let record = ChainRecord::of_bang(rules.name().to_string(), number, quant.hash(), self.group, place, leap);
         let bytes = shared_bytes + pending.batch.bang(&record, parent, shared_bytes, bang, &quant);
         let chain = Chain::bang(rules, bang, edge, quant, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
         let any_damage = self.published.any_damage.clone();
@@ -831,7 +959,7 @@ impl Ledger {
 impl Entry {
     /// As it is published.
     fn published(handle: Arc<ChainHandle>) -> Entry {
-        let chain = Chain { id: handle.id, rules: handle.rules.clone(), head: handle.head() };
+        let chain = Chain { id: handle.id, terms: handle.terms(), head: handle.head() };
         let (leap, erasures) = (handle.leap_policy(), handle.own_erasures());
         let mirror = handle.mirror().map(|mirror| mirror.from);
         Entry { chain, leap, erasures, mirror, handle }
@@ -863,6 +991,7 @@ impl Entry {
             leap: *leap,
             erasures: *erasures,
             mirror: mirror.clone(),
+            decided: Decided { keys: chain.terms.keys().to_vec(), frozen: chain.terms.frozen() },
         }
     }
 }

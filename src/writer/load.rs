@@ -11,9 +11,10 @@ use crate::{
         json,
         merkle::{self, Edge, perfect_root},
         rules::Rules,
+        terms::{KeyChange, Terms},
         transaction::{Kind, Record, Transaction},
     },
-    store::{Lineage, Store, StoreError},
+    store::{Decided, Lineage, Store, StoreError},
 };
 
 /// The Merkle edge of a chain at an earlier size: at most one stored tile a level.
@@ -29,7 +30,7 @@ pub fn edge_at(store: &Store, chain: &ChainHandle, size: Size) -> Result<Edge, S
 ///
 /// # Errors
 /// What does not hold.
-pub(super) fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, StoreError> {
+pub(super) fn load_chain(store: &Store, lineage: &Lineage, decided: &Decided) -> Result<Chain, StoreError> {
     let damaged = |detail: String| StoreError::Damaged(detail);
     let number = lineage.number();
     let (size, bytes) = store.size_and_bytes(number)?.ok_or_else(|| damaged("its bang is missing".into()))?;
@@ -48,19 +49,53 @@ pub(super) fn load_chain(store: &Store, lineage: &Lineage) -> Result<Chain, Stor
         return Err(damaged(format!("the root of quant {} is not that of its transactions", newest.index())));
     }
     let place = lineage.bang_place();
-    let rules = stored_rules(store, lineage, place.transaction)?;
+    let (rules, since) = rules_at(store, lineage, place.transaction, &decided.keys, size)?;
+    let terms = Terms::of_bang(rules.clone(), place.transaction);
+    let terms = terms.with(rules, since, (decided.keys.clone(), decided.frozen));
     let first = place.quant;
     let id = if newest.index() == first { newest.hash() } else { store.quant(lineage, first)?.hash() };
     let accepted = size.last().map(|last| checked_transaction(store, lineage, last)).transpose()?;
     let accepted = accepted.ok_or_else(|| damaged("it has no transaction".into()))?.timestamp();
     let has_leaped = size_then == size && newest.index() != first;
     let head = Head { newest: Arc::new(newest), edge: Arc::new(edge), bytes, accepted, has_leaped };
-    Ok(Chain { id, rules: Arc::new(rules), head })
+    Ok(Chain { id, terms, head })
 }
 
 /// The Merkle edge of a chain that has so many stored transactions: the leaves of the last, incomplete tile are recomputed.
 pub(super) fn load_edge(store: &Store, lineage: &Lineage, size: Size) -> Result<Edge, StoreError> {
     Edge::at(size.get(), |level, number, width| stored_hashes(store, lineage, level, number, width))
+}
+
+/// The rules that hold behind the first `size` transactions of the chain that this bang has made, and the transaction that names their
+/// writers. `keys` are the places of all changes of keys.
+pub(super) fn rules_at(
+    store: &Store,
+    lineage: &Lineage,
+    bang: Index,
+    keys: &[Index],
+    size: Size,
+) -> Result<(Arc<Rules>, Index), StoreError> {
+    let rules = stored_rules(store, lineage, bang)?;
+    for since in keys.iter().rev().copied().filter(|key| *key > bang && size.has(*key)) {
+        if let KeyChange::Writers(change) = key_change(store, lineage, since)? {
+            let damaged = |detail: &str| StoreError::Damaged(format!("transaction {since}: {detail}"));
+            let rules = rules.with_writers(&change.writers).map_err(|faults| damaged(&faults[0].detail))?;
+            return Ok((Arc::new(rules), since));
+        }
+    }
+    Ok((Arc::new(rules), bang))
+}
+
+/// What a transaction of the kind `key` says.
+///
+/// # Errors
+/// What is stored is damaged.
+pub fn key_change(store: &Store, lineage: &Lineage, index: Index) -> Result<KeyChange, StoreError> {
+    let damaged = |detail: String| StoreError::Damaged(format!("transaction {index}: {detail}"));
+    let key = checked_transaction(store, lineage, index)?;
+    let data = key.data().filter(|_| key.kind() == Some(Kind::Key));
+    let data = data.ok_or_else(|| damaged("it is no change of keys".into()))?;
+    KeyChange::parse(data).map_err(|error| damaged(error.to_string()))
 }
 
 /// The rules in a bang.

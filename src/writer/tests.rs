@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use ed25519_dalek::{Signer, SigningKey};
 use proptest::{prelude::*, test_runner::TestRng};
 use serde_json::json;
 
@@ -13,9 +14,10 @@ use crate::{
         json,
         merkle::Edge,
         rules::{ForkOf, Rules},
-        transaction::{Kind, Submission, Timestamp, Transaction},
+        terms::{WritersChange, freeze_data},
+        transaction::{Kind, Signed, Submission, Timestamp, Transaction},
     },
-    store::{BangPlace, Effect, NodeId, Progress as StoreProgress, key::KeyFile, read_all},
+    store::{BangPlace, Decided, Effect, NodeId, Progress as StoreProgress, key::KeyFile, read_all},
 };
 
 const GROUP: Group = Group(5);
@@ -111,7 +113,10 @@ impl Applied {
             // Bytes are those that were accepted: who gets a transaction after its erasure has never seen them.
             let bytes = (handle.erasures() == 0).then_some(head.bytes);
             let state = (head.tag().to_string(), bytes, head.accepted, head.edge.root(), handle.erasures());
-            let made = (record.leap, record.erasures, record.bang, handle.leap_policy());
+            let terms = (handle.terms(), &record.decided);
+            let terms =
+                (terms.0.since(), terms.0.keys().clone(), terms.0.frozen(), terms.0.rules().to_value(), terms.1);
+            let made = (terms, record.leap, record.erasures, record.bang, handle.leap_policy());
             let all = format!(
                 "{state:?} {made:?} {} {quants:?} {tiles:?} {ids:?} {sealed_by:?}",
                 String::from_utf8(records).unwrap()
@@ -276,6 +281,26 @@ fn make(source: &mut Applied, random: &mut TestRng) {
                 source.decide(vec![Command::SetLeap { chain: number, leap, guard: None }]);
             }
             10 => import(source, format!("import{step}"), random),
+            11 | 12 => {
+                let writers = json!([hex::encode(writer().verifying_key()), hex::encode(random.random::<[u8; 32]>())]);
+                let replaces = chain.terms().since();
+                // Not all that is drawn is a key.
+                let change = WritersChange { replaces, writers };
+                let transaction = decision(&chain, Kind::Key, change.data(), random);
+                source.decide(vec![
+                    inject(random),
+                    Command::Key { chain: number, guard: None, transaction },
+                    inject(random),
+                ]);
+            }
+            13 if random.random_bool(0.3) => {
+                let transaction = decision(&chain, Kind::Freeze, freeze_data("it is over"), random);
+                source.decide(vec![
+                    inject(random),
+                    Command::Freeze { chain: number, guard: None, transaction },
+                    inject(random),
+                ]);
+            }
             _ => {
                 let count = random.random_range(1..4);
                 let requests = (0..count).map(|_| inject(random)).collect();
@@ -285,10 +310,27 @@ fn make(source: &mut Applied, random: &mut TestRng) {
     }
 }
 
+fn writer() -> SigningKey {
+    SigningKey::from_bytes(&[3; 32])
+}
+
+/// A change of keys, or a freeze, as the writer signs it.
+fn decision(chain: &ChainHandle, kind: Kind, data: Vec<u8>, random: &mut TestRng) -> Box<Transaction> {
+    let value = json::parse(&data).unwrap();
+    let message = json::canonical(&json!({"chain": chain.id, "data": value, "kind": kind.as_str()}));
+    let (signer, signature) = (writer().verifying_key().to_bytes(), writer().sign(&message).to_bytes());
+    let signed = Some(Signed { signer, signature });
+    let submission = Submission { data, id: None, signed };
+    Transaction::new(submission, Some(kind), time(random), random.random()).into()
+}
+
 fn bang(source: &mut Applied, name: String, parent: Option<&Arc<ChainHandle>>, random: &mut TestRng) -> String {
     let store = source.ledger(|ledger| ledger.store.clone());
     let (rules, shared) = match parent {
-        None => (Rules::from_value(&json!({"name": name, "difficulty": 0})).ok().unwrap(), None),
+        None => {
+            let writers = random.random_bool(0.5).then(|| [hex::encode(writer().verifying_key())]);
+            (Rules::from_value(&json!({"name": name, "difficulty": 0, "writers": writers})).ok().unwrap(), None)
+        }
         Some(parent) => {
             let lineage = &parent.lineage;
             let at = random.random_range(lineage.own_quants_from().get()..=parent.head().newest.index().get());
@@ -296,7 +338,7 @@ fn bang(source: &mut Applied, name: String, parent: Option<&Arc<ChainHandle>>, r
             let quant = store.quant(lineage, at).unwrap();
             let of = ForkOf { chain: parent.id, index: at, hash: quant.hash() };
             let edge = edge_at(&store, parent, quant.size()).unwrap();
-            (parent.rules.fork(name.parse().unwrap(), of), Some((quant, edge)))
+            (parent.rules().fork(name.parse().unwrap(), of), Some((quant, edge)))
         }
     };
     let now = time(random);
@@ -345,9 +387,9 @@ fn import(source: &mut Applied, name: String, random: &mut TestRng) {
         0 => {
             let (size, quants) = (chain.head.size(), chain.head.newest.index().next());
             let (name, bang) = (name.parse().unwrap(), BangPlace::START);
-            let leap = LeapPolicy::default();
+            let (leap, decided) = (LeapPolicy::default(), Decided::default());
             let mirror = random.random_bool(0.5).then(|| "http://localhost:1/chains/a".to_owned());
-            let finish = Step::Finish { name, bang, size, quants, erasures: 0, leap, mirror };
+            let finish = Step::Finish { name, bang, size, quants, erasures: 0, decided, leap, mirror };
             assert!(matches!(source.decide(vec![Command::Import(id, finish)])[..], [Ok(Outcome::Banged(_))]));
         }
         1 => while !matches!(source.decide(vec![Command::Import(id, Step::GiveUp)])[..], [Ok(Outcome::Done)]) {},

@@ -150,6 +150,11 @@ impl TestNode {
         self.post(path).header("content-type", media).body(body.into()).send().expect("it answers")
     }
 
+    /// A POST of a body as it stands, with this content type, to be sent.
+    pub fn post_body(&self, path: &str, media: &str, body: impl Into<Vec<u8>>) -> RequestBuilder {
+        self.post(path).header("content-type", media).body(body.into())
+    }
+
     /// A connection that speaks no HTTP by itself.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.url.trim_start_matches("http://")).expect("it listens");

@@ -1,7 +1,7 @@
 // One chain: live, its transactions, quants, pool and forks, and what can be done with it.
 
 import { chainPath, follow, get, pageSize } from "./api.js";
-import { at, ago, badge, brief, bytes, copy, count, facts, figures, h, hash, json, link, plural, preview, s, table, time } from "./dom.js";
+import { at, ago, badge, brief, bytes, copy, count, facts, figures, h, hash, json, link, plural, preview, s, table, time, whole } from "./dom.js";
 import { states } from "./chains.js";
 import { eraseForm, forkForm, injectForm, leapForm } from "./forms.js";
 import { meter, plot } from "./plot.js";
@@ -16,7 +16,7 @@ export async function chain(context, name, part = "live") {
   const tab = (key) => h("a", { href: key === "live" ? at("chains", name) : at("chains", name, key), "aria-current": key === part ? "page" : null }, PARTS[key]);
   return h("div", null,
     h("div", { class: "heading" }, h("h1", null, view.name), states(view)),
-    h("p", { class: "quiet id" }, "id ", hash(view.id), " ", copy(() => view.id, "Copy the id")),
+    h("p", { class: "quiet id" }, "id ", whole(view.id), " ", copy(() => view.id, "Copy the id")),
     danger(view.stats),
     h("nav", { class: "tabs", "aria-label": "Chain" }, Object.keys(PARTS).map(tab)),
     await content(context, view));
@@ -30,12 +30,12 @@ function danger({ damage, rollback, mirror, frozen }) {
     mirror && h("p", { class: "alert" }, `A mirror of ${mirror.from}: ${mirror.state}, ${plural(mirror.lag, "transaction")} behind. It takes no writes.`)];
 }
 
-const TRANSACTIONS = [{ name: "Index", number: true }, { name: "Data" }, { name: "Id" }, { name: "Accepted" }];
+const TRANSACTIONS = [{ name: "Index", number: true }, { name: "Data" }, { name: "Id" }, { name: "Accepted (UTC)" }];
 
 const transactionRow = (name) => (transaction) => [link(count(transaction.index), "chains", name, "transactions", String(transaction.index)), preview(transaction),
   transaction.id ? h("code", { class: "preview" }, transaction.id) : "", time(transaction.timestamp)];
 
-const QUANTS = [{ name: "Quant", number: true }, { name: "Hash" }, { name: "Chain's size", number: true }, { name: "Made" }];
+const QUANTS = [{ name: "Quant", number: true }, { name: "Hash" }, { name: "Chain's size", number: true }, { name: "Made (UTC)" }];
 
 const quantRow = (name) => (quant) => [link(count(quant.index), "chains", name, "quants", String(quant.index)), hash(quant.hash, "chains", name, "quants", String(quant.index)),
   count(quant.size), time(quant.timestamp)];
@@ -78,6 +78,7 @@ async function live({ signal, every }, view) {
 
   // The events, drawn at most four times a second, whatever comes. What came too fast to be shown is counted.
   const state = h("span", { role: "status" }, badge("connecting"));
+  const passed = h("span", { class: "quiet" });
   let [arrived, missed, paused, waiting] = [{ transaction: [], quant: [] }, 0, false, null];
   const flush = () => {
     waiting = null;
@@ -89,6 +90,7 @@ async function live({ signal, every }, view) {
     quants.splice(400);
     sizes.set(quants.toReversed().map(({ timestamp, size }) => [Date.parse(timestamp), size]));
     arrived = { transaction: [], quant: [] };
+    passed.textContent = missed ? `${count(missed)} came faster than they are shown` : "";
     draw();
   };
   follow(name, signal, (frames) => {
@@ -108,32 +110,28 @@ async function live({ signal, every }, view) {
     flush();
   } }, "Pause");
 
-  const replicas = Array.isArray(view.replicas)
-    ? table("Replicas", [{ name: "Node" }, { name: "Role" }, { name: "Size", number: true }], view.replicas.map(({ host, role, size }) => [host, badge(role, role === "leader" ? "good" : ""), count(size)])).element
-    : h("p", null, `${plural(view.replicas, "node")} keeps it.`.replace(/nodes keeps/, "nodes keep"));
-  if (Array.isArray(view.replicas)) every(3000, async () => {
-    const { replicas } = await get(path(""), signal);
-    if (Array.isArray(replicas)) rowsOf(replicas, role);
-  });
-  const role = h("div", null, replicas);
+  const kept = h("div", null);
+  every(3000, async () => kept.replaceChildren(replicas((await get(path(""), signal)).replicas)));
   return h("div", { class: "columns" },
     h("div", null, all.element,
-      h("div", { class: "heading" }, h("h2", null, "Newest transactions"), state, pause), tables.records.element,
+      h("div", { class: "heading" }, h("h2", null, "Newest transactions"), state, passed, pause), tables.records.element,
       h("h2", null, "Newest quants"), tables.quants.element),
     h("div", null, h("div", { class: "plots" }, sizes.element, rate.element, pool.element),
-      h("h2", null, "Rules"), rules(view), h("h2", null, "Replicas"), role, h("h2", null, "Integrity"), scrub));
+      h("h2", null, "Rules"), rules(view), h("h2", null, "Replicas"), kept, h("h2", null, "Integrity"), scrub));
 }
 
-function rowsOf(replicas, place) {
-  const columns = [{ name: "Node" }, { name: "Role" }, { name: "Size", number: true }];
-  place.replaceChildren(table("Replicas", columns, replicas.map(({ host, role, size }) => [host, badge(role, role === "leader" ? "good" : ""), count(size)])).element);
+/** In a cluster the nodes that keep a chain, and else on how many it is kept. */
+function replicas(kept) {
+  if (!Array.isArray(kept)) return h("p", null, plural(kept, "node"));
+  const columns = [{ name: "Node" }, { name: "Role" }, { name: "Entries", number: true }];
+  return table("Replicas", columns, kept.map(({ host, role, size }) => [host, badge(role, role === "leader" ? "good" : ""), count(size)])).element;
 }
 
 function rules({ rules, leap }) {
   const { difficulty, schema, max_bytes: largest, writers, fork_of: parent, name, ...more } = rules;
   const words = [leap?.every_ms && `${count(leap.every_ms)} ms after a transaction`, leap?.transactions && `at ${plural(leap.transactions, "transaction")}`].filter(Boolean);
   return facts([["Difficulty", plural(difficulty, "zero bit")], ["Largest data", bytes(largest)], ["Leaps by itself", words.join(", or ") || "no: when it is asked to"],
-    ["Writers", writers ? writers.map((key) => h("div", null, hash(key))) : "everyone"],
+    ["Writers", writers ? writers.map((key) => h("div", null, whole(key))) : "everyone"],
     ["Fork of", parent ? [hash(parent.chain, "chains", parent.chain), ", behind quant ", link(count(parent.index), "chains", parent.chain, "quants", String(parent.index))] : null],
     ["Schema", schema === null ? "any data" : h("details", null, h("summary", null, "JSON Schema"), json(schema))],
     ...Object.entries(more).map(([name, value]) => [name, h("code", null, JSON.stringify(value))])]);

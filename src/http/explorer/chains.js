@@ -6,7 +6,7 @@ import { meter, plot, spark } from "./plot.js";
 
 const PAGE = 50;
 const COLUMNS = [{ name: "Chain" }, { name: "State" }, { name: "Newest quant" }, { name: "Quants", number: true }, { name: "Transactions", number: true }, { name: "Pool", number: true },
-  { name: "Size", number: true }, { name: "Transactions a second", number: true }];
+  { name: "Size", number: true }, { name: "A second", number: true }];
 
 /** What a chain's figures say of its state, as badges. */
 export function states({ stats, damage, rules }) {
@@ -61,5 +61,5 @@ function row(chain, history, grown) {
   if (rate !== null) history.set(name, [...rates, rate].slice(-60));
   const now = rate === null ? "–" : brief(rate);
   return [link(name, "chains", name), states(chain), hash(stats.hash, "chains", name, "quants", String(stats.length - 1)), count(stats.length), count(stats.size),
-    count(stats.pooled), bytes(stats.bytes), h("span", { class: "growth" }, spark(history.get(name) ?? [], `${name}: growth`), now)];
+    count(stats.pooled), bytes(stats.bytes), [spark(history.get(name) ?? [], `${name}: growth`), now]];
 }

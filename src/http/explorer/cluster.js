@@ -1,7 +1,7 @@
 // The cluster, alive: nodes, groups, leaders and lag; and who is beside it: nodes that are known, mirrors, witnesses, imports.
 
 import { get } from "./api.js";
-import { ago, badge, brief, bytes, count, facts, h, hash, plural, s, table } from "./dom.js";
+import { ago, badge, brief, bytes, count, facts, h, hash, plural, s, table, whole } from "./dom.js";
 import { meter, plot } from "./plot.js";
 
 const TONES = { live: "good", suspect: "warn", leaving: "warn", down: "bad" };
@@ -31,7 +31,7 @@ export async function cluster({ every, signal }) {
     lag.add(Math.max(0, ...status.groups.flatMap(({ replicas }) => replicas.map(({ lag }) => lag ?? 0))));
   });
   await every(5000, async () => beside.replaceChildren(await neighbours(signal)));
-  return h("div", null, h("h1", null, "Cluster"), h("p", { class: "quiet id" }, "id ", hash(status.id)),
+  return h("div", null, h("h1", null, "Cluster"), h("p", { class: "quiet id" }, "id ", whole(status.id)),
     h("div", { class: "plots" }, rate.element, volume.element, lag.element),
     h("div", { class: "columns" }, h("div", null, h("h2", null, "Nodes"), nodes.element, h("h2", null, "Groups"), groups, busy), h("div", null, h("h2", null, "Picture"), picture)),
     h("p", { class: "quiet" }, "Key of its checkpoints, as this node says: "), h("pre", { tabindex: 0 }, status.key), beside);
@@ -91,6 +91,6 @@ async function neighbours(signal) {
         known.map(({ host, id, version, latency_ms: latency, last_seen: seen }) => [h("span", { title: id }, host), version, `${brief(latency)} ms`, ago(seen)])).element : null)),
     h("div", null,
       part("Witness", "This node cosigns for nobody.", witness?.key ? [h("pre", { tabindex: 0 }, witness.key), table("Cosigned logs", [{ name: "Log" }, { name: "Size", number: true }, { name: "Cosigned" }, { name: "Evidence" }],
-        witness.logs.map(({ origin, size, cosigned, evidence }) => [h("span", { class: "wrap" }, hash(origin)), count(size), ago(cosigned), evidence.length ? badge(plural(evidence.length, "contradiction"), "bad") : "none"])).element] : null),
+        witness.logs.map(({ origin, size, cosigned, evidence }) => [h("span", { class: "wrap" }, hash(origin.replace(/^qbc\//, ""))), count(size), ago(cosigned), evidence.length ? badge(plural(evidence.length, "contradiction"), "bad") : "none"])).element] : null),
       part("Unfinished imports", "There are none.", imports?.length ? imports.map((one) => facts(Object.entries(one).map(([name, value]) => [name, typeof value === "string" || typeof value === "number" ? String(value) : JSON.stringify(value)]))) : null)));
 }

@@ -48,13 +48,16 @@ export function bytes(number) {
   return `${short.format(number)} B`;
 }
 
-/** A hash in the room of a line, whole for those who point at it, copy it or hear it. */
+/** A hash in the room of a line, whole for those who point at it. */
 export function hash(text, ...parts) {
   if (typeof text !== "string") return "–";
-  const shown = text.length > 20 ? [text.slice(0, 8), h("span", { class: "cut" }, text.slice(8, -6)), text.slice(-6)] : [text];
+  const shown = text.length > 20 ? `${text.slice(0, 8)}…${text.slice(-6)}` : text;
   const attributes = { class: "hash", title: text };
   return parts.length ? h("a", { ...attributes, href: at(...parts) }, shown) : h("code", attributes, shown);
 }
+
+/** A long text that breaks anywhere. */
+export const whole = (text) => h("code", { class: "wrap" }, text);
 
 /** A time of a chain, to the second, whole for those who point at it. */
 export function time(text) {

@@ -89,7 +89,7 @@ function input(field, id) {
       return fault(`This is no JSON: ${error.message}. A text stands in quotes.`);
     }
   };
-  const element = h("div", { class: `field ${kind}` }, h("label", { for: id }, label, required && h("span", { class: "quiet" }, " (needed)")), control, h("span", { id: `${id}-hint`, class: "hint" }, hint), told);
+  const element = h("div", { class: kind === "check" ? "field check" : "field" }, h("label", { for: id }, label, required && h("span", { class: "quiet" }, " (needed)")), control, h("span", { id: `${id}-hint`, class: "hint" }, hint), told);
   return { field, control, element, fault, check, value: () => (kind === "check" ? control.checked : control.value.trim()), sent: () => field.once && (kind === "check" ? (control.checked = false) : (control.value = "")) };
 }
 
@@ -115,13 +115,16 @@ const RULES = [
   { name: "writers", label: "Writers", kind: "lines", hint: "Ed25519 public keys, a line each, in 64 hexadecimal digits. Then only what one of them signed is taken." },
 ];
 
-export const injectForm = ({ name }) => form({
+/** Where a chain has writers, one of them must have signed. */
+const signed = ({ writers }, what) => !writers ? [] : [{ name: "signer", label: "Signer", required: true, hint: "The public key of a writer of this chain." },
+  { name: "signature", label: "Signature", required: true, hint: `In hexadecimal digits, over the canonical JSON of ${what}.`, once: true }];
+
+export const injectForm = ({ name, rules }) => form({
   title: "Inject", about: "Adds a transaction. When the answer comes, it is on disk.", button: "Inject",
   fields: [
     { name: "data", label: "Data", kind: "json", required: true, rows: 6, value: "{}", hint: "Any JSON." },
     { name: "id", label: "Id", hint: "Your own name for it, up to 128 characters without space: then it is safe to send it again.", once: true },
-    { name: "signer", label: "Signer", hint: "On a chain with writers: the public key." },
-    { name: "signature", label: "Signature", hint: "Over the canonical JSON of chain, data and id.", once: true },
+    ...signed(rules, "chain, data and, where there is one, id"),
     { name: "wait", label: "Wait for the quant", kind: "check", local: true, hint: "Answers when a quant has sealed it, after 30 seconds at the latest." },
   ],
   send: (body, { wait }) => post(chainPath(name, `inject${wait ? "?wait=leap" : ""}`), body),
@@ -146,13 +149,12 @@ export const forkForm = ({ name, stats }) => form({
   done: (answer) => ["Made ", link(answer.name, "chains", answer.name), "."],
 });
 
-export const eraseForm = ({ name }, index = null, done = null) => form({
+export const eraseForm = ({ name, rules }, index = null, done = null) => form({
   title: "Erase", about: "Removes the data and the salt of a transaction for ever, and records that. Roots and receipts stay as they are.", button: "Erase for ever", danger: true,
   fields: [
     ...(index === null ? [{ name: "index", label: "Transaction", kind: "number", required: true, local: true, hint: "Its index.", once: true }] : []),
     { name: "reason", label: "Reason", required: true, hint: "It is recorded on the chain, for ever: name nobody." },
-    { name: "signer", label: "Signer", hint: "On a chain with writers: the public key." },
-    { name: "signature", label: "Signature", hint: "Over the canonical JSON of chain, data and kind.", once: true },
+    ...signed(rules, "chain, data and kind"),
     { name: "sure", label: "It cannot be undone, and I want it", kind: "check", required: true, local: true, once: true },
   ],
   send: (body, values) => post(chainPath(name, `transactions/${index ?? values.index}/erase`), body),

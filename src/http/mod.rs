@@ -6,6 +6,7 @@ mod cluster;
 mod coding;
 mod erase;
 mod events;
+mod explorer;
 mod extract;
 mod forward;
 mod forwarded;
@@ -150,6 +151,7 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(witness::add_checkpoint))
         .routes(routes!(witness::witness))
         .routes(routes!(witness::cosigned))
+        .routes(routes!(explorer::file))
         .routes(routes!(guide::chapters))
         .routes(routes!(guide::chapter))
         .routes(routes!(nodes::livez))

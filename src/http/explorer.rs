@@ -77,7 +77,8 @@ pub fn page(headers: &HeaderMap) -> Response {
 pub async fn file(place: Place, headers: HeaderMap) -> Result<Response, Problem> {
     let mut files = SCRIPTS.iter().chain(&STYLE).chain(&ICON);
     let file = files.find(|file| file.name == place.0);
-    let file = file.ok_or_else(|| Problem::not_found(format!("the explorer has no file {:?}: its page is GET /", place.0)))?;
+    let file =
+        file.ok_or_else(|| Problem::not_found(format!("the explorer has no file {:?}: its page is GET /", place.0)))?;
     Ok(file.answer(&headers))
 }
 
@@ -104,7 +105,16 @@ mod tests {
             let foreign: Vec<&str> = text.split(['"', '\'', '(', '`']).filter(|part| part.contains("://")).collect();
             let namespaces = ["http://www.w3.org/2000/svg"];
             assert!(foreign.iter().all(|part| namespaces.contains(part)), "{name}: {foreign:?}");
-            for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=", "=\"/", "javascript:"] {
+            for sink in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                " style=",
+                "=\"/",
+                "javascript:",
+            ] {
                 assert!(!text.contains(sink), "{name} has {sink}");
             }
         }

@@ -44,7 +44,8 @@ export async function ask(path, { accept = "application/json", ...options } = {}
   }
   if (response.ok) return response;
   const problem = await Problem.of(response);
-  if (problem.status === 401) dispatchEvent(new CustomEvent("token-needed", { detail: problem.message }));
+  // A chain with writers asks for their signature in the same way.
+  if (problem.status === 401 && /^bearer/i.test(response.headers.get("WWW-Authenticate"))) dispatchEvent(new CustomEvent("token-needed", { detail: problem.message }));
   throw problem;
 }
 
@@ -74,6 +75,17 @@ export async function header(chain, index, signal) {
   return { quant, before: index === 0 ? 0 : found[0].size };
 }
 
+/** The chain that wrote a transaction: the one that is shown, or one that it was forked from behind it. */
+export async function writerOf(chain, index, signal) {
+  for (let { fork_of: of } = chain.rules; of; { fork_of: of } = chain.rules) {
+    const { quant } = await header(chain.name, of.index, signal);
+    const parent = index < quant.size ? await get(chainPath(of.chain), signal).catch(() => null) : null;
+    if (!parent) break;
+    chain = parent;
+  }
+  return chain;
+}
+
 /** The path of a chain, or of something in it. */
 export const chainPath = (chain, rest = "") => `chains/${encodeURIComponent(chain)}${rest && `/${rest}`}`;
 
@@ -83,17 +95,18 @@ const waits = (ms, signal) => new Promise((done) => {
 });
 
 /**
- * Follows the events of a chain until the signal, and connects again by itself: without a gap, behind the last event.
+ * Follows the events of a chain from a transaction on until the signal, and connects again by itself, behind the last event: so
+ * nothing is missed, and nothing comes twice.
  *
  * EventSource can send no token, so the stream is read here. `take` gets a list of frames that came together, each
  * `{id, event, data}` with the data as text: who is flooded need not parse what is not shown.
  */
-export async function follow(chain, signal, take, state) {
-  let last = null;
+export async function follow(chain, from, signal, take, state) {
+  let [last, start] = [null, `events?from=${from}`];
   while (!signal.aborted) {
     try {
       const headers = last === null ? {} : { "Last-Event-ID": last };
-      const response = await ask(chainPath(chain, "events"), { accept: "text/event-stream", headers, signal, cache: "no-store" });
+      const response = await ask(chainPath(chain, last === null ? start : "events"), { accept: "text/event-stream", headers, signal, cache: "no-store" });
       state("live");
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let pieces = [];
@@ -114,7 +127,7 @@ export async function follow(chain, signal, take, state) {
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error.status === 400 || error.status === 404) last = null;
+      if (error.status === 400 || error.status === 404) [last, start] = [null, "events"];
       if (error.status === 401 || error.status === 403) return state("refused", error.message);
     }
     state("waiting");

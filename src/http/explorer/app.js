@@ -135,7 +135,7 @@ async function watch() {
     // The same again is not told again.
     if (alerts.dataset.shown !== text) {
       alerts.dataset.shown = text;
-      alerts.replaceChildren(...found.slice(0, 8).map(([tone, text]) => h("p", { class: `alert ${tone}` }, h("strong", null, tone === "bad" ? "Danger: " : "Look: "), text)),
+      alerts.replaceChildren(...found.slice(0, 8).map(([tone, text]) => h("p", { class: `alert ${tone}` }, h("strong", null, tone === "bad" ? "Danger: " : "Attention: "), text)),
         ...(found.length > 8 ? [h("p", { class: "alert warn" }, `${found.length - 8} more.`)] : []));
     }
   }

@@ -41,7 +41,10 @@ const quantRow = (name) => (quant) => [link(count(quant.index), "chains", name, 
   count(quant.size), time(quant.timestamp)];
 
 /** The last ones of a list of frames and of what was there before, newest first, each once. */
-const newest = (before, frames) => [...frames.slice(-SHOWN).reverse().map(({ data }) => JSON.parse(data)), ...before].slice(0, SHOWN);
+function newest(before, frames) {
+  const parsed = frames.slice(-SHOWN).reverse().map(({ data }) => JSON.parse(data));
+  return [...parsed.filter(({ index }) => !before.length || index > before[0].index), ...before].slice(0, SHOWN);
+}
 
 async function live({ signal, every }, view) {
   const { name } = view;
@@ -49,7 +52,7 @@ async function live({ signal, every }, view) {
   const { stats } = view;
   const size = pageSize(stats);
   const start = (length, limit) => Math.max(0, length - limit);
-  const [records, quants] = await Promise.all([
+  let [records, quants] = await Promise.all([
     get(path(`transactions?from=${start(stats.size, Math.min(size, SHOWN))}&limit=${SHOWN}`), signal),
     get(path(`chain?from=${start(stats.length, 200)}&limit=201&transactions=false`), signal),
   ]);
@@ -84,16 +87,14 @@ async function live({ signal, every }, view) {
     waiting = null;
     if (paused) return;
     shown.records = newest(shown.records, arrived.transaction);
-    const made = newest([], arrived.quant);
     shown.quants = newest(shown.quants, arrived.quant);
-    made.reverse().forEach(({ timestamp, size }) => quants.unshift({ timestamp, size }));
-    quants.splice(400);
+    quants = [...shown.quants.filter(({ index }) => index > quants[0].index), ...quants].slice(0, 400);
     sizes.set(quants.toReversed().map(({ timestamp, size }) => [Date.parse(timestamp), size]));
     arrived = { transaction: [], quant: [] };
     passed.textContent = missed ? `${count(missed)} came faster than they are shown` : "";
     draw();
   };
-  follow(name, signal, (frames) => {
+  follow(name, shown.records[0].index + 1, signal, (frames) => {
     for (const frame of frames) {
       if (frame.event === "replaced") return location.reload();
       const list = arrived[frame.event];

@@ -31,6 +31,7 @@ function form({ title, about, fields, button, danger, send, done }) {
       inputs.forEach((input) => input.sent());
     } catch (error) {
       result.replaceChildren();
+      submit.disabled = false;
       show(error);
     } finally {
       submit.disabled = false;
@@ -160,7 +161,7 @@ export const eraseForm = ({ name, rules }, index = null, done = null) => form({
   send: (body, values) => post(chainPath(name, `transactions/${index ?? values.index}/erase`), body),
   done: (answer) => {
     done?.();
-    return ["Erased, as ", link(`transaction ${count(answer.index)}`, "chains", name, "transactions", String(answer.index)), " records."];
+    return ["Erased, as ", link(`transaction ${count(answer.index)}`, "chains", answer.chain, "transactions", String(answer.index)), ` of ${answer.chain} records.`];
   },
 });
 

@@ -40,7 +40,7 @@ export function markdown(text, topics = []) {
     } else if (lines[line].startsWith("|")) {
       const [head, , ...rows] = take((text) => text.startsWith("|")).map(cells);
       const row = (tag, cells) => h("tr", null, cells.map((cell) => h(tag, { scope: tag === "th" ? "col" : null }, words(cell))));
-      blocks.push(h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, h("table", null, h("thead", null, row("th", head)), h("tbody", null, rows.map((cells) => row("td", cells))))));
+      blocks.push(h("div", { class: "scroll", tabindex: 0 }, h("table", null, h("thead", null, row("th", head)), h("tbody", null, rows.map((cells) => row("td", cells))))));
     } else if (/^(- |\d+\. )/.test(lines[line])) {
       const tag = lines[line].startsWith("-") ? "ul" : "ol";
       const text = take((text) => /^(- |\d+\. |  )/.test(text)).join("\n");

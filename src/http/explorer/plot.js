@@ -8,7 +8,7 @@ const [WIDTH, HEIGHT] = [240, 40];
 export function plot(name, format, { kept = 150 } = {}) {
   const line = s("path", { class: "plot-line" });
   const area = s("path", { class: "plot-area" });
-  const picture = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" }, area, line);
+  const picture = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": name }, area, line);
   const [newest, range] = [h("span", { class: "plot-value" }, "–"), h("span", { class: "quiet" })];
   const element = h("figure", { class: "plot" }, h("figcaption", null, h("span", null, name), newest), picture, range);
   let points = [];

@@ -1,6 +1,6 @@
 // A transaction with its data and its receipt, and a quant.
 
-import { chainPath, get, getText, header, pageSize } from "./api.js";
+import { chainPath, get, getText, header, pageSize, writerOf } from "./api.js";
 import { at, badge, copy, count, facts, h, hash, json, link, plural, preview, table, time, whole } from "./dom.js";
 import { eraseForm } from "./forms.js";
 import { receiptView } from "./receipt.js";
@@ -16,12 +16,13 @@ export async function transaction(context, name, index) {
   const [view, record] = await Promise.all([get(chainPath(name), signal), get(chainPath(name, `transactions/${encodeURIComponent(index)}`), signal)]);
   const { data, salt, hash: leafHash, kind, id, timestamp, erased, commitment, signer, signature, state, quant, index: number, ...more } = record;
   const sealed = state === "sealed";
+  const writer = erased ? await writerOf(view, number, signal) : view;
   const canBeErased = !erased && !kind && !view.stats.mirror;
   return h("div", null, trail(view.name, "transactions", "Transactions"),
     h("div", { class: "heading" }, h("h1", null, `Transaction ${count(number)}`), badge(state, sealed ? "good" : "warn"), kind && badge(kind), erased && badge("erased", "warn"), beside(view.name, "transactions", number, view.stats.size - 1)),
     h("div", { class: "columns" },
       h("div", null, h("section", null, h("h2", null, "Data"), erased ? h("p", null, "The data and its salt were removed for ever ", time(erased.timestamp), ", as ",
-        link(`transaction ${count(erased.by)}`, "chains", view.name, "transactions", String(erased.by)), " records. Only the commitment is left.") : json(data)),
+        link(`transaction ${count(erased.by)} of ${writer.name}`, "chains", writer.name, "transactions", String(erased.by)), " records. Only the commitment is left.") : json(data)),
         sealed ? await receiptView(context, view, number) : h("section", null, h("h2", null, "Receipt"), h("p", null, "There is none yet: no quant covers this transaction. ", link("Leap", "chains", view.name, "write"), " makes one."))),
       h("div", null, h("h2", null, "Record"), facts([["Index", count(number)], ["Id", id ? whole(id) : null], ["Kind", kind ?? null], ["Accepted", time(timestamp)], ["State", state],
         ["Quant", sealed ? link(count(quant), "chains", view.name, "quants", String(quant)) : null], ["Hash", whole(leafHash)], ["Salt", salt ? whole(salt) : null], ["Commitment", commitment ? whole(commitment) : null],

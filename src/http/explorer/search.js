@@ -16,13 +16,13 @@ async function quantByHash(chain, hash, signal) {
 }
 
 export async function search({ signal }, within, query) {
-  const hits = [];
   const look = async (what, places) => {
     try {
       const found = await places();
-      if (found) hits.push({ what, place: found });
+      return found && { what, place: found };
     } catch (error) {
       if (signal.aborted || ![400, 404, 422].includes(error.status)) throw error;
+      return null;
     }
   };
   const exists = async (path, ...place) => (await get(path, signal), place);
@@ -47,7 +47,7 @@ export async function search({ signal }, within, query) {
   if (/^[!-~]{1,128}$/.test(query))
     looks.push(look(`Transaction of ${within} with the id ${query}`, async () =>
       ["chains", within, "transactions", String((await get(chainPath(within, `transactions/by-id/${encodeURIComponent(query)}`), signal)).index)]));
-  await Promise.all(looks);
+  const hits = (await Promise.all(looks)).filter(Boolean);
   if (hits.length === 1) location.replace(at(...hits[0].place));
   const list = hits.map(({ what, place }) => h("li", null, link(what, ...place)));
   return h("div", null, h("h1", null, `Search: ${query}`), hits.length ? h("ul", null, list) : h("p", null,

@@ -564,6 +564,9 @@ fn what_is_done_by_hand_is_done_or_its_fault_stands_at_the_field() {
     browser.until("the focus is there", "return document.activeElement.name === 'name'");
     browser.write("Bang", "Name", "orders");
     browser.send("Bang");
+    browser.faults("Leap after", "must be 10 to");
+    browser.write("Bang", "Leap after", "");
+    browser.send("Bang");
     for (label, fault) in
         [("Difficulty", "0 to 48"), ("Schema", "/type: not a usable JSON Schema"), ("Writers", "/0: must be")]
     {
@@ -573,8 +576,6 @@ fn what_is_done_by_hand_is_done_or_its_fault_stands_at_the_field() {
     for (label, text) in [("Difficulty", "0"), ("Schema", ""), ("Writers", "")] {
         browser.write("Bang", label, text);
     }
-    browser.send("Bang");
-    browser.faults("Leap after", "must be 10 to");
     browser.write("Bang", "Schema", "{\"type\": ");
     browser.send("Bang");
     browser.faults("Schema", "This is no JSON");

@@ -45,7 +45,8 @@ export async function ask(path, { accept = "application/json", ...options } = {}
   if (response.ok) return response;
   const problem = await Problem.of(response);
   // A chain with writers asks for their signature in the same way.
-  if (problem.status === 401 && /^bearer/i.test(response.headers.get("WWW-Authenticate"))) dispatchEvent(new CustomEvent("token-needed", { detail: problem.message }));
+  if (problem.status === 401 && /^bearer/i.test(response.headers.get("WWW-Authenticate")))
+    dispatchEvent(new CustomEvent("token-needed", { detail: problem.message }));
   throw problem;
 }
 
@@ -89,10 +90,11 @@ export async function writerOf(chain, index, signal) {
 /** The path of a chain, or of something in it. */
 export const chainPath = (chain, rest = "") => `chains/${encodeURIComponent(chain)}${rest && `/${rest}`}`;
 
-const waits = (ms, signal) => new Promise((done) => {
-  const timer = setTimeout(done, ms);
-  signal.addEventListener("abort", () => (clearTimeout(timer), done()), { once: true });
-});
+const waits = (ms, signal) =>
+  new Promise((done) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", () => (clearTimeout(timer), done()), { once: true });
+  });
 
 /**
  * Follows the events of a chain from a transaction on until the signal, and connects again by itself, behind the last event: so
@@ -106,7 +108,12 @@ export async function follow(chain, from, signal, take, state) {
   while (!signal.aborted) {
     try {
       const headers = last === null ? {} : { "Last-Event-ID": last };
-      const response = await ask(chainPath(chain, last === null ? start : "events"), { accept: "text/event-stream", headers, signal, cache: "no-store" });
+      const response = await ask(chainPath(chain, last === null ? start : "events"), {
+        accept: "text/event-stream",
+        headers,
+        signal,
+        cache: "no-store",
+      });
       state("live");
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let pieces = [];
@@ -137,12 +144,15 @@ export async function follow(chain, from, signal, take, state) {
 
 /** Server-sent events as QBC writes them: each field once in a frame. */
 function parse(text) {
-  return text.split("\n\n").filter((frame) => frame !== "").map((frame) => {
-    const fields = { id: null, event: null, data: "" };
-    for (const line of frame.split("\n")) {
-      const colon = line.indexOf(":");
-      if (Object.hasOwn(fields, line.slice(0, colon))) fields[line.slice(0, colon)] = line.slice(colon + 1).trimStart();
-    }
-    return fields;
-  });
+  return text
+    .split("\n\n")
+    .filter((frame) => frame !== "")
+    .map((frame) => {
+      const fields = { id: null, event: null, data: "" };
+      for (const line of frame.split("\n")) {
+        const colon = line.indexOf(":");
+        if (Object.hasOwn(fields, line.slice(0, colon))) fields[line.slice(0, colon)] = line.slice(colon + 1).trimStart();
+      }
+      return fields;
+    });
 }

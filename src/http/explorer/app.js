@@ -117,7 +117,8 @@ async function dangers() {
     if (error.status === 0) return found;
   }
   const cluster = await get("cluster").catch(() => null);
-  for (const { host, state } of cluster?.nodes ?? []) if (state !== "live") found.push([state === "down" ? "bad" : "warn", `The node ${host} is ${state}.`]);
+  for (const { host, state } of cluster?.nodes ?? [])
+    if (state !== "live") found.push([state === "down" ? "bad" : "warn", `The node ${host} is ${state}.`]);
   for (const { id, leader } of cluster?.groups ?? []) if (!leader) found.push(["bad", `The group ${id} has no leader: its chains take no writes.`]);
   for (const { chain, error, evidence } of await get("mirrors").catch(() => [])) {
     if (evidence?.length) found.push(["bad", `The mirror of ${chain} has stopped: its source contradicts itself, and the evidence is kept.`]);
@@ -135,8 +136,12 @@ async function watch() {
     // The same again is not told again.
     if (alerts.dataset.shown !== text) {
       alerts.dataset.shown = text;
-      alerts.replaceChildren(...found.slice(0, 8).map(([tone, text]) => h("p", { class: `alert ${tone}` }, h("strong", null, tone === "bad" ? "Danger: " : "Attention: "), text)),
-        ...(found.length > 8 ? [h("p", { class: "alert warn" }, `${found.length - 8} more.`)] : []));
+      alerts.replaceChildren(
+        ...found
+          .slice(0, 8)
+          .map(([tone, text]) => h("p", { class: `alert ${tone}` }, h("strong", null, tone === "bad" ? "Danger: " : "Attention: "), text)),
+        ...(found.length > 8 ? [h("p", { class: "alert warn" }, `${found.length - 8} more.`)] : []),
+      );
     }
   }
   setTimeout(watch, 5000);

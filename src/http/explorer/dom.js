@@ -36,14 +36,24 @@ export const plural = (number, word) => `${count(number)} ${word}${number === 1 
 
 /** A number with a unit of a thousand: `12.3 k`. */
 export function brief(number) {
-  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]]) if (number >= size) return `${short.format(number / size)} ${unit}`;
+  for (const [unit, size] of [
+    ["G", 1e9],
+    ["M", 1e6],
+    ["k", 1e3],
+  ])
+    if (number >= size) return `${short.format(number / size)} ${unit}`;
   return short.format(number);
 }
 
 /** Bytes with a binary unit: `1.5 MiB`. */
 export function bytes(number) {
   if (typeof number !== "number") return "–";
-  for (const [unit, size] of [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]])
+  for (const [unit, size] of [
+    ["TiB", 2 ** 40],
+    ["GiB", 2 ** 30],
+    ["MiB", 2 ** 20],
+    ["KiB", 2 ** 10],
+  ])
     if (number >= size) return `${short.format(number / size)} ${unit}`;
   return `${short.format(number)} B`;
 }
@@ -69,7 +79,12 @@ export function time(text) {
 export function ago(text) {
   const seconds = Math.max(0, (Date.now() - Date.parse(text)) / 1000);
   if (!Number.isFinite(seconds)) return "–";
-  for (const [unit, size] of [["d", 86_400], ["h", 3_600], ["min", 60]]) if (seconds >= 2 * size) return `${Math.floor(seconds / size)} ${unit} ago`;
+  for (const [unit, size] of [
+    ["d", 86_400],
+    ["h", 3_600],
+    ["min", 60],
+  ])
+    if (seconds >= 2 * size) return `${Math.floor(seconds / size)} ${unit} ago`;
   return seconds < 3 ? "now" : `${Math.floor(seconds)} s ago`;
 }
 
@@ -81,25 +96,54 @@ export function table(caption, columns, rows, empty = "None.") {
   const cell = (tag, column, child) => h(tag, { class: column.number ? "number" : null, scope: tag === "th" ? "col" : null }, child);
   const body = h("tbody", null);
   const update = (rows) => {
-    const shown = rows.map((row) => h("tr", null, row.map((child, index) => cell("td", columns[index], child))));
+    const shown = rows.map((row) =>
+      h(
+        "tr",
+        null,
+        row.map((child, index) => cell("td", columns[index], child)),
+      ),
+    );
     body.replaceChildren(...(rows.length ? shown : [h("tr", null, h("td", { colspan: columns.length, class: "quiet" }, empty))]));
   };
   update(rows);
-  const head = h("thead", null, h("tr", null, columns.map((column) => cell("th", column, column.name))));
-  const element = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, h("table", null, h("caption", { class: "hidden" }, caption), head, body));
+  const head = h(
+    "thead",
+    null,
+    h(
+      "tr",
+      null,
+      columns.map((column) => cell("th", column, column.name)),
+    ),
+  );
+  const element = h(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    h("table", null, h("caption", { class: "hidden" }, caption), head, body),
+  );
   return { element, update };
 }
 
 /** Names and values. Values that are null are left out. */
 export function facts(pairs) {
   const rows = pairs.filter(([, value]) => value !== null && value !== undefined);
-  return h("dl", { class: "facts" }, rows.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
+  return h(
+    "dl",
+    { class: "facts" },
+    rows.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))),
+  );
 }
 
 /** What is true of the whole page, in a row: a word below a number. */
 export function figures(list) {
   const values = list.map(([name, value]) => [h("dd", null, value), h("dt", null, name)]);
-  return { element: h("dl", { class: "figures" }, values.map(([value, name]) => h("div", null, name, value))), set: (index, child) => values[index][0].replaceChildren(child) };
+  return {
+    element: h(
+      "dl",
+      { class: "figures" },
+      values.map(([value, name]) => h("div", null, name, value)),
+    ),
+    set: (index, child) => values[index][0].replaceChildren(child),
+  };
 }
 
 /** Tells those who cannot see it what has happened. */
@@ -107,11 +151,22 @@ export const say = (text) => document.getElementById("said").replaceChildren(tex
 
 /** A button that copies a text. */
 export function copy(text, label = "Copy") {
-  const button = h("button", { type: "button", class: "small", onclick: async () => {
-    await navigator.clipboard.writeText(text()).then(() => say("Copied"), () => say("The browser does not allow to copy"));
-    button.textContent = "Copied";
-    setTimeout(() => (button.textContent = label), 1500);
-  } }, label);
+  const button = h(
+    "button",
+    {
+      type: "button",
+      class: "small",
+      onclick: async () => {
+        await navigator.clipboard.writeText(text()).then(
+          () => say("Copied"),
+          () => say("The browser does not allow to copy"),
+        );
+        button.textContent = "Copied";
+        setTimeout(() => (button.textContent = label), 1500);
+      },
+    },
+    label,
+  );
   return button;
 }
 
@@ -140,7 +195,17 @@ export function json(value) {
     more.textContent = `Show more: ${count(shown)} of ${count(text.length)} characters are shown`;
   };
   next();
-  return h("div", null, pre, h("p", { class: "buttons" }, more, copy(() => text, "Copy the JSON")));
+  return h(
+    "div",
+    null,
+    pre,
+    h(
+      "p",
+      { class: "buttons" },
+      more,
+      copy(() => text, "Copy the JSON"),
+    ),
+  );
 }
 
 function coloured(text) {

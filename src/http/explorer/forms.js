@@ -55,22 +55,41 @@ function form({ title, about, fields, button, danger, send, done }) {
     if (!first || rest.length) {
       failure.hidden = false;
       const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-      failure.replaceChildren(h("strong", null, `${error.title ?? "The page has a fault"}: `), (rest.length ? rest.join("; ") : error.message) + wait);
+      failure.replaceChildren(
+        h("strong", null, `${error.title ?? "The page has a fault"}: `),
+        (rest.length ? rest.join("; ") : error.message) + wait,
+      );
     }
     (first?.control ?? submit).focus();
     say(`Refused: ${error.message}`);
   };
-  return h("form", { class: "card", novalidate: true, onsubmit, "aria-labelledby": `${prefix}-title` }, h("h2", { id: `${prefix}-title` }, title), about && h("p", { class: "quiet" }, about),
-    inputs.map(({ element }) => element), failure, h("p", { class: "buttons" }, submit), result);
+  return h(
+    "form",
+    { class: "card", novalidate: true, onsubmit, "aria-labelledby": `${prefix}-title` },
+    h("h2", { id: `${prefix}-title` }, title),
+    about && h("p", { class: "quiet" }, about),
+    inputs.map(({ element }) => element),
+    failure,
+    h("p", { class: "buttons" }, submit),
+    result,
+  );
 }
 
 function input(field, id) {
   const { label, hint, kind = "text", required, value = "", choices, rows = 3 } = field;
   const shared = { id, name: field.name, "aria-describedby": `${id}-hint ${id}-fault`, required, spellcheck: "false", autocomplete: "off" };
-  const control = kind === "check" ? h("input", { ...shared, type: "checkbox" })
-    : kind === "choice" ? h("select", shared, choices.map(([value, text]) => h("option", { value }, text)))
-    : kind === "json" || kind === "lines" ? h("textarea", { ...shared, rows, ".value": value })
-    : h("input", { ...shared, type: "text", inputmode: kind === "number" ? "numeric" : null, ".value": value });
+  const control =
+    kind === "check"
+      ? h("input", { ...shared, type: "checkbox" })
+      : kind === "choice"
+        ? h(
+            "select",
+            shared,
+            choices.map(([value, text]) => h("option", { value }, text)),
+          )
+        : kind === "json" || kind === "lines"
+          ? h("textarea", { ...shared, rows, ".value": value })
+          : h("input", { ...shared, type: "text", inputmode: kind === "number" ? "numeric" : null, ".value": value });
   const told = h("p", { id: `${id}-fault`, class: "fault" });
   const fault = (text, more = false) => {
     control.setAttribute("aria-invalid", String(text !== null));
@@ -90,8 +109,23 @@ function input(field, id) {
       return fault(`This is no JSON: ${error.message}. A text stands in quotes.`);
     }
   };
-  const element = h("div", { class: kind === "check" ? "field check" : "field" }, h("label", { for: id }, label, required && h("span", { class: "quiet" }, " (needed)")), control, h("span", { id: `${id}-hint`, class: "hint" }, hint), told);
-  return { field, control, element, fault, check, value: () => (kind === "check" ? control.checked : control.value.trim()), sent: () => field.once && (kind === "check" ? (control.checked = false) : (control.value = "")) };
+  const element = h(
+    "div",
+    { class: kind === "check" ? "field check" : "field" },
+    h("label", { for: id }, label, required && h("span", { class: "quiet" }, " (needed)")),
+    control,
+    h("span", { id: `${id}-hint`, class: "hint" }, hint),
+    told,
+  );
+  return {
+    field,
+    control,
+    element,
+    fault,
+    check,
+    value: () => (kind === "check" ? control.checked : control.value.trim()),
+    sent: () => field.once && (kind === "check" ? (control.checked = false) : (control.value = "")),
+  };
 }
 
 /** The JSON text of the fields that have a value. JSON goes in as it was typed, so that the node sees each digit. */
@@ -100,8 +134,16 @@ function body(inputs) {
   for (const { field, value } of inputs) {
     const { name, kind = "text", local } = field;
     if (local || value() === "") continue;
-    const text = kind === "json" ? value() : kind === "number" ? String(BigInt(value())) : kind === "choice" && field.numeric ? value()
-      : kind === "lines" ? JSON.stringify(value().split(/\s+/)) : JSON.stringify(value());
+    const text =
+      kind === "json"
+        ? value()
+        : kind === "number"
+          ? String(BigInt(value()))
+          : kind === "choice" && field.numeric
+            ? value()
+            : kind === "lines"
+              ? JSON.stringify(value().split(/\s+/))
+              : JSON.stringify(value());
     const [outer, inner] = name.split("/");
     if (inner === undefined) tree.set(outer, text);
     else tree.set(outer, [...(tree.get(outer) ?? []), `${JSON.stringify(inner)}:${text}`]);
@@ -110,67 +152,145 @@ function body(inputs) {
 }
 
 const RULES = [
-  { name: "difficulty", label: "Difficulty", kind: "number", hint: "Zero bits that each hash of a quant starts with, 0 to 48. 12 where nothing is said." },
+  {
+    name: "difficulty",
+    label: "Difficulty",
+    kind: "number",
+    hint: "Zero bits that each hash of a quant starts with, 0 to 48. 12 where nothing is said.",
+  },
   { name: "schema", label: "Schema", kind: "json", rows: 4, hint: "A JSON Schema (2020-12) that all data must meet; null for any data." },
   { name: "max_bytes", label: "Largest data", kind: "number", hint: "Bytes of canonical data, up to 4,194,304." },
-  { name: "writers", label: "Writers", kind: "lines", hint: "Ed25519 public keys, a line each, in 64 hexadecimal digits. Then only what one of them signed is taken." },
+  {
+    name: "writers",
+    label: "Writers",
+    kind: "lines",
+    hint: "Ed25519 public keys, a line each, in 64 hexadecimal digits. Then only what one of them signed is taken.",
+  },
 ];
 
 /** Where a chain has writers, one of them must have signed. */
-const signed = ({ writers }, what) => !writers ? [] : [{ name: "signer", label: "Signer", required: true, hint: "The public key of a writer of this chain." },
-  { name: "signature", label: "Signature", required: true, hint: `In hexadecimal digits, over the canonical JSON of ${what}.`, once: true }];
+const signed = ({ writers }, what) =>
+  !writers
+    ? []
+    : [
+        { name: "signer", label: "Signer", required: true, hint: "The public key of a writer of this chain." },
+        { name: "signature", label: "Signature", required: true, hint: `In hexadecimal digits, over the canonical JSON of ${what}.`, once: true },
+      ];
 
-export const injectForm = ({ name, rules }) => form({
-  title: "Inject", about: "Adds a transaction. When the answer comes, it is on disk.", button: "Inject",
-  fields: [
-    { name: "data", label: "Data", kind: "json", required: true, rows: 6, value: "{}", hint: "Any JSON." },
-    { name: "id", label: "Id", hint: "Your own name for it, up to 128 characters without space: then it is safe to send it again.", once: true },
-    ...signed(rules, "chain, data and, where there is one, id"),
-    { name: "wait", label: "Wait for the quant", kind: "check", local: true, hint: "Answers when a quant has sealed it, after 30 seconds at the latest." },
-  ],
-  send: (body, { wait }) => post(chainPath(name, `inject${wait ? "?wait=leap" : ""}`), body),
-  done: (answer) => {
-    const index = answer.index ?? answer.transaction.index;
-    return ["Accepted as ", link(`transaction ${count(index)}`, "chains", name, "transactions", String(index)), answer.quant ? `, sealed in quant ${count(answer.quant.index)}.` : "."];
-  },
-});
+export const injectForm = ({ name, rules }) =>
+  form({
+    title: "Inject",
+    about: "Adds a transaction. When the answer comes, it is on disk.",
+    button: "Inject",
+    fields: [
+      { name: "data", label: "Data", kind: "json", required: true, rows: 6, value: "{}", hint: "Any JSON." },
+      { name: "id", label: "Id", hint: "Your own name for it, up to 128 characters without space: then it is safe to send it again.", once: true },
+      ...signed(rules, "chain, data and, where there is one, id"),
+      {
+        name: "wait",
+        label: "Wait for the quant",
+        kind: "check",
+        local: true,
+        hint: "Answers when a quant has sealed it, after 30 seconds at the latest.",
+      },
+    ],
+    send: (body, { wait }) => post(chainPath(name, `inject${wait ? "?wait=leap" : ""}`), body),
+    done: (answer) => {
+      const index = answer.index ?? answer.transaction.index;
+      return [
+        "Accepted as ",
+        link(`transaction ${count(index)}`, "chains", name, "transactions", String(index)),
+        answer.quant ? `, sealed in quant ${count(answer.quant.index)}.` : ".",
+      ];
+    },
+  });
 
-export const leapForm = ({ name, rules }) => form({
-  title: "Leap", about: `Mines a quant over the whole pool, at ${rules.difficulty} zero bits.`, button: "Leap", fields: [],
-  send: () => post(chainPath(name, "leap")),
-  done: ({ index }) => ["Made ", link(`quant ${count(index)}`, "chains", name, "quants", String(index)), "."],
-});
+export const leapForm = ({ name, rules }) =>
+  form({
+    title: "Leap",
+    about: `Mines a quant over the whole pool, at ${rules.difficulty} zero bits.`,
+    button: "Leap",
+    fields: [],
+    send: () => post(chainPath(name, "leap")),
+    done: ({ index }) => ["Made ", link(`quant ${count(index)}`, "chains", name, "quants", String(index)), "."],
+  });
 
-export const forkForm = ({ name, stats }) => form({
-  title: "Fork", about: "Makes a chain that shares the past of this one, and goes on alone.", button: "Fork",
-  fields: [{ name: "name", label: "Name", required: true, hint: "Lower-case letters and digits; behind the first also . _ -" },
-    { name: "at", label: "At quant", kind: "number", hint: `The last quant that both have; the newest, ${stats.length - 1}, where nothing is said.` },
-    ...RULES.map((field) => ({ ...field, hint: `${field.hint} As in this chain where nothing is said.`.replace(" 12 where nothing is said.", "") }))],
-  send: (body) => post(chainPath(name, "fork"), body),
-  done: (answer) => ["Made ", link(answer.name, "chains", answer.name), "."],
-});
+export const forkForm = ({ name, stats }) =>
+  form({
+    title: "Fork",
+    about: "Makes a chain that shares the past of this one, and goes on alone.",
+    button: "Fork",
+    fields: [
+      { name: "name", label: "Name", required: true, hint: "Lower-case letters and digits; behind the first also . _ -" },
+      {
+        name: "at",
+        label: "At quant",
+        kind: "number",
+        hint: `The last quant that both have; the newest, ${stats.length - 1}, where nothing is said.`,
+      },
+      ...RULES.map((field) => ({
+        ...field,
+        hint: `${field.hint} As in this chain where nothing is said.`.replace(" 12 where nothing is said.", ""),
+      })),
+    ],
+    send: (body) => post(chainPath(name, "fork"), body),
+    done: (answer) => ["Made ", link(answer.name, "chains", answer.name), "."],
+  });
 
-export const eraseForm = ({ name, rules }, index = null, done = null) => form({
-  title: "Erase", about: "Removes the data and the salt of a transaction for ever, and records that. Roots and receipts stay as they are.", button: "Erase for ever", danger: true,
-  fields: [
-    ...(index === null ? [{ name: "index", label: "Transaction", kind: "number", required: true, local: true, hint: "Its index.", once: true }] : []),
-    { name: "reason", label: "Reason", required: true, hint: "It is recorded on the chain, for ever: name nobody." },
-    ...signed(rules, "chain, data and kind"),
-    { name: "sure", label: "It cannot be undone, and I want it", kind: "check", required: true, local: true, once: true },
-  ],
-  send: (body, values) => post(chainPath(name, `transactions/${index ?? values.index}/erase`), body),
-  done: (answer) => {
-    done?.();
-    return ["Erased, as ", link(`transaction ${count(answer.index)}`, "chains", answer.chain, "transactions", String(answer.index)), ` of ${answer.chain} records.`];
-  },
-});
+export const eraseForm = ({ name, rules }, index = null, done = null) =>
+  form({
+    title: "Erase",
+    about: "Removes the data and the salt of a transaction for ever, and records that. Roots and receipts stay as they are.",
+    button: "Erase for ever",
+    danger: true,
+    fields: [
+      ...(index === null
+        ? [{ name: "index", label: "Transaction", kind: "number", required: true, local: true, hint: "Its index.", once: true }]
+        : []),
+      { name: "reason", label: "Reason", required: true, hint: "It is recorded on the chain, for ever: name nobody." },
+      ...signed(rules, "chain, data and kind"),
+      { name: "sure", label: "It cannot be undone, and I want it", kind: "check", required: true, local: true, once: true },
+    ],
+    send: (body, values) => post(chainPath(name, `transactions/${index ?? values.index}/erase`), body),
+    done: (answer) => {
+      done?.();
+      return [
+        "Erased, as ",
+        link(`transaction ${count(answer.index)}`, "chains", answer.chain, "transactions", String(answer.index)),
+        ` of ${answer.chain} records.`,
+      ];
+    },
+  });
 
-export const bang = async () => h("div", null, h("h1", null, "New chain"), form({
-  title: "Bang", about: "Its rules are recorded in its first quant, and never change. A fork may have other rules.", button: "Make the chain",
-  fields: [{ name: "name", label: "Name", required: true, hint: "Lower-case letters and digits; behind the first also . _ -" }, ...RULES,
-    { name: "leap/every_ms", label: "Leap after", kind: "number", hint: "Milliseconds after a transaction: then the chain leaps by itself." },
-    { name: "leap/transactions", label: "Leap at", kind: "number", hint: "Transactions in the pool." },
-    { name: "replicas", label: "Replicas", kind: "choice", numeric: true, choices: [["", "as the cluster has it"], ["1", "1"], ["3", "3"], ["5", "5"]], hint: "On how many nodes it is kept." }],
-  send: (body) => post("bang", body),
-  done: (answer) => ["Made ", link(answer.name, "chains", answer.name), "."],
-}));
+export const bang = async () =>
+  h(
+    "div",
+    null,
+    h("h1", null, "New chain"),
+    form({
+      title: "Bang",
+      about: "Its rules are recorded in its first quant, and never change. A fork may have other rules.",
+      button: "Make the chain",
+      fields: [
+        { name: "name", label: "Name", required: true, hint: "Lower-case letters and digits; behind the first also . _ -" },
+        ...RULES,
+        { name: "leap/every_ms", label: "Leap after", kind: "number", hint: "Milliseconds after a transaction: then the chain leaps by itself." },
+        { name: "leap/transactions", label: "Leap at", kind: "number", hint: "Transactions in the pool." },
+        {
+          name: "replicas",
+          label: "Replicas",
+          kind: "choice",
+          numeric: true,
+          choices: [
+            ["", "as the cluster has it"],
+            ["1", "1"],
+            ["3", "3"],
+            ["5", "5"],
+          ],
+          hint: "On how many nodes it is kept.",
+        },
+      ],
+      send: (body) => post("bang", body),
+      done: (answer) => ["Made ", link(answer.name, "chains", answer.name), "."],
+    }),
+  );

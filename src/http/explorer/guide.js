@@ -5,14 +5,25 @@ import { at, h, link } from "./dom.js";
 
 export async function contents({ signal }) {
   const chapters = await get("guide", signal);
-  return h("div", { class: "guide" }, h("h1", null, "Guide"), h("ul", null, chapters.map(({ topic, title }) => h("li", null, link(title, "guide", topic)))),
-    h("p", null, h("a", { href: "openapi.json" }, "openapi.json"), " describes the interface as OpenAPI 3.1."));
+  return h(
+    "div",
+    { class: "guide" },
+    h("h1", null, "Guide"),
+    h(
+      "ul",
+      null,
+      chapters.map(({ topic, title }) => h("li", null, link(title, "guide", topic))),
+    ),
+    h("p", null, h("a", { href: "openapi.json" }, "openapi.json"), " describes the interface as OpenAPI 3.1."),
+  );
 }
 
 export async function chapter({ signal }, topic) {
   const [chapters, text] = await Promise.all([get("guide", signal), getText(`guide/${encodeURIComponent(topic)}`, "text/markdown", signal)]);
   const topics = chapters.map(({ topic }) => topic);
-  const list = chapters.map(({ topic: other, title }) => h("li", null, h("a", { href: at("guide", other), "aria-current": other === topic ? "page" : null }, title)));
+  const list = chapters.map(({ topic: other, title }) =>
+    h("li", null, h("a", { href: at("guide", other), "aria-current": other === topic ? "page" : null }, title)),
+  );
   return h("div", { class: "guide" }, h("nav", { "aria-label": "Chapters" }, h("ul", null, list)), h("article", null, markdown(text, topics)));
 }
 
@@ -39,12 +50,41 @@ export function markdown(text, topics = []) {
       line += 1;
     } else if (lines[line].startsWith("|")) {
       const [head, , ...rows] = take((text) => text.startsWith("|")).map(cells);
-      const row = (tag, cells) => h("tr", null, cells.map((cell) => h(tag, { scope: tag === "th" ? "col" : null }, words(cell))));
-      blocks.push(h("div", { class: "scroll", tabindex: 0 }, h("table", null, h("thead", null, row("th", head)), h("tbody", null, rows.map((cells) => row("td", cells))))));
+      const row = (tag, cells) =>
+        h(
+          "tr",
+          null,
+          cells.map((cell) => h(tag, { scope: tag === "th" ? "col" : null }, words(cell))),
+        );
+      blocks.push(
+        h(
+          "div",
+          { class: "scroll", tabindex: 0 },
+          h(
+            "table",
+            null,
+            h("thead", null, row("th", head)),
+            h(
+              "tbody",
+              null,
+              rows.map((cells) => row("td", cells)),
+            ),
+          ),
+        ),
+      );
     } else if (/^(- |\d+\. )/.test(lines[line])) {
       const tag = lines[line].startsWith("-") ? "ul" : "ol";
       const text = take((text) => /^(- |\d+\. |  )/.test(text)).join("\n");
-      blocks.push(h(tag, null, text.split(/^(?:- |\d+\. )/m).slice(1).map((item) => h("li", null, words(item.replace(/\s+/g, " ").trim())))));
+      blocks.push(
+        h(
+          tag,
+          null,
+          text
+            .split(/^(?:- |\d+\. )/m)
+            .slice(1)
+            .map((item) => h("li", null, words(item.replace(/\s+/g, " ").trim()))),
+        ),
+      );
     } else {
       blocks.push(h("p", null, words(take((text) => text.trim() !== "" && !/^(```|\||#|- )/.test(text)).join(" "))));
     }
@@ -53,7 +93,11 @@ export function markdown(text, topics = []) {
 }
 
 /** The cells of a row; a bar within code or behind a backslash belongs to its cell. */
-const cells = (row) => row.slice(1, row.lastIndexOf("|")).split(/(?<!\\)\|(?=(?:[^`]*`[^`]*`)*[^`]*$)/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+const cells = (row) =>
+  row
+    .slice(1, row.lastIndexOf("|"))
+    .split(/(?<!\\)\|(?=(?:[^`]*`[^`]*`)*[^`]*$)/)
+    .map((cell) => cell.trim().replaceAll("\\|", "|"));
 
 const INLINE = /`([^`]+)`|\*\*(.+?)\*\*|\*([^*]+)\*|\[([^\]]+)\]\((https?:[^)]+)\)|\[([a-z]+)\]/g;
 

@@ -42,9 +42,14 @@ export function plot(name, format, { kept = 150 } = {}) {
 /** The same without words, for the cells of a table: `values` are equally far apart. */
 export function spark(values, name) {
   const high = Math.max(...values, 1e-9);
-  const path = values.map((value, index) => `${((index / Math.max(values.length - 1, 1)) * 80).toFixed(1)} ${(17 - (value / high) * 16).toFixed(1)}`).join("L");
-  return s("svg", { class: "spark", viewBox: "0 0 80 18", preserveAspectRatio: "none", role: "img", "aria-label": name },
-    s("path", { class: "plot-line", d: values.length > 1 ? `M${path}` : "" }));
+  const path = values
+    .map((value, index) => `${((index / Math.max(values.length - 1, 1)) * 80).toFixed(1)} ${(17 - (value / high) * 16).toFixed(1)}`)
+    .join("L");
+  return s(
+    "svg",
+    { class: "spark", viewBox: "0 0 80 18", preserveAspectRatio: "none", role: "img", "aria-label": name },
+    s("path", { class: "plot-line", d: values.length > 1 ? `M${path}` : "" }),
+  );
 }
 
 /** Tells how fast a number grows: gives the growth a second since the last call by this name. */

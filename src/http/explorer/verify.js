@@ -23,7 +23,10 @@ const sha256 = async (...parts) => new Uint8Array(await crypto.subtle.digest("SH
 export function jcs(value) {
   if (Array.isArray(value)) return `[${value.map(jcs).join(",")}]`;
   if (value === null || typeof value !== "object") return JSON.stringify(value);
-  return `{${Object.keys(value).sort().map((name) => `${JSON.stringify(name)}:${jcs(value[name])}`).join(",")}}`;
+  return `{${Object.keys(value)
+    .sort()
+    .map((name) => `${JSON.stringify(name)}:${jcs(value[name])}`)
+    .join(",")}}`;
 }
 
 const members = (object, names) => Object.fromEntries(names.filter((name) => Object.hasOwn(object, name)).map((name) => [name, object[name]]));
@@ -32,8 +35,16 @@ const LEAF = ["commitment", "id", "kind", "signature", "signer", "timestamp"];
 const HEADER = ["difficulty", "index", "previous_hash", "root", "size", "timestamp", "version"];
 
 /** What can be broken by hand, and what that is called. */
-export const FLIPS = { data: "the data", salt: "the salt", time: "the time", path: "the path", root: "the root of the quant", proof: "the proof of work",
-  checkpoint: "the checkpoint", signature: "the signatures of the checkpoint" };
+export const FLIPS = {
+  data: "the data",
+  salt: "the salt",
+  time: "the time",
+  path: "the path",
+  root: "the root of the quant",
+  proof: "the proof of work",
+  checkpoint: "the checkpoint",
+  signature: "the signatures of the checkpoint",
+};
 
 /** The bytes with one bit in their middle changed. */
 function flipped(bytes) {
@@ -54,13 +65,23 @@ function damaged(receipt, what) {
   if (what === "root") quant.root = digit(quant.root);
   if (what === "proof") quant.proof ^= 1;
   if (what === "checkpoint" && changed.checkpoint) changed.checkpoint = changed.checkpoint.replace(/\n(\d+)\n/, (_, size) => `\n${size ^ 1}\n`);
-  if (what === "signature" && changed.checkpoint) changed.checkpoint = changed.checkpoint.replaceAll(/(— \S+ )(\S+)/g, (_, head, text) => head + base64(flipped(fromBase64(text))));
+  if (what === "signature" && changed.checkpoint)
+    changed.checkpoint = changed.checkpoint.replaceAll(/(— \S+ )(\S+)/g, (_, head, text) => head + base64(flipped(fromBase64(text))));
   return changed;
 }
 
 /** Which of the flips change something in this receipt. */
-export const flipsOf = ({ transaction, path, checkpoint }) => Object.keys(FLIPS).filter((what) =>
-  ({ data: !transaction.erased, salt: !transaction.erased, path: path.length > 0, checkpoint: Boolean(checkpoint), signature: Boolean(checkpoint) })[what] ?? true);
+export const flipsOf = ({ transaction, path, checkpoint }) =>
+  Object.keys(FLIPS).filter(
+    (what) =>
+      ({
+        data: !transaction.erased,
+        salt: !transaction.erased,
+        path: path.length > 0,
+        checkpoint: Boolean(checkpoint),
+        signature: Boolean(checkpoint),
+      })[what] ?? true,
+  );
 
 /**
  * Verifies a receipt, or it with one bit flipped. Gives the steps: `{name, state, detail, parts}`, where the state is `holds`,
@@ -79,7 +100,10 @@ export async function verify(received, { keys = [], writes = [received.chain], f
   let commitment = transaction.commitment;
   let data = null;
   if (transaction.erased) {
-    step("Data", "noted", "The data was erased. Its commitment stays in the leaf, so that all else can be checked.", ["commitment", fromHex(commitment)]);
+    step("Data", "noted", "The data was erased. Its commitment stays in the leaf, so that all else can be checked.", [
+      "commitment",
+      fromHex(commitment),
+    ]);
   } else {
     data = utf8(jcs(transaction.data));
     if (flip === "data") data = flipped(data);
@@ -92,27 +116,54 @@ export async function verify(received, { keys = [], writes = [received.chain], f
 
   const leaf = utf8(jcs({ ...members(transaction, LEAF), commitment }));
   let node = await sha256([0], leaf);
-  check("Leaf", hex(node) === transaction.hash, "The hash of the leaf is the hash of the transaction.", "The leaf has another hash than the transaction says.",
-    ["leaf", leaf], ["SHA-256(00 ‖ leaf)", node], ["hash of the transaction", fromHex(transaction.hash)]);
+  check(
+    "Leaf",
+    hex(node) === transaction.hash,
+    "The hash of the leaf is the hash of the transaction.",
+    "The leaf has another hash than the transaction says.",
+    ["leaf", leaf],
+    ["SHA-256(00 ‖ leaf)", node],
+    ["hash of the transaction", fromHex(transaction.hash)],
+  );
 
   if (transaction.signer) await checkWriter(transaction, data, writes, check, step);
 
   const climbed = await climb(node, transaction.index, quant.size, receipt.path.map(fromHex));
   const reaches = climbed.complete && hex(climbed.root) === quant.root;
-  check("Path", reaches, `${receipt.path.length} hashes lead from the leaf to the root of the quant (RFC 9162).`,
+  check(
+    "Path",
+    reaches,
+    `${receipt.path.length} hashes lead from the leaf to the root of the quant (RFC 9162).`,
     climbed.complete ? "The path leads to another root than that of the quant." : "The path has not the length that the tree's size asks for.",
-    ...climbed.parts, ["root reached", climbed.root], ["root of the quant", fromHex(quant.root)]);
+    ...climbed.parts,
+    ["root reached", climbed.root],
+    ["root of the quant", fromHex(quant.root)],
+  );
 
   const header = utf8(jcs(members(quant, HEADER)));
   const proof = new Uint8Array(8);
   new DataView(proof.buffer).setBigUint64(0, BigInt(quant.proof));
   const inner = await sha256(header);
   const digest = await sha256(inner, proof);
-  check("Quant", hex(digest) === quant.hash, "The header and the proof have the hash of the quant.", "The header and the proof have another hash than the quant says.",
-    ["header", header], ["SHA-256(header)", inner], ["proof", proof], ["SHA-256(SHA-256(header) ‖ proof)", digest], ["hash of the quant", fromHex(quant.hash)]);
+  check(
+    "Quant",
+    hex(digest) === quant.hash,
+    "The header and the proof have the hash of the quant.",
+    "The header and the proof have another hash than the quant says.",
+    ["header", header],
+    ["SHA-256(header)", inner],
+    ["proof", proof],
+    ["SHA-256(SHA-256(header) ‖ proof)", digest],
+    ["hash of the quant", fromHex(quant.hash)],
+  );
   const zeros = leadingZeros(digest);
-  check("Work", zeros >= quant.difficulty, `The hash starts with ${zeros} zero bits; ${quant.difficulty} are asked for.`,
-    `The hash starts with ${zeros} zero bits, but ${quant.difficulty} are asked for.`, ["hash", digest]);
+  check(
+    "Work",
+    zeros >= quant.difficulty,
+    `The hash starts with ${zeros} zero bits; ${quant.difficulty} are asked for.`,
+    `The hash starts with ${zeros} zero bits, but ${quant.difficulty} are asked for.`,
+    ["hash", digest],
+  );
 
   if (receipt.checkpoint) await checkCheckpoint(receipt, keys, check, step);
   else step("Checkpoint", "open", "The receipt has none: nothing here shows whose chain it is.");
@@ -165,15 +216,28 @@ async function checkWriter(transaction, data, writes, check, step) {
     if (held !== false) break;
   }
   if (held === null) return step("Writer", "open", NO_ED25519, ["signer", key], ["signature", signature]);
-  check("Writer", held, "The signature of the transaction is its signer's.", "The signature of the transaction is not its signer's.", ["signer", key], ["signature", signature]);
+  check(
+    "Writer",
+    held,
+    "The signature of the transaction is its signer's.",
+    "The signature of the transaction is not its signer's.",
+    ["signer", key],
+    ["signature", signature],
+  );
 }
 
 async function checkCheckpoint({ chain, quant, checkpoint }, keys, check, step) {
   const [body, lines = ""] = checkpoint.split("\n\n");
   const note = `${body}\n`;
   const expected = `qbc/${chain}\n${quant.size}\n${base64(fromHex(quant.root))}\nquant ${quant.index} ${quant.hash}\n`;
-  check("Checkpoint", note === expected, "It names this chain, the size and root of the quant, and its hash.", "It speaks of another chain, size, root or quant.",
-    ["checkpoint", note], ["what this quant asks for", expected]);
+  check(
+    "Checkpoint",
+    note === expected,
+    "It names this chain, the size and root of the quant, and its hash.",
+    "It speaks of another chain, size, root or quant.",
+    ["checkpoint", note],
+    ["what this quant asks for", expected],
+  );
   const known = [...keys, ...namedKeys(lines)].map(({ key, owner }) => ({ owner, ...parseKey(key) })).filter((key) => key.bytes);
   for (const line of lines.split("\n").filter((line) => line.startsWith("— "))) await checkSignature(line, note, known, check, step);
 }
@@ -181,7 +245,10 @@ async function checkCheckpoint({ chain, quant, checkpoint }, keys, check, step) 
 /** The keys that the names of QBC's signers spell out: they show who signed, and not that one should trust them. */
 function namedKeys(lines) {
   const names = lines.matchAll(/^— (qbc\/(node|cluster|witness)\/([0-9a-f]{64})) /gm);
-  return Array.from(names, ([, name, kind, digits]) => ({ key: `${name}++${base64(join([kind === "witness" ? 4 : 1], fromHex(digits)))}`, owner: null }));
+  return Array.from(names, ([, name, kind, digits]) => ({
+    key: `${name}++${base64(join([kind === "witness" ? 4 : 1], fromHex(digits)))}`,
+    owner: null,
+  }));
 }
 
 /** A verifier key (C2SP signed-note): name, id, and base64 of the algorithm and the public key. */
@@ -208,7 +275,10 @@ async function checkSignature(line, note, known, check, step) {
     const digest = await sha256(utf8(`${name}\n`), [key.algorithm], key.bytes);
     if (hex(digest.slice(0, 4)) === id) found ??= key;
   }
-  const parts = [["name", name], ["id of the key, and signature", content]];
+  const parts = [
+    ["name", name],
+    ["id of the key, and signature", content],
+  ];
   const kind = found?.algorithm === COSIGNATURE ? "Cosignature" : "Signature";
   if (!found) return step(kind, "open", `The key of ${name} is not known here: enter it below.`, ...parts);
   let [signature, message, when] = [content.slice(4), utf8(note), ""];
@@ -221,5 +291,11 @@ async function checkSignature(line, note, known, check, step) {
   parts.push(["public key", found.bytes], ["what is signed", message]);
   if (held === null) return step(kind, "open", NO_ED25519, ...parts);
   const owner = known.find((key) => key.owner && hex(key.bytes) === hex(found.bytes))?.owner;
-  check(kind, held, `${name} has signed it${when}: ${owner ?? "the key is in the name; whether to trust it, you must know"}.`, `It is no signature of ${name}.`, ...parts);
+  check(
+    kind,
+    held,
+    `${name} has signed it${when}: ${owner ?? "the key is in the name; whether to trust it, you must know"}.`,
+    `It is no signature of ${name}.`,
+    ...parts,
+  );
 }

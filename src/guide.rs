@@ -29,6 +29,7 @@ macro_rules! chapters {
     ($($topic:ident)*) => {
         $(
             #[doc = "[cluster]: crate::guide::cluster"]
+            #[doc = "[explorer]: crate::guide::explorer"]
             #[doc = "[format]: crate::guide::format"]
             #[doc = "[interface]: crate::guide::interface"]
             #[doc = "[numbers]: crate::guide::numbers"]
@@ -48,7 +49,7 @@ macro_rules! chapters {
     };
 }
 
-chapters! { interface format proofs cluster operation security numbers }
+chapters! { interface format proofs explorer cluster operation security numbers }
 
 #[cfg(test)]
 mod tests {

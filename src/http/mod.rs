@@ -7,6 +7,7 @@ mod cluster;
 mod coding;
 mod erase;
 mod events;
+mod explorer;
 mod extract;
 mod forward;
 mod forwarded;
@@ -190,6 +191,7 @@ fn node_routes() -> Table {
         .on_node(Between, routes!(witness::add_checkpoint))
         .on_node(Read, routes!(witness::witness))
         .on_node(Read, routes!(witness::cosigned))
+        .on_node(Open, routes!(explorer::file))
         .on_node(Open, routes!(guide::chapters))
         .on_node(Open, routes!(guide::chapter))
         .on_node(Open, routes!(nodes::livez))

@@ -14,11 +14,13 @@ use serde_json::{Map, Value, json};
 use super::{
     App,
     access::Client,
+    cache::insists_on,
     chains::{Stats, page_limit},
+    explorer,
     extract::{ChainOf, Place, Query, Rooms, read_object, read_whole},
     forward::{self, Way},
     inject::text_header,
-    openapi::{Guard, NameForm, PublicKey},
+    openapi::{Cached, Guard, NameForm, PublicKey},
     preconditions::{expected, is_only_if_new, refuse_conditions, refuse_key},
     problem::Problem,
 };
@@ -686,11 +688,30 @@ pub async fn openapi(State(app): State<App>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], document).into_response()
 }
 
-/// What this is, and where everything else is.
-#[utoipa::path(get, path = "/", tag = "node", responses((status = 200, description = "The index", body = Object)))]
-pub async fn index(State(app): State<App>, client: Client) -> axum::Json<Value> {
+/// What this is, and where everything else is: for browsers the explorer, a page.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "node",
+    responses(
+        (status = 200, description = "The index, or for who would rather have `text/html` the explorer",
+            headers(("Content-Security-Policy"), ("Referrer-Policy"), ("X-Content-Type-Options")),
+            content((Object = "application/json"), (String = "text/html"))),
+        Cached,
+    )
+)]
+pub async fn index(State(app): State<App>, client: Client, headers: HeaderMap) -> Response {
+    let mut response = match insists_on(&headers, "text/html", "application/json") {
+        true => explorer::page(&headers),
+        false => axum::Json(listed(&app, &client)).into_response(),
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    response
+}
+
+fn listed(app: &App, client: &Client) -> Value {
     let chains = client.may_everywhere(Role::Read).then(|| app.0.node.chain_count());
-    axum::Json(json!({
+    json!({
         "name": "qbc",
         "version": env!("CARGO_PKG_VERSION"),
         "id": app.0.node.id(),
@@ -708,5 +729,5 @@ pub async fn index(State(app): State<App>, client: Client) -> axum::Json<Value> 
             "GET /guide": "how to use it, chapter by chapter",
             "GET /openapi.json": "all of it"
         }
-    }))
+    })
 }

@@ -227,9 +227,10 @@ const IMPLIED: [Implied; 16] = [
 ];
 
 /// Headers of answers. What a handler or a rule names is described here.
-const HEADERS: [(&str, &str); 10] = [
+const HEADERS: [(&str, &str); 13] = [
     ("Accept-Encoding", "The codings that a body may have"),
     ("Cache-Control", "For how long the answer may be kept"),
+    ("Content-Security-Policy", "What a browser may do with a page"),
     (
         "ETag",
         "Of what can be cached, the tag for `If-None-Match`; of a chain's figures and of writes, the chain's state, for \
@@ -238,6 +239,7 @@ const HEADERS: [(&str, &str); 10] = [
     ("Idempotent-Replayed", "`true` where an earlier request had done all of it"),
     ("Link", "`rel=\"next\"`: the next page, where there is one"),
     ("Location", "Where what was made stands"),
+    ("Referrer-Policy", "That a browser tells no other site of a page"),
     ("Retry-After", "Seconds after which it is worth another try"),
     ("Vary", "The request headers that the answer depends on"),
     (
@@ -245,6 +247,7 @@ const HEADERS: [(&str, &str); 10] = [
         "How to authenticate: `Bearer` (RFC 6750) where the node asks for a token, `QBC-Ed25519` where the chain asks for the signature \
         of one of its writers",
     ),
+    ("X-Content-Type-Options", "That a browser takes the type as it is said"),
     (REQUEST_ID, "The request's `X-Request-Id`, or one that was made for it; the node's log has it"),
 ];
 

@@ -602,7 +602,7 @@ const CHAIN_ROUTES: [(&str, &str); 13] = [
     ("get", "/stats"),
     ("post", "/fork"),
 ];
-const NODE_ROUTES: [(&str, &str); 12] = [
+const NODE_ROUTES: [(&str, &str); 13] = [
     ("post", "/bang"),
     ("post", "/import"),
     ("delete", "/import"),
@@ -615,6 +615,7 @@ const NODE_ROUTES: [(&str, &str); 12] = [
     ("get", "/readyz"),
     ("get", "/openapi.json"),
     ("get", "/"),
+    ("get", "/explorer/{file}"),
 ];
 
 #[test]

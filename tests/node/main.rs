@@ -10,6 +10,7 @@ mod cluster_faults;
 mod discovery;
 mod erasure;
 mod events;
+mod explorer;
 mod examples;
 mod faults;
 mod frozen;

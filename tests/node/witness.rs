@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use crate::support::{TestNode, eventually, header, problem, verifies};
 
 /// The key of the node in these tests whose secret is this byte, 32 times.
-fn node_key(secret: u8) -> VerifierKey {
+pub fn node_key(secret: u8) -> VerifierKey {
     let key = SigningKey::from_bytes(&[secret; 32]).verifying_key();
     VerifierKey::new(KeyName::of_node(&key), Algorithm::Ed25519, key)
 }
@@ -42,7 +42,7 @@ fn import(data: &Path, secret: u8) {
 }
 
 /// A node with this key on a new folder.
-fn log_with_key(secret: u8, options: &[&str]) -> TestNode {
+pub fn log_with_key(secret: u8, options: &[&str]) -> TestNode {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     import(&data, secret);
@@ -55,7 +55,7 @@ fn witness_key(witness: &TestNode) -> VerifierKey {
 }
 
 /// How an operator names a witness.
-fn named(witness: &TestNode) -> String {
+pub fn named(witness: &TestNode) -> String {
     format!("{}@{}", witness_key(witness), witness.url)
 }
 

@@ -270,7 +270,7 @@ fn each_flipped_bit_is_found() {
         let before = fs::read(&file).unwrap();
         check::<LogError>(folder.path(), |_| Ok(())).expect_err("the check finds it");
         let mut differ = 0;
-        let opened = recovery::judge(folder.path(), Mark::START, |record| {
+        let opened = recovery::judge(folder.path(), Mark::START, false, |record| {
             let found = found(record);
             differ += usize::from(!kept.contains(&found));
             assert_eq!(found.plain, kept.iter().find(|kept| kept.place == found.place).unwrap().plain);

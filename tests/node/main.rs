@@ -1,6 +1,7 @@
 //! The node through its HTTP interface: one binary, so that it is linked once.
 
 mod api;
+mod backup;
 mod cache;
 mod clients;
 mod clock;
@@ -16,6 +17,7 @@ mod hostile;
 mod import;
 mod inject;
 mod mirrors;
+mod operation;
 mod origin;
 mod process;
 mod proofs;

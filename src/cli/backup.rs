@@ -1,27 +1,36 @@
 //! `qbc backup`: a copy of a node's data folder, while the node runs.
 
-use std::{fmt, path::{Path, PathBuf}};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use super::{Unit, folder::{self, VerifiedFolder}, print_line, print_value, progress};
+use super::{
+    Unit,
+    folder::{self, VerifiedFolder},
+    print_line, print_value, progress,
+};
 use crate::store::{Copied, Progress, Store};
 
 /// What `qbc backup` takes.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  qbc backup /backup/qbc                       of the node at port 5000, in qbc-data/5000
-  qbc backup --data /var/lib/qbc /backup/qbc   of the node with this data folder, while it runs or not
+  qbc backup /backup/qbc                       of the node with port 5000 and folder qbc-data/5000
+  qbc backup --data /var/lib/qbc /backup/qbc   of this folder, whether its node runs or not
   qbc backup --quick /backup/qbc               each hour, say, and once a day without --quick
-  qbc --data /backup/qbc --port 5009           restore: start a node on it (copy it before, to keep it as a backup)
+  cp -a /backup/qbc restored && qbc --data restored
 
-Run it on the node's machine, as its user: it reads the data folder, and asks the node nothing. The first run copies all, a later one what is
-new, and erases what was erased since then. Then all of the backup is verified. An interrupted run leaves the backup as it was.
-The backup has the node's secrets, node.key and cluster.secret: keep it as you keep the data folder.")]
+Run it on the node's machine, as its user: it reads the data folder, and asks the node nothing. The
+first run copies all. A later one copies what is new, and erases what was erased since then. Then
+all of the backup is verified. An interrupted run leaves the backup as it was.
+
+The backup has the node's secrets, node.key and cluster.secret: keep it as you keep the folder.")]
 pub struct BackupArgs {
     /// The folder of the backup: a new or empty one, or that of an earlier run
     dir: PathBuf,
@@ -58,7 +67,7 @@ impl fmt::Display for BackedUp {
         let BackedUp { folder, backup, batches, bytes, erasures, verified } = self;
         write!(f, "{folder} is backed up to {backup}: {batches} new batches, {}", HumanBytes(*bytes))?;
         if *erasures > 0 {
-            write!(f, "; {erasures} erasures since the last time, erased there too")?;
+            write!(f, "; erasures since the last time, made there too: {erasures}")?;
         }
         match verified {
             None => write!(f, "; what is new was checked"),
@@ -72,7 +81,8 @@ impl fmt::Display for BackedUp {
 /// # Errors
 /// It cannot be read, the backup cannot be written, or what it has does not hold.
 pub async fn run(args: BackupArgs, json: bool) -> anyhow::Result<()> {
-    let done = tokio::task::spawn_blocking(move || back_up(&args, json)).await.context("the backup was interrupted")??;
+    let done =
+        tokio::task::spawn_blocking(move || back_up(&args, json)).await.context("the backup was interrupted")??;
     match json {
         true => print_value(&done),
         false => print_line(done),
@@ -97,7 +107,17 @@ fn back_up(args: &BackupArgs, json: bool) -> anyhow::Result<BackedUp> {
     drop(opened.with_context(|| format!("the backup {} cannot be used: back up into an empty folder", to.display()))?);
     let verified = (!args.quick).then(|| folder::recompute(to, json, true, |_, _| Ok(()))).transpose();
     let verified = verified.with_context(|| {
-        format!("the backup {} does not hold: is the node's folder whole (qbc doctor)? If so, back up into an empty folder", to.display())
+        format!(
+            "the backup {} does not hold: is the node's folder whole (qbc doctor)? If so, back up into an empty folder",
+            to.display()
+        )
     })?;
-    Ok(BackedUp { folder: from.display().to_string(), backup: to.display().to_string(), batches, bytes, erasures, verified })
+    Ok(BackedUp {
+        folder: from.display().to_string(),
+        backup: to.display().to_string(),
+        batches,
+        bytes,
+        erasures,
+        verified,
+    })
 }

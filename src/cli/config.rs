@@ -32,9 +32,11 @@ const CONFIG: &str = "config";
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  qbc config check /etc/qbc.toml             what would be in force, and from where; exit 1 and the line where it is wrong
-  qbc --config /etc/qbc.toml                 start a node with it
-  QBC_CONFIG=/etc/qbc.toml qbc --port 5001   options count before variables, and variables before the file
+  qbc config check /etc/qbc.toml   what would be in force, and from where; or exit 1, and the line
+  qbc --config /etc/qbc.toml       start a node with it
+  QBC_CONFIG=/etc/qbc.toml qbc --port 5001
+
+Options count before variables, and variables before the file.
 
 The file has the options of serve by their names:
   port = 5001
@@ -200,9 +202,8 @@ pub fn completed(
 /// One setting of the file, checked by itself.
 fn setting(command: &Command, key: &str, value: &DeValue) -> Result<Setting, String> {
     let option = options(command).find(|option| name(option) == key).ok_or_else(|| unknown(command, key))?;
-    let texts = texts(option, value).map_err(|expected| {
-        format!("{key} takes {expected}, and this is {}", described(value))
-    })?;
+    let texts =
+        texts(option, value).map_err(|expected| format!("{key} takes {expected}, and this is {}", described(value)))?;
     let arguments: Vec<String> = match kind(option) {
         Kind::Flag => texts.iter().filter(|text| *text == "true").map(|_| format!("--{key}")).collect(),
         _ => texts.iter().map(|text| format!("--{key}={text}")).collect(),

@@ -26,13 +26,13 @@ use super::{
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  qbc doctor                                  of the node with the port 5000 and the folder qbc-data/5000
-  qbc doctor --config /etc/qbc.toml           of the node with this configuration: the options are those of serve
+  qbc doctor                           of the node with port 5000 and folder qbc-data/5000
+  qbc doctor --config /etc/qbc.toml    of the node with this configuration
   qbc doctor --data /var/lib/qbc --port 80 --host 0.0.0.0
   qbc doctor --json | jq '.findings[] | select(.state != \"ok\")'
 
-Run it on the node's machine, as its user, whether the node runs or not. It exits with 1 where something is wrong. What is only to be noted
-may be meant so.")]
+The options are those of serve. Run it on the node's machine, as its user, whether the node runs or
+not. It exits with 1 where something is wrong. What is only to be noted may be meant so.")]
 pub struct DoctorArgs {
     #[command(flatten)]
     serve: ServeArgs,

@@ -411,7 +411,11 @@ fn reload(file: &Path, started_with: &Configuration, refilter: &Refilter) -> any
     refilter(log_filter(&Cli::serve_args()?.log)?)?;
     let others: Vec<String> = now.differences(started_with).into_iter().filter(|name| name != "log").collect();
     if !others.is_empty() {
-        tracing::warn!("changed in {}, but in force only when the node is started again: {}", file.display(), others.join(", "));
+        tracing::warn!(
+            "changed in {}, but in force only when the node is started again: {}",
+            file.display(),
+            others.join(", ")
+        );
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use super::{
 };
 
 /// The file that says from which batch on a copy is being written.
-const COPYING: &str = "copying";
+pub(super) const COPYING: &str = "copying";
 
 /// How often `acknowledged` is read again, and the pause before, where it was just being written.
 const READS: u32 = 100;
@@ -208,7 +208,13 @@ fn seed(folder: &Path) -> Result<u64, LogError> {
 }
 
 /// Copies the bytes of the batches after one up to another, and gives how many.
-fn append(from: &Path, to: &Path, after: Mark, end: Mark, told: &impl Fn(u64, u64)) -> Result<u64, LogError> {
+pub(super) fn append(
+    from: &Path,
+    to: &Path,
+    after: Mark,
+    end: Mark,
+    told: &impl Fn(u64, u64),
+) -> Result<u64, LogError> {
     let unreadable = |error: io::Error| LogError::Failed(format!("cannot read {}: {error}", from.display()));
     let mut parts = Vec::new();
     for number in after.segment..=end.segment {
@@ -261,7 +267,7 @@ fn open_to_write(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let part = folder.join(format!("{name}.part"));
     let mut file = File::create(&part)?;
     file.write_all(bytes)?;

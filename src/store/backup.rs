@@ -112,9 +112,10 @@ fn refuse_other(to: &Path, from: &Files) -> Result<(), StoreError> {
     let name = key::KeyFile::Node.to_string();
     let is_other = |key: &Vec<u8>| from.get(&name) != Some(key);
     match fs::read(to.join(&name)) {
-        Ok(key) if !to.join(LOG).exists() && is_other(&key) => {
-            Err(StoreError::Folder(format!("{} has the key of another node: back up into an empty folder", to.display())))
-        }
+        Ok(key) if !to.join(LOG).exists() && is_other(&key) => Err(StoreError::Folder(format!(
+            "{} has the key of another node: back up into an empty folder",
+            to.display()
+        ))),
         _ => Ok(()),
     }
 }

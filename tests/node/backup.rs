@@ -106,7 +106,7 @@ fn a_later_run_copies_what_is_new_and_erases_what_was_erased() {
     erase(&node, node.inject("", json!("another")));
     let text = Command::new(env!("CARGO_BIN_EXE_qbc")).args(["backup", "--data"]).arg(&node.data).arg(&to).output();
     let text = String::from_utf8(text.unwrap().stdout).unwrap();
-    assert!(text.contains("1 erasures since the last time, erased there too") && text.contains("holds"), "{text}");
+    assert!(text.contains("erasures since the last time, made there too: 1") && text.contains("holds"), "{text}");
     drop(node);
     let restored = TestNode::open(&to, &[]);
     assert!(restored.json(&format!("/transactions/{secret}"))["data"].is_null());

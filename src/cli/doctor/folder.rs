@@ -65,7 +65,8 @@ pub(super) fn look(data: &Path, found: &mut Findings) -> bool {
     look_at_machine(found);
     let shown = data.display();
     if !data.exists() {
-        let cure = format!("start a node on it, or say which one is meant: {}", "--data DIR, --port PORT or --config FILE");
+        let cure =
+            format!("start a node on it, or say which one is meant: {}", "--data DIR, --port PORT or --config FILE");
         found.note("folder", format!("there is no {shown} yet"), cure);
         return false;
     }
@@ -95,7 +96,9 @@ fn look_at_machine(found: &mut Findings) {
         most => found.note(
             "open files",
             format!("a node may open {most}, and would for {} connections open {wanted}", limits::CONNECTIONS),
-            format!("raise the hard limit: LimitNOFILE={wanted} in a systemd unit, --ulimit nofile={wanted} for Docker"),
+            format!(
+                "raise the hard limit: LimitNOFILE={wanted} in a systemd unit, --ulimit nofile={wanted} for Docker"
+            ),
         ),
     }
     match Clock::default().plausible() {
@@ -142,7 +145,11 @@ fn look_at_files(data: &Path, is_in_use: bool, found: &mut Findings) {
     }
     if data.join("log/copying").exists() {
         let detail = "a backup into this folder was interrupted";
-        found.note("backup", detail, "run it again; until then the folder is the backup before, once a node is started on it");
+        found.note(
+            "backup",
+            detail,
+            "run it again; until then the folder is the backup before, once a node is started on it",
+        );
     }
 }
 
@@ -155,9 +162,17 @@ fn look_at_room(data: &Path, found: &mut Findings) {
         let cure = "free some, or move the folder to a larger disk: a node takes no writes until then";
         found.wrong("disk", detail, cure);
     } else if stat.f_files > 0 && stat.f_favail == 0 {
-        found.wrong("disk", "it can have no more files (inodes)", "remove files, or make a file system with more inodes");
+        found.wrong(
+            "disk",
+            "it can have no more files (inodes)",
+            "remove files, or make a file system with more inodes",
+        );
     } else if free < total / 10 {
-        found.note("disk", detail, format!("see to more space in time: below {} writes are refused", HumanBytes(least)));
+        found.note(
+            "disk",
+            detail,
+            format!("see to more space in time: below {} writes are refused", HumanBytes(least)),
+        );
     } else {
         found.ok("disk", detail);
     }
@@ -230,6 +245,10 @@ fn look_at_times(data: &Path, found: &mut Findings) {
     let ahead = newest.map_or(0, |newest| newest - Utc::now().timestamp());
     if ahead > limits::CLOCK_TOLERANCE.as_secs() as i64 {
         let detail = format!("the newest file of the log was written {ahead} s from now, by this clock");
-        found.wrong("clock", detail, "set it, and keep it by NTP; what is new gets the newest time that there is until then");
+        found.wrong(
+            "clock",
+            detail,
+            "set it, and keep it by NTP; what is new gets the newest time that there is until then",
+        );
     }
 }

@@ -31,7 +31,8 @@ pub(super) async fn look(node: &Connection, serve: &ServeArgs, is_in_use: bool, 
         Ok(alive) => alive,
         Err(_) if is_in_use => {
             let detail = format!("a process uses the folder, but nothing answers at {url}");
-            let cure = "name its port or URL (--port, --node), and look at its log: it may be starting, stopping or hanging";
+            let cure =
+                "name its port or URL (--port, --node), and look at its log: it may be starting, stopping or hanging";
             return found.wrong("node", detail, cure);
         }
         Err(_) => return look_at_port(serve, &url, found),
@@ -51,7 +52,9 @@ fn look_at_port(serve: &ServeArgs, url: &str, found: &mut Findings) {
     let address = SocketAddr::new(serve.host, serve.port);
     match TcpListener::bind(address) {
         Ok(_) => found.ok("node", format!("none runs at {url}, and it can listen there")),
-        Err(error) => found.wrong("port", format!("{:#}", serve::cannot_listen(address, &error)), "see --host and --port"),
+        Err(error) => {
+            found.wrong("port", format!("{:#}", serve::cannot_listen(address, &error)), "see --host and --port")
+        }
     }
 }
 
@@ -88,7 +91,9 @@ async fn look_at_version(node: &Connection, url: &str, found: &mut Findings) {
             let detail = format!("it runs version {} at {url}, and this program is {own}", index["version"]);
             found.note("node", detail, "start the node again, where this is its new version");
         }
-        Err(error) => found.wrong("node", format!("what answers at {url} is no node: {error}"), "see --port and --node"),
+        Err(error) => {
+            found.wrong("node", format!("what answers at {url} is no node: {error}"), "see --port and --node")
+        }
     }
 }
 
@@ -117,13 +122,15 @@ async fn look_at_host(node: &Connection, serve: &ServeArgs, found: &mut Findings
     match at(node, host).await {
         Ok(_) => found.ok("host", format!("others are told to reach it at {host}, and it answers there")),
         Err(error) => {
-            let detail = format!("others are told to reach it at {host}, but it cannot be reached there from here: {error:#}");
+            let detail =
+                format!("others are told to reach it at {host}, but it cannot be reached there from here: {error:#}");
             found.wrong("host", detail, "start it with --advertise HOST:PORT, as other machines reach it");
         }
     }
     if !serve.host.is_loopback() && serve.witness.is_empty() {
         let detail = "it listens beyond this machine, and no witness cosigns its chains";
-        let cure = "--witness KEY@URL: then nobody can show two histories, and an older copy of the folder is found out";
+        let cure =
+            "--witness KEY@URL: then nobody can show two histories, and an older copy of the folder is found out";
         found.note("witnesses", detail, cure);
     }
 }
@@ -148,7 +155,8 @@ async fn look_at_cluster(node: &Connection, found: &mut Findings) {
         found.note("cluster", detail, "join one more (qbc --join), or take one out (qbc cluster leave ID)");
     }
     if let Some(other) = nodes.iter().find(|other| other["version"] != nodes[0]["version"]) {
-        let detail = format!("versions {} and {} run side by side", text(&nodes[0]["version"]), text(&other["version"]));
+        let detail =
+            format!("versions {} and {} run side by side", text(&nodes[0]["version"]), text(&other["version"]));
         found.note("cluster", detail, "finish the upgrade: one node after the other");
     }
     for group in &groups {
@@ -158,7 +166,8 @@ async fn look_at_cluster(node: &Connection, found: &mut Findings) {
             found.wrong("cluster", format!("nobody leads the group {name}, so its chains take no writes"), cure);
         }
         for replica in group["replicas"].as_array().into_iter().flatten().filter(|replica| replica["lag"] != 0) {
-            let detail = format!("the node {} lacks {} entries of the group {name}", text(&replica["node"]), replica["lag"]);
+            let detail =
+                format!("the node {} lacks {} entries of the group {name}", text(&replica["node"]), replica["lag"]);
             found.note("cluster", detail, "wait: it catches up; where it does not, look at its log and at the network");
         }
     }
@@ -166,7 +175,9 @@ async fn look_at_cluster(node: &Connection, found: &mut Findings) {
         let host = text(&other["host"]);
         match at(node, &host).await {
             Ok(answer) => compare_clocks(&host, &answer, found),
-            Err(error) => found.wrong("cluster", format!("{host} does not answer from here: {error:#}"), "look at the network"),
+            Err(error) => {
+                found.wrong("cluster", format!("{host} does not answer from here: {error:#}"), "look at the network")
+            }
         }
     }
     let (live, led) = (nodes.iter().filter(|node| node["state"] == "live").count(), groups.len());

@@ -40,7 +40,7 @@
 //!
 //! The file `acknowledged` holds the [mark](Mark) of the newest batch that was synced, a byte that says whether the log was closed in
 //! order, and a checksum. It is not synced with each batch: it survives the death of the process, and after a cut of the power it may
-//! be older than the log, never newer. The file `copying` stands in a [copy] of a log that is being written, and is gone when that is done.
+//! be older than the log, never newer. The file `copying` stands in a [copy](copy()) of a log that is being written, and is gone when that is done.
 //!
 //! # What is promised
 //! - **Segments are filled with zeros before they are used**, the next one in the background, so that a sync overwrites blocks

@@ -180,7 +180,7 @@ impl Configuration {
     }
 }
 
-/// The command line with what the configuration says, where it names one.
+/// The configuration that the command line names, if it does, and the command line with what that says.
 ///
 /// # Errors
 /// What is wrong with the configuration.
@@ -188,7 +188,7 @@ pub fn completed(
     command: &Command,
     matches: &ArgMatches,
     mut arguments: Vec<OsString>,
-) -> anyhow::Result<Option<Vec<OsString>>> {
+) -> anyhow::Result<Option<(PathBuf, Vec<OsString>)>> {
     let (command, matches) = match matches.subcommand() {
         None => (command, matches),
         Some((name, behind)) => (command.find_subcommand(name).expect("it was parsed"), behind),
@@ -196,7 +196,7 @@ pub fn completed(
     let Ok(Some(file)) = matches.try_get_one::<PathBuf>(CONFIG) else { return Ok(None) };
     let configuration = Configuration::read(file).map_err(anyhow::Error::msg)?;
     arguments.extend(configuration.arguments(command, matches).into_iter().map(OsString::from));
-    Ok(Some(arguments))
+    Ok(Some((file.clone(), arguments)))
 }
 
 /// One setting of the file, checked by itself.
@@ -219,7 +219,7 @@ fn setting(command: &Command, key: &str, value: &DeValue) -> Result<Setting, Str
 }
 
 /// Why the command line is not taken, without the value, which may be a secret.
-fn reason(error: &clap::Error) -> String {
+pub fn reason(error: &clap::Error) -> String {
     let source = std::error::Error::source(error).map(ToString::to_string);
     let text = error.to_string();
     source.unwrap_or_else(|| text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default().into())

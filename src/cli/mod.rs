@@ -257,7 +257,10 @@ impl Cli {
     /// # Errors
     /// The configuration is wrong.
     pub fn serve_args() -> anyhow::Result<serve::ServeArgs> {
-        let cli = Cli::parse(env::args_os().collect())?;
+        let cli = Cli::parse(env::args_os().collect()).map_err(|error| match error.downcast_ref::<clap::Error>() {
+            Some(error) => anyhow::Error::msg(config::reason(error)),
+            None => error,
+        })?;
         Ok(if let Some(Command::Serve(args)) = cli.command { args } else { cli.serve })
     }
 
@@ -267,8 +270,9 @@ impl Cli {
         if let Some(detail) = ignored(&matches) {
             return Err(command.error(ErrorKind::ArgumentConflict, detail).into());
         }
-        if let Some(completed) = config::completed(&command, &matches, arguments)? {
-            matches = command.try_get_matches_from_mut(completed)?;
+        if let Some((file, completed)) = config::completed(&command, &matches, arguments)? {
+            let parsed = command.try_get_matches_from_mut(completed);
+            matches = parsed.map_err(|error| anyhow::anyhow!("{}: {}", file.display(), config::reason(&error)))?;
         }
         Ok(Cli::of(&matches).map_err(|error| error.format(&mut command))?)
     }

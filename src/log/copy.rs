@@ -165,7 +165,7 @@ impl<'a> Copying<'a> {
     }
 }
 
-/// Takes away what an interrupted [copy] has left in this folder.
+/// Takes away what an interrupted [copy](copy()) has left in this folder.
 ///
 /// # Errors
 /// A file cannot be written or removed. It can be done again.

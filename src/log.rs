@@ -40,7 +40,7 @@
 //!
 //! The file `acknowledged` holds the [mark](Mark) of the newest batch that was synced, a byte that says whether the log was closed in
 //! order, and a checksum. It is not synced with each batch: it survives the death of the process, and after a cut of the power it may
-//! be older than the log, never newer.
+//! be older than the log, never newer. The file `copying` stands in a [copy](copy()) of a log that is being written, and is gone when that is done.
 //!
 //! # What is promised
 //! - **Segments are filled with zeros before they are used**, the next one in the background, so that a sync overwrites blocks
@@ -57,6 +57,7 @@
 //! - **What is read is what was written**: each read checks its checksums.
 
 mod batch;
+mod copy;
 mod recovery;
 mod segments;
 
@@ -70,6 +71,7 @@ use std::{
 };
 
 pub use batch::{Batch, Payload, Record, Slot};
+pub use copy::{Copied, copy, undo as undo_copy};
 pub use recovery::{Found, check, read};
 use segments::{Preparer, Segment};
 pub(crate) use segments::{make_folder, sync_folder};
@@ -346,7 +348,8 @@ impl Log {
     ) -> Result<(Log, Reader), E> {
         let in_folder = |error: io::Error| LogError::write(&format!("cannot use {}", folder.display()), &error);
         make_folder(folder).map_err(in_folder)?;
-        let (shared, newest, segment) = match recovery::judge(folder, from, visit)? {
+        copy::undo(folder)?;
+        let (shared, newest, segment) = match recovery::judge(folder, from, true, visit)? {
             Some(judged) => judged.settle()?,
             None => segments::create(folder, seed).map_err(in_folder)?,
         };

@@ -23,7 +23,11 @@
 //! # How transactions are erased
 //! The batch that records an erasure announces it in the log, too. When that is durable, [`Store::erase`] overwrites the data and
 //! the salt in the one place where they stand. Where that is interrupted, the next opening completes it.
+//!
+//! # How it is backed up
+//! [`Store::back_up`] copies what is new in the folder of a running node into another, and opening that one erases there what was erased here.
 
+mod backup;
 mod effects;
 mod entry;
 mod folder;
@@ -52,6 +56,7 @@ use std::{
 };
 
 pub use crate::log::Place;
+pub use backup::{Copied, is_secret, look_at};
 #[cfg(test)]
 pub(crate) use effects::read_all;
 pub use effects::{Effect, ForkPoint};
@@ -491,13 +496,15 @@ impl Store {
         })
     }
 
-    /// Recomputes every checksum of the log. The folder must be at rest; nothing in it is changed.
+    /// Recomputes every checksum of the log. The folder must be at rest; nothing in it is changed, but that what an interrupted
+    /// backup has left is taken away.
     ///
     /// # Errors
     /// The first place that is not as it was written, or the folder is in use.
     pub fn check_files(folder: &Path) -> Result<(), StoreError> {
         let _lock = lock(folder)?;
         check_format(folder)?;
+        log::undo_copy(&folder.join(LOG))?;
         log::check(&folder.join(LOG), |_| Ok(()))
     }
 

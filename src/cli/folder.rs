@@ -32,7 +32,7 @@ use crate::{
 
 /// A folder that holds.
 #[derive(Serialize)]
-struct VerifiedFolder {
+pub struct VerifiedFolder {
     folder: String,
     chains: Vec<Verified>,
 }
@@ -50,11 +50,32 @@ impl fmt::Display for VerifiedFolder {
     }
 }
 
-/// Verifies all chains of a data folder, one after the other.
+/// Verifies all chains of a data folder, one after the other, and prints them.
 ///
 /// # Errors
 /// The first fault with the chain and the place in it, or why the folder cannot be used.
 pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow::Result<()> {
+    let print = |bar: &ProgressBar, verified: &Verified| match json {
+        true => Ok(()),
+        false => bar.suspend(|| print_line(verified)),
+    };
+    let verified = recompute(path, json, allow_unproven_erasures, print)?;
+    match json {
+        true => print_value(&verified),
+        false => print_line(verified),
+    }
+}
+
+/// Verifies all chains of a data folder, one after the other, and tells of each. `json` says that nobody watches.
+///
+/// # Errors
+/// As of [`verify`], and those of `tell`.
+pub fn recompute(
+    path: &Path,
+    json: bool,
+    allow_unproven_erasures: bool,
+    mut tell: impl FnMut(&ProgressBar, &Verified) -> anyhow::Result<()>,
+) -> anyhow::Result<VerifiedFolder> {
     ensure!(
         path.join("format").is_file(),
         "{} is no data folder of a node: that is qbc-data/PORT, or what --data named",
@@ -96,17 +117,11 @@ pub fn verify(path: &Path, json: bool, allow_unproven_erasures: bool) -> anyhow:
                 OneChain::new(&store, &lineage, &bar, &mut forks)?.verify(record, allow_unproven_erasures)
             })
             .with_context(|| format!("chain {}", record.name))?;
-        if !json {
-            bar.suspend(|| print_line(&verified))?;
-        }
+        tell(&bar, &verified)?;
         chains.push(verified);
     }
     bar.finish_and_clear();
-    let verified = VerifiedFolder { folder: path.display().to_string(), chains };
-    match json {
-        true => print_value(&verified),
-        false => print_line(verified),
-    }
+    Ok(VerifiedFolder { folder: path.display().to_string(), chains })
 }
 
 /// A chain's parent has a lower number, so its lineage is there already.

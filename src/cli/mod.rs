@@ -3,7 +3,7 @@
 //! Results go to standard output: short sentences, or the node's own JSON with `--json`. Errors and progress go to
 //! standard error.
 
-use std::{env, io, process::ExitCode};
+use std::{env, ffi::OsString, io, process::ExitCode};
 
 use anyhow::Context;
 use clap::{
@@ -18,14 +18,18 @@ use output::{print, print_line, print_value};
 use crate::access::Secret;
 
 pub mod access;
+pub mod backup;
 pub mod bench;
 pub mod client;
 pub mod cluster;
+pub mod config;
 pub mod connection;
+pub mod doctor;
 pub mod export;
 pub mod file;
 pub mod folder;
 pub mod guide;
+pub mod health;
 pub mod import;
 pub mod key;
 pub mod load;
@@ -39,6 +43,7 @@ pub mod pretty;
 pub mod read;
 pub mod remote;
 pub mod serve;
+pub mod service;
 pub mod stream;
 pub mod tail;
 pub mod token;
@@ -152,6 +157,10 @@ const USES: &[(&str, &[&str])] = &[
     ("key", &["node", "chain", "json", "token"]),
     ("cluster", &["node", "chain", "json", "token"]),
     ("mirror", &["node", "json", "token"]),
+    ("backup", &["json"]),
+    ("doctor", &["node", "json", "token"]),
+    ("health", &["node", "json", "token"]),
+    ("config", &[]),
     ("token", &[]),
     ("net", &[]),
     ("bench", &["node", "chain", "json", "token"]),
@@ -246,6 +255,14 @@ Examples:
     Mirror(mirror::MirrorArgs),
     /// Make a token for the access file of a node
     Token(token::TokenArgs),
+    /// Copy the data folder of a node, while it runs, or bring an earlier copy up to it
+    Backup(backup::BackupArgs),
+    /// Look for what is wrong with a node, and say the cure
+    Doctor(doctor::DoctorArgs),
+    /// Whether a node is ready, for health checks: exit 0 or 1
+    Health(health::HealthArgs),
+    /// Check the configuration of a node
+    Config(config::ConfigArgs),
     /// Run a cluster for a test, in temporary folders
     Net(net::NetArgs),
     /// Load a running node and print rates and latencies
@@ -278,12 +295,35 @@ impl Cli {
     /// # Errors
     /// The exit code where it is wrong, or asked for help only.
     pub fn from_command_line() -> Result<Cli, ExitCode> {
+        Cli::parse(env::args_os().collect()).map_err(|error| match error.downcast_ref::<clap::Error>() {
+            Some(error) => end(error),
+            None => report(&Usage(format!("{error:#}")).into(), env::args_os().any(|argument| argument == "--json")),
+        })
+    }
+
+    /// The options of a node, as the command line and its configuration, which may have changed, say now.
+    ///
+    /// # Errors
+    /// The configuration is wrong.
+    pub fn serve_args() -> anyhow::Result<serve::ServeArgs> {
+        let cli = Cli::parse(env::args_os().collect()).map_err(|error| match error.downcast_ref::<clap::Error>() {
+            Some(error) => anyhow::Error::msg(config::reason(error)),
+            None => error,
+        })?;
+        Ok(if let Some(Command::Serve(args)) = cli.command { args } else { cli.serve })
+    }
+
+    fn parse(arguments: Vec<OsString>) -> anyhow::Result<Cli> {
         let mut command = command_line();
-        let parsed = command.try_get_matches_from_mut(env::args_os()).and_then(|matches| match ignored(&matches) {
-            Some(detail) => Err(command.error(ErrorKind::ArgumentConflict, detail)),
-            None => Cli::of(&matches).map_err(|error| error.format(&mut command)),
-        });
-        parsed.map_err(|error| end(&error))
+        let mut matches = command.try_get_matches_from_mut(&arguments)?;
+        if let Some(detail) = ignored(&matches) {
+            return Err(command.error(ErrorKind::ArgumentConflict, detail).into());
+        }
+        if let Some((file, completed)) = config::completed(&command, &matches, arguments)? {
+            let parsed = command.try_get_matches_from_mut(completed);
+            matches = parsed.map_err(|error| anyhow::anyhow!("{}: {}", file.display(), config::reason(&error)))?;
+        }
+        Ok(Cli::of(&matches).map_err(|error| error.format(&mut command))?)
     }
 
     fn of(matches: &ArgMatches) -> Result<Cli, clap::Error> {
@@ -390,6 +430,7 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 /// What the command could not do. [`Usage`] where nothing could do it.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let ClientArgs { node, chain, json, token } = cli.client;
+    let is_named = node.is_some();
     let nodes = node.unwrap_or_else(|| Nodes(vec![Url::parse(DEFAULT_NODE).expect("it is a URL")]));
     let token = token.map(|token| token.0.parse::<Secret>()).transpose();
     let token = token.map_err(|error| Usage(format!("--token or QBC_TOKEN: {error}")))?;
@@ -424,6 +465,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Mirror(args)) => mirror::run(&connect(), args).await,
         Some(Command::Cluster(args)) => cluster::run(&connect(), args).await,
         Some(Command::Token(args)) => token::run(args),
+        Some(Command::Backup(args)) => backup::run(args, json).await,
+        Some(Command::Doctor(args)) => doctor::run(args, is_named.then(connect), json).await,
+        Some(Command::Health(args)) => health::run(&connect(), &args).await,
+        Some(Command::Config(args)) => config::run(args),
         Some(Command::Net(args)) => net::run(args).await,
         Some(Command::Bench(args)) => bench::run(args, &connect()).await,
         Some(Command::Guide(args)) => guide::run(&args),

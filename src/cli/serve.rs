@@ -20,9 +20,11 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Hidden,
+    Cli, Hidden,
     access::{Watched, ensure_guarded},
+    config::Configuration,
     log::{self, Log},
+    service,
 };
 use crate::{
     clock::Clock,
@@ -41,7 +43,7 @@ use crate::{
 };
 
 /// Files that the node itself keeps open: the store's and its own.
-const OWN_FILES: u64 = 1_200;
+pub const OWN_FILES: u64 = 1_200;
 
 /// SIGXFSZ, on Linux and macOS.
 const FILE_SIZE_SIGNAL: i32 = 25;
@@ -158,6 +160,10 @@ pub struct ServeArgs {
     /// Log JSON, a line an event.
     #[arg(long, env = "QBC_LOG_JSON")]
     pub log_json: bool,
+
+    /// Take options from this file (TOML), by their names; those that are said here or by a variable count before. `qbc config` has more.
+    #[arg(long, env = "QBC_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// The name of a chain, or `*`.
@@ -248,7 +254,8 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
 /// It cannot start.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Its last lines are written when all else has ended.
-    let _log = start_log(&args)?;
+    let (_log, refilter) = start_log(&args)?;
+    reload_on_hangup(&args, refilter)?;
     let (most, witnesses) = (limits::WITNESSES, args.witness.len());
     ensure!(witnesses <= most, "a node has at most {most} witnesses, so that every reader takes their signatures");
     let (has_access, is_open) = (args.access.is_some(), args.open);
@@ -277,6 +284,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         joins: args.join.is_some(),
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
+    service::starting("the log is read");
     let (node, background) = Node::start(config).await?;
 
     let (stop, stopping) = watch::channel(false);
@@ -322,6 +330,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     tokio::spawn(async move {
         signals.await;
         tracing::info!("stopping");
+        service::stopping();
         // Whoever listens is gone where the node has stopped already.
         let _ = stop.send(true);
     });
@@ -339,6 +348,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
     }
     tracing::info!(id = node.id(), chains = node.chain_count(), %address, "the node is ready");
+    service::ready(&format!("the node is ready at {address}"));
+    tokio::spawn(service::watchdog());
     // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
     tokio::task::spawn_blocking(move || announce(address));
     if !has_ended {
@@ -369,8 +380,8 @@ fn with_tokens(mut mirrors: Vec<Wanted>, tokens: &[Hidden]) -> anyhow::Result<Ve
     Ok(mirrors)
 }
 
-/// Names the option that is at fault.
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
+/// Names the option that is at fault where nobody can listen at an address.
+pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
     let (ip, port) = (address.ip(), address.port());
     let cure = match error.kind() {
         io::ErrorKind::AddrInUse => "is another node running there? Choose another port with --port".into(),
@@ -380,17 +391,29 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
     anyhow::anyhow!("cannot listen on {address}: {cure} ({error})")
 }
 
-fn start_log(args: &ServeArgs) -> anyhow::Result<log::Flushed> {
-    let filter = EnvFilter::try_new(format!("{},{},{}", store::QUIET, cluster::QUIET, args.log))
-        .with_context(|| format!("--log {:?} is no filter", args.log))?;
+/// What the log is to have.
+fn log_filter(log: &str) -> anyhow::Result<EnvFilter> {
+    let filter = EnvFilter::try_new(format!("{},{},{log}", store::QUIET, cluster::QUIET));
+    filter.with_context(|| format!("--log {log:?} is no filter"))
+}
+
+/// Gives the running log another filter.
+type Refilter = Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send>;
+
+fn start_log(args: &ServeArgs) -> anyhow::Result<(log::Flushed, Refilter)> {
+    let filter = log_filter(&args.log)?;
     // Caught once, it ends the process no more: a file that has reached its limit of size is a failed write as any other.
     drop(signal(SignalKind::from_raw(FILE_SIZE_SIGNAL)).context("cannot catch signals")?);
     let log = Log::start(std::io::stderr()).context("cannot start the log")?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).log_internal_errors(false);
-    let started = if args.log_json {
-        lines.json().try_init()
+    let (started, refilter): (_, Refilter) = if args.log_json {
+        let lines = lines.json().with_filter_reloading();
+        let handle = lines.reload_handle();
+        (lines.try_init(), Box::new(move |filter| Ok(handle.reload(filter)?)))
     } else {
-        lines.with_ansi(std::io::stderr().is_terminal()).try_init()
+        let lines = lines.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+        let handle = lines.reload_handle();
+        (lines.try_init(), Box::new(move |filter| Ok(handle.reload(filter)?)))
     };
     started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))?;
     // A panic is a line of the log, so that it neither breaks lines of JSON nor waits for standard error.
@@ -401,7 +424,41 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<log::Flushed> {
             _ => tracing::error!("{panic}"),
         }
     }));
-    Ok(log::Flushed(log))
+    Ok((log::Flushed(log), refilter))
+}
+
+/// On SIGHUP, what the log is to have is taken over from the configuration. What else is changed there is named: it takes a restart.
+fn reload_on_hangup(args: &ServeArgs, refilter: Refilter) -> anyhow::Result<()> {
+    let mut hangups = signal(SignalKind::hangup()).context("cannot catch signals")?;
+    let started_with = args.config.as_deref().map(Configuration::read).transpose().map_err(anyhow::Error::msg)?;
+    let file = args.config.clone();
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            service::reloading();
+            if let (Some(file), Some(started_with)) = (&file, &started_with) {
+                match reload(file, started_with, &refilter) {
+                    Ok(()) => tracing::info!("the configuration {} was read again", file.display()),
+                    Err(error) => tracing::error!("all stays as it is: {error:#}"),
+                }
+            }
+            service::ready("the node is ready");
+        }
+    });
+    Ok(())
+}
+
+fn reload(file: &Path, started_with: &Configuration, refilter: &Refilter) -> anyhow::Result<()> {
+    let now = Configuration::read(file).map_err(anyhow::Error::msg)?;
+    refilter(log_filter(&Cli::serve_args()?.log)?)?;
+    let others: Vec<String> = now.differences(started_with).into_iter().filter(|name| name != "log").collect();
+    if !others.is_empty() {
+        tracing::warn!(
+            "changed in {}, but in force only when the node is started again: {}",
+            file.display(),
+            others.join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// The first line on stdout, for scripts. Without it the node serves all the same.
@@ -501,6 +558,7 @@ fn opening() -> Progress {
             if told.elapsed() >= limits::OPENING_TOLD {
                 *told = std::time::Instant::now();
                 tracing::info!("the index is brought up to the log: batch {batch} of {last}");
+                service::starting(&format!("the index is brought up to the log: batch {batch} of {last}"));
             }
         }
     })

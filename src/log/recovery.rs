@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Bytes that are read of a segment at a time.
-const WINDOW: usize = 1 << 20;
+pub(super) const WINDOW: usize = 1 << 20;
 
 /// A record that was found in the log.
 pub struct Found {
@@ -97,13 +97,15 @@ fn is_zero(shared: &Shared, place: Place) -> Result<bool, LogError> {
     Ok(bytes.iter().all(|&byte| byte == 0))
 }
 
-/// Reads the log after `from`, or nothing where the folder has none yet. No file is changed.
+/// Reads the log after `from`, or nothing where the folder has none yet. No file is changed, but the log can be written to then if
+/// that is said.
 pub(super) fn judge<E: From<LogError>>(
     folder: &Path,
     from: Mark,
+    to_write: bool,
     mut visit: impl FnMut(Found) -> Result<(), E>,
 ) -> Result<Option<Judged>, E> {
-    let Some((shared, acknowledged)) = open(folder)? else {
+    let Some((shared, acknowledged)) = open_files(folder, to_write)? else {
         return if from == Mark::START { Ok(None) } else { Err(LogError::damaged(0, 0, "its file is missing").into()) };
     };
     let mut scan = Scan::new(&shared, acknowledged, from)?;
@@ -127,12 +129,16 @@ pub fn read<E: From<LogError>>(
     from: Mark,
     visit: impl FnMut(Found) -> Result<(), E>,
 ) -> Result<Mark, E> {
-    Ok(judge(folder, from, visit)?.map_or(Mark::START, |judged| judged.newest))
+    Ok(judge(folder, from, false, visit)?.map_or(Mark::START, |judged| judged.newest))
 }
 
-/// The files of a log, and what was acknowledged of it.
+/// The files of a log, to be read, and what was acknowledged of it.
 pub(super) fn open(folder: &Path) -> Result<Option<(Shared, Acknowledged)>, LogError> {
-    let segments = if folder.is_dir() { segments::open_all(folder)? } else { Vec::new() };
+    open_files(folder, false)
+}
+
+fn open_files(folder: &Path, to_write: bool) -> Result<Option<(Shared, Acknowledged)>, LogError> {
+    let segments = if folder.is_dir() { segments::open_all(folder, to_write)? } else { Vec::new() };
     let Some(first) = segments.first() else {
         return match folder.join(super::ACKNOWLEDGED).exists() {
             true => Err(LogError::damaged(0, 0, "its file is missing")),
@@ -201,25 +207,17 @@ pub(super) fn has_record(shared: &Shared, place: Place, record: &[u8]) -> Result
 pub fn check<E: From<LogError>>(folder: &Path, mut visit: impl FnMut(Found) -> Result<(), E>) -> Result<(), E> {
     let Some((shared, acknowledged)) = open(folder)? else { return Ok(()) };
     let mut scan = Scan::new(&shared, acknowledged, Mark::START)?;
-    // Where announced erasures end, by where they begin. One may be of many payloads.
-    let (mut announced, mut erased) = (BTreeMap::new(), Vec::new());
+    let (mut announced, mut erased) = (Announced::default(), Vec::new());
     let mut used: BTreeMap<u32, u64> = BTreeMap::from([(0, segments::HEAD as u64)]);
     while let Some((mark, contents)) = scan.next()? {
         used.insert(mark.segment, mark.end.into());
-        for &Place { segment, offset, length } in &contents.erasures {
-            let end = announced.entry((segment, offset)).or_insert(0);
-            *end = (offset + length).max(*end);
-        }
+        announced.add(&contents.erasures);
         for found in contents.found(mark, acknowledged.mark.number) {
             erased.extend(erased_payloads(&found)?);
             visit(found)?;
         }
     }
-    let is_announced = |&Place { segment, offset, length }: &Place| {
-        let before = announced.range(..=(segment, offset)).next_back();
-        before.is_some_and(|(start, end)| start.0 == segment && offset + length <= *end)
-    };
-    let unannounced = erased.into_iter().find(|place| !is_announced(place));
+    let unannounced = erased.into_iter().find(|place| !announced.has(place));
     if let Some(Place { segment, offset, .. }) = unannounced {
         let detail = "a payload is zeros, but its erasure was not announced";
         return Err(LogError::damaged(segment, offset.into(), detail).into());
@@ -235,6 +233,31 @@ pub fn check<E: From<LogError>>(folder: &Path, mut visit: impl FnMut(Found) -> R
         }
     }
     Ok(())
+}
+
+/// Erasures that were announced: where they end, by where they begin. One may be of many payloads.
+#[derive(Default)]
+pub(super) struct Announced(BTreeMap<(u32, u32), u32>);
+
+impl Announced {
+    pub(super) fn add(&mut self, erasures: &[Place]) {
+        for &Place { segment, offset, length } in erasures {
+            let end = self.0.entry((segment, offset)).or_insert(0);
+            *end = (offset + length).max(*end);
+        }
+    }
+
+    /// Whether all of a payload is among them.
+    pub(super) fn has(&self, &Place { segment, offset, length }: &Place) -> bool {
+        let before = self.0.range(..=(segment, offset)).next_back();
+        before.is_some_and(|(start, end)| start.0 == segment && offset + length <= *end)
+    }
+}
+
+/// The payloads of a record that are not as they were written.
+pub(super) fn not_whole(found: &Found) -> Vec<Place> {
+    let payloads = found.record.payloads().enumerate().filter(|(_, payload)| !matches!(payload, Payload::Whole(_)));
+    payloads.filter_map(|(at, _)| found.record.payload_place(found.place, at)).collect()
 }
 
 /// The payloads of a record that are zeros.
@@ -259,7 +282,7 @@ fn erased_payloads(found: &Found) -> Result<Vec<Place>, LogError> {
 
 impl Contents {
     /// The records of a batch in their order.
-    fn found(self, batch: Mark, acknowledged: u64) -> impl Iterator<Item = Found> {
+    pub(super) fn found(self, batch: Mark, acknowledged: u64) -> impl Iterator<Item = Found> {
         self.records.into_iter().map(move |(slot, record)| Found {
             batch,
             acknowledged,
@@ -270,10 +293,10 @@ impl Contents {
 }
 
 /// A walk over the batches of a log.
-struct Scan<'a> {
+pub(super) struct Scan<'a> {
     shared: &'a Shared,
     acknowledged: Acknowledged,
-    newest: Mark,
+    pub(super) newest: Mark,
     /// The segment of the next batch, at the end of the walk: one whose first batch was torn, or did not come, is begun anew.
     segment: u32,
     /// Where a batch was torn off in that segment.
@@ -295,7 +318,7 @@ enum Next {
 }
 
 impl<'a> Scan<'a> {
-    fn new(shared: &'a Shared, acknowledged: Acknowledged, from: Mark) -> Result<Scan<'a>, LogError> {
+    pub(super) fn new(shared: &'a Shared, acknowledged: Acknowledged, from: Mark) -> Result<Scan<'a>, LogError> {
         let segment = from.segment;
         let mut scan = Scan { shared, acknowledged, newest: from, segment, torn: None, window: Window::default() };
         if from != Mark::START && !scan.has(from)? {
@@ -319,7 +342,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The next batch, or nothing at the end of the log.
-    fn next(&mut self) -> Result<Option<(Mark, Contents)>, LogError> {
+    pub(super) fn next(&mut self) -> Result<Option<(Mark, Contents)>, LogError> {
         let found = self.acknowledged.mark.number <= self.newest.number;
         let (segment, start, fault) = match self.find(self.newest)? {
             Next::Batch(mark, contents) if self.is_whole(mark, &contents)? => {
@@ -468,6 +491,20 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// Fills the buffer, or as much of it as the file has, and gives how much that is.
+fn read_up_to(file: &File, buffer: &mut [u8], from: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], from + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
 /// A part of a segment in memory, so that a walk does not read each batch by itself.
 #[derive(Default)]
 struct Window {
@@ -487,13 +524,13 @@ impl Window {
             let read = (segment.capacity - from).min(length.max(WINDOW) as u64) as usize;
             self.bytes.resize(read, 0);
             (self.segment, self.start) = (number, from);
-            segment.file.read_exact_at(&mut self.bytes, from).map_err(|error| {
-                self.bytes.clear();
-                LogError::damaged(number, from, format!("it cannot be read: {error}"))
-            })?;
+            let read = read_up_to(&segment.file, &mut self.bytes, from);
+            // A log that is in use cuts off the unused end of a finished segment.
+            self.bytes.truncate(*read.as_ref().unwrap_or(&0));
+            read.map_err(|error| LogError::damaged(number, from, format!("it cannot be read: {error}")))?;
         }
         let at = (from - self.start) as usize;
-        Ok(Some(&self.bytes[at..at + length]))
+        Ok(self.bytes.get(at..at + length))
     }
 
     /// Whether a part of a segment is zeros.

@@ -101,25 +101,31 @@ pub(super) fn path(folder: &Path, number: u32) -> PathBuf {
     folder.join(format!("{number:08}.log"))
 }
 
-/// All segment files of a folder, by number.
-///
-/// # Errors
-/// One is missing among them, or cannot be opened.
-pub(super) fn open_all(folder: &Path) -> Result<Vec<Arc<Segment>>, LogError> {
-    let unreadable = |error: io::Error| LogError::Failed(format!("{} cannot be read: {error}", folder.display()));
+/// The numbers of all segment files of a folder, in their order.
+pub(super) fn numbers(folder: &Path) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
-    for entry in fs::read_dir(folder).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
         let digits = name.to_str().and_then(|name| name.strip_suffix(".log")).filter(|digits| digits.len() >= 8);
         numbers.extend(digits.and_then(|digits| digits.parse::<u32>().ok()));
     }
     numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// All segment files of a folder, by number; to be written to, or only read.
+///
+/// # Errors
+/// One is missing among them, or cannot be opened.
+pub(super) fn open_all(folder: &Path, to_write: bool) -> Result<Vec<Arc<Segment>>, LogError> {
+    let unreadable = |error: io::Error| LogError::Failed(format!("{} cannot be read: {error}", folder.display()));
+    let numbers = numbers(folder).map_err(unreadable)?;
     let mut segments = Vec::with_capacity(numbers.len());
     for (expected, number) in (0u32..).zip(numbers) {
         if number != expected {
             return Err(LogError::damaged(expected, 0, "its file is missing"));
         }
-        let open = OpenOptions::new().read(true).write(true).open(path(folder, number));
+        let open = OpenOptions::new().read(true).write(to_write).open(path(folder, number));
         let segment = open.and_then(|file| Ok(Segment { capacity: file.metadata()?.len(), file }));
         segments.push(Arc::new(segment.map_err(|error| LogError::damaged(number, 0, error.to_string()))?));
     }

@@ -24,6 +24,9 @@ struct Tried {
     log: Option<(Log, Reader)>,
     kept: Vec<Kept>,
     marks: Vec<Mark>,
+    /// A copy in a folder of its own, where it ends, and what it holds.
+    copy: tempfile::TempDir,
+    copied: (Mark, Vec<Kept>),
 }
 
 fn open(folder: &Path, from: Mark) -> Result<(Log, Reader, Vec<Kept>), LogError> {
@@ -49,7 +52,8 @@ impl Tried {
         let folder = tempfile::tempdir().unwrap();
         let (log, reader, found) = open(folder.path(), Mark::START).unwrap();
         assert!(found.is_empty());
-        Tried { folder, log: Some((log, reader)), kept: Vec::new(), marks: vec![Mark::START] }
+        let (copy, copied) = (tempfile::tempdir().unwrap(), (Mark::START, Vec::new()));
+        Tried { folder, log: Some((log, reader)), kept: Vec::new(), marks: vec![Mark::START], copy, copied }
     }
 
     fn path(&self) -> PathBuf {
@@ -160,6 +164,35 @@ impl Tried {
         self.log = Some((log, reader));
     }
 
+    /// Brings the copy up to the log, which is in use; it may be killed before, when it had written all but the last byte.
+    fn copy(&mut self, is_killed: bool) {
+        let (from, to, newest) = (self.path(), self.copy.path().join("copy"), self.log().newest());
+        if newest == Mark::START {
+            super::copy(&from, &to, true, |_, _| ()).expect_err("there is nothing yet");
+            return;
+        }
+        let (base, before) = self.copied.clone();
+        if is_killed && base != newest {
+            make_folder(&to).unwrap();
+            copy::write_whole(&to, copy::COPYING, &base.encode()).unwrap();
+            copy::append(&from, &to, base, newest, &|_, _| ()).unwrap();
+            let last = OpenOptions::new().write(true).open(segments::path(&to, newest.segment)).unwrap();
+            last.set_len(u64::from(newest.end) - 1).unwrap();
+            if base != Mark::START {
+                let (log, _, found) = open(&to, Mark::START).unwrap();
+                assert_eq!((log.newest(), found), (base, before));
+            }
+        }
+        let copied = super::copy(&from, &to, true, |_, _| ()).unwrap();
+        assert_eq!(copied.batches, newest.number - base.number);
+        // It is opened from where it ended, as with an index; then from the beginning.
+        drop(open(&to, base).unwrap());
+        check::<LogError>(&to, |_| Ok(())).unwrap();
+        let (log, _, found) = open(&to, Mark::START).unwrap();
+        assert_eq!((log.newest(), &found), (newest, &self.kept));
+        self.copied = (newest, found);
+    }
+
     fn audit(&self) {
         let (_, reader) = self.log.as_ref().unwrap();
         for kept in &self.kept {
@@ -174,6 +207,7 @@ enum Step {
     Write(Vec<(Bytes, Vec<Bytes>)>),
     Erase(usize, bool),
     Reopen(usize),
+    Copy(bool),
     Tear(Vec<(Bytes, Vec<Bytes>)>, Vec<bool>, bool),
 }
 
@@ -195,6 +229,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => records().prop_map(Step::Write),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(at, dies)| Step::Erase(at, dies)),
         1 => any::<usize>().prop_map(Step::Reopen),
+        2 => any::<bool>().prop_map(Step::Copy),
         2 => (records(), vec(any::<bool>(), 1..40), any::<bool>()).prop_map(|(records, sectors, old)| Step::Tear(records, sectors, old)),
     ]
 }
@@ -211,6 +246,7 @@ proptest! {
                 Step::Write(records) => tried.write(&records),
                 Step::Erase(at, dies) => tried.erase(at, dies),
                 Step::Reopen(from) => tried.reopen(from),
+                Step::Copy(is_killed) => tried.copy(is_killed),
                 Step::Tear(records, sectors, old) => tried.tear(&records, &sectors, old),
             }
             tried.audit();
@@ -251,6 +287,30 @@ fn flip(file: &Path, at: u64, mask: u8) {
     file.write_all_at(&[byte[0] ^ mask], at).unwrap();
 }
 
+/// A copy is of one log alone, and of no damaged one.
+#[test]
+fn what_is_no_copy_of_a_log_is_left_alone() {
+    let (mut one, mut other) = (sample(), Tried::new());
+    one.copy(false);
+    let to = one.copy.path().join("copy");
+    let refused = |from: &Path, to: &Path| super::copy(from, to, true, |_, _| ()).expect_err("it is refused");
+    // Another with as many batches, and an older state of the same.
+    other.write(&[(b"other".to_vec(), vec![])]);
+    assert!(matches!(refused(&other.path(), &to), LogError::NoSuchMark(_)));
+    let older = copy(&to);
+    one.write(&[(b"newer".to_vec(), vec![])]);
+    one.copy(false);
+    assert!(matches!(refused(older.path(), &to), LogError::NoSuchMark(_)));
+    // What is damaged is not copied, though it is announced by nobody that it is erased.
+    one.write(&[(b"plain".to_vec(), vec![b"payload that is found".to_vec()])]);
+    let segment = segments::path(&one.path(), 0);
+    let at = fs::read(&segment).unwrap().windows(10).rposition(|part| part == b"that is fo").unwrap();
+    flip(&segment, at as u64, 1);
+    assert!(matches!(refused(&one.path(), &to), LogError::Damaged { .. }));
+    let (_, _, found) = open(&to, Mark::START).unwrap();
+    assert_eq!(found, one.copied.1);
+}
+
 /// A flipped bit anywhere is found by the check, and never read as what was written. What is damaged is not opened and not
 /// changed, but for payloads, which are told apart one by one.
 #[test]
@@ -270,7 +330,7 @@ fn each_flipped_bit_is_found() {
         let before = fs::read(&file).unwrap();
         check::<LogError>(folder.path(), |_| Ok(())).expect_err("the check finds it");
         let mut differ = 0;
-        let opened = recovery::judge(folder.path(), Mark::START, |record| {
+        let opened = recovery::judge(folder.path(), Mark::START, false, |record| {
             let found = found(record);
             differ += usize::from(!kept.contains(&found));
             assert_eq!(found.plain, kept.iter().find(|kept| kept.place == found.place).unwrap().plain);

@@ -13,6 +13,27 @@ use crate::log::sync_folder;
 /// The form of the data folder that this program reads and writes.
 const FOLDER_FORMAT: &str = "qbc-data 4\n";
 
+/// The number of the form that the file `format` names, if it names one.
+fn form(text: &str) -> Option<u64> {
+    text.strip_prefix("qbc-data ")?.strip_suffix('\n')?.parse().ok()
+}
+
+/// Judges what the file `format` of a data folder says.
+pub(super) fn check_form(path: &Path, text: &str) -> Result<(), StoreError> {
+    if text == FOLDER_FORMAT {
+        return Ok(());
+    }
+    let cure = match form(text) {
+        form if form > self::form(FOLDER_FORMAT) => {
+            "a newer version of the program wrote it: start that version again, or a later one. Nothing was changed"
+        }
+        Some(_) => "carry the chains over with the program that wrote it (qbc export), and this one (qbc import)",
+        None => "it is damaged: restore it from a backup",
+    };
+    let path = path.display();
+    Err(StoreError::Folder(format!("{path} says {text:?}, but this program knows only {FOLDER_FORMAT:?}: {cure}")))
+}
+
 /// Writes a new file of a folder, readable as `mode` says. After a crash it is there as a whole, or not at all.
 pub(super) fn write_whole(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let part = folder.join(format!("{name}.part"));
@@ -76,12 +97,7 @@ pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
 pub(super) fn check_format(folder: &Path) -> Result<(), StoreError> {
     let path = folder.join("format");
     match fs::read_to_string(&path) {
-        Ok(text) if text == FOLDER_FORMAT => Ok(()),
-        Ok(text) => Err(StoreError::Folder(format!(
-            "{} says {text:?}, but this program knows only {FOLDER_FORMAT:?}: carry the chains over with the program that \
-             wrote it (qbc export), and this one (qbc import)",
-            path.display()
-        ))),
+        Ok(text) => check_form(&path, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let part = folder.join("format.part");
             let is_ours = |entry: fs::DirEntry| entry.file_name() == "lock" || entry.path() == part;

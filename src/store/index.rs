@@ -17,6 +17,7 @@
 //! | `own` | a name | what is the node's own, as JSON; votes and members of groups, and what the cluster knows |
 //! | `entries` | group, index | place in the log, term, and who led: an applied entry |
 //! | `meta` | `mark` | the [`Mark`] of the log that the index stands at |
+//! | `meta` | `form` | the number of the form of all these rows: an index of another form is made anew. None is form 1 |
 //! | each | eight bytes `ff` | nothing: the keyspace is not one that was lost |
 //!
 //! Numbers are big-endian, so that a chain is one range. What a fork shares stays under the number of the chain that wrote it: a
@@ -79,6 +80,8 @@ pub(super) const PARTS: [Space; 7] =
 
 /// The row of the mark.
 const MARK: &[u8] = b"mark";
+/// The row of the form, and the form that this program reads and writes.
+const FORM: (&[u8], &[u8]) = (b"form", b"1");
 /// A row of each keyspace, after all others: one that was lost, and made anew by the engine, does not have it.
 const THERE: &[u8] = &[0xff; 8];
 
@@ -221,9 +224,13 @@ impl Index {
         let are_there = are_there.collect::<Result<Vec<bool>, StoreError>>()?;
         match (are_there.contains(&true), are_there.contains(&false)) {
             (true, true) => Err(malformed("a keyspace")),
-            (true, false) => Ok(()),
+            (true, false) => match self.get(Space::Meta, FORM.0)? {
+                Some(form) if form != FORM.1 => Err(StoreError::Damaged("it is of another version".into())),
+                _ => Ok(()),
+            },
             (false, _) => {
                 let mut rows = Rows::default();
+                rows.put(Space::Meta, FORM.0.to_vec(), FORM.1.to_vec());
                 SPACES.iter().for_each(|&(space, _)| rows.put(space, THERE.to_vec(), Vec::new()));
                 self.write(rows, None)
             }

@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod backup;
 mod cache;
 mod clients;
 mod clock;
@@ -21,6 +22,7 @@ mod import;
 mod inject;
 mod keys;
 mod mirrors;
+mod operation;
 mod origin;
 mod process;
 mod proofs;

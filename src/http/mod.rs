@@ -12,6 +12,7 @@ mod forwarded;
 mod import;
 mod inject;
 mod line_end;
+mod metrics;
 mod mirrors;
 mod nodes;
 mod openapi;
@@ -20,6 +21,7 @@ mod preconditions;
 mod problem;
 mod proofs;
 mod server;
+mod trace;
 mod unread;
 mod witness;
 
@@ -48,10 +50,11 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use metrics::{Requests, ShownChains};
 pub use origin::{Admitted, HostName, Origin};
 pub use server::Limits;
 
-use crate::{cluster::Cluster, limits, mirror::Mirrors, node::Node, peers::Peers};
+use crate::{cluster::Cluster, core::transaction::Timestamp, limits, mirror::Mirrors, node::Node, peers::Peers};
 use cache::Encodings;
 use forward::Way;
 use forwarded::References;
@@ -77,6 +80,12 @@ struct Shared {
     admitted: Admitted,
     /// The OpenAPI document, once the routes are there of which it is made.
     document: OnceLock<Document>,
+    /// What requests and connections count.
+    requests: metrics::Requests,
+    /// The chains that have metrics of their own.
+    shown_chains: ShownChains,
+    /// When the node was started.
+    started: Timestamp,
     /// Whether the node stops, which ends all waiting.
     stopping: watch::Receiver<bool>,
 }
@@ -91,21 +100,37 @@ struct Document {
 }
 
 impl App {
-    /// A node with its part in a cluster, its peers and its mirrors, under these names and for the pages of these sites, until `stopping`
-    /// says that the node stops.
+    /// A node with its part in a cluster, its peers and its mirrors, under these names and for the pages of these sites, with metrics of
+    /// these chains, until `stopping` says that the node stops.
     pub fn new(
         node: Node,
         cluster: Cluster,
         peers: Peers,
         mirrors: Mirrors,
         admitted: Admitted,
+        shown_chains: ShownChains,
         stopping: watch::Receiver<bool>,
     ) -> App {
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
         let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
         let document = OnceLock::new();
-        App(Arc::new(Shared { node, cluster, peers, mirrors, room, decoders, events, admitted, document, stopping }))
+        let (requests, started) = (metrics::Requests::new(), node.now());
+        App(Arc::new(Shared {
+            node,
+            cluster,
+            peers,
+            mirrors,
+            room,
+            decoders,
+            events,
+            admitted,
+            document,
+            requests,
+            shown_chains,
+            started,
+            stopping,
+        }))
     }
 }
 
@@ -151,6 +176,7 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(witness::cosigned))
         .routes(routes!(nodes::livez))
         .routes(routes!(nodes::readyz))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(nodes::openapi))
 }
 
@@ -158,12 +184,14 @@ fn node_routes() -> OpenApiRouter<App> {
 /// time.
 pub async fn serve(listener: TcpListener, app: App, bounds: Limits, shutdown: watch::Receiver<bool>) {
     let cluster = app.0.cluster.clone();
+    let connections = app.0.requests.connections.clone();
+    app.0.requests.connections_limit.set(bounds.connections as i64);
     let interface = Arc::new(Interface::new(app));
     let answer = move |request| {
         let interface = interface.clone();
         async move { interface.answer(request).await }
     };
-    server::serve(listener, answer, Some(cluster), bounds, shutdown).await;
+    server::serve(listener, answer, Some(cluster), bounds, connections, shutdown).await;
 }
 
 /// All routes.
@@ -237,17 +265,19 @@ impl Interface {
         let is_head = request.method() == Method::HEAD;
         let encodings = Encodings::of(&mut request);
         let id = request_id(&request);
-        let log = tracing::enabled!(tracing::Level::DEBUG)
-            .then(|| (Instant::now(), request.method().clone(), request.uri().path().to_owned()));
-        let listed = cfg!(debug_assertions).then(|| {
-            let path = self.listed(&request).map_or("", |listed| &listed.path);
-            (request.method().clone(), path)
-        });
+        let trace_id = trace::trace_id(request.headers());
+        let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
+        let listed = self.listed(&request);
+        let mut under_way = self.app.0.requests.begin(listed.map(|listed| &listed.template), request.method());
+        let listed =
+            cfg!(debug_assertions).then(|| (request.method().clone(), listed.map_or("", |listed| &listed.path)));
         let references = References::of(&request);
         let is_local_enough = forward::take_consistency(&mut request);
         let response = match is_local_enough.and_then(|is_enough| self.check(&request).map(|()| is_enough)) {
             Err(problem) => problem.into_response(),
             Ok(is_local_enough) if self.app.0.cluster.is_active() => {
+                // Where another node answers, its log has the same id.
+                request.headers_mut().insert(REQUEST_ID, id.clone());
                 Box::pin(self.in_cluster(request, is_local_enough)).await
             }
             Ok(_) => self.here(request).await,
@@ -262,18 +292,14 @@ impl Interface {
         }
         references.write(response.headers_mut());
         unread.announce(&mut response);
-        if let Some((started, method, path)) = log {
-            let (status, took) = (response.status().as_u16(), started.elapsed());
-            tracing::debug!(request_id = id.to_str().unwrap_or_default(), %method, path, status, ?took);
-        }
+        let took = under_way.answer(response.status());
+        let (request_id, status) = (id.to_str().unwrap_or_default(), response.status().as_u16());
+        let (route, method) = (under_way.route(), under_way.method());
         // A wait for a leap that took too long is no failure of the node, and of a full disk the writer tells once.
         let is_told = matches!(response.status(), StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE);
-        if response.status().is_server_error() && !is_told {
-            tracing::warn!(
-                request_id = id.to_str().unwrap_or_default(),
-                status = response.status().as_u16(),
-                "a request failed"
-            );
+        match response.status().is_server_error() && !is_told {
+            true => tracing::warn!(request_id, route, method, path, status, ?took, trace_id, "a request failed"),
+            false => tracing::debug!(request_id, route, method, path, status, ?took, trace_id),
         }
         response.headers_mut().insert(REQUEST_ID, id);
         let response = encodings.write(response);

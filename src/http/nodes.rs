@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    App,
+    App, REQUEST_ID,
     chains::{Stats, page_limit},
     extract::{ChainOf, Place, Query, read_object, read_whole},
     forward::{self, Way},
@@ -20,6 +20,7 @@ use super::{
     openapi::{Guard, NameForm, PublicKey},
     preconditions::{expected, is_only_if_new, refuse_conditions, refuse_key},
     problem::Problem,
+    trace::{TRACE_PARENT, TRACE_STATE},
 };
 use crate::{
     cluster::ClusterError,
@@ -255,6 +256,11 @@ async fn bang_in_cluster(
         sent.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         sent.insert(header::CONTENT_LENGTH, json.len().into());
         sent.insert(GROUP, text_header(group.to_string()));
+        for name in [REQUEST_ID, TRACE_PARENT, TRACE_STATE] {
+            if let Some(value) = headers.get(&name) {
+                sent.insert(name, value.clone());
+            }
+        }
         return Ok(forward::send(cluster, host, group, request).await);
     }
     let name = rules.name().clone();
@@ -623,26 +629,34 @@ pub async fn livez() -> axum::Json<Status> {
     )
 )]
 pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Problem> {
+    check_ready(&app).map_err(Problem::overloaded)?;
+    let warnings = [app.0.node.warnings(), app.0.mirrors.warnings()].concat();
+    Ok(axum::Json(Status { status: "ok", warnings }))
+}
+
+/// Whether the node takes reads and writes of all its chains.
+///
+/// # Errors
+/// Why not.
+pub(super) fn check_ready(app: &App) -> Result<(), String> {
     match app.0.node.health() {
-        Health::Ready => {
-            let name = |what: &'static str| {
-                move |(name, detail): (ChainName, String)| format!("the chain \"{name}\" {what}: {detail}")
-            };
-            let damaged = app.0.node.damages().into_iter().map(name("is damaged"));
-            let names: Vec<String> =
-                damaged.chain(app.0.node.rollbacks().into_iter().map(name("takes no writes"))).collect();
-            match names.as_slice() {
-                [] => {
-                    let warnings = [app.0.node.warnings(), app.0.mirrors.warnings()].concat();
-                    Ok(axum::Json(Status { status: "ok", warnings }))
-                }
-                names => Err(Problem::overloaded(format!("{}; the others go on", names.join("; ")))),
-            }
-        }
-        Health::Full => Err(Problem::overloaded("the disk is full: writes are refused until space is freed")),
+        Health::Ready => {}
+        Health::Full => return Err("the disk is full: writes are refused until space is freed".into()),
         Health::Failed(detail) => {
-            Err(Problem::overloaded(format!("{detail}: no more writes are taken until the node is started again")))
+            return Err(format!("{detail}: no more writes are taken until the node is started again"));
         }
+    }
+    let ended = app.0.cluster.ended().into_iter().map(|(group, detail)| {
+        format!("the group {group} runs no more on this node until that is started again: {detail}")
+    });
+    let name = |what: &'static str| {
+        move |(name, detail): (ChainName, String)| format!("the chain \"{name}\" {what}: {detail}")
+    };
+    let damaged = app.0.node.damages().into_iter().map(name("is damaged"));
+    let rolled_back = app.0.node.rollbacks().into_iter().map(name("takes no writes"));
+    match ended.chain(damaged).chain(rolled_back).collect::<Vec<String>>().as_slice() {
+        [] => Ok(()),
+        reasons => Err(format!("{}; the others go on", reasons.join("; "))),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     marker::PhantomData,
+    sync::Arc,
 };
 
 use axum::http::{HeaderValue, Method, Response, header};
@@ -304,6 +305,8 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operati
 pub struct Listed {
     /// Its path.
     pub path: String,
+    /// Its path as the document has it, which names the route in the log and in metrics.
+    pub template: Arc<str>,
     /// The names of the query parameters of each of its methods.
     pub parameters: HashMap<Method, Vec<String>>,
 }
@@ -320,7 +323,8 @@ pub fn listed(document: &OpenApi) -> matchit::Router<Listed> {
             });
             (method, names.collect())
         });
-        let listed = Listed { path: path.clone(), parameters: parameters.collect() };
+        let template = without_marks(path).into();
+        let listed = Listed { path: path.clone(), template, parameters: parameters.collect() };
         all.insert(path, listed).expect("the router has these paths too");
     }
     all

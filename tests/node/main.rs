@@ -15,6 +15,7 @@ mod healing;
 mod hostile;
 mod import;
 mod inject;
+mod metrics;
 mod mirrors;
 mod origin;
 mod process;

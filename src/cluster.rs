@@ -11,12 +11,14 @@
 //! | part | what it does |
 //! | --- | --- |
 //! | [`link`] | connections between nodes |
+//! | `figures` | how the groups of this node stand, in numbers, and which have ended |
 //! | `engine`, `net` | agreement within a group, by openraft; the only ones that name it |
 //! | [`knowledge`] | what all nodes know, and where new things are placed |
 //! | this file | joins, runs the groups of this node, and moves them where they belong |
 
 mod carry;
 mod engine;
+mod figures;
 pub mod knowledge;
 pub mod link;
 mod net;
@@ -55,6 +57,8 @@ use crate::{
     store::{ClusterChange, Group, LogRecord, NodeId, Store, StoreError},
     writer::{Health, Proposed, Refused, Sequencer},
 };
+pub use figures::Figures;
+
 use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
 use link::{Answer, Answers, Call, Greeting, Identity, Known, Link, LinkError, Purpose, Secret};
@@ -130,6 +134,8 @@ struct Inner {
     seen: Mutex<HashMap<NodeId, Seen>>,
     /// How each node stands, as it was asked last.
     surveys: Mutex<HashMap<NodeId, Survey>>,
+    /// Groups whose engine has ended by itself, and why.
+    ended: Mutex<BTreeMap<Group, String>>,
     /// Counts changes of what the cluster knows.
     changed: Arc<watch::Sender<u64>>,
     journal: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -199,6 +205,20 @@ struct Seen {
     is_silent: bool,
 }
 
+impl Seen {
+    /// How a node is that was heard of so.
+    fn state(seen: Option<&Seen>) -> &'static str {
+        match seen {
+            Some(Seen { last: Some((last, _)), is_silent }) => match last.elapsed() {
+                ago if ago < limits::SILENT && !is_silent => "live",
+                ago if ago < limits::SUSPECT => "suspect",
+                _ => "down",
+            },
+            _ => "down",
+        }
+    }
+}
+
 /// What a node was asked, and says of itself. All who want to know it within [`limits::STATUS_EVERY`] share one question.
 #[derive(Clone)]
 struct Survey {
@@ -247,6 +267,7 @@ impl Cluster {
             given_back: Mutex::default(),
             seen: Mutex::default(),
             surveys: Mutex::default(),
+            ended: Mutex::default(),
             changed: Arc::new(watch::Sender::new(0)),
             journal: Mutex::default(),
             is_active: false.into(),
@@ -379,6 +400,7 @@ impl Cluster {
             tracing::warn!(%group, "the group has no leader yet: {error}");
         }
         self.0.groups.write().expect("no holder of this lock panics").insert(group, raft.clone());
+        tokio::spawn(figures::watch(Arc::downgrade(&self.0), group, raft.clone()));
         tracing::info!(%group, "the group runs on this node");
         Ok(raft)
     }
@@ -791,15 +813,7 @@ impl Cluster {
             .filter_map(|(node, status)| Some((node, status?)))
             .collect();
         let seen = self.0.seen.lock().expect("no holder of this lock panics").clone();
-        let state = |node: &NodeId| match seen.get(node) {
-            _ if *node == me => "live",
-            Some(Seen { last: Some((last, _)), is_silent }) => match last.elapsed() {
-                ago if ago < limits::SILENT && !is_silent => "live",
-                ago if ago < limits::SUSPECT => "suspect",
-                _ => "down",
-            },
-            _ => "down",
-        };
+        let state = |node: &NodeId| if *node == me { "live" } else { Seen::state(seen.get(node)) };
         // What a node said that is away is so no more.
         answers.retain(|node, _| state(node) == "live");
         let mut groups: BTreeMap<Group, GroupStatus> =

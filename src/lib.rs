@@ -9,6 +9,7 @@
 //! | [`core`] | the format: hashes, JSON, Merkle tree, transactions, rules, quants, chains, notes, verification. Pure | |
 //! | [`limits`] | every bound, with its reason | |
 //! | [`access`] | who may do what: tokens, their roles and chains | `core` |
+//! | [`metrics`] | what is counted, for whoever watches the node |  |
 //! | [`log`] | the durable log: segments, batches, recovery, erasure in place. Knows nothing of chains | |
 //! | [`store`] | the log's contents in terms of chains, and the index over it; the only place that names the index's engine | `core`, `log` |
 //! | [`writer`] | the writers, one for each group of chains: commands in one order are decided and applied, one commit with one sync for all that waits | `store` |
@@ -47,6 +48,7 @@ pub mod http;
 pub mod leap;
 pub mod limits;
 pub mod log;
+pub mod metrics;
 pub mod mine;
 pub mod mirror;
 pub mod node;

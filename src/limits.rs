@@ -270,6 +270,10 @@ pub const REPLAY_TOLD: Duration = Duration::from_millis(200);
 /// The same for lines of the log.
 pub const OPENING_TOLD: Duration = Duration::from_secs(2);
 
+/// Chains that can have metrics of their own, where the operator asks for that: each has five series, and a Prometheus keeps some KiB
+/// of each in memory.
+pub const METRICS_CHAINS: usize = 1_000;
+
 /// Chains of one node. Each takes some 4 KiB of memory with the hashes at the edge of its tree, so these take 800 MiB, and a start
 /// reads each of them.
 pub const CHAINS: usize = 200_000;

@@ -16,7 +16,7 @@
 pub mod source;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     str::FromStr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -156,6 +156,30 @@ pub struct MirrorView {
     pub checkpoint: Option<String>,
     /// What speaks against the source.
     pub evidence: Vec<Evidence>,
+}
+
+/// How the mirrors of a node stand.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// How many there are in each state.
+    pub states: HashMap<Follows, usize>,
+    /// Transactions that the one lacks which lags most.
+    pub lag: u64,
+    /// Pieces of evidence against sources.
+    pub evidence: usize,
+}
+
+/// How a mirror stands that is to be followed or not, whose chain has ended or not, whose last round failed or not, and that lacks
+/// something or not.
+fn standing(following: &Following, is_complete: bool, is_away: bool, lags: bool) -> Follows {
+    match following {
+        Following::Stopped => Follows::Stopped,
+        Following::Contradiction(_) => Follows::Contradiction,
+        Following::Yes if is_complete => Follows::Complete,
+        Following::Yes if is_away => Follows::Away,
+        Following::Yes if lags => Follows::Copying,
+        Following::Yes => Follows::Following,
+    }
 }
 
 /// All mirrors of a node. A clone is another handle to the same.
@@ -474,6 +498,26 @@ impl Mirrors {
         views
     }
 
+    /// How many mirrors stand in each way, how many transactions the one that lags most lacks, and the pieces of evidence.
+    pub fn figures(&self) -> Figures {
+        let mut figures = Figures::default();
+        for follower in self.all().values() {
+            let (seen, is_away) = (follower.seen(), follower.status().error.is_some());
+            let record = follower.record();
+            let chain = self.0.node.chain(&record.name).filter(|chain| chain.id == record.id);
+            let is_complete = chain.as_ref().is_some_and(|chain| chain.has_ended());
+            let head = chain.map(|chain| chain.head());
+            let (size, quants) =
+                head.map_or((0, 0), |head| (head.newest.size().get(), head.newest.index().next().get()));
+            let state = standing(&record.state, is_complete, is_away, quants < seen.quant.next().get());
+            *figures.states.entry(state).or_default() += 1;
+            figures.lag = figures.lag.max(seen.size.get().saturating_sub(size));
+            figures.evidence += record.evidence.len();
+        }
+        *figures.states.entry(Follows::Away).or_default() += self.named().len();
+        figures
+    }
+
     /// What an operator should look at: the mirrors whose source contradicts itself.
     pub fn warnings(&self) -> Vec<String> {
         let warning = |follower: &Arc<Follower>| {
@@ -496,14 +540,7 @@ impl Mirrors {
         let seen = follower.seen();
         let (source_size, source_quants) = (seen.size.get(), seen.quant.next().get());
         let is_complete = self.0.node.chain(&record.id.to_string()).is_some_and(|chain| chain.has_ended());
-        let state = match &record.state {
-            Following::Stopped => Follows::Stopped,
-            Following::Contradiction(_) => Follows::Contradiction,
-            Following::Yes if is_complete => Follows::Complete,
-            Following::Yes if error.is_some() => Follows::Away,
-            Following::Yes if quants < source_quants => Follows::Copying,
-            Following::Yes => Follows::Following,
-        };
+        let state = standing(&record.state, is_complete, error.is_some(), quants < source_quants);
         let reason = match record.state {
             Following::Contradiction(reason) => Some(reason),
             _ => error,

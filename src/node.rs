@@ -3,6 +3,7 @@
 //! It is the one place that reads the clock and draws random numbers: both go into [`Command`]s before they reach the
 //! writer, which only moves a time on that would go back within its chain. Making hashes and JSON is the work of the caller's task, never of the writer.
 
+mod figures;
 mod heal;
 mod import;
 mod mirror;
@@ -19,6 +20,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -45,6 +47,7 @@ use crate::{
         witness::{self, Cosigned, Evidence, Refusal, Rejected, Trusted, Witnessed},
     },
     limits,
+    metrics::{Metrics, observe_since},
     mine::Miner,
     store::{
         ChainNumber, Lineage, LogRecord, Rollback, Store,
@@ -57,6 +60,7 @@ use crate::{
 };
 
 pub use crate::store::{Group, NodeId, Progress, StoreError};
+pub use figures::Figures;
 pub use import::{Import, ImportError, Imported, State as ImportState, Unfinished};
 pub use read::ChainReader;
 
@@ -360,6 +364,9 @@ impl Node {
 
     /// The chains that take no writes because newer quants of them were signed, and what to do.
     pub fn rollbacks(&self) -> Vec<(ChainName, String)> {
+        if !self.0.published.has_rollback() {
+            return Vec::new();
+        }
         let rollback =
             |(name, chain): (ChainName, Result<Arc<ChainHandle>, String>)| Some((name, chain.ok()?.rollback()?));
         self.chains(None, usize::MAX).into_iter().filter_map(rollback).collect()
@@ -386,6 +393,11 @@ impl Node {
     /// The group in which this node is alone at first.
     pub fn own_group(&self) -> Group {
         self.0.own_group
+    }
+
+    /// What the node counts.
+    pub fn metrics(&self) -> &Metrics {
+        self.0.store.metrics()
     }
 
     /// The store, for what keeps it equal to those of other nodes.
@@ -722,7 +734,10 @@ impl Node {
                 return Ok(None);
             }
             // So a quant is never earlier than what it seals.
-            let quant = self.0.miner.mine(head.cut(chain.rules().difficulty(), self.time_in(chain))).await;
+            let header = head.cut(chain.rules().difficulty(), self.time_in(chain));
+            let since = Instant::now();
+            let quant = self.0.miner.mine(header).await;
+            observe_since(&self.metrics().mining_seconds, since);
             let seal = Command::Seal {
                 chain: chain.number(),
                 guard: chain.guard(expected.clone()),
@@ -1078,6 +1093,12 @@ impl Node {
     /// # Errors
     /// Why it does not. What proves that the log has signed two histories is kept.
     pub async fn add_checkpoint(&self, body: &[u8]) -> Result<String, NotCosigned> {
+        let cosigned = self.cosign(body).await;
+        self.metrics().count_cosigning(cosigned.is_ok());
+        cosigned
+    }
+
+    async fn cosign(&self, body: &[u8]) -> Result<String, NotCosigned> {
         let submission = witness::Submission::parse(body)?;
         // Whoever has kept a checkpoint of this node's own may know more than an old copy of its folder.
         if let Some(chain) = submission.origin().strip_prefix("qbc/").and_then(|id| self.chain(id)) {

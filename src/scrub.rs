@@ -86,6 +86,9 @@ async fn passes(node: &Node, pace: Pace) {
             }
         }
         tracing::debug!(bytes, took = ?started.elapsed(), "all data was read again");
+        let metrics = node.metrics();
+        metrics.scrub_passes.inc();
+        metrics.scrub_passed.set(node.now().micros() / 1_000_000);
         sleep(pace.pause).await;
     }
 }
@@ -152,6 +155,7 @@ async fn chain_once(node: &Node, chain: &Arc<ChainHandle>, rate: u64) -> (u64, R
         match step {
             Ok((next, read)) => {
                 bytes += read;
+                node.metrics().scrub_bytes.inc_by(read);
                 if next.is_done() {
                     let done = Scrubbed { size: next.size(), timestamp: node.now() };
                     *chain.remembered::<Last>().0.lock().expect("no holder of this lock panics") = Some(done);

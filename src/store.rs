@@ -92,7 +92,8 @@ use crate::{
         witness::Witnessed,
     },
     limits,
-    log::{self, Log, LogError, Mark, Reader, make_folder},
+    log::{self, Log, LogError, Mark, Placed, Reader, make_folder},
+    metrics::{Metrics, observe_since},
 };
 
 /// Why the store could not do what it was asked.
@@ -157,6 +158,19 @@ impl std::fmt::Debug for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Progress")
     }
+}
+
+/// A file system, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    /// All that it has.
+    pub size: u64,
+    /// What is taken, by whomever.
+    pub used: u64,
+    /// What this program may take.
+    pub free: u64,
+    /// Where less than this is free, no more writes are taken.
+    pub reserve: u64,
 }
 
 /// Changes that become durable together or not at all.
@@ -438,6 +452,10 @@ pub struct Store {
     node: OnceLock<NodeId>,
     /// When the file system had room enough.
     had_room: Mutex<Option<Instant>>,
+    metrics: Arc<Metrics>,
+    /// The number of the newest batch of the log, and of the one up to which the index has all.
+    newest_batch: AtomicU64,
+    indexed_batch: AtomicU64,
     _lock: File,
 }
 
@@ -477,6 +495,8 @@ impl Store {
             )));
         }
         let next_chain = ids.keys().map(|number| number.0 + 1).max().unwrap_or(0).into();
+        let newest_batch = log.newest().number;
+        let indexed_batch = index.mark()?.number;
         Ok(Store {
             folder: folder.into(),
             log: Mutex::new(log),
@@ -492,6 +512,9 @@ impl Store {
             next_chain,
             node: node.map(OnceLock::from).unwrap_or_default(),
             had_room: Mutex::default(),
+            metrics: Arc::default(),
+            newest_batch: newest_batch.into(),
+            indexed_batch: indexed_batch.into(),
             _lock: lock,
         })
     }
@@ -551,7 +574,7 @@ impl Store {
         if let (Some(id), Some(head), Some(last)) = (id, head, slots.last()) {
             rows.entry(group, id, placed.place(head.to(*last)));
         }
-        let mark = placed.write()?;
+        let mark = self.write(placed)?;
         // Until it has erased what it announced, a start must find that it did not: the mark comes with the next batch.
         {
             let mut groups = self.groups.lock().expect("no holder of this lock panics");
@@ -606,11 +629,42 @@ impl Store {
         if self.is_behind() {
             return;
         }
-        if let Err(error) = index.write(rows, mark.filter(|mark| *mark != Mark::START)) {
-            // It is in the log, so it counts.
-            tracing::error!("the index cannot be written: {error}");
-            self.is_behind.store(true, Ordering::Relaxed);
+        match index.write(rows, mark.filter(|mark| *mark != Mark::START)) {
+            Ok(()) => self.tell_indexed(mark),
+            Err(error) => {
+                // It is in the log, so it counts.
+                tracing::error!("the index cannot be written: {error}");
+                self.is_behind.store(true, Ordering::Relaxed);
+            }
         }
+    }
+
+    fn tell_indexed(&self, mark: Option<Mark>) {
+        if let Some(mark) = mark {
+            self.indexed_batch.fetch_max(mark.number, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes a batch of the log durable.
+    fn write(&self, placed: Placed) -> Result<Mark, LogError> {
+        let (since, mark) = (Instant::now(), placed.mark());
+        self.metrics.log_batch_bytes.observe(f64::from(mark.end - mark.start));
+        let written = placed.write();
+        observe_since(&self.metrics.log_sync_seconds, since);
+        self.newest_batch.fetch_max(mark.number, Ordering::Relaxed);
+        written
+    }
+
+    /// What the store and all above it count.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Batches that the log has behind those of which the index has all: few at any time, unless it [is behind](Store::is_behind) or
+    /// waits for agreement.
+    pub fn index_lag(&self) -> u64 {
+        let indexed = self.indexed_batch.load(Ordering::Relaxed);
+        self.newest_batch.load(Ordering::Relaxed).saturating_sub(indexed)
     }
 
     /// The number of a new chain: each is given once.
@@ -649,14 +703,19 @@ impl Store {
         if had_room.is_some_and(|at| at.elapsed() < limits::ROOM_PAUSE) {
             return true;
         }
-        let free = || -> io::Result<bool> {
-            let stat = rustix::fs::statvfs(&self.folder)?;
-            let (free, total) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
-            Ok(free >= limits::FREE_BYTES.min(total / 16))
-        };
-        let has_room = free().unwrap_or(false);
+        let has_room = self.disk().is_ok_and(|disk| disk.free >= disk.reserve);
         *had_room = has_room.then(Instant::now);
         has_room
+    }
+
+    /// How the file system of the data folder stands.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn disk(&self) -> io::Result<Disk> {
+        let stat = rustix::fs::statvfs(&self.folder)?;
+        let [size, left, free] = [stat.f_blocks, stat.f_bfree, stat.f_bavail].map(|blocks| blocks * stat.f_frsize);
+        Ok(Disk { size, used: size - left, free, reserve: limits::FREE_BYTES.min(size / 16) })
     }
 
     /// Whether the index lacks something that the log has: then [`Store::recover`] must come before the next commit.
@@ -717,6 +776,7 @@ impl Store {
         let newest = log::read(&log_folder, index.mark()?, |found| replay.take(found))?;
         *ids = replay.finish(newest)?.ids;
         groups.newest = Some(newest);
+        self.tell_indexed(Some(newest));
         *guard = Some(index);
         self.is_behind.store(false, Ordering::Relaxed);
         Ok(())
@@ -741,6 +801,7 @@ impl Store {
         let replayed = replay.finish(newest)?;
         *self.ids.write().expect("no holder of this lock panics") = replayed.ids;
         *groups = replayed.groups;
+        self.tell_indexed(Some(newest));
         Ok(())
     }
 

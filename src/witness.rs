@@ -88,6 +88,12 @@ pub async fn run(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let mut queues: Vec<Queue> = witnesses.into_iter().map(Queue::of).collect();
+    let count = |witness: &Witness, outcome, calls| {
+        node.metrics().count_witness_call(&witness.to_string(), outcome, calls);
+    };
+    for queue in &queues {
+        ["cosigned", "refused", "away"].into_iter().for_each(|outcome| count(&queue.witness, outcome, 0));
+    }
     // A cosignature from before the node's start is not kept.
     for (_, chain) in node.chains(None, usize::MAX) {
         let Ok(chain) = chain else { continue };
@@ -118,6 +124,7 @@ pub async fn run(
             Some(chain) = sealed.recv() => queues.iter_mut().for_each(|queue| queue.add(&chain)),
             Some(done) = calls.join_next() => {
                 let (at, chain, answer) = done.expect("a call of a witness does not panic");
+                count(&queues[at].witness, answer.outcome(), 1);
                 queues[at].done(&chain, answer);
             }
             () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
@@ -175,6 +182,16 @@ enum Answer {
         /// The time for which it asks to be left alone, if it does.
         retry_after: Option<Duration>,
     },
+}
+
+impl Answer {
+    fn outcome(&self) -> &'static str {
+        match self {
+            Answer::Cosigned { .. } => "cosigned",
+            Answer::Refused(_) => "refused",
+            Answer::Away { .. } => "away",
+        }
+    }
 }
 
 impl Queue {

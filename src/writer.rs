@@ -29,12 +29,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::{
     core::chain::LeapPolicy,
     limits,
+    metrics::observe_since,
     store::{Group, LogRecord, Place, Said, Store, StoreError},
 };
 use ledger::{Ledger, Pending};
 
 pub use command::{Command, Envelope, Guard, MirrorStep, Outcome, Own, Placed, Refused, Request};
-pub use handle::{ChainHandle, Damage, Health, Mirrored, Published};
+pub use handle::{ChainHandle, Damage, Health, Mirrored, Published, Totals};
 pub use import::{Part, Progress, Step, in_force_at};
 pub use load::{checked_transaction, edge_at, key_change};
 
@@ -275,9 +276,13 @@ impl Core {
         for (handle, from) in pending.mirrors {
             handle.set_mirror(from);
         }
+        let metrics = self.store.metrics();
+        let (mut transactions, mut quants) = (0, 0);
         for (handle, head) in pending.heads.into_values() {
-            let newest = head.newest.index();
-            let before = handle.head.send_replace(head);
+            let (size, newest) = (head.size(), head.newest.index());
+            let before = handle.set_head(head);
+            transactions += size.get() - before.size().get();
+            quants += newest.get() - before.newest.index().get();
             if before.newest.index() != newest {
                 self.published.tell_sealed(&handle);
             }
@@ -286,11 +291,19 @@ impl Core {
             }
         }
         for handle in pending.made {
+            let head = handle.head();
+            transactions += head.size().get() - handle.lineage.shared().get();
+            quants += head.newest.index().next().get() - handle.lineage.own_quants_from().get();
             self.published.add(&handle);
             self.published.tell_sealed(&handle);
         }
         if let Some(replaced) = pending.replaced {
             replaced.set_replaced();
+        }
+        metrics.transactions.inc_by(transactions);
+        metrics.quants.inc_by(quants);
+        if transactions > 0 {
+            metrics.commit_transactions.observe(transactions as f64);
         }
         self.published.add_witnessed(pending.witnessed);
         // An erasure stands from its commit on, whatever becomes of the data: the next start would destroy it.
@@ -298,6 +311,7 @@ impl Core {
         // What was read before may have the data. It must not pass for what is read from now on.
         if let Some(chain) = pending.erased {
             chain.erasures.fetch_add(1, Ordering::Release);
+            metrics.erasures.inc();
         }
         Ok(())
     }
@@ -325,6 +339,7 @@ impl Writer {
     pub fn run(mut self) {
         let core = self.core.clone();
         while let Some(first) = self.next.take().or_else(|| self.requests.blocking_recv()) {
+            let since = Instant::now();
             let mut state = core.lock();
             while state.is_paused {
                 state = core.resumed.wait(state).expect("no holder of this lock panics");
@@ -360,7 +375,9 @@ impl Writer {
                 continue;
             }
             let decided = self.decide_all(first, &mut state.ledger, may_change);
-            self.settle(decided, state);
+            if self.settle(decided, state) {
+                observe_since(&core.store.metrics().commit_seconds, since);
+            }
         }
     }
 
@@ -381,10 +398,11 @@ impl Writer {
         decided
     }
 
-    /// Has what was decided agreed, and answers.
-    fn settle(&mut self, mut decided: Decided, mut state: MutexGuard<'_, State>) {
+    /// Has what was decided agreed, and answers. Says whether there was something that is durable now.
+    fn settle(&mut self, mut decided: Decided, mut state: MutexGuard<'_, State>) -> bool {
         let core = self.core.clone();
         let mut pending = std::mem::take(&mut decided.pending);
+        let is_change = !pending.batch.is_empty();
         let committed = match core.sequencer() {
             Some(sequencer) if !pending.batch.has_no_effect() => {
                 // What is this node's own is no part of what others agree to.
@@ -416,6 +434,7 @@ impl Writer {
             }
         };
         decided.answer(&committed);
+        is_change && committed.is_ok()
     }
 
     /// Has the replicas of the group compared, now and then.

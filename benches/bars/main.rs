@@ -21,9 +21,9 @@ use baselines::BASELINE;
 use rig::Bench;
 
 /// The rows, by the names that select them.
-const ROWS: [&str; 13] = [
+const ROWS: [&str; 14] = [
     "inject", "one", "stream", "disk", "chain", "leap", "chains", "restart", "proofs", "verify", "events", "erase",
-    "pow",
+    "metrics", "pow",
 ];
 /// Of node and baseline; the figures are medians over them.
 const ROUNDS: usize = 3;
@@ -98,6 +98,7 @@ async fn measure(row: &str, bench: &Bench) -> Result<Vec<Row>> {
         "verify" => reads::verify(bench).await,
         "erase" => Ok(vec![writes::inject_while_erasing(bench).await?]),
         "events" => reads::events(bench).await,
+        "metrics" => writes::metrics(bench).await,
         _ => Ok(vec![writes::hashing()?, writes::inject_while_mining(bench).await?]),
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use axum::http::{Method, StatusCode};
 use qbc::{
     cli::load::{self, median},
     core::{
@@ -19,14 +20,15 @@ use qbc::{
         quant::Header,
         transaction::Timestamp,
     },
+    http::Requests,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::{
     BLOCK_LINES, DATA_BYTES, NO_BAR, ROUNDS, Row, STREAMS, TIME,
     baselines::{Postgres, Redis},
-    rig::{Bench, fill, send},
+    rig::{Bench, fill, get, read, send},
 };
 
 pub async fn inject(bench: &Bench) -> Result<Vec<Row>> {
@@ -149,6 +151,83 @@ pub async fn inject_while_erasing(bench: &Bench) -> Result<Row> {
         ratio: Some(erasing / quiet),
         bar: "at most 2",
         met: erasing / quiet <= 2.0,
+    })
+}
+
+/// What metrics cost: of a request what it counts, and of a node that is scraped each second the rate.
+pub async fn metrics(bench: &Bench) -> Result<Vec<Row>> {
+    const SCRAPE_EVERY: Duration = Duration::from_secs(1);
+    let node = bench.node("metrics")?;
+    let target = &node.target;
+    let [mut quiet, mut scraped, mut busy, mut counting] = [const { Vec::new() }; 4];
+    let routes = routes(&get(target, "/openapi.json").await?)?;
+    for _ in 0..ROUNDS {
+        let before = node.processor_time()?;
+        let posts = bench.posts(target, "/inject", 64).await?;
+        // The load ends when its time is over, so this is as exact as the rate is.
+        busy.push((node.processor_time()? - before).as_secs_f64() * 1e6 / (posts.rate * TIME.as_secs_f64()));
+        quiet.push(posts.rate);
+        counting.push(micros_of_counting(&routes)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let scraper = thread::spawn({
+            let (target, stop) = (target.clone(), stop.clone());
+            move || -> Result<()> {
+                tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+                    while !stop.load(Ordering::Relaxed) {
+                        read(&target, "/metrics", 1_000).await?;
+                        sleep(SCRAPE_EVERY).await;
+                    }
+                    Ok(())
+                })
+            }
+        });
+        scraped.push(bench.posts(target, "/inject", 64).await?.rate);
+        stop.store(true, Ordering::Relaxed);
+        scraper.join().map_err(|_| anyhow::anyhow!("the scraper panicked"))??;
+    }
+    let [quiet, scraped, busy, counting] = [quiet, scraped, busy, counting].map(median);
+    let what = "not scraped";
+    Ok(vec![
+        Row {
+            measure: "what a request counts for the metrics".into(),
+            figure: format!("{:.0} ns", counting * 1e3),
+            baseline: format!("processor time of an inject {busy:.1} µs"),
+            ratio: Some(counting / busy),
+            bar: "at most 0.02",
+            met: counting / busy <= 0.02,
+        },
+        Row::rate("inject, 64 connections, scraped each second", [scraped, quiet], "/s", what, 0.98, NO_BAR),
+    ])
+}
+
+/// The routes of a node, as it looks them up.
+fn routes(document: &Value) -> Result<matchit::Router<Arc<str>>> {
+    let mut routes = matchit::Router::new();
+    for path in document["paths"].as_object().context("the document has paths")?.keys() {
+        // What takes the rest of a path has no mark in the document.
+        let path = path.replace("{tile}", "{*tile}");
+        routes.insert(path.as_str(), Arc::from(path.as_str()))?;
+    }
+    Ok(routes)
+}
+
+/// Microseconds that it takes to look up the route of an inject, and to count it, on two threads that do nothing else.
+fn micros_of_counting(routes: &matchit::Router<Arc<str>>) -> Result<f64> {
+    const REQUESTS: u32 = 500_000;
+    let requests = Requests::new();
+    let count = || -> Result<Duration> {
+        let start = Instant::now();
+        for _ in 0..REQUESTS {
+            let route = routes.at(black_box("/inject"))?.value;
+            requests.begin(Some(route), &Method::POST).answer(StatusCode::ACCEPTED);
+        }
+        Ok(start.elapsed())
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(count);
+        let one = count()?;
+        let other = other.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        Ok(one.max(other).as_secs_f64() * 1e6 / f64::from(REQUESTS))
     })
 }
 

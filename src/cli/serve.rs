@@ -33,7 +33,7 @@ use crate::{
         link::{SECRET_FILE, Secret},
     },
     core::{chain::LeapPolicy, note::VerifierKey, rules::ChainName, witness::Trusted},
-    http::{self, Admitted, App, HostName, Origin, Share},
+    http::{self, Admitted, App, HostName, Origin, Share, ShownChains},
     leap, limits,
     mirror::{Mirrors, Wanted, source::ChainUrl},
     node::{Background, Config, Node, Progress},
@@ -153,6 +153,19 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
     pub allow_host: Vec<HostName>,
 
+    /// Give the chains with these names metrics of their own, with their names as labels: orders-* is all names that begin so, and without
+    /// a pattern it is all chains. At most 1,000 are told.
+    #[arg(
+        long,
+        env = "QBC_METRICS_CHAINS",
+        value_name = "PATTERN",
+        num_args = 0..=1,
+        default_missing_value = "*",
+        value_delimiter = ',',
+        value_parser = parse_pattern
+    )]
+    pub metrics_chains: Vec<String>,
+
     /// What is logged to stderr: error, warn, info, debug (a line for each request), or a tracing filter.
     #[arg(long, env = "QBC_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -172,6 +185,15 @@ fn parse_accepted(text: &str) -> Result<String, &'static str> {
         text.parse::<ChainName>()?;
     }
     Ok(text.into())
+}
+
+/// The name of a chain, or the beginning of names with `*` behind it.
+fn parse_pattern(text: &str) -> Result<String, String> {
+    let start = text.strip_suffix('*').unwrap_or(text);
+    match start.is_empty() && start != text || start.parse::<ChainName>().is_ok() {
+        true => Ok(text.into()),
+        false => Err(format!("{text:?} is neither the name of a chain nor the beginning of one with * behind it")),
+    }
 }
 
 /// The secret of the node's cluster: as it was said, or from its folder, or from that of the node that it joins, where both stand
@@ -325,7 +347,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
     });
     let mirrors = Mirrors::start(node.clone(), cluster.clone(), args.discover_allow, mirrors, stopping.clone()).await?;
-    let app = App::new(node.clone(), cluster.clone(), peers, mirrors, admitted, stopping.clone());
+    let shown_chains = ShownChains(args.metrics_chains);
+    let app = App::new(node.clone(), cluster.clone(), peers, mirrors, admitted, shown_chains, stopping.clone());
     let signals = signals()?;
     tokio::spawn(async move {
         signals.await;

@@ -58,7 +58,7 @@ pub enum Following {
 }
 
 /// How a mirror stands to its source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, utoipa::ToSchema)]
 #[schema(as = MirrorState)]
 #[serde(rename_all = "lowercase")]
 pub enum Follows {

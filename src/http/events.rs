@@ -57,6 +57,7 @@ use crate::{
         hash::Hash,
     },
     limits,
+    metrics::Counted,
     node::{ChainReader, StoreError},
     writer::ChainHandle,
 };
@@ -512,13 +513,15 @@ struct Listener {
     is_over: bool,
     /// Held by the piece that is on its way, until the socket has taken it.
     turn: Arc<Semaphore>,
+    _counted: Counted,
 }
 
 impl Listener {
     fn new(app: App, chain: Arc<ChainHandle>, cursor: Cursor) -> Listener {
         let recent = Broadcast::follow(&app, &chain);
         let stopping = app.0.stopping.clone();
-        Listener { app, chain, recent, stopping, cursor, part: None, is_over: false, turn: Arc::new(Semaphore::new(1)) }
+        let (turn, counted) = (Arc::new(Semaphore::new(1)), Counted::new(&app.0.requests.event_streams));
+        Listener { app, chain, recent, stopping, cursor, part: None, is_over: false, turn, _counted: counted }
     }
 
     /// It begins with an id but no event: a client that loses the connection before the first event resumes here too. A
@@ -666,7 +669,11 @@ mod tests {
             let (allowed, named) = ("none".parse().unwrap(), Vec::new());
             let mirrors = Mirrors::start(node.clone(), cluster.clone(), allowed, named, stopping.clone());
             let mirrors = mirrors.await.unwrap();
-            Served { app: App::new(node, cluster, peers, mirrors, Default::default(), stopping), stop, _folder: folder }
+            Served {
+                app: App::new(node, cluster, peers, mirrors, Default::default(), Default::default(), stopping),
+                stop,
+                _folder: folder,
+            }
         }
 
         fn chain(&self) -> Arc<ChainHandle> {

@@ -16,6 +16,7 @@ mod import;
 mod inject;
 mod keys;
 mod line_end;
+mod metrics;
 mod mirrors;
 mod nodes;
 mod openapi;
@@ -25,6 +26,7 @@ mod problem;
 mod proofs;
 mod server;
 mod table;
+mod trace;
 mod unread;
 mod witness;
 
@@ -54,12 +56,14 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, Any as AnyValue, CorsLayer};
 use utoipa_axum::routes;
 
 pub use access::{InForce, Share};
+pub use metrics::{Requests, ShownChains};
 pub use origin::{Admitted, HostName, Origin};
 pub use server::Limits;
 
 use crate::{
     access::{Resource, Role},
     cluster::Cluster,
+    core::transaction::Timestamp,
     limits,
     mirror::Mirrors,
     node::Node,
@@ -98,6 +102,12 @@ struct Shared {
     admitted: Admitted,
     /// The OpenAPI document, once the routes are there of which it is made.
     document: OnceLock<Document>,
+    /// What requests and connections count.
+    requests: metrics::Requests,
+    /// The chains that have metrics of their own.
+    shown_chains: ShownChains,
+    /// When the node was started.
+    started: Timestamp,
     /// Whether the node stops, which ends all waiting.
     stopping: watch::Receiver<bool>,
 }
@@ -112,20 +122,22 @@ struct Document {
 }
 
 impl App {
-    /// A node with its part in a cluster, its peers and its mirrors, under these names and for the pages of these sites, until `stopping`
-    /// says that the node stops.
+    /// A node with its part in a cluster, its peers and its mirrors, under these names and for the pages of these sites, with metrics of
+    /// these chains, until `stopping` says that the node stops.
     pub fn new(
         node: Node,
         cluster: Cluster,
         peers: Peers,
         mirrors: Mirrors,
         admitted: Admitted,
+        shown_chains: ShownChains,
         stopping: watch::Receiver<bool>,
     ) -> App {
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
         let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
         let document = OnceLock::new();
+        let (requests, started) = (metrics::Requests::new(), node.now());
         let nodes = forward::Nodes::new(cluster.clone());
         App(Arc::new(Shared {
             node,
@@ -138,6 +150,9 @@ impl App {
             events,
             admitted,
             document,
+            requests,
+            shown_chains,
+            started,
             stopping,
         }))
     }
@@ -196,6 +211,7 @@ fn node_routes() -> Table {
         .on_node(Open, routes!(guide::chapter))
         .on_node(Open, routes!(nodes::livez))
         .on_node(Open, routes!(nodes::readyz))
+        .on_node(Read, routes!(metrics::metrics))
         .on_node(Open, routes!(nodes::openapi))
 }
 
@@ -203,12 +219,14 @@ fn node_routes() -> Table {
 /// time.
 pub async fn serve(listener: TcpListener, app: App, bounds: Limits, shutdown: watch::Receiver<bool>) {
     let cluster = app.0.cluster.clone();
+    let connections = app.0.requests.connections.clone();
+    app.0.requests.connections_limit.set(bounds.connections as i64);
     let interface = Arc::new(Interface::new(app));
     let answer = move |request| {
         let interface = interface.clone();
         async move { interface.answer(request).await }
     };
-    server::serve(listener, answer, Some(cluster), bounds, shutdown).await;
+    server::serve(listener, answer, Some(cluster), bounds, connections, shutdown).await;
 }
 
 /// All routes, those of a chain for the default chain as well.
@@ -284,13 +302,16 @@ impl Interface {
         let is_head = request.method() == Method::HEAD;
         let encodings = Encodings::of(&mut request);
         let id = request_id(&request);
-        let log = tracing::enabled!(tracing::Level::DEBUG)
-            .then(|| (Instant::now(), request.method().clone(), request.uri().path().to_owned()));
-        let listed = cfg!(debug_assertions).then(|| {
-            let path = self.asked(&request, false).path;
-            (request.method().clone(), path)
-        });
+        let trace_id = trace::trace_id(request.headers());
+        let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
+        let listed = self.asked(&request, false);
+        let mut under_way = self.app.0.requests.begin(listed.template, request.method());
+        let listed = cfg!(debug_assertions).then(|| (request.method().clone(), listed.path));
         let references = References::of(&request);
+        if self.app.0.cluster.is_active() {
+            // Where another node answers, its log has the same id.
+            request.headers_mut().insert(REQUEST_ID, id.clone());
+        }
         let (response, token) = self.answer_client(request).await;
         let is_finished = response.extensions().get::<forward::Forwarded>().is_some();
         let mut response = if is_finished { response } else { line_end::add(as_problem(response)) };
@@ -302,20 +323,14 @@ impl Interface {
         }
         references.write(response.headers_mut());
         unread.announce(&mut response);
-        if let Some((started, method, path)) = log {
-            let (status, took) = (response.status().as_u16(), started.elapsed());
-            let request_id = id.to_str().unwrap_or_default();
-            tracing::debug!(request_id, %method, path, status, token, ?took);
-        }
+        let took = under_way.answer(response.status());
+        let (request_id, status) = (id.to_str().unwrap_or_default(), response.status().as_u16());
+        let (route, method) = (under_way.route(), under_way.method());
         // A wait for a leap that took too long is no failure of the node, and of a full disk the writer tells once.
         let is_told = matches!(response.status(), StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE);
-        if response.status().is_server_error() && !is_told {
-            tracing::warn!(
-                request_id = id.to_str().unwrap_or_default(),
-                token,
-                status = response.status().as_u16(),
-                "a request failed"
-            );
+        match response.status().is_server_error() && !is_told {
+            true => tracing::warn!(request_id, route, method, path, status, token, ?took, trace_id, "a request failed"),
+            false => tracing::debug!(request_id, route, method, path, status, token, ?took, trace_id),
         }
         response.headers_mut().insert(REQUEST_ID, id);
         let response = encodings.write(response);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    App,
+    App, REQUEST_ID,
     access::Client,
     cache::insists_on,
     chains::{Stats, page_limit},
@@ -23,6 +23,7 @@ use super::{
     openapi::{Cached, Guard, NameForm, PublicKey},
     preconditions::{expected, is_only_if_new, refuse_conditions, refuse_key},
     problem::Problem,
+    trace::{TRACE_PARENT, TRACE_STATE},
 };
 use crate::{
     access::Role,
@@ -261,6 +262,11 @@ async fn bang_in_cluster(
         sent.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         sent.insert(header::CONTENT_LENGTH, json.len().into());
         sent.insert(forward::GROUP, text_header(group.to_string()));
+        for name in [REQUEST_ID, TRACE_PARENT, TRACE_STATE] {
+            if let Some(value) = headers.get(&name) {
+                sent.insert(name, value.clone());
+            }
+        }
         return Ok(forward::send(cluster, &app.0.nodes, host, group, request).await);
     }
     let name = rules.name().clone();
@@ -651,33 +657,41 @@ pub async fn livez() -> axum::Json<Status> {
     )
 )]
 pub async fn readyz(State(app): State<App>, client: Client) -> Result<axum::Json<Status>, Problem> {
+    check_ready(&app, |chain| client.may(Role::Read, chain.as_str())).map_err(Problem::overloaded)?;
+    let warnings = match client.may_everywhere(Role::Read) {
+        true => [app.0.node.warnings(), app.0.mirrors.warnings()].concat(),
+        false => Vec::new(),
+    };
+    Ok(axum::Json(Status { status: "ok", warnings }))
+}
+
+/// Whether the node takes reads and writes of all its chains.
+///
+/// # Errors
+/// Why not, with the names of chains that may be told.
+pub(super) fn check_ready(app: &App, may_tell: impl Fn(&ChainName) -> bool) -> Result<(), String> {
     match app.0.node.health() {
-        Health::Ready => {
-            let name = |what: &'static str| {
-                let client = &client;
-                move |(name, detail): (ChainName, String)| match client.may(Role::Read, name.as_str()) {
-                    true => format!("the chain \"{name}\" {what}: {detail}"),
-                    false => format!("a chain {what}"),
-                }
-            };
-            let damaged = app.0.node.damages().into_iter().map(name("is damaged"));
-            let names: Vec<String> =
-                damaged.chain(app.0.node.rollbacks().into_iter().map(name("takes no writes"))).collect();
-            match names.as_slice() {
-                [] => {
-                    let warnings = match client.may_everywhere(Role::Read) {
-                        true => [app.0.node.warnings(), app.0.mirrors.warnings()].concat(),
-                        false => Vec::new(),
-                    };
-                    Ok(axum::Json(Status { status: "ok", warnings }))
-                }
-                names => Err(Problem::overloaded(format!("{}; the others go on", names.join("; ")))),
-            }
-        }
-        Health::Full => Err(Problem::overloaded("the disk is full: writes are refused until space is freed")),
+        Health::Ready => {}
+        Health::Full => return Err("the disk is full: writes are refused until space is freed".into()),
         Health::Failed(detail) => {
-            Err(Problem::overloaded(format!("{detail}: no more writes are taken until the node is started again")))
+            return Err(format!("{detail}: no more writes are taken until the node is started again"));
         }
+    }
+    let ended = app.0.cluster.ended().into_iter().map(|(group, detail)| {
+        format!("the group {group} runs no more on this node until that is started again: {detail}")
+    });
+    let name = |what: &'static str| {
+        let may_tell = &may_tell;
+        move |(name, detail): (ChainName, String)| match may_tell(&name) {
+            true => format!("the chain \"{name}\" {what}: {detail}"),
+            false => format!("a chain {what}"),
+        }
+    };
+    let damaged = app.0.node.damages().into_iter().map(name("is damaged"));
+    let rolled_back = app.0.node.rollbacks().into_iter().map(name("takes no writes"));
+    match ended.chain(damaged).chain(rolled_back).collect::<Vec<String>>().as_slice() {
+        [] => Ok(()),
+        reasons => Err(format!("{}; the others go on", reasons.join("; "))),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     marker::PhantomData,
+    sync::Arc,
 };
 
 use axum::http::{HeaderValue, Method, Response, header};
@@ -339,7 +340,8 @@ pub fn listed(document: &OpenApi, rules: &Rules) -> matchit::Router<Listed> {
             let rule = rules[&(path.clone(), method.clone())];
             ListedMethod { method, rule, parameters: names.collect() }
         });
-        let listed = Listed { path: path.clone(), methods: methods.collect() };
+        let template = without_marks(path).into();
+        let listed = Listed { path: path.clone(), template, methods: methods.collect() };
         all.insert(path, listed).expect("the router has these paths too");
     }
     all

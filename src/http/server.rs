@@ -35,6 +35,7 @@ use crate::{
     access::{Resource, Usage},
     cluster::{Cluster, link::FIRST_BYTE},
     limits,
+    metrics::{Counted, Gauge},
 };
 use socket::Socket;
 
@@ -97,12 +98,13 @@ enum Signal {
 }
 
 /// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time. Connections of other
-/// nodes are the cluster's.
+/// nodes are the cluster's. `open` counts all of them.
 pub async fn serve<R>(
     listener: TcpListener,
     answer: impl Fn(Request<Incoming>) -> R + Clone + Send + 'static,
     cluster: Option<Cluster>,
     bounds: Limits,
+    open: Gauge,
     mut shutdown: watch::Receiver<bool>,
 ) where
     R: Future<Output = Response<Body>> + Send + 'static,
@@ -143,7 +145,9 @@ pub async fn serve<R>(
             Signal::Stop
         };
         let look = || sleep(limits::KEEP_ALIVE).map(|()| Signal::Look).boxed();
+        let counted = Counted::new(&open);
         connections.spawn(async move {
+            let _counted = counted;
             let mut ending = shutdown.clone();
             let _held = held;
             let is_link = tokio::select! {
@@ -293,7 +297,7 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let bounds = Limits { connections: 1, of_address: 1, write_timeout: Duration::from_millis(500) };
         let (stop, stopping) = watch::channel(false);
-        let server = tokio::spawn(serve(listener, answer, None, bounds, stopping));
+        let server = tokio::spawn(serve(listener, answer, None, bounds, Gauge::default(), stopping));
         client.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
         let dropped = async {
             while taken.load(Ordering::Relaxed) == 0 || Arc::strong_count(&held) > 2 {

@@ -134,6 +134,8 @@ impl Table {
 pub struct Listed {
     /// Its path.
     pub path: String,
+    /// Its path as the document has it, which names the route in the log and in metrics.
+    pub template: Arc<str>,
     /// Its methods.
     pub methods: Vec<ListedMethod>,
 }
@@ -150,6 +152,8 @@ pub struct ListedMethod {
 pub struct Asked<'a> {
     /// The path of the route, as the table has it; empty where there is none.
     pub path: &'a str,
+    /// Its name in the log and in metrics, if there is such a route.
+    pub template: Option<&'a Arc<str>>,
     /// The route with this method, if there is one. A HEAD is a GET.
     pub listed: Option<&'a ListedMethod>,
     /// What the path names as a chain.
@@ -160,7 +164,9 @@ impl<'a> Asked<'a> {
     /// Finds what a request asks for. Without `wants_chain` the chain that it names is not looked for.
     pub fn of(routes: &'a matchit::Router<Listed>, request: &Request<Body>, wants_chain: bool) -> Asked<'a> {
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-        let Ok(found) = routes.at(request.uri().path()) else { return Asked { path: "", listed: None, named: None } };
+        let Ok(found) = routes.at(request.uri().path()) else {
+            return Asked { path: "", template: None, listed: None, named: None };
+        };
         let listed = found.value.methods.iter().find(|listed| listed.method == *method);
         let is_of_chain = wants_chain && listed.is_some_and(|listed| listed.rule.scope == Scope::Chain);
         let named = is_of_chain.then(|| match found.params.get("chain") {
@@ -168,7 +174,7 @@ impl<'a> Asked<'a> {
             Some(name) => percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned().into(),
             None => Cow::Borrowed(ChainName::DEFAULT),
         });
-        Asked { path: &found.value.path, listed, named }
+        Asked { path: &found.value.path, template: Some(&found.value.template), listed, named }
     }
 
     /// What stands at the route.

@@ -26,6 +26,7 @@ impl Node {
     /// Has a damaged chain healed, if it can be.
     pub fn tell_damage(&self, chain: &ChainHandle, detail: String) {
         tracing::error!(chain = %chain.name, "the chain is damaged: {detail}");
+        self.metrics().damages.inc();
         chain.set_damage(Damage::Stored(detail));
         self.0.damage_found.notify_one();
     }
@@ -127,6 +128,7 @@ impl Node {
                         chain = of.name,
                         "transactions {first} to {last} were damaged on this node's disk, and are healed {by}: {detail}"
                     );
+                    self.metrics().healed_runs.inc();
                     (healed, next) = (healed + 1, run.end);
                 }
             }

@@ -329,6 +329,7 @@ impl Import {
                 match self.node.step(id, finish).await? {
                     Outcome::Banged(chain) => {
                         tracing::info!(chain = %chain.name, %id, %quants, %transactions, "the chain is imported");
+                        self.node.metrics().imports.inc();
                         (chain, false)
                     }
                     _ => unreachable!("the outcome of a finished import is Banged"),

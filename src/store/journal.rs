@@ -143,7 +143,7 @@ impl Store {
                             before,
                         });
                         let logged: Vec<LoggedEntry> = logged.collect();
-                        placed.write().map(|mark| (mark, logged))
+                        self.write(placed).map(|mark| (mark, logged))
                     });
                 }
             }
@@ -330,7 +330,7 @@ impl Store {
         if let Some(log) = log.as_mut().filter(|_| !doomed.is_empty()) {
             let mut announced = log.batch();
             doomed.iter().for_each(|place| announced.erase(*place));
-            log.place(announced)?.write()?;
+            self.write(log.place(announced)?)?;
         }
         let Batch { runs, mut rows, .. } = batch;
         let mut is_as_expected = true;
@@ -389,7 +389,7 @@ impl Store {
         let head = batch.push(&GroupRecord::Entry(EntryHead::of(group, &entry)).encode(), []);
         let placed = log.place(batch)?;
         let span = placed.place(head);
-        let mark = placed.write()?;
+        let mark = self.write(placed)?;
         let Said::Membership(membership) = entry.said else { unreachable!("it was just made") };
         of.vote = Some(vote);
         (of.applied, of.committed, of.membership) = (Some(id), Some(id), Some((id, membership)));

@@ -49,14 +49,65 @@ pub struct ChainHandle {
     damage: RwLock<Option<Damage>>,
     /// Runs of its transactions that were damaged, and were healed, since the node's start.
     healed: AtomicU64,
-    /// Whether anything does not hold in any chain of the node: hardly ever, so that nobody has to look at all ancestors.
-    any_damage: Arc<AtomicBool>,
+    of_all: Arc<OfAll>,
+    /// Whether [`OfAll`] counts it. Changed while its head is locked only.
+    is_counted: AtomicBool,
     /// The newest quant that was signed and is not here, once that is found.
     rollback: RwLock<Option<Rollback>>,
     /// Whether an imported chain has taken its place.
     replaced: AtomicBool,
     /// What other modules remember of it, each by a type of its own.
     remembered: RwLock<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+/// What is true of all chains of a node together, so that nobody has to look at each of them.
+#[derive(Default)]
+pub struct OfAll {
+    /// Whether anything does not hold in any of them, or did: hardly ever.
+    any_damage: AtomicBool,
+    /// The same for quants that were signed and are not here.
+    any_rollback: AtomicBool,
+    transactions: AtomicU64,
+    quants: AtomicU64,
+    pooled: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// How much all chains of a node have. What forks share counts in each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Transactions, pooled ones included.
+    pub transactions: u64,
+    /// Quants.
+    pub quants: u64,
+    /// Transactions that no quant covers yet.
+    pub pooled: u64,
+    /// Bytes of the transactions.
+    pub bytes: u64,
+}
+
+impl OfAll {
+    fn totals(&self) -> Totals {
+        let read = |total: &AtomicU64| total.load(Ordering::Relaxed);
+        let (transactions, quants) = (read(&self.transactions), read(&self.quants));
+        Totals { transactions, quants, pooled: read(&self.pooled), bytes: read(&self.bytes) }
+    }
+
+    /// Adds what a chain has, or takes it off.
+    fn count(&self, head: &Head, change: fn(&AtomicU64, u64)) {
+        change(&self.transactions, head.size().get());
+        change(&self.quants, head.newest.index().next().get());
+        change(&self.pooled, head.pooled());
+        change(&self.bytes, head.bytes);
+    }
+}
+
+fn add(total: &AtomicU64, part: u64) {
+    total.fetch_add(part, Ordering::Relaxed);
+}
+
+fn take_off(total: &AtomicU64, part: u64) {
+    total.fetch_sub(part, Ordering::Relaxed);
 }
 
 /// How a mirror stands to what it is a mirror of.
@@ -96,7 +147,7 @@ impl ChainHandle {
         parent: Option<Arc<ChainHandle>>,
         leap: LeapPolicy,
         erasures: u64,
-        any_damage: Arc<AtomicBool>,
+        of_all: Arc<OfAll>,
     ) -> Self {
         ChainHandle {
             name: chain.rules().name().clone(),
@@ -111,7 +162,8 @@ impl ChainHandle {
             erasures: erasures.into(),
             damage: RwLock::default(),
             healed: 0.into(),
-            any_damage,
+            of_all,
+            is_counted: false.into(),
             rollback: RwLock::default(),
             replaced: false.into(),
             remembered: RwLock::default(),
@@ -189,6 +241,30 @@ impl ChainHandle {
         self.head.borrow().clone()
     }
 
+    /// Makes another head the newest durable one, and gives the one before.
+    pub(super) fn set_head(&self, mut head: Head) -> Head {
+        self.head.send_modify(|current| {
+            let is_counted = self.is_counted.load(Ordering::Relaxed);
+            if is_counted {
+                self.of_all.count(&head, add);
+                self.of_all.count(current, take_off);
+            }
+            std::mem::swap(current, &mut head);
+        });
+        head
+    }
+
+    /// Counts what it has among what all chains have, or does so no more.
+    fn set_counted(&self, is_counted: bool) {
+        // Nobody is told: the head stays as it is, and is locked meanwhile.
+        self.head.send_if_modified(|head| {
+            if self.is_counted.swap(is_counted, Ordering::Relaxed) != is_counted {
+                self.of_all.count(head, if is_counted { add } else { take_off });
+            }
+            false
+        });
+    }
+
     /// Follows the head.
     pub fn watch(&self) -> watch::Receiver<Head> {
         self.head.subscribe()
@@ -216,7 +292,7 @@ impl ChainHandle {
 
     /// What does not hold in what is stored of it, or of an ancestor.
     pub fn damage(&self) -> Option<String> {
-        if !self.any_damage.load(Ordering::Acquire) {
+        if !self.of_all.any_damage.load(Ordering::Acquire) {
             return None;
         }
         std::iter::successors(Some(self), |chain| chain.parent.as_deref())
@@ -246,7 +322,7 @@ impl ChainHandle {
         if !matches!((&*damage, &found), (Some(_), Damage::Stored(_)) | (Some(Damage::Lasting(_)), _)) {
             *damage = Some(found);
         }
-        self.any_damage.store(true, Ordering::Release);
+        self.of_all.any_damage.store(true, Ordering::Release);
     }
 
     /// Records that what is stored of it holds again.
@@ -285,6 +361,7 @@ impl ChainHandle {
         let is_known = |found: &Rollback| known.as_ref().is_some_and(|known| known.quant >= found.quant);
         let newest = found.filter(|found| !is_known(found)).or_else(|| known.clone())?;
         let newest = Rollback { accepted: accepted || newest.accepted, ..newest };
+        self.of_all.any_rollback.store(true, Ordering::Release);
         (*known != Some(newest.clone())).then(|| known.insert(newest).clone())
     }
 
@@ -377,8 +454,10 @@ pub struct Published {
     sealed: mpsc::UnboundedSender<Arc<ChainHandle>>,
     /// What was cosigned of others' logs, by the hashes of their names.
     witnessed: RwLock<BTreeMap<Hash, Arc<Witnessed>>>,
-    /// See [`ChainHandle`]; a chain that could not be loaded counts too.
-    pub(super) any_damage: Arc<AtomicBool>,
+    /// Pieces of evidence among what was cosigned: those that prove a fault of a log, and the others.
+    evidence: [AtomicU64; 2],
+    /// A chain that could not be loaded counts as damaged, too.
+    pub(super) of_all: Arc<OfAll>,
 }
 
 impl Published {
@@ -395,7 +474,8 @@ impl Published {
             touched,
             sealed,
             witnessed: RwLock::default(),
-            any_damage: Arc::default(),
+            evidence: Default::default(),
+            of_all: Arc::default(),
         };
         (published, touches, seals)
     }
@@ -403,18 +483,22 @@ impl Published {
     /// Makes a chain visible.
     pub(super) fn add(&self, handle: &Arc<ChainHandle>) {
         let mut chains = self.chains.write().expect("no holder of this lock panics");
-        chains.insert(handle.name.clone(), Ok(handle.clone()));
+        let before = chains.insert(handle.name.clone(), Ok(handle.clone()));
+        before.into_iter().flatten().for_each(|before| before.set_counted(false));
+        handle.set_counted(true);
     }
 
     /// Says why a chain cannot be loaded.
     pub(super) fn add_lost(&self, name: ChainName, detail: String) {
-        self.chains.write().expect("no holder of this lock panics").insert(name, Err(detail));
-        self.any_damage.store(true, Ordering::Release);
+        let before = self.chains.write().expect("no holder of this lock panics").insert(name, Err(detail));
+        before.into_iter().flatten().for_each(|before| before.set_counted(false));
+        self.of_all.any_damage.store(true, Ordering::Release);
     }
 
     /// Forgets all chains.
     pub(super) fn clear(&self) {
-        self.chains.write().expect("no holder of this lock panics").clear();
+        let before = std::mem::take(&mut *self.chains.write().expect("no holder of this lock panics"));
+        before.into_values().flatten().for_each(|before| before.set_counted(false));
     }
 
     /// Forgets the chains of a group that is not kept here any more.
@@ -423,11 +507,38 @@ impl Published {
         let gone = chains.extract_if(.., |_, chain| chain.as_ref().is_ok_and(|chain| chain.group == group));
         let gone: Vec<_> = gone.filter_map(|(_, chain)| chain.ok()).collect();
         drop(chains);
-        gone.iter().for_each(|chain| chain.set_replaced());
+        gone.iter().for_each(|chain| {
+            chain.set_counted(false);
+            chain.set_replaced();
+        });
     }
 
     pub(super) fn add_witnessed(&self, logs: impl IntoIterator<Item = (Hash, Arc<Witnessed>)>) {
-        self.witnessed.write().expect("no holder of this lock panics").extend(logs);
+        let mut witnessed = self.witnessed.write().expect("no holder of this lock panics");
+        for (hash, log) in logs {
+            self.count_evidence(&log, add);
+            if let Some(before) = witnessed.insert(hash, log) {
+                self.count_evidence(&before, take_off);
+            }
+        }
+    }
+
+    fn count_evidence(&self, log: &Witnessed, change: fn(&AtomicU64, u64)) {
+        let proven = log.evidence.iter().filter(|evidence| evidence.proven).count();
+        for (total, part) in self.evidence.iter().zip([proven, log.evidence.len() - proven]) {
+            change(total, part as u64);
+        }
+    }
+
+    /// Logs of which something was cosigned, pieces of evidence that prove a fault of one, and other pieces.
+    pub fn witnessed_counts(&self) -> (usize, [u64; 2]) {
+        let logs = self.witnessed.read().expect("no holder of this lock panics").len();
+        (logs, [0, 1].map(|at: usize| self.evidence[at].load(Ordering::Relaxed)))
+    }
+
+    /// How much all chains have.
+    pub fn totals(&self) -> Totals {
+        self.of_all.totals()
     }
 
     pub(super) fn tell_sealed(&self, handle: &Arc<ChainHandle>) {
@@ -468,7 +579,12 @@ impl Published {
 
     /// Whether any chain is damaged.
     pub fn has_damage(&self) -> bool {
-        self.any_damage.load(Ordering::Acquire)
+        self.of_all.any_damage.load(Ordering::Acquire)
+    }
+
+    /// Whether newer quants of any chain were signed than are here.
+    pub fn has_rollback(&self) -> bool {
+        self.of_all.any_rollback.load(Ordering::Acquire)
     }
 
     /// At most `limit` chains in the order of their names, from behind `after`. Of one that could not be loaded, why.

@@ -247,11 +247,11 @@ impl Ledger {
         let published = self.published.chain(name.as_str());
         if let Some(handle) = published.filter(|handle| handle.number() == record.number) {
             handle.set_terms(chain.terms.clone());
-            handle.head.send_replace(chain.head.clone());
+            handle.set_head(chain.head.clone());
             return Ok(Entry { chain, leap, erasures, mirror, handle });
         }
-        let any_damage = self.published.any_damage.clone();
-        let handle = Arc::new(ChainHandle::new(self.group, &chain, lineage, parent, leap, erasures, any_damage));
+        let of_all = self.published.of_all.clone();
+        let handle = Arc::new(ChainHandle::new(self.group, &chain, lineage, parent, leap, erasures, of_all));
         mirror.iter().for_each(|from| handle.set_mirror(from.clone()));
         handle.add_rollback(self.store.rollback(record.id)?, false);
         Ok(Entry { chain, leap, erasures, mirror, handle })
@@ -838,8 +838,8 @@ impl Ledger {
         let record = ChainRecord::of_bang(rules.name().to_string(), number, quant.hash(), self.group, place, leap);
         let bytes = shared_bytes + pending.batch.bang(&record, parent, shared_bytes, bang, &quant);
         let chain = Chain::bang(rules, bang, edge, quant, bytes, &mut |tile: Tile| pending.batch.tile(number, &tile));
-        let any_damage = self.published.any_damage.clone();
-        let handle = Arc::new(ChainHandle::new(self.group, &chain, lineage, parent_handle, leap, 0, any_damage));
+        let of_all = self.published.of_all.clone();
+        let handle = Arc::new(ChainHandle::new(self.group, &chain, lineage, parent_handle, leap, 0, of_all));
         self.add(Entry { chain, leap, erasures: 0, mirror: None, handle }, pending)
     }
 

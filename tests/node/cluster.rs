@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Random, TestNode, header, problem, recompute, verifies};
 
-const SECRET: &str = "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4";
+pub const SECRET: &str = "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4";
 
 /// Tries until it holds. Some processes share few processors with all other tests, so it may take long.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

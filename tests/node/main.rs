@@ -21,6 +21,7 @@ mod hostile;
 mod import;
 mod inject;
 mod keys;
+mod metrics;
 mod mirrors;
 mod operation;
 mod origin;

@@ -24,6 +24,7 @@ fn program(args: &[&str]) -> Command {
         "QBC_PORT",
         "QBC_DATA",
         "QBC_LEAP_EVERY",
+        "QBC_METRICS_CHAINS",
         "RUST_BACKTRACE",
         "NO_COLOR",
         "CLICOLOR_FORCE",

@@ -684,6 +684,7 @@ pub async fn index(State(app): State<App>) -> axum::Json<Value> {
             "POST /bang": "make a chain of your own: {\"name\": …}, used at /chains/{name}/…",
             "GET /chains": "all chains",
             "GET /stats": "how large the chain is",
+            "GET /metrics": "what the node does, for Prometheus",
             "POST /discover": "meet another node: {\"host\": \"localhost:5001\"}",
             "GET /openapi.json": "all of it"
         }

@@ -601,7 +601,7 @@ const CHAIN_ROUTES: [(&str, &str); 13] = [
     ("get", "/stats"),
     ("post", "/fork"),
 ];
-const NODE_ROUTES: [(&str, &str); 12] = [
+const NODE_ROUTES: [(&str, &str); 13] = [
     ("post", "/bang"),
     ("post", "/import"),
     ("delete", "/import"),
@@ -612,6 +612,7 @@ const NODE_ROUTES: [(&str, &str); 12] = [
     ("get", "/discover"),
     ("get", "/livez"),
     ("get", "/readyz"),
+    ("get", "/metrics"),
     ("get", "/openapi.json"),
     ("get", "/"),
 ];

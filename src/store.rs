@@ -715,7 +715,7 @@ impl Store {
     pub fn disk(&self) -> io::Result<Disk> {
         let stat = rustix::fs::statvfs(&self.folder)?;
         let [size, left, free] = [stat.f_blocks, stat.f_bfree, stat.f_bavail].map(|blocks| blocks * stat.f_frsize);
-        Ok(Disk { size, used: size - left, free, reserve: limits::FREE_BYTES.min(size / 16) })
+        Ok(Disk { size, used: size.saturating_sub(left), free, reserve: limits::FREE_BYTES.min(size / 16) })
     }
 
     /// Whether the index lacks something that the log has: then [`Store::recover`] must come before the next commit.

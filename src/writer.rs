@@ -281,8 +281,8 @@ impl Core {
         for (handle, head) in pending.heads.into_values() {
             let (size, newest) = (head.size(), head.newest.index());
             let before = handle.set_head(head);
-            transactions += size.get() - before.size().get();
-            quants += newest.get() - before.newest.index().get();
+            transactions += size.get().saturating_sub(before.size().get());
+            quants += newest.get().saturating_sub(before.newest.index().get());
             if before.newest.index() != newest {
                 self.published.tell_sealed(&handle);
             }
@@ -292,8 +292,8 @@ impl Core {
         }
         for handle in pending.made {
             let head = handle.head();
-            transactions += head.size().get() - handle.lineage.shared().get();
-            quants += head.newest.index().next().get() - handle.lineage.own_quants_from().get();
+            transactions += head.size().get().saturating_sub(handle.lineage.shared().get());
+            quants += head.newest.index().next().get().saturating_sub(handle.lineage.own_quants_from().get());
             self.published.add(&handle);
             self.published.tell_sealed(&handle);
         }

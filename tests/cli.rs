@@ -27,6 +27,7 @@ fn program(args: &[&str]) -> Command {
         "QBC_TOKEN",
         "QBC_ACCESS",
         "QBC_OPEN",
+        "QBC_METRICS_CHAINS",
         "RUST_BACKTRACE",
         "NO_COLOR",
         "CLICOLOR_FORCE",

@@ -739,6 +739,7 @@ fn listed(app: &App, client: &Client) -> Value {
             "POST /bang": "make a chain of your own: {\"name\": …}, used at /chains/{name}/…",
             "GET /chains": "all chains",
             "GET /stats": "how large the chain is",
+            "GET /metrics": "what the node does, for Prometheus",
             "POST /discover": "meet another node: {\"host\": \"localhost:5001\"}",
             "GET /guide": "how to use it, chapter by chapter",
             "GET /openapi.json": "all of it"

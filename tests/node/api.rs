@@ -613,6 +613,7 @@ const NODE_ROUTES: [(&str, &str); 13] = [
     ("get", "/discover"),
     ("get", "/livez"),
     ("get", "/readyz"),
+    ("get", "/metrics"),
     ("get", "/openapi.json"),
     ("get", "/"),
     ("get", "/explorer/{file}"),

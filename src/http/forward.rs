@@ -81,6 +81,19 @@ struct About<'a> {
     writes: bool,
 }
 
+impl About<'_> {
+    /// The group that keeps the chain, whether it is kept here, whether it is about what is sealed, and whether it goes to the leader
+    /// to write. None where this node knows no such chain.
+    fn find(&self, cluster: &Cluster, node: &Node) -> Option<(Group, bool, bool, bool)> {
+        let About { chain, route, writes } = *self;
+        let local = node.chain(chain);
+        let group = local.as_ref().map(|chain| chain.group).or_else(|| cluster.group_of(chain))?;
+        // What is kept here is checked here, and the node carries it to the one that leads.
+        let writes = writes && !(route == "inject" && local.is_some());
+        Some((group, local.is_some(), matches!(route, "tile" | "inject"), writes))
+    }
+}
+
 fn about(request: &Request<Body>) -> Option<About<'_>> {
     let path = request.uri().path().trim_start_matches('/');
     let (chain, route) = match path.strip_prefix("chains/") {
@@ -129,15 +142,19 @@ pub fn way<'a>(
     request: &Request<Body>,
     is_local_enough: bool,
 ) -> impl Future<Output = Result<Way, Problem>> + Send + use<'a> {
-    let found = about(request).and_then(|About { chain, route, writes }| {
-        let local = node.chain(chain);
-        let group = local.as_ref().map(|chain| chain.group).or_else(|| cluster.group_of(chain))?;
-        // What is kept here is checked here, and the node carries it to the one that leads.
-        let writes = writes && !(route == "inject" && local.is_some());
-        Some((group, local.is_some(), matches!(route, "tile" | "inject"), writes))
-    });
+    let found = about(request).and_then(|about| about.find(cluster, node));
     let is_forwarded = request.headers().contains_key(FORWARDED);
+    // A chain that is new may be unknown here for a moment: all nodes agree on which there are, and this one may lag.
+    let unknown = about(request).filter(|_| found.is_none() && !is_forwarded && !is_local_enough);
+    let unknown =
+        unknown.map(|About { chain, route, writes }| (chain.to_owned(), route.to_owned(), writes, node.clone()));
     async move {
+        let found = match unknown {
+            Some((chain, route, writes, node)) if cluster.linearize(Group::META).await.is_ok() => {
+                About { chain: &chain, route: &route, writes }.find(cluster, &node)
+            }
+            _ => found,
+        };
         match found {
             Some((group, is_here, is_tile, writes)) => {
                 let is_sealed = is_tile && is_here;

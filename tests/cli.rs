@@ -1077,6 +1077,23 @@ fn in_terminal(node: &Node, args: &[&str], input: &str, variables: &[(&str, &str
 }
 
 #[test]
+fn the_guide_is_printed_and_paged_on_a_terminal() {
+    let node = Node::ephemeral();
+    let text = node.run(&["guide", "proofs"]).ok();
+    assert!(text.starts_with("# Proofs\n"), "{text}");
+    let list = node.run(&["guide"]).ok();
+    assert!(qbc::guide::CHAPTERS.iter().all(|chapter| list.contains(chapter.title())), "{list}");
+    let unknown = node.run(&["guide", "nothing"]);
+    assert!(unknown.code == 2 && unknown.err.contains("proofs"), "{}", unknown.err);
+    for (pager, first) in
+        [("sed 's/^/> /'", "> # Proofs\n"), ("", "# Proofs\n"), ("no-such-pager-here 2>/dev/null", "# Proofs\n")]
+    {
+        let Some(shown) = in_terminal(&node, &["guide", "proofs"], "", &[("PAGER", pager)]) else { return };
+        assert!(shown.starts_with(first), "{pager}: {shown}");
+    }
+}
+
+#[test]
 fn on_a_terminal_json_is_indented_and_coloured() {
     let node = Node::ephemeral();
     node.run(&["inject", "{\"a\":[\"\u{9b}31m\"]}"]).ok();

@@ -26,7 +26,7 @@ use qbc::guide::CHAPTERS;
 const README: &str = include_str!("../README.md");
 
 /// After which a command hangs, as nobody would wait.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[test]
 fn every_command_of_the_readme_and_the_guide_works() {

@@ -144,6 +144,17 @@ impl About {
     fn is_inject(&self) -> bool {
         self.chain.is_some() && self.part == "inject"
     }
+
+    /// The group that keeps the chain, whether it is kept here, whether it is about what is sealed, and whether it goes to the leader
+    /// to write. None where this node knows no such chain.
+    fn find(&self, cluster: &Cluster, node: &Node) -> Option<(Group, bool, bool, bool)> {
+        let chain = self.chain.as_ref()?;
+        let local = node.chain(chain);
+        let group = local.as_ref().map(|chain| chain.group).or_else(|| cluster.group_of(chain))?;
+        // What is kept here is checked here, and the node carries it to the one that leads.
+        let writes = self.writes && !(self.is_inject() && local.is_some());
+        Some((group, local.is_some(), self.part == "tile" || self.is_inject(), writes))
+    }
 }
 
 /// Takes the query parameter `consistency`, which every read has, and the header of that name. Says whether what is at hand is
@@ -183,15 +194,16 @@ pub fn way<'a>(
     about: &About,
     is_local_enough: bool,
 ) -> impl Future<Output = Result<Way, Problem>> + Send + use<'a> {
-    let found = about.chain.as_ref().and_then(|chain| {
-        let local = node.chain(chain);
-        let group = local.as_ref().map(|chain| chain.group).or_else(|| cluster.group_of(chain))?;
-        // What is kept here is checked here, and the node carries it to the one that leads.
-        let writes = about.writes && !(about.is_inject() && local.is_some());
-        Some((group, local.is_some(), about.part == "tile" || about.is_inject(), writes))
-    });
+    let found = about.find(cluster, node);
     let is_forwarded = request.headers().contains_key(FORWARDED);
+    // A chain that is new may be unknown here for a moment: all nodes agree on which there are, and this one may lag.
+    let is_unknown = about.chain.is_some() && found.is_none() && !is_forwarded && !is_local_enough;
+    let unknown = is_unknown.then(|| (about.clone(), node.clone()));
     async move {
+        let found = match unknown {
+            Some((about, node)) if cluster.linearize(Group::META).await.is_ok() => about.find(cluster, &node),
+            _ => found,
+        };
         match found {
             Some((group, is_here, is_tile, writes)) => {
                 let is_sealed = is_tile && is_here;

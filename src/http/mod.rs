@@ -471,7 +471,9 @@ impl Interface {
     fn admit(&self, request: &Request<Body>, asked: &Asked) -> Result<(), Problem> {
         let admitted = &self.app.0.admitted;
         let host = admitted.host(request)?;
-        if asked.kind().is_some_and(table::Kind::changes) && admitted.is_foreign(request.headers(), host.as_ref()) {
+        // Where there is no route, the method says it.
+        let changes = asked.kind().map_or(!request.method().is_safe(), table::Kind::changes);
+        if changes && admitted.is_foreign(request.headers(), host.as_ref()) {
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",

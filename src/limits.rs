@@ -19,6 +19,10 @@ pub const BODY_BYTES: usize = 8 << 20;
 /// Bytes of all request bodies that wait in memory at one time. What does not fit is answered `503`.
 pub const BODIES_BYTES: usize = 128 << 20;
 
+/// Bytes of a request body that is not counted among those of its client, where it has come in one piece: most are so, and counting
+/// costs time.
+pub const BODY_UNCOUNTED: usize = 16 << 10;
+
 /// `max_bytes` of a chain whose bang does not say: 1 MiB.
 pub const MAX_BYTES_DEFAULT: u64 = 1 << 20;
 

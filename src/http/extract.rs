@@ -245,10 +245,15 @@ impl Rooms {
     /// `503` where the bodies of other requests take it up, `429` where those of the same client do.
     pub fn take(&self, bytes: usize) -> Result<Room, Problem> {
         let client = self.client.hold(Resource::BodyBytes, bytes, self.share)?;
+        Ok(Room { client, ..self.take_uncounted(bytes)? })
+    }
+
+    /// The same for a body that nobody need count for its client: there are no more of them than requests under way.
+    fn take_uncounted(&self, bytes: usize) -> Result<Room, Problem> {
         let bytes = u32::try_from(bytes).expect("a body is bounded far below 4 GiB");
         let node = self.node.clone().try_acquire_many_owned(bytes);
         let node = node.map_err(|_| Problem::overloaded("too many large requests at one time: send again later"))?;
-        Ok(Room { node, client })
+        Ok(Room { node, client: Holds::default() })
     }
 }
 
@@ -264,6 +269,10 @@ pub async fn read_whole(rooms: &Rooms, mut body: Body) -> Result<Whole, Problem>
     let Some(first) = next_data(&mut body).await? else {
         return Ok(Whole { bytes: Bytes::new(), room: None });
     };
+    if first.len() as u64 == declared && first.len() <= limits::BODY_UNCOUNTED {
+        let room = rooms.take_uncounted(first.len())?;
+        return Ok(Whole { bytes: first, room: Some(room) });
+    }
     let mut room = rooms.take(first.len())?;
     if first.len() as u64 == declared {
         return Ok(Whole { bytes: first, room: Some(room) });

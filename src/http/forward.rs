@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Instant,
@@ -10,22 +11,20 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{
-        HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts, uri::Authority,
-    },
+    http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts},
     response::IntoResponse,
 };
-use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{self, Client},
+    client::legacy,
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
+use tower::Service;
 
 use super::{
     problem::Problem,
@@ -61,57 +60,62 @@ const OF_CONNECTION: [HeaderName; 7] = [
     header::TRAILER,
 ];
 
-/// Marks a request that another node of the cluster has sent on: it came on a connection on which that node has shown its key and the
+/// Marks a request that another node of the cluster has sent: it came on a connection on which that node has shown its key and the
 /// cluster's secret, and its client was looked at there.
 #[derive(Clone, Copy)]
 pub struct FromNode;
 
-/// Takes off a request what only nodes of the cluster say to each other, where none of them sends it.
-pub fn take_off_forged(request: &mut Request<Body>) {
+/// Takes out of a request what only other nodes of the cluster may say in it.
+pub fn distrust(request: &mut Request<Body>) {
     if request.extensions().get::<FromNode>().is_none() {
-        [FORWARDED, GROUP].iter().for_each(|name| drop(request.headers_mut().remove(name)));
+        request.headers_mut().remove(FORWARDED);
+        request.headers_mut().remove(GROUP);
     }
 }
 
-/// Calls other nodes of the cluster.
+/// Sends requests to other nodes of the cluster, on connections on which both have authenticated each other.
 #[derive(Clone)]
-pub struct Nodes(Client<Connector, Body>);
+pub struct Client(legacy::Client<Dialler, Body>);
 
-/// Opens connections to nodes of the cluster.
-#[derive(Clone)]
-struct Connector(Cluster);
-
-impl Nodes {
-    /// Of this cluster.
-    pub fn new(cluster: Cluster) -> Nodes {
-        let mut client = Client::builder(TokioExecutor::new());
-        Nodes(client.pool_timer(TokioTimer::new()).build(Connector(cluster)))
+impl Client {
+    pub fn new(cluster: Cluster) -> Client {
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        // Well before the other node would close it.
+        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(limits::HEAD_TIMEOUT / 2);
+        Client(builder.build(Dialler(cluster)))
     }
 
-    async fn send(&self, host: &str, mut request: Request<Body>) -> Result<Response<Incoming>, legacy::Error> {
-        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-        // What cannot be called cannot be connected to: an empty host makes no URI.
-        let uri = format!("http://{host}{target}").parse::<Uri>().unwrap_or_default();
-        *request.uri_mut() = uri;
-        request.headers_mut().insert(FORWARDED, HeaderValue::from_static("1"));
-        self.0.request(request).await
+    /// What another node answers to a GET, of what it has itself; nothing where it does not.
+    pub async fn ask(&self, host: &str, target: String) -> Option<serde_json::Value> {
+        let request = Request::get(format!("http://{host}{target}")).header(FORWARDED, "1");
+        let request = request.body(Body::empty()).ok()?;
+        let asked = async {
+            let answer = self.0.request(request).await.ok().filter(|answer| answer.status().is_success())?;
+            serde_json::from_slice(&answer.into_body().collect().await.ok()?.to_bytes()).ok()
+        };
+        timeout(limits::AGREEMENT_TIMEOUT, asked).await.ok()?
     }
 }
 
-impl tower::Service<Uri> for Connector {
+/// Opens connections to other nodes of the cluster.
+#[derive(Clone)]
+struct Dialler(Cluster);
+
+impl Service<Uri> for Dialler {
     type Response = TokioIo<TcpStream>;
     type Error = io::Error;
-    type Future = BoxFuture<'static, io::Result<TokioIo<TcpStream>>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, uri: Uri) -> Self::Future {
+    fn call(&mut self, to: Uri) -> Self::Future {
         let cluster = self.0.clone();
         Box::pin(async move {
-            let host = uri.authority().map(Authority::as_str).unwrap_or_default();
-            cluster.connect_http(host).await.map(TokioIo::new)
+            let url = to.to_string();
+            let url = url.trim_end_matches('/');
+            cluster.connect_http(url.strip_prefix("http://").unwrap_or(url)).await.map(TokioIo::new)
         })
     }
 }
@@ -259,16 +263,6 @@ fn nobody() -> Problem {
     )
 }
 
-/// What another node answers to a GET, of what it has itself; nothing where it does not.
-pub async fn ask(nodes: &Nodes, host: &str, target: String) -> Option<serde_json::Value> {
-    let asked = async {
-        let request = Request::get(target).body(Body::empty()).ok()?;
-        let answer = nodes.send(host, request).await.ok().filter(|answer| answer.status().is_success())?;
-        serde_json::from_slice(&answer.into_body().collect().await.ok()?.to_bytes()).ok()
-    };
-    timeout(limits::AGREEMENT_TIMEOUT, asked).await.ok().flatten()
-}
-
 /// A small write that is made here, kept as it is read: where this node turns out to lead no more, somebody else is to get it.
 pub struct Again {
     parts: Parts,
@@ -309,8 +303,8 @@ pub fn is_small(request: &Request<Body>) -> bool {
 
 /// Has another node answer. A small request is sent again where nobody has taken it.
 pub async fn send(
+    client: &Client,
     cluster: &Cluster,
-    nodes: &Nodes,
     mut host: String,
     group: Group,
     request: Request<Body>,
@@ -324,6 +318,7 @@ pub async fn send(
         },
         false => (None, Some(body)),
     };
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let since = Instant::now();
     loop {
         let body = match (&kept, streamed.take()) {
@@ -332,9 +327,10 @@ pub async fn send(
             (None, None) => return nobody().into_response(),
         };
         let mut sent = Request::new(body);
-        (*sent.method_mut(), *sent.uri_mut()) = (parts.method.clone(), parts.uri.clone());
-        *sent.headers_mut() = forwarded(&parts.headers);
-        let answer = nodes.send(&host, sent).await;
+        let Ok(url) = format!("http://{host}{target}").parse() else { return nobody().into_response() };
+        (*sent.method_mut(), *sent.uri_mut(), *sent.headers_mut()) =
+            (parts.method.clone(), url, forwarded(&parts.headers));
+        let answer = client.0.request(sent).await;
         let is_taken = match &answer {
             Ok(answer) => !answer.headers().contains_key(NOT_LEADING),
             Err(error) => !error.is_connect(),
@@ -369,6 +365,7 @@ fn forwarded(headers: &HeaderMap) -> HeaderMap {
     to.remove(header::CONTENT_LENGTH);
     // Whoever is reached decides who may do what: what shows that goes no further.
     [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].iter().for_each(|name| drop(to.remove(name)));
+    to.insert(FORWARDED, HeaderValue::from_static("1"));
     to
 }
 

@@ -88,8 +88,8 @@ pub struct App(Arc<Shared>);
 struct Shared {
     node: Node,
     cluster: Cluster,
-    /// The other nodes of the cluster, to which requests are sent on.
-    nodes: forward::Nodes,
+    /// Sends requests to other nodes of the cluster.
+    others: forward::Client,
     peers: Peers,
     mirrors: Mirrors,
     /// Bytes that request bodies may still take up.
@@ -138,11 +138,11 @@ impl App {
         let events = events::Feeds::new();
         let document = OnceLock::new();
         let (requests, started) = (metrics::Requests::new(), node.now());
-        let nodes = forward::Nodes::new(cluster.clone());
+        let others = forward::Client::new(cluster.clone());
         App(Arc::new(Shared {
             node,
             cluster,
-            nodes,
+            others,
             peers,
             mirrors,
             room,
@@ -339,10 +339,12 @@ impl Interface {
 
     /// The answer to whoever asks, if that client may, and the name of its token.
     async fn answer_client(&self, mut request: Request<Body>) -> (Response, Option<String>) {
-        forward::take_off_forged(&mut request);
         let Shared { cluster, node, admitted, .. } = &*self.app.0;
-        let in_force = admitted.access.as_ref();
-        let asked = self.asked(&request, in_force.is_some() || cluster.is_active());
+        let (in_force, is_active) = (admitted.access.as_ref(), cluster.is_active());
+        if is_active {
+            forward::distrust(&mut request);
+        }
+        let asked = self.asked(&request, in_force.is_some() || is_active);
         let client = self.admit(&request, &asked).and_then(|()| Client::of(&mut request, in_force, &asked));
         let token = client.as_ref().ok().and_then(Client::name).map(str::to_owned);
         let client = match client.and_then(|client| client.check(&asked, node).map(|()| client)) {
@@ -413,7 +415,7 @@ impl Interface {
 
     /// The answer of this node, or of the one that can give it.
     async fn in_cluster(&self, mut request: Request<Body>, about: &About, is_local_enough: bool) -> Response {
-        let Shared { cluster, node, nodes, .. } = &*self.app.0;
+        let Shared { cluster, node, others, .. } = &*self.app.0;
         let since = Instant::now();
         loop {
             match forward::way(cluster, node, &request, about, is_local_enough).await {
@@ -436,7 +438,7 @@ impl Interface {
                     response.headers_mut().insert(forward::CONSISTENCY, value);
                     return response;
                 }
-                Ok(Way::There(host, group)) => return forward::send(cluster, nodes, host, group, request).await,
+                Ok(Way::There(host, group)) => return forward::send(others, cluster, host, group, request).await,
             }
         }
     }
@@ -493,7 +495,9 @@ impl Interface {
     fn admit(&self, request: &Request<Body>, asked: &Asked) -> Result<(), Problem> {
         let admitted = &self.app.0.admitted;
         let host = admitted.host(request)?;
-        if asked.kind().is_some_and(table::Kind::changes) && admitted.is_foreign(request.headers(), host.as_ref()) {
+        // Where there is no route, the method says it.
+        let changes = asked.kind().map_or(!request.method().is_safe(), table::Kind::changes);
+        if changes && admitted.is_foreign(request.headers(), host.as_ref()) {
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "a page of another site asked for this write: allow the site with --cors-origin if that is wanted",

@@ -267,7 +267,7 @@ async fn bang_in_cluster(
                 sent.insert(name, value.clone());
             }
         }
-        return Ok(forward::send(cluster, &app.0.nodes, host, group, request).await);
+        return Ok(forward::send(&app.0.others, cluster, host, group, request).await);
     }
     let name = rules.name().clone();
     let chain = make_in_cluster(app, name, group, app.0.node.bang(rules, None, leap, None, Some(group))).await?;
@@ -413,7 +413,7 @@ async fn next_of_cluster(app: &App, after: Option<&str>, count: usize) -> BTreeM
     }
     let (hosts, _) = app.0.cluster.hosts();
     let after = after.map(|after| format!("&after={after}")).unwrap_or_default();
-    let asked = hosts.iter().map(|host| forward::ask(&app.0.nodes, host, format!("/chains?limit={count}{after}")));
+    let asked = hosts.iter().map(|host| app.0.others.ask(host, format!("/chains?limit={count}{after}")));
     for others in futures_util::future::join_all(asked).await.into_iter().flatten() {
         for chain in others.as_array().cloned().unwrap_or_default() {
             if let Some(name) = chain["name"].as_str() {

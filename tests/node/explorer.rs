@@ -338,7 +338,7 @@ fn a_chain_is_live_and_its_forks_are_drawn() {
     browser.shows(".heading [role=status]", "live");
     browser.js("window.isTheSamePage = true");
 
-    let first = node.inject("/chains/orders", json!({"order": 1017}));
+    node.inject("/chains/orders", json!({"order": 1017}));
     browser.shows("tbody tr", "{\"order\":1017}");
     browser.shows(".figures div:nth-child(2) dd", "1");
     let quant = node.leap("/chains/orders");
@@ -353,7 +353,7 @@ fn a_chain_is_live_and_its_forks_are_drawn() {
     // A flood is drawn at its end, and what passed by is counted.
     let lines = "{\"data\":{\"flood\":true}}\n".repeat(5_000);
     assert_eq!(node.post_text("/chains/orders/inject", "application/x-ndjson", lines).status(), 200);
-    browser.shows("tbody tr:first-child", &format!("5,00{}", 1 + first - 1));
+    browser.shows("tbody tr:first-child", "5,001");
     browser.shows(".heading", "came faster than they are shown");
     assert!(browser.js("return document.querySelectorAll('tr').length").as_u64().unwrap() < 60);
     browser.picture("live");
@@ -650,7 +650,6 @@ fn the_cluster_is_drawn_and_what_is_in_danger_stands_at_the_top() {
     browser.picture("cluster");
 
     cluster.nodes[2].take().unwrap().kill();
-    browser.shows(".ring title, .ring [role=img], #alerts", "is ");
     browser.shows("#alerts", "The node ");
     browser.until("it is drawn", "return document.querySelectorAll('.ring .node.good').length === 2");
     browser.picture("cluster-in-danger");

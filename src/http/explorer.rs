@@ -27,10 +27,10 @@ macro_rules! files {
     };
 }
 
-const PAGE: [File; 1] = files!("text/html; charset=utf-8": "index.html");
-const STYLE: [File; 1] = files!("text/css; charset=utf-8": "style.css");
-const ICON: [File; 1] = files!("image/svg+xml": "icon.svg");
-const SCRIPTS: [File; 13] = files!("text/javascript; charset=utf-8":
+static PAGE: [File; 1] = files!("text/html; charset=utf-8": "index.html");
+static STYLE: [File; 1] = files!("text/css; charset=utf-8": "style.css");
+static ICON: [File; 1] = files!("image/svg+xml": "icon.svg");
+static SCRIPTS: [File; 13] = files!("text/javascript; charset=utf-8":
     "api.js" "app.js" "chain.js" "chains.js" "cluster.js" "dom.js" "forms.js" "guide.js" "plot.js" "receipt.js" "records.js" "search.js"
     "verify.js");
 

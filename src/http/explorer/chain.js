@@ -311,22 +311,24 @@ async function forks({ signal }, view) {
   const told = h("p", { class: "quiet", role: "status" });
   const more = h("button", { class: "small", onclick: () => look() }, "Look through more chains");
   // Forks are often named after their parent, so those names are looked through first; then all from the first one on.
-  let [after, near, seen, others] = [eldest.name, true, 0, []];
+  let [after, near] = [eldest.name, true];
+  const others = new Map();
   const look = async () => {
     const page = await get(`chains?limit=1000${after && `&after=${encodeURIComponent(after)}`}`, signal);
-    others.push(...page.filter((chain) => chain.rules?.fork_of));
+    page.forEach((chain) => others.set(chain.name, chain));
     for (let grew = true; grew;) {
       grew = false;
-      for (const chain of others) if (family.has(chain.rules.fork_of.chain) && !family.has(chain.id)) (family.set(chain.id, chain), (grew = true));
+      for (const chain of others.values())
+        if (family.has(chain.rules?.fork_of?.chain) && !family.has(chain.id)) (family.set(chain.id, chain), (grew = true));
     }
-    seen += page.length;
     more.hidden = !near && page.length < 1000;
     after = near ? "" : (page.at(-1)?.name ?? after);
     near = false;
     const shown = tree([...family.values()], eldest, view.id);
-    told.textContent = `${plural(family.size, "chain")} of this family, among ${count(seen)} names that were looked through${family.size > FAMILY ? `; ${FAMILY} are drawn` : ""}.`;
+    told.textContent = `${plural(family.size, "chain")} of this family, among ${count(others.size)} names that were looked through${family.size > FAMILY ? `; ${FAMILY} are drawn` : ""}.`;
     place.replaceChildren(shown);
   };
+  await look();
   await look();
   return h("section", null, h("h2", null, "Tree of forks"), told, place, h("p", { class: "buttons" }, more));
 }

@@ -28,7 +28,9 @@ export function states({ stats, damage, rules }) {
 }
 
 export async function chains({ query, every, go }) {
-  const after = query.get("after") ?? "";
+  // The names behind one, page by page; or those from one on, which need not exist.
+  const name = query.get("from") ?? "";
+  const after = query.get("after") ?? name;
   const history = new Map();
   const grown = meter();
   const list = table("Chains", COLUMNS, [], "No chain has a name behind this one.");
@@ -42,8 +44,7 @@ export async function chains({ query, every, go }) {
 
   await every(2000, async () => {
     const path = `chains?limit=${PAGE}${after && `&after=${encodeURIComponent(after)}`}`;
-    // A name itself comes before those behind it.
-    const own = after ? get(chainPath(after)).catch(() => null) : null;
+    const own = name ? get(chainPath(name)).catch(() => null) : null;
     const [page, index, named] = await Promise.all([get(path), get("./"), own]);
     const shown = named ? [named, ...page] : page;
     list.update(shown.map((chain) => row(chain, history, grown)));
@@ -58,12 +59,12 @@ export async function chains({ query, every, go }) {
     );
   });
 
-  const from = h("input", { id: "from-name", autocomplete: "off", spellcheck: "false", ".value": after });
+  const from = h("input", { id: "from-name", autocomplete: "off", spellcheck: "false", ".value": name });
   const jump = h(
     "form",
     {
       class: "inline",
-      onsubmit: (event) => (event.preventDefault(), (location.hash = from.value ? `#/?after=${encodeURIComponent(from.value.trim())}` : "#/")),
+      onsubmit: (event) => (event.preventDefault(), (location.hash = from.value ? `#/?from=${encodeURIComponent(from.value.trim())}` : "#/")),
     },
     h("label", { for: "from-name" }, "Names from"),
     from,

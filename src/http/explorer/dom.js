@@ -103,7 +103,10 @@ export function table(caption, columns, rows, empty = "None.") {
         row.map((child, index) => cell("td", columns[index], child)),
       ),
     );
+    // Who has reached a link by keyboard stays there when the rows are drawn anew.
+    const held = body.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     body.replaceChildren(...(rows.length ? shown : [h("tr", null, h("td", { colspan: columns.length, class: "quiet" }, empty))]));
+    if (held) [...body.querySelectorAll("a")].find((link) => link.getAttribute("href") === held)?.focus({ preventScroll: true });
   };
   update(rows);
   const head = h(

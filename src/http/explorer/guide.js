@@ -99,19 +99,20 @@ const cells = (row) =>
     .split(/(?<!\\)\|(?=(?:[^`]*`[^`]*`)*[^`]*$)/)
     .map((cell) => cell.trim().replaceAll("\\|", "|"));
 
-const INLINE = /`([^`]+)`|\*\*(.+?)\*\*|\*([^*]+)\*|\[([^\]]+)\]\((https?:[^)]+)\)|\[([a-z]+)\]/g;
+const INLINE = /`([^`]+)`|\*\*(.+?)\*\*|\*([^*]+)\*|\[([^\]]+)\]\((https?:[^)]+)\)|<(https?:[^>]+)>|\[([a-z]+)\]/g;
 
 function inline(text, topics) {
   const nodes = [];
   let end = 0;
   for (const match of text.matchAll(INLINE)) {
-    const [all, code, bold, italic, label, address, topic] = match;
+    const [all, code, bold, italic, label, address, bare, topic] = match;
     nodes.push(text.slice(end, match.index));
     end = match.index + all.length;
     if (code) nodes.push(h("code", null, code));
     else if (bold) nodes.push(h("strong", null, inline(bold, topics)));
     else if (italic) nodes.push(h("em", null, italic));
     else if (label) nodes.push(h("a", { href: address, rel: "noreferrer" }, inline(label, topics)));
+    else if (bare) nodes.push(h("a", { href: bare, rel: "noreferrer" }, bare));
     else nodes.push(topics.includes(topic) ? link(topic, "guide", topic) : all);
   }
   return [...nodes, text.slice(end)];

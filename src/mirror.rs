@@ -47,6 +47,7 @@ use crate::{
     limits,
     node::{Import, ImportError, Node, StoreError},
     peers::{Allowed, pause},
+    tls::Authorities,
     writer::{ChainHandle, MirrorStep, Refused},
 };
 use source::{Caller, ChainUrl, Source, SourceError};
@@ -215,7 +216,8 @@ impl From<StoreError> for Trouble {
 }
 
 impl Mirrors {
-    /// Goes on with the mirrors that the node has, and begins those that are named, until `stopping` says that the node stops.
+    /// Goes on with the mirrors that the node has, and begins those that are named, until `stopping` says that the node stops. The
+    /// certificates of their sources are of the system's authorities or of the `trusted` ones.
     ///
     /// # Errors
     /// The store is damaged.
@@ -223,6 +225,7 @@ impl Mirrors {
         node: Node,
         cluster: Cluster,
         allowed: Allowed,
+        trusted: &Authorities,
         named: Vec<Wanted>,
         stopping: watch::Receiver<bool>,
     ) -> Result<Mirrors, StoreError> {
@@ -230,8 +233,8 @@ impl Mirrors {
         let mirrors = Mirrors(Arc::new(Inner {
             node,
             cluster,
-            guarded: Caller::new(Some(allowed)),
-            anywhere: Caller::new(None),
+            guarded: Caller::new(Some(allowed), trusted),
+            anywhere: Caller::new(None, trusted),
             steps: Semaphore::new(limits::MIRROR_STEPS),
             all: Mutex::default(),
             named: Mutex::default(),

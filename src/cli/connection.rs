@@ -4,13 +4,17 @@ use std::{fmt, io, str::FromStr, time::Duration};
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
-use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 
 use super::output;
-use crate::core::{hash::Hash, rules::ChainName};
+use crate::{
+    core::{hash::Hash, rules::ChainName},
+    peers::{cause, trusting},
+    tls::{Authorities, distrust},
+};
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +30,7 @@ pub struct Connection {
     /// Nodes that can answer the same where that one is away.
     others: Vec<Url>,
     chain: Option<ChainRef>,
+    trusted: Authorities,
     /// Whether a script listens.
     pub json: bool,
 }
@@ -110,17 +115,15 @@ struct ProblemError {
 }
 
 impl Connection {
-    /// Of the node at the first of these URLs, or at the next one where that is away. It does not connect yet.
-    pub fn new(nodes: Vec<Url>, chain: Option<ChainRef>, json: bool) -> Self {
-        let bounded = || -> ClientBuilder {
+    /// Of the node at the first of these URLs, or at the next one where that is away, with a certificate of the system's authorities or
+    /// of these. It does not connect yet.
+    pub fn new(nodes: Vec<Url>, chain: Option<ChainRef>, trusted: Authorities, json: bool) -> Self {
+        let client = trusting(&trusted, || {
             Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION"))).connect_timeout(CONNECT_TIMEOUT)
-        };
-        // Building fails where the system has no certificate authorities, as in a bare container. Then only https fails.
-        let built = bounded().build().or_else(|_| bounded().tls_certs_only([]).build());
-        let client = built.expect("a client that trusts no certificate needs nothing from the system");
+        });
         let mut nodes = nodes.into_iter();
         let node = nodes.next().expect("there is at least one node");
-        Connection { client, node, others: nodes.collect(), chain, json }
+        Connection { client, node, others: nodes.collect(), chain, trusted, json }
     }
 
     /// The node at another URL, and the chain that is named there, if any is.
@@ -131,6 +134,11 @@ impl Connection {
     /// The node's URL.
     pub fn url(&self) -> &Url {
         &self.node
+    }
+
+    /// Certificates that are trusted beside those of the system's authorities.
+    pub fn trusted(&self) -> &Authorities {
+        &self.trusted
     }
 
     /// The chain that is named, if any is.
@@ -224,7 +232,10 @@ impl Connection {
         }
         answer.map_err(|error| {
             let node = self.node.as_str().trim_end_matches('/');
-            if error.is_connect() {
+            if let Some(reason) = cause::<io::Error>(&error).and_then(distrust) {
+                let detail = "name a file with the certificate of who signs it, or with its own, by --ca";
+                anyhow!("the certificate of {node} is not trusted ({reason}): {detail}")
+            } else if error.is_connect() {
                 let detail = "is a node running there? Start one with `qbc`, or name another with --node";
                 anyhow!("no node answers at {node} ({}): {detail}", root_cause(&error))
             } else {
@@ -330,8 +341,10 @@ mod tests {
     #[test]
     fn a_chain_that_is_not_named_is_that_of_the_bare_routes() {
         let node: Url = "http://localhost:5000".parse().unwrap();
-        let connection =
-            |chain: Option<&str>| Connection::new(vec![node.clone()], chain.map(|chain| chain.parse().unwrap()), false);
+        let connection = |chain: Option<&str>| {
+            let chain = chain.map(|chain| chain.parse().unwrap());
+            Connection::new(vec![node.clone()], chain, Authorities::default(), false)
+        };
         assert_eq!(connection(None).chain_url(&["leap"]).as_str(), "http://localhost:5000/leap");
         assert_eq!(connection(Some("a.b")).chain_url(&["leap"]).as_str(), "http://localhost:5000/chains/a.b/leap");
     }

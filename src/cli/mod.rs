@@ -3,7 +3,7 @@
 //! Results go to standard output: short sentences, or the node's own JSON with `--json`. Errors and progress go to
 //! standard error.
 
-use std::{env, io, process::ExitCode};
+use std::{env, io, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{
@@ -37,6 +37,7 @@ pub mod remote;
 pub mod serve;
 pub mod stream;
 pub mod tail;
+pub mod tls;
 pub mod verify;
 
 const EXAMPLES: &str = "\
@@ -88,6 +89,9 @@ struct ClientArgs {
     /// The chain to work on, by its name or its id [default: the node's default chain, qbc]
     #[arg(long, env = "QBC_CHAIN", value_name = "NAME", value_parser = str::parse::<ChainRef>)]
     chain: Option<ChainRef>,
+    /// Trust the certificates in this file too, those of authorities or of servers: PEM. A node trusts them where it calls others
+    #[arg(long, env = "QBC_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print JSON, for scripts: results on standard output, errors on standard error
     #[arg(long)]
     json: bool,
@@ -95,30 +99,30 @@ struct ClientArgs {
 
 /// The client options that each command uses. What a command would pass over in silence, it does not accept.
 const USES: &[(&str, &[&str])] = &[
-    ("inject", &["node", "chain", "json"]),
-    ("leap", &["node", "chain", "json"]),
-    ("chain", &["node", "chain", "json"]),
-    ("quant", &["node", "chain", "json"]),
-    ("get", &["node", "chain", "json"]),
-    ("pool", &["node", "chain", "json"]),
-    ("stats", &["node", "chain", "json"]),
-    ("tail", &["node", "chain", "json"]),
-    ("bang", &["node", "json"]),
-    ("fork", &["node", "chain", "json"]),
-    ("chains", &["node", "json"]),
-    ("leap-policy", &["node", "chain", "json"]),
-    ("erase", &["node", "chain", "json"]),
-    ("receipt", &["node", "chain", "json"]),
-    ("discover", &["node", "json"]),
-    ("verify", &["node", "chain", "json"]),
-    ("export", &["node", "chain", "json"]),
-    ("import", &["node", "json"]),
-    ("key", &["node", "chain", "json"]),
-    ("cluster", &["node", "chain", "json"]),
-    ("mirror", &["node", "json"]),
+    ("inject", &["node", "chain", "ca", "json"]),
+    ("leap", &["node", "chain", "ca", "json"]),
+    ("chain", &["node", "chain", "ca", "json"]),
+    ("quant", &["node", "chain", "ca", "json"]),
+    ("get", &["node", "chain", "ca", "json"]),
+    ("pool", &["node", "chain", "ca", "json"]),
+    ("stats", &["node", "chain", "ca", "json"]),
+    ("tail", &["node", "chain", "ca", "json"]),
+    ("bang", &["node", "ca", "json"]),
+    ("fork", &["node", "chain", "ca", "json"]),
+    ("chains", &["node", "ca", "json"]),
+    ("leap-policy", &["node", "chain", "ca", "json"]),
+    ("erase", &["node", "chain", "ca", "json"]),
+    ("receipt", &["node", "chain", "ca", "json"]),
+    ("discover", &["node", "ca", "json"]),
+    ("verify", &["node", "chain", "ca", "json"]),
+    ("export", &["node", "chain", "ca", "json"]),
+    ("import", &["node", "ca", "json"]),
+    ("key", &["node", "chain", "ca", "json"]),
+    ("cluster", &["node", "chain", "ca", "json"]),
+    ("mirror", &["node", "ca", "json"]),
     ("net", &[]),
-    ("bench", &["node", "chain", "json"]),
-    ("serve", &[]),
+    ("bench", &["node", "chain", "ca", "json"]),
+    ("serve", &["ca"]),
     ("completions", &[]),
     ("man", &[]),
 ];
@@ -145,6 +149,7 @@ Examples:
   qbc serve                                http://localhost:5000, data in qbc-data/5000
   qbc serve --port 5001 --leap-every 1s
   qbc serve --data /var/lib/qbc --host 0.0.0.0 --advertise ledger-1.internal:5000
+  qbc serve --tls-cert node.crt --tls-key node.key     https://localhost:5000; SIGHUP has both read again
   qbc serve --port 0 --ephemeral           for a test: the first line says where
 
 SIGTERM and Ctrl-C stop it cleanly.")]
@@ -240,9 +245,10 @@ impl Cli {
     fn of(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         let mut cli = Cli::from_arg_matches(matches)?;
         if let Some((_, behind)) = matches.subcommand() {
-            let ClientArgs { node, chain, json } = &mut cli.client;
+            let ClientArgs { node, chain, ca, json } = &mut cli.client;
             prefer(node, behind, "node");
             prefer(chain, behind, "chain");
+            prefer(ca, behind, "ca");
             *json |= behind.try_get_one("json").is_ok_and(|json| json == Some(&true));
         }
         Ok(cli)
@@ -281,7 +287,7 @@ fn ignored(matches: &ArgMatches) -> Option<String> {
     }
     let uses = USES.iter().find(|(command, _)| *command == name).map_or(&[][..], |(_, uses)| uses);
     let is_given = |id: &str| is_said(matches, id) || is_said(behind, id);
-    let unused = ["node", "chain", "json"].into_iter().find(|id| is_said(matches, id) && !uses.contains(id));
+    let unused = ["node", "chain", "ca", "json"].into_iter().find(|id| is_said(matches, id) && !uses.contains(id));
     if let Some(option) = unused {
         return Some(format!("{name} has no use for --{option}"));
     }
@@ -290,10 +296,10 @@ fn ignored(matches: &ArgMatches) -> Option<String> {
         "verify" => match behind.get_one::<String>("target") {
             Some(url) if url.contains("/chains/") && url.contains("://") => (url.clone(), &["node", "chain"]),
             Some(url) if url.contains("://") => (url.clone(), &["node"]),
-            Some(file) => (file.clone(), &["node", "chain"]),
+            Some(file) => (file.clone(), &["node", "chain", "ca"]),
             None => return None,
         },
-        "key" if is_said(behind, "data") => ("--data".into(), &["node"]),
+        "key" if is_said(behind, "data") => ("--data".into(), &["node", "ca"]),
         _ => return None,
     };
     let option = ignored.iter().find(|id| is_given(id))?;
@@ -339,38 +345,39 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 /// # Errors
 /// What the command could not do. [`Usage`] where nothing could do it.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
-    let ClientArgs { node, chain, json } = cli.client;
+    let ClientArgs { node, chain, ca, json } = cli.client;
     let nodes = node.unwrap_or_else(|| Nodes(vec![Url::parse(DEFAULT_NODE).expect("it is a URL")]));
-    let connect = || Connection::new(nodes.0.clone(), chain.clone(), json);
+    let trusted = || tls::read_authorities(ca.as_deref());
+    let connect = || anyhow::Ok(Connection::new(nodes.0.clone(), chain.clone(), trusted()?, json));
     if !matches!(cli.command, None | Some(Command::Serve(_))) {
         output::stdout().context("cannot write to standard output, so nothing was done")?;
     }
     match cli.command {
-        None => serve::run(cli.serve).await,
-        Some(Command::Serve(args)) => serve::run(args).await,
-        Some(Command::Inject(args)) => client::inject(&connect(), args).await,
-        Some(Command::Leap(args)) => client::leap(&connect(), &args).await,
-        Some(Command::Chain(args)) => client::chain(&connect(), &args).await,
-        Some(Command::Quant(args)) => read::quant(&connect(), &args).await,
-        Some(Command::Get(args)) => read::get(&connect(), &args).await,
-        Some(Command::Pool(args)) => read::pool(&connect(), &args).await,
-        Some(Command::Stats) => read::stats(&connect()).await,
-        Some(Command::Tail(args)) => tail::run(&connect(), args).await,
-        Some(Command::Bang(args)) => client::bang(&connect(), args).await,
-        Some(Command::Fork(args)) => client::fork(&connect(), args).await,
-        Some(Command::Chains) => read::chains(&connect()).await,
-        Some(Command::LeapPolicy(args)) => client::leap_policy(&connect(), &args).await,
-        Some(Command::Erase(args)) => client::erase(&connect(), &args).await,
-        Some(Command::Receipt(args)) => client::receipt(&connect(), args).await,
-        Some(Command::Discover(args)) => client::discover(&connect(), args).await,
-        Some(Command::Verify(args)) => verify::run(args, connect()).await,
-        Some(Command::Export(args)) => export::run(args, connect()).await,
-        Some(Command::Import(args)) => import::run(args, connect()).await,
-        Some(Command::Key(args)) => key::run(args, connect()).await,
-        Some(Command::Mirror(args)) => mirror::run(&connect(), args).await,
-        Some(Command::Cluster(args)) => cluster::run(&connect(), args).await,
+        None => serve::run(cli.serve, trusted()?).await,
+        Some(Command::Serve(args)) => serve::run(args, trusted()?).await,
+        Some(Command::Inject(args)) => client::inject(&connect()?, args).await,
+        Some(Command::Leap(args)) => client::leap(&connect()?, &args).await,
+        Some(Command::Chain(args)) => client::chain(&connect()?, &args).await,
+        Some(Command::Quant(args)) => read::quant(&connect()?, &args).await,
+        Some(Command::Get(args)) => read::get(&connect()?, &args).await,
+        Some(Command::Pool(args)) => read::pool(&connect()?, &args).await,
+        Some(Command::Stats) => read::stats(&connect()?).await,
+        Some(Command::Tail(args)) => tail::run(&connect()?, args).await,
+        Some(Command::Bang(args)) => client::bang(&connect()?, args).await,
+        Some(Command::Fork(args)) => client::fork(&connect()?, args).await,
+        Some(Command::Chains) => read::chains(&connect()?).await,
+        Some(Command::LeapPolicy(args)) => client::leap_policy(&connect()?, &args).await,
+        Some(Command::Erase(args)) => client::erase(&connect()?, &args).await,
+        Some(Command::Receipt(args)) => client::receipt(&connect()?, args).await,
+        Some(Command::Discover(args)) => client::discover(&connect()?, args).await,
+        Some(Command::Verify(args)) => verify::run(args, connect()?).await,
+        Some(Command::Export(args)) => export::run(args, connect()?).await,
+        Some(Command::Import(args)) => import::run(args, connect()?).await,
+        Some(Command::Key(args)) => key::run(args, connect()?).await,
+        Some(Command::Mirror(args)) => mirror::run(&connect()?, args).await,
+        Some(Command::Cluster(args)) => cluster::run(&connect()?, args).await,
         Some(Command::Net(args)) => net::run(args).await,
-        Some(Command::Bench(args)) => bench::run(args, &connect()).await,
+        Some(Command::Bench(args)) => bench::run(args, &connect()?).await,
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command_line(), "qbc", &mut script);

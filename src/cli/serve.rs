@@ -8,6 +8,7 @@ use std::{
     num::NonZero,
     path::{Path, PathBuf},
     pin::pin,
+    str::FromStr,
     time::Duration,
 };
 
@@ -19,7 +20,10 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
-use super::log::{self, Log};
+use super::{
+    log::{self, Log},
+    tls::TlsArgs,
+};
 use crate::{
     clock::Clock,
     cluster::{
@@ -31,8 +35,9 @@ use crate::{
     leap, limits,
     mirror::{Mirrors, Wanted},
     node::{Background, Config, Node, Progress},
-    peers::{Allowed, Host, Identity, Peers},
+    peers::{Allowed, DiscoverError, Host, Identity, Peers},
     scrub, store,
+    tls::Authorities,
     witness::{self, Witness},
 };
 
@@ -93,9 +98,14 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_DISCOVER_ALLOW", value_name = "NETWORKS", default_value = "loopback,private")]
     pub discover_allow: Allowed,
 
-    /// Join the cluster of the node that is reached there, such as localhost:5000. A node that has joined once does not need it again.
+    /// Join the cluster of the node that is reached there, such as localhost:5000; one with TLS as https://localhost:5000, which is meant
+    /// without a scheme too where this node has TLS. A node that has joined once does not need it again.
     #[arg(long, env = "QBC_JOIN", value_name = "HOST:PORT")]
-    pub join: Option<Host>,
+    pub join: Option<Said>,
+
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// The secret of the cluster, hexadecimal digits [default: the file cluster.secret of the data folder, or of the folder
     /// beside it of the node that is joined; a first node makes one].
@@ -136,6 +146,28 @@ pub struct ServeArgs {
     /// Log JSON, a line an event.
     #[arg(long, env = "QBC_LOG_JSON")]
     pub log_json: bool,
+}
+
+/// A host as it was said, with a scheme or without.
+#[derive(Clone, Debug)]
+pub struct Said {
+    host: Host,
+    has_scheme: bool,
+}
+
+impl FromStr for Said {
+    type Err = DiscoverError;
+
+    fn from_str(text: &str) -> Result<Said, DiscoverError> {
+        Ok(Said { host: text.parse()?, has_scheme: text.contains("://") })
+    }
+}
+
+impl Said {
+    /// The host that is meant. A node with TLS means others with TLS.
+    fn host(self, has_tls: bool) -> Host {
+        if has_tls && !self.has_scheme { self.host.over_tls() } else { self.host }
+    }
 }
 
 /// The name of a chain, or `*`.
@@ -220,11 +252,12 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
     number.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is no time like 500ms, 1s, 2m or 1h"))
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is told to stop. Where it calls others, their certificates are of the system's authorities or of the `trusted`
+/// ones.
 ///
 /// # Errors
 /// It cannot start.
-pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub async fn run(args: ServeArgs, trusted: Authorities) -> anyhow::Result<()> {
     // Its last lines are written when all else has ended.
     let _log = start_log(&args)?;
     let (most, witnesses) = (limits::WITNESSES, args.witness.len());
@@ -250,12 +283,16 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         joins: args.join.is_some(),
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
+    let (stop, stopping) = watch::channel(false);
+    // Before the log is read, which may take long.
+    let tls = args.tls.start(stopping.clone())?;
+    let join = args.join.map(|said| said.host(tls.is_some()));
+    let host = own_host(args.advertise, address, tls.is_some())?;
     let (node, background) = Node::start(config).await?;
 
-    let (stop, stopping) = watch::channel(false);
-    let secret = secret(&data, args.secret, args.join.as_ref())?;
+    let secret = secret(&data, args.secret, join.as_ref())?;
     let mut meeting = stopping.clone();
-    let peers = start_peers(&node, args.advertise, address, args.discover_allow.clone(), &stopping).await?;
+    let peers = start_peers(&node, host, args.discover_allow.clone(), &trusted, &stopping).await?;
     let Background { touched, sealed } = background;
     let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
     tokio::spawn(scrub::run(node.clone(), (pace.rate > 0).then_some(pace), stopping.clone()));
@@ -263,13 +300,14 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     tokio::spawn(node.clone().expire_imports(args.import_age, stopping.clone()));
 
     // Before witnesses tell what the node has signed: it may have to ask the other nodes of its cluster for that.
-    let cluster = Cluster::start(node.clone(), secret, peers.host().to_string(), stopping.clone()).await?;
+    let host = peers.host().to_string();
+    let cluster = Cluster::start(node.clone(), secret, host, tls.clone(), stopping.clone()).await?;
     if args.witness.is_empty() {
         // Otherwise each new quant would wait there for ever.
         drop(sealed);
     } else {
         let (asked, all_asked) = oneshot::channel();
-        tokio::spawn(witness::run(node.clone(), args.witness, sealed, asked, stopping.clone()));
+        tokio::spawn(witness::run(node.clone(), args.witness, trusted.clone(), sealed, asked, stopping.clone()));
         // An older copy of the folder is to take no write before its witnesses have told; one that is away tells nothing.
         let _ = tokio::time::timeout(limits::WITNESS_START, all_asked).await;
     }
@@ -286,7 +324,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
     });
     let mirrors =
-        Mirrors::start(node.clone(), cluster.clone(), args.discover_allow, args.mirror, stopping.clone()).await?;
+        Mirrors::start(node.clone(), cluster.clone(), args.discover_allow, &trusted, args.mirror, stopping.clone())
+            .await?;
     let app = App::new(node.clone(), cluster.clone(), peers, mirrors, admitted, stopping.clone());
     let signals = signals()?;
     tokio::spawn(async move {
@@ -295,10 +334,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         // Whoever listens is gone where the node has stopped already.
         let _ = stop.send(true);
     });
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let bounds = http::Limits { connections: connections(), write_timeout: limits::WRITE_TIMEOUT };
-    let mut serving = pin!(http::serve(listener, app, bounds, stopping));
+    let mut serving = pin!(http::serve(listener, tls, app, bounds, stopping));
     let mut has_ended = false;
-    if let Some(host) = &args.join {
+    if let Some(host) = &join {
         // The others reach this node while it joins.
         let first = host.to_string();
         tokio::select! {
@@ -308,7 +348,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     tracing::info!(id = node.id(), chains = node.chain_count(), %address, "the node is ready");
     // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
-    tokio::task::spawn_blocking(move || announce(address));
+    tokio::task::spawn_blocking(move || announce(scheme, address));
     if !has_ended {
         serving.await;
     }
@@ -361,20 +401,15 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<log::Flushed> {
 }
 
 /// The first line on stdout, for scripts. Without it the node serves all the same.
-fn announce(address: SocketAddr) {
+fn announce(scheme: &str, address: SocketAddr) {
     let mut stdout = std::io::stdout().lock();
-    if let Err(error) = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush()) {
-        tracing::warn!("cannot write to stdout that the node listens on http://{address}: {error}");
+    if let Err(error) = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush()) {
+        tracing::warn!("cannot write to stdout that the node listens on {scheme}://{address}: {error}");
     }
 }
 
-async fn start_peers(
-    node: &Node,
-    advertise: Option<String>,
-    address: SocketAddr,
-    allowed: Allowed,
-    stopping: &watch::Receiver<bool>,
-) -> anyhow::Result<Peers> {
+/// Where others reach this node: by TLS where it has that.
+fn own_host(advertise: Option<String>, address: SocketAddr, has_tls: bool) -> anyhow::Result<Host> {
     let advertise = advertise.unwrap_or_else(|| match address.ip() {
         ip if ip.is_loopback() => format!("localhost:{}", address.port()),
         ip if ip.is_unspecified() => {
@@ -384,8 +419,22 @@ async fn start_peers(
     });
     let host: Host =
         advertise.parse().with_context(|| format!("cannot advertise {advertise:?}: say --advertise HOST:PORT"))?;
+    ensure!(
+        !(has_tls && advertise.starts_with("http://")),
+        "cannot advertise {advertise:?}, since the node has TLS: say --advertise https://HOST:PORT"
+    );
+    Ok(if has_tls { host.over_tls() } else { host })
+}
+
+async fn start_peers(
+    node: &Node,
+    host: Host,
+    allowed: Allowed,
+    trusted: &Authorities,
+    stopping: &watch::Receiver<bool>,
+) -> anyhow::Result<Peers> {
     let identity = Identity { id: node.id(), version: env!("CARGO_PKG_VERSION").into(), host };
-    let peers = Peers::new(identity, allowed, node.nodes().await?);
+    let peers = Peers::new(identity, allowed, trusted, node.nodes().await?);
     tokio::spawn(peers.clone().run(stopping.clone()));
 
     let (node, mut known, mut stopping) = (node.clone(), peers.known(), stopping.clone());

@@ -633,6 +633,7 @@ mod tests {
         mirror::Mirrors,
         node::{Config, Node},
         peers::{Identity, Peers},
+        tls::Authorities,
     };
 
     /// A node on a folder of its own.
@@ -659,12 +660,14 @@ mod tests {
             };
             let (node, _) = Node::start(config).await.unwrap();
             let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };
-            let peers = Peers::new(identity, "none".parse().unwrap(), Vec::new());
+            let peers = Peers::new(identity, "none".parse().unwrap(), &Authorities::default(), Vec::new());
             let (stop, stopping) = watch::channel(false);
             let secret = crate::cluster::link::Secret([0; 32]);
-            let cluster = Cluster::start(node.clone(), secret, "localhost:1".into(), stopping.clone()).await.unwrap();
+            let cluster = Cluster::start(node.clone(), secret, "localhost:1".into(), None, stopping.clone());
+            let cluster = cluster.await.unwrap();
             let (allowed, named) = ("none".parse().unwrap(), Vec::new());
-            let mirrors = Mirrors::start(node.clone(), cluster.clone(), allowed, named, stopping.clone());
+            let trusted = Authorities::default();
+            let mirrors = Mirrors::start(node.clone(), cluster.clone(), allowed, &trusted, named, stopping.clone());
             let mirrors = mirrors.await.unwrap();
             Served { app: App::new(node, cluster, peers, mirrors, Default::default(), stopping), stop, _folder: folder }
         }

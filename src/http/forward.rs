@@ -2,7 +2,10 @@
 //! kept here to one that has it. What is kept here is read here, when this node has all that was acknowledged before.
 
 use std::{
-    sync::{Arc, LazyLock, Mutex},
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
     time::Instant,
 };
 
@@ -12,14 +15,23 @@ use axum::{
     response::IntoResponse,
 };
 use http_body_util::BodyExt;
-use tokio::time::sleep;
+use hyper_util::{
+    client::legacy::{
+        self,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use tokio::time::{sleep, timeout};
+use tower::Service;
 
-use super::problem::Problem;
+use super::{nodes::GROUP, problem::Problem};
 use crate::{
-    cluster::{Cluster, ClusterError},
+    cluster::{Cluster, ClusterError, link},
     core::rules::ChainName,
     limits,
     node::{Group, Node},
+    tls::Stream,
 };
 
 /// Set on requests that another node has sent on: they are not sent on again.
@@ -59,10 +71,70 @@ const CHAIN_ROUTES: [&str; 11] = [
     "events",
 ];
 
-static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
-    client.connect_timeout(limits::LINK_TIMEOUT).build().expect("a client without options can be made")
-});
+/// Marks a request that another node of the cluster has sent.
+#[derive(Clone, Copy)]
+pub struct FromNode;
+
+/// Takes out of a request what only other nodes of the cluster may say in it.
+pub fn distrust(request: &mut Request<Body>) {
+    if request.extensions().get::<FromNode>().is_none() {
+        request.headers_mut().remove(FORWARDED);
+        request.headers_mut().remove(GROUP);
+    }
+}
+
+/// Sends requests to other nodes of the cluster, on connections on which both have authenticated each other.
+#[derive(Clone)]
+pub struct Client(legacy::Client<Dialler, Body>);
+
+impl Client {
+    pub fn new(cluster: Cluster) -> Client {
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        // Well before the other node would close it.
+        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(limits::HEAD_TIMEOUT / 2);
+        Client(builder.build(Dialler(cluster)))
+    }
+
+    /// What another node answers to a GET, of what it has itself; nothing where it does not.
+    pub async fn ask(&self, host: &str, target: String) -> Option<serde_json::Value> {
+        let request = Request::get(format!("{}{target}", link::url(host))).header(FORWARDED, "1");
+        let request = request.body(Body::empty()).ok()?;
+        let asked = async {
+            let answer = self.0.request(request).await.ok().filter(|answer| answer.status().is_success())?;
+            serde_json::from_slice(&answer.into_body().collect().await.ok()?.to_bytes()).ok()
+        };
+        timeout(limits::AGREEMENT_TIMEOUT, asked).await.ok()?
+    }
+}
+
+/// Opens connections to other nodes of the cluster.
+#[derive(Clone)]
+struct Dialler(Cluster);
+
+impl Service<Uri> for Dialler {
+    type Response = TokioIo<Stream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let cluster = self.0.clone();
+        Box::pin(async move {
+            let url = to.to_string();
+            let url = url.trim_end_matches('/');
+            cluster.connect_http(url.strip_prefix("http://").unwrap_or(url)).await.map(TokioIo::new)
+        })
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
 
 /// Where a request is answered.
 pub enum Way {
@@ -193,12 +265,6 @@ fn nobody() -> Problem {
     )
 }
 
-/// What another node answers to a GET, of what it has itself; nothing where it does not.
-pub async fn ask(host: &str, target: String) -> Option<serde_json::Value> {
-    let sent = CLIENT.get(format!("http://{host}{target}")).header(FORWARDED, "1").timeout(limits::AGREEMENT_TIMEOUT);
-    sent.send().await.ok()?.error_for_status().ok()?.json().await.ok()
-}
-
 /// A small write that is made here, kept as it is read: where this node turns out to lead no more, somebody else is to get it.
 pub struct Again {
     parts: Parts,
@@ -240,7 +306,13 @@ fn is_small(request: &Request<Body>) -> bool {
 }
 
 /// Has another node answer. A small request is sent again where nobody has taken it.
-pub async fn send(cluster: &Cluster, mut host: String, group: Group, request: Request<Body>) -> Response<Body> {
+pub async fn send(
+    client: &Client,
+    cluster: &Cluster,
+    mut host: String,
+    group: Group,
+    request: Request<Body>,
+) -> Response<Body> {
     let is_small = is_small(&request);
     let (parts, body) = request.into_parts();
     let (kept, mut streamed) = match is_small {
@@ -253,15 +325,16 @@ pub async fn send(cluster: &Cluster, mut host: String, group: Group, request: Re
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let since = Instant::now();
     loop {
-        let mut sent = CLIENT.request(parts.method.clone(), format!("http://{host}{target}"));
-        sent = sent.headers(forwarded(&parts.headers));
-        sent = match (&kept, streamed.take()) {
-            (Some(kept), _) if kept.is_empty() => sent,
-            (Some(kept), _) => sent.body(kept.clone()),
-            (None, Some(body)) => sent.body(reqwest::Body::wrap_stream(body.into_data_stream())),
+        let body = match (&kept, streamed.take()) {
+            (Some(kept), _) => Body::from(kept.clone()),
+            (None, Some(body)) => body,
             (None, None) => return nobody().into_response(),
         };
-        let answer = sent.send().await;
+        let mut sent = Request::new(body);
+        let Ok(url) = format!("{}{target}", link::url(&host)).parse() else { return nobody().into_response() };
+        (*sent.method_mut(), *sent.uri_mut(), *sent.headers_mut()) =
+            (parts.method.clone(), url, forwarded(&parts.headers));
+        let answer = client.0.request(sent).await;
         let is_taken = match &answer {
             Ok(answer) => !answer.headers().contains_key(NOT_LEADING),
             Err(error) => !error.is_connect(),
@@ -298,13 +371,12 @@ fn forwarded(headers: &HeaderMap) -> HeaderMap {
     to
 }
 
-fn answered(answer: reqwest::Response) -> Response<Body> {
-    let (status, mut headers) = (answer.status(), answer.headers().clone());
+fn answered(answer: Response<hyper::body::Incoming>) -> Response<Body> {
+    let mut response = answer.map(Body::new);
+    let headers = response.headers_mut();
     OF_CONNECTION.iter().for_each(|name| drop(headers.remove(name)));
     headers.remove(NOT_LEADING);
     headers.remove(header::DATE);
-    let mut response = Response::new(Body::from_stream(answer.bytes_stream()));
-    (*response.status_mut(), *response.headers_mut()) = (status, headers);
     response.extensions_mut().insert(Forwarded);
     response
 }

@@ -51,7 +51,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use origin::{Admitted, HostName, Origin};
 pub use server::Limits;
 
-use crate::{cluster::Cluster, limits, mirror::Mirrors, node::Node, peers::Peers};
+use crate::{cluster::Cluster, limits, mirror::Mirrors, node::Node, peers::Peers, tls};
 use cache::Encodings;
 use forward::Way;
 use forwarded::References;
@@ -65,6 +65,8 @@ pub struct App(Arc<Shared>);
 struct Shared {
     node: Node,
     cluster: Cluster,
+    /// Sends requests to other nodes of the cluster.
+    others: forward::Client,
     peers: Peers,
     mirrors: Mirrors,
     /// Bytes that request bodies may still take up.
@@ -105,7 +107,20 @@ impl App {
         let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
         let document = OnceLock::new();
-        App(Arc::new(Shared { node, cluster, peers, mirrors, room, decoders, events, admitted, document, stopping }))
+        let others = forward::Client::new(cluster.clone());
+        App(Arc::new(Shared {
+            node,
+            cluster,
+            others,
+            peers,
+            mirrors,
+            room,
+            decoders,
+            events,
+            admitted,
+            document,
+            stopping,
+        }))
     }
 }
 
@@ -154,16 +169,22 @@ fn node_routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::openapi))
 }
 
-/// Serves the interface of a node until `shutdown` says that the node stops; then finishes the requests under way, for a bounded
-/// time.
-pub async fn serve(listener: TcpListener, app: App, bounds: Limits, shutdown: watch::Receiver<bool>) {
+/// Serves the interface of a node, by TLS where it has that, until `shutdown` says that the node stops; then finishes the requests under
+/// way, for a bounded time.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<tls::Server>,
+    app: App,
+    bounds: Limits,
+    shutdown: watch::Receiver<bool>,
+) {
     let cluster = app.0.cluster.clone();
     let interface = Arc::new(Interface::new(app));
     let answer = move |request| {
         let interface = interface.clone();
         async move { interface.answer(request).await }
     };
-    server::serve(listener, answer, Some(cluster), bounds, shutdown).await;
+    server::serve(listener, tls, answer, Some(cluster), bounds, shutdown).await;
 }
 
 /// All routes.
@@ -282,8 +303,9 @@ impl Interface {
 
     /// The answer of this node, or of the one that can give it.
     async fn in_cluster(&self, mut request: Request<Body>, is_local_enough: bool) -> Response {
-        let Shared { cluster, node, .. } = &*self.app.0;
+        let Shared { cluster, node, others, .. } = &*self.app.0;
         let since = Instant::now();
+        forward::distrust(&mut request);
         loop {
             match forward::way(cluster, node, &request, is_local_enough).await {
                 Err(problem) => return problem.into_response(),
@@ -305,7 +327,7 @@ impl Interface {
                     response.headers_mut().insert(forward::CONSISTENCY, value);
                     return response;
                 }
-                Ok(Way::There(host, group)) => return forward::send(cluster, host, group, request).await,
+                Ok(Way::There(host, group)) => return forward::send(others, cluster, host, group, request).await,
             }
         }
     }

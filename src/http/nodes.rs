@@ -220,7 +220,7 @@ fn take_replicas(fields: &mut Map<String, Value>) -> Result<Option<u8>, Problem>
 }
 
 /// The header with the group of a chain that another node of the cluster asks this one to make.
-const GROUP: HeaderName = HeaderName::from_static("qbc-group");
+pub(super) const GROUP: HeaderName = HeaderName::from_static("qbc-group");
 
 /// Has the node make a chain that leads the group in which it is to be kept.
 async fn bang_in_cluster(
@@ -255,7 +255,7 @@ async fn bang_in_cluster(
         sent.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         sent.insert(header::CONTENT_LENGTH, json.len().into());
         sent.insert(GROUP, text_header(group.to_string()));
-        return Ok(forward::send(cluster, host, group, request).await);
+        return Ok(forward::send(&app.0.others, cluster, host, group, request).await);
     }
     let name = rules.name().clone();
     let chain = make_in_cluster(app, name, group, app.0.node.bang(rules, None, leap, None, Some(group))).await?;
@@ -399,7 +399,7 @@ async fn chains_of_cluster(app: &App, after: Option<&str>, limit: usize) -> Resu
     }
     let (hosts, _) = app.0.cluster.hosts();
     let after = after.map(|after| format!("&after={after}")).unwrap_or_default();
-    let asked = hosts.iter().map(|host| forward::ask(host, format!("/chains?limit={}{after}", limit + 1)));
+    let asked = hosts.iter().map(|host| app.0.others.ask(host, format!("/chains?limit={}{after}", limit + 1)));
     for others in futures_util::future::join_all(asked).await.into_iter().flatten() {
         for chain in others.as_array().cloned().unwrap_or_default() {
             if let Some(name) = chain["name"].as_str() {
@@ -633,7 +633,7 @@ pub async fn readyz(State(app): State<App>) -> Result<axum::Json<Status>, Proble
                 damaged.chain(app.0.node.rollbacks().into_iter().map(name("takes no writes"))).collect();
             match names.as_slice() {
                 [] => {
-                    let warnings = [app.0.node.warnings(), app.0.mirrors.warnings()].concat();
+                    let warnings = [app.0.node.warnings(), app.0.mirrors.warnings(), app.0.cluster.warnings()].concat();
                     Ok(axum::Json(Status { status: "ok", warnings }))
                 }
                 names => Err(Problem::overloaded(format!("{}; the others go on", names.join("; ")))),

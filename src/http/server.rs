@@ -1,5 +1,6 @@
-//! Connections: how many, how long a request may take to arrive, and how they end.
+//! Connections: how many, what is spoken on them, how long a request may take to arrive, and how they end.
 
+mod http2;
 mod socket;
 
 use std::{
@@ -24,12 +25,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
+use super::forward::FromNode;
 use crate::{
-    cluster::{Cluster, link::FIRST_BYTE},
+    cluster::{Cluster, link},
     limits,
+    tls::{self, Protocol, Stream},
 };
 use socket::Socket;
 
@@ -50,10 +53,19 @@ enum Signal {
     Look,
 }
 
+/// A connection on which requests come.
+struct Arrived {
+    stream: Stream,
+    protocol: Protocol,
+    /// Whether another node of the cluster has opened it.
+    is_of_node: bool,
+}
+
 /// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time. Connections of other
 /// nodes are the cluster's.
 pub async fn serve<R>(
     listener: TcpListener,
+    tls: Option<tls::Server>,
     answer: impl Fn(Request<Incoming>) -> R + Clone + Send + 'static,
     cluster: Option<Cluster>,
     bounds: Limits,
@@ -61,13 +73,9 @@ pub async fn serve<R>(
 ) where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
-    let mut builder = http1::Builder::new();
-    // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
-    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
-    // A client that has said all may end its side of the connection, and waits for the answer still.
-    builder.half_close(true);
     socket::keep_alive(&listener);
     let places = Arc::new(Semaphore::new(bounds.connections));
+    let http2 = http2::Server::new(bounds);
     // Its end is that of this function, and cuts off what is under way still.
     let mut connections = JoinSet::new();
     loop {
@@ -80,51 +88,20 @@ pub async fn serve<R>(
             _ = shutdown.wait_for(|stopping| *stopping) => break,
             Some(_ended) = connections.join_next() => continue,
         };
-        let (answer, looks) = (answer.clone(), Arc::new(AtomicBool::new(false)));
-        let service = service_fn(move |request| answer(request).map(Ok::<_, Infallible>));
-        let (builder, cluster, shutdown) = (builder.clone(), cluster.clone(), shutdown.clone());
-        let mut stopping = shutdown.clone();
-        let stop = async move {
-            // Whoever would say it is gone where this fails.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-            Signal::Stop
-        };
-        let look = || sleep(limits::KEEP_ALIVE).map(|()| Signal::Look).boxed();
+        let (answer, http2, tls, cluster) = (answer.clone(), http2.clone(), tls.clone(), cluster.clone());
+        let stopping = shutdown.clone();
         connections.spawn(async move {
-            let mut ending = shutdown.clone();
-            let is_link = tokio::select! {
-                is_link = is_link(&stream) => is_link,
+            let mut ending = stopping.clone();
+            let arrived = tokio::select! {
+                arrived = arrive(stream, tls, cluster, &stopping) => arrived,
                 _ = ending.wait_for(|stopping| *stopping) => return,
             };
-            match (is_link, cluster) {
-                (Some(false), _) => {}
-                (Some(true), Some(cluster)) => {
-                    tokio::select! {
-                        () = cluster.serve(stream) => {}
-                        _ = ending.wait_for(|stopping| *stopping) => {}
-                    }
-                    return;
-                }
-                _ => return,
-            }
-            let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), shutdown);
-            let connection = builder.serve_connection(TokioIo::new(socket), service);
-            let mut connection = pin!(connection);
-            // A set of them polls only what was woken: the connection is polled several times for each request.
-            let mut signals = FuturesUnordered::from_iter([stop.boxed(), look()]);
-            loop {
-                tokio::select! {
-                    biased;
-                    // A connection that breaks is the client's matter.
-                    _ = &mut connection => break,
-                    Some(signal) = signals.next() => match signal {
-                        Signal::Stop => connection.as_mut().graceful_shutdown(),
-                        Signal::Look => {
-                            looks.store(true, Ordering::Relaxed);
-                            signals.push(look());
-                        }
-                    },
-                }
+            let Some(Arrived { stream, protocol, is_of_node }) = arrived else { return };
+            let looks = Arc::new(AtomicBool::new(false));
+            let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), stopping.clone());
+            match protocol {
+                Protocol::Http2 => http2.serve(socket, answer, stopping).await,
+                _ => serve_http1(socket, answer, is_of_node, &looks, stopping).await,
             }
             drop(place);
         });
@@ -136,12 +113,95 @@ pub async fn serve<R>(
     }
 }
 
-/// Whether another node has opened a connection, or nothing where it ends before it says.
-async fn is_link(stream: &TcpStream) -> Option<bool> {
+/// Serves one connection of HTTP/1.1 until it ends.
+async fn serve_http1<R>(
+    socket: Socket,
+    answer: impl Fn(Request<Incoming>) -> R,
+    is_of_node: bool,
+    looks: &AtomicBool,
+    mut stopping: watch::Receiver<bool>,
+) where
+    R: Future<Output = Response<Body>>,
+{
+    let mut builder = http1::Builder::new();
+    // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
+    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
+    // A client that has said all may end its side of the connection, and waits for the answer still.
+    builder.half_close(true);
+    let service = service_fn(move |mut request| {
+        if is_of_node {
+            request.extensions_mut().insert(FromNode);
+        }
+        answer(request).map(Ok::<_, Infallible>)
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let stop = async move {
+        // Whoever would say it is gone where this fails.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        Signal::Stop
+    };
+    let look = || sleep(limits::KEEP_ALIVE).map(|()| Signal::Look).boxed();
+    // A set of them polls only what was woken: the connection is polled several times for each request.
+    let mut signals = FuturesUnordered::from_iter([stop.boxed(), look()]);
+    loop {
+        tokio::select! {
+            biased;
+            // A connection that breaks is the client's matter.
+            _ = &mut connection => break,
+            Some(signal) = signals.next() => match signal {
+                Signal::Stop => connection.as_mut().graceful_shutdown(),
+                Signal::Look => {
+                    looks.store(true, Ordering::Relaxed);
+                    signals.push(look());
+                }
+            },
+        }
+    }
+}
+
+/// Finds out what is spoken on a new connection, by its first byte, and does what comes before the first request: the handshake of
+/// TLS, and whatever another node has called for. Nothing where no requests will come.
+async fn arrive(
+    stream: TcpStream,
+    tls: Option<tls::Server>,
+    cluster: Option<Cluster>,
+    stopping: &watch::Receiver<bool>,
+) -> Option<Arrived> {
+    let end = Instant::now() + if tls.is_some() { limits::TLS_TIMEOUT } else { limits::HEAD_TIMEOUT };
     let mut first = [0];
-    match timeout(limits::HEAD_TIMEOUT, stream.peek(&mut first)).await {
-        Ok(Ok(1)) => Some(first[0] == FIRST_BYTE),
-        _ => None,
+    if !matches!(timeout_at(end, stream.peek(&mut first)).await, Ok(Ok(1))) {
+        return None;
+    }
+    let (stream, protocol) = match (first[0], tls) {
+        (tls::FIRST_BYTE, Some(tls)) => match timeout_at(end, tls.accept(stream)).await {
+            Ok(Ok(encrypted)) => encrypted,
+            Ok(Err(error)) => {
+                tracing::debug!("a handshake of TLS has failed: {error}");
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!("a handshake of TLS was not done after {:?}", limits::TLS_TIMEOUT);
+                return None;
+            }
+        },
+        (tls::FIRST_BYTE, None) => {
+            tracing::debug!("a client speaks TLS, which this node does not: its options are --tls-cert and --tls-key");
+            return None;
+        }
+        (link::FIRST_BYTE, _) => (Stream::Plain(stream), Protocol::Link),
+        (_, Some(_)) => {
+            let socket = Socket::new(Stream::Plain(stream), limits::WRITE_TIMEOUT, Arc::default(), stopping.clone());
+            socket.ask_for_tls().await;
+            return None;
+        }
+        (_, None) => (Stream::Plain(stream), Protocol::Http1),
+    };
+    match protocol {
+        Protocol::Link => {
+            let stream = cluster?.serve(stream).await?;
+            Some(Arrived { stream, protocol: Protocol::Http1, is_of_node: true })
+        }
+        protocol => Some(Arrived { stream, protocol, is_of_node: false }),
     }
 }
 
@@ -198,7 +258,7 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let bounds = Limits { connections: 1, write_timeout: Duration::from_millis(500) };
         let (stop, stopping) = watch::channel(false);
-        let server = tokio::spawn(serve(listener, answer, None, bounds, stopping));
+        let server = tokio::spawn(serve(listener, None, answer, None, bounds, stopping));
         client.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
         let dropped = async {
             while taken.load(Ordering::Relaxed) == 0 || Arc::strong_count(&held) > 2 {

@@ -24,4 +24,5 @@ mod retries;
 mod rules;
 mod scrub;
 mod support;
+mod tls;
 mod witness;

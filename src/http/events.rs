@@ -815,7 +815,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let bounds = Limits { connections: 10, write_timeout: Duration::from_millis(500) };
-        let server = tokio::spawn(serve(listener, served.app.clone(), bounds, served.stop.subscribe()));
+        let server = tokio::spawn(serve(listener, None, served.app.clone(), bounds, served.stop.subscribe()));
         let connect = async || {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();

@@ -100,7 +100,8 @@ pub async fn serve<R>(
             let looks = Arc::new(AtomicBool::new(false));
             let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), stopping.clone());
             match protocol {
-                Protocol::Http2 => http2.serve(socket, answer, stopping).await,
+                // Boxed, so that a connection of HTTP/1.1 takes up no room for it.
+                Protocol::Http2 => Box::pin(http2.serve(socket, answer, stopping)).await,
                 _ => serve_http1(socket, answer, is_of_node, &looks, stopping).await,
             }
             drop(place);
@@ -173,7 +174,7 @@ async fn arrive(
         return None;
     }
     let (stream, protocol) = match (first[0], tls) {
-        (tls::FIRST_BYTE, Some(tls)) => match timeout_at(end, tls.accept(stream)).await {
+        (tls::FIRST_BYTE, Some(tls)) => match timeout_at(end, Box::pin(tls.accept(stream))).await {
             Ok(Ok(encrypted)) => encrypted,
             Ok(Err(error)) => {
                 tracing::debug!("a handshake of TLS has failed: {error}");
@@ -198,7 +199,7 @@ async fn arrive(
     };
     match protocol {
         Protocol::Link => {
-            let stream = cluster?.serve(stream).await?;
+            let stream = Box::pin(cluster?.serve(stream)).await?;
             Some(Arrived { stream, protocol: Protocol::Http1, is_of_node: true })
         }
         protocol => Some(Arrived { stream, protocol, is_of_node: false }),

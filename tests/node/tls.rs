@@ -671,9 +671,9 @@ fn a_cluster_gets_tls_node_by_node_and_all_at_once() {
     let args = ["serve", "--data", third, "--port", "0", "--secret", SECRET, "--join", &bare];
     let refused = run(env!("CARGO_BIN_EXE_qbc"), &args).unwrap();
     assert!(!refused.status.success() && told(&refused).contains("https://"), "{}", told(&refused));
+    let host = first.host();
     let args =
-        [&args[..6], &["5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec5", "--join", &first.host()]]
-            .concat();
+        [&args[..6], &["5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec5", "--join", &host]].concat();
     let refused = run(env!("CARGO_BIN_EXE_qbc"), &args).unwrap();
     assert!(!refused.status.success() && told(&refused).contains("secret"), "{}", told(&refused));
 }

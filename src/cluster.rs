@@ -55,6 +55,7 @@ use crate::{
     limits,
     node::{Carried, Carrier, FetchedRun, Node, Placements},
     store::{ClusterChange, Group, LogRecord, NodeId, Store, StoreError},
+    tls::{self, Stream},
     writer::{Health, Proposed, Refused, Sequencer},
 };
 pub use figures::Figures;
@@ -119,6 +120,8 @@ struct Inner {
     identity: Identity,
     /// Where others reach this node.
     host: String,
+    /// What it shows to those who call by TLS, where it has that.
+    tls: Option<tls::Server>,
     links: Mutex<HashMap<NodeId, (String, Arc<Link>)>>,
     /// Where nodes are that have called, whatever the cluster knows so far.
     moved: Mutex<HashMap<NodeId, String>>,
@@ -250,15 +253,18 @@ impl Cluster {
         node: Node,
         secret: Secret,
         host: String,
+        tls: Option<tls::Server>,
         stopping: watch::Receiver<bool>,
     ) -> Result<Cluster, ClusterError> {
-        let (store, identity) = (node.store(), Identity { key: node.signing_key(), secret });
+        let identity = Identity { key: node.signing_key(), secret, has_tls: tls.is_some() };
+        let store = node.store();
         let inner = Arc::new_cyclic(|myself| Inner {
             myself: myself.clone(),
             node,
             store,
             identity,
             host,
+            tls,
             links: Mutex::default(),
             moved: Mutex::default(),
             groups: RwLock::default(),
@@ -962,7 +968,7 @@ impl Cluster {
     }
 
     /// Serves a connection of another node until it ends, or gives it back where the other node sends requests of HTTP/1.1 on it.
-    pub async fn serve(&self, mut stream: tokio::net::TcpStream) -> Option<tokio::net::TcpStream> {
+    pub async fn serve(&self, mut stream: Stream) -> Option<Stream> {
         let answers: Arc<dyn Answers> = Arc::new(AnswersOf(Arc::downgrade(&self.0)));
         match link::accept(&mut stream, &self.0.identity, &*answers).await {
             Ok(caller) if caller.purpose == Purpose::Http => return Some(stream),
@@ -976,8 +982,23 @@ impl Cluster {
     ///
     /// # Errors
     /// None of the cluster is reached there.
-    pub async fn connect_http(&self, host: &str) -> io::Result<tokio::net::TcpStream> {
+    pub async fn connect_http(&self, host: &str) -> io::Result<Stream> {
         link::connect_http(&self.0.identity, host).await
+    }
+
+    /// What an operator should look at although all goes on: the node's certificate, and connections between nodes that are not
+    /// encrypted although this one has TLS.
+    pub fn warnings(&self) -> Vec<String> {
+        let Some(tls) = &self.0.tls else { return Vec::new() };
+        let mut warnings: Vec<String> = tls.warning(self.0.node.now()).into_iter().collect();
+        let links = self.0.links.lock().expect("no holder of this lock panics");
+        let open = links.values().filter(|(_, link)| link.is_open_to_readers());
+        warnings.extend(open.map(|(host, _)| {
+            format!(
+                "what goes to the node {host} is not encrypted: start it with --tls-cert and --tls-key, as this one"
+            )
+        }));
+        warnings
     }
 
     /// Ends all groups.
@@ -1549,7 +1570,9 @@ impl Cluster {
                 ));
             }
         }
-        let before = self.host_of(from).filter(|before| *before != said.host);
+        // With TLS or without, it is the same place.
+        let is_elsewhere = |before: &String| link::address(before) != link::address(&said.host);
+        let before = self.host_of(from).filter(is_elsewhere);
         if let Some(before) = before
             && let Ok((node, _)) = link::call_once(&self.0.identity, &before, STATUS, &[], limits::LINK_TIMEOUT).await
             && node == from

@@ -14,13 +14,14 @@
 //! | [`store`] | the log's contents in terms of chains, and the index over it; the only place that names the index's engine | `core`, `log` |
 //! | [`writer`] | the writers, one for each group of chains: commands in one order are decided and applied, one commit with one sync for all that waits | `store` |
 //! | [`clock`] | the time of day | `core` |
+//! | [`tls`] | certificates, and encrypted connections; the only place that names what does them | `core` |
 //! | [`mine`] | proof of work, on threads of its own | `core` |
 //! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine`, `clock` |
-//! | [`cluster`] | chains on several nodes: who keeps what, and agreement on it, by an engine that only this names | `node`, `writer`, `store` |
+//! | [`cluster`] | chains on several nodes: who keeps what, and agreement on it, by an engine that only this names | `node`, `writer`, `store`, `tls` |
 //! | [`leap`] | automatic leaps | `node` |
 //! | [`scrub`] | all data read again and compared with the roots | `node` |
 //! | [`witness`] | cosignatures, asked of witnesses for each new quant | `node`, `peers` |
-//! | [`peers`] | discovery and liveness of other nodes | `clock` |
+//! | [`peers`] | discovery and liveness of other nodes | `clock`, `tls` |
 //! | [`mirror`] | chains of others that are followed without trust | `node`, `cluster`, `peers` |
 //! | [`guide`] | the guide for users: it is text | |
 //! | [`http`] | routes, and what holds for each of them | `access`, `node`, `cluster`, `peers`, `mirror`, `guide` |
@@ -55,5 +56,6 @@ pub mod node;
 pub mod peers;
 pub mod scrub;
 pub mod store;
+pub mod tls;
 pub mod witness;
 pub mod writer;

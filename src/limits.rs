@@ -438,3 +438,35 @@ pub const CLIENT_SHARE: u8 = 75;
 pub const REFUSED_CONNECTIONS: usize = 64;
 /// See [`REFUSED_CONNECTIONS`].
 pub const REFUSED_TIME: Duration = Duration::from_secs(1);
+/// The longest time that a client may take for the handshake of TLS: it is a few packets, so a client that is there is done in less,
+/// and one that stalls keeps its place among the connections for no longer.
+pub const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes that are read of a file with certificates or a key: more than all authorities of a system have.
+pub const PEM_BYTES: u64 = 4 << 20;
+
+/// Time before the end of the node's certificate from which that is told: certificates that renew themselves do so long before.
+pub const CERTIFICATE_END: Duration = Duration::from_hours(14 * 24);
+
+/// Time between two looks at how long the certificate is valid still.
+pub const CERTIFICATE_EVERY: Duration = Duration::from_hours(24);
+
+/// Requests at one time on one connection of HTTP/2. RFC 9113 section 6.5.2 asks for no fewer than 100. All connections together have
+/// as many as there may be [`CONNECTIONS`], so that they take up no more than with HTTP/1.
+pub const HTTP2_STREAMS: u32 = 100;
+
+/// Bytes of the headers of one request of HTTP/2, decoded, each with 32 more (RFC 9113 section 6.5.2): the longest path and query of
+/// HTTP/1, and as much again.
+pub const HTTP2_HEADERS_BYTES: u32 = 128 << 10;
+
+/// Bytes of answers that one request of HTTP/2 keeps for a client that takes them slowly, beside the piece that is read for it.
+pub const HTTP2_SEND_BYTES: usize = 64 << 10;
+
+/// Bytes of bodies that a client of HTTP/2 may send before they are read: on one request, and on all of a connection.
+pub const HTTP2_WINDOWS: [u32; 2] = [256 << 10, 1 << 20];
+
+/// Requests that a client of HTTP/2 has taken back before they were begun, and those that were reset for its errors, after which the
+/// connection ends (rapid reset, CVE-2023-44487).
+pub const HTTP2_RESETS: usize = 20;
+/// See [`HTTP2_RESETS`].
+pub const HTTP2_ERRORS: usize = 256;

@@ -48,6 +48,7 @@ use crate::{
     limits,
     node::{Import, ImportError, Node, StoreError},
     peers::{Allowed, pause},
+    tls::Authorities,
     writer::{ChainHandle, MirrorStep, Refused},
 };
 use source::{Caller, ChainUrl, Source, SourceError};
@@ -247,7 +248,8 @@ impl From<StoreError> for Trouble {
 }
 
 impl Mirrors {
-    /// Goes on with the mirrors that the node has, and begins those that are named, until `stopping` says that the node stops.
+    /// Goes on with the mirrors that the node has, and begins those that are named, until `stopping` says that the node stops. The
+    /// certificates of their sources are of the system's authorities or of the `trusted` ones.
     ///
     /// # Errors
     /// The store is damaged.
@@ -255,6 +257,7 @@ impl Mirrors {
         node: Node,
         cluster: Cluster,
         allowed: Allowed,
+        trusted: &Authorities,
         named: Vec<Wanted>,
         stopping: watch::Receiver<bool>,
     ) -> Result<Mirrors, StoreError> {
@@ -262,8 +265,8 @@ impl Mirrors {
         let mirrors = Mirrors(Arc::new(Inner {
             node,
             cluster,
-            guarded: Caller::new(Some(allowed)),
-            anywhere: Caller::new(None),
+            guarded: Caller::new(Some(allowed), trusted),
+            anywhere: Caller::new(None, trusted),
             steps: Semaphore::new(limits::MIRROR_STEPS),
             all: Mutex::default(),
             tokens: tokens.into(),

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Method, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -48,6 +48,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::core::transaction::Timestamp;
+use crate::tls::{Authorities, distrust};
 
 /// The longest hello, in bytes: 250 hosts of 255 bytes fit. It bounds answers; the body of `POST /peers/hello` needs
 /// the same bound.
@@ -74,6 +75,11 @@ const LOOKUP_CALLS: usize = 64;
 
 const PATH: &str = "/peers/hello";
 const TIMED_OUT: &str = "timed out";
+/// Why a server that has another certificate than it should is not called.
+pub(crate) const DISTRUSTED: &str =
+    "its certificate is not trusted here: the option --ca names a file with who signs it";
+/// What a node with TLS answers to a request without, and others do, too.
+const MAY_HAVE_TLS: &str = "it answers 400: where it has TLS, it is reached as https://HOST:PORT";
 const NOT_A_NODE: &str = "not a QBC node, or one that has another name (its options --advertise and --allow-host)";
 
 /// Where a node is reached: scheme, host name or address, and port.
@@ -92,8 +98,21 @@ pub struct Host {
 impl Host {
     /// Its URL, without a path.
     pub fn url(&self) -> String {
-        let scheme = if self.text.starts_with("https://") { "" } else { "http://" };
+        let scheme = if self.is_over_tls() { "" } else { "http://" };
         format!("{scheme}{}", self.text)
+    }
+
+    /// The same host and port by TLS.
+    pub fn over_tls(&self) -> Host {
+        match self.is_over_tls() {
+            true => self.clone(),
+            false => Host { text: format!("https://{}", self.text), address: self.address },
+        }
+    }
+
+    /// Whether it is reached by TLS.
+    pub fn is_over_tls(&self) -> bool {
+        self.text.starts_with("https://")
     }
 
     /// The name or address, an IPv6 address in brackets.
@@ -407,18 +426,24 @@ impl Node {
 }
 
 impl Peers {
-    /// Nodes with the default [`Timing`]; `known` are the hosts of the last run, see [`Peers::known`].
-    pub fn new(identity: Identity, allowed: Allowed, known: Vec<String>) -> Peers {
-        Peers::with_timing(identity, allowed, known, Timing::default())
+    /// Nodes with the default [`Timing`], whose certificates are of the system's authorities or of these; `known` are the hosts of the last run, see [`Peers::known`].
+    pub fn new(identity: Identity, allowed: Allowed, trusted: &Authorities, known: Vec<String>) -> Peers {
+        Peers::with_timing(identity, allowed, trusted, known, Timing::default())
     }
 
     /// As [`Peers::new`], with a timing of one's own.
-    pub fn with_timing(identity: Identity, allowed: Allowed, known: Vec<String>, timing: Timing) -> Peers {
+    pub fn with_timing(
+        identity: Identity,
+        allowed: Allowed,
+        trusted: &Authorities,
+        known: Vec<String>,
+        timing: Timing,
+    ) -> Peers {
         let now = Instant::now();
         let hosts = known.iter().filter_map(|text| text.parse::<Host>().ok()).take(MAX_KNOWN);
         let nodes = hosts.map(|host| (host, Node { answer: None, since: now, greet_at: now })).collect();
         Peers(Arc::new(Inner {
-            client: client(&allowed, &timing),
+            client: client(&allowed, trusted, &timing),
             identity,
             allowed,
             timing,
@@ -517,13 +542,21 @@ impl Peers {
         Hello { host: host.to_string(), id, version, nodes }
     }
 
-    /// Calls a node, so that both list each other, and then the nodes that it tells of, and theirs, as far as
+    /// Calls a node, by TLS too where no scheme is said, so that both list each other, and then the nodes that it tells of, and theirs, as far as
     /// [`Timing::discover`] allows; the rest follows in the background. Answers with all live nodes.
     pub async fn discover(&self, host: &str) -> Result<Vec<PeerView>, DiscoverError> {
-        let host: Host = host.parse()?;
+        let (given, host) = (host, host.parse::<Host>()?);
         let end = Instant::now() + self.0.timing.discover;
-        let met = timeout_at(end, self.meet(&host, true)).await;
-        met.unwrap_or(Err(DiscoverError::NoAnswer { host, reason: TIMED_OUT }))?;
+        let meeting = async {
+            match self.meet(&host, true).await {
+                Err(DiscoverError::NoAnswer { reason: MAY_HAVE_TLS, .. }) if !given.contains("://") => {
+                    self.meet(&host.over_tls(), true).await
+                }
+                met => met,
+            }
+        };
+        let met = timeout_at(end, meeting).await;
+        met.unwrap_or(Err(DiscoverError::NoAnswer { host: host.clone(), reason: TIMED_OUT }))?;
         let introduced = timeout_at(end, async { self.introduce(self.0.turn.lock().await).await }).await;
         if introduced.is_err() {
             debug!("some of the nodes told of did not answer in time");
@@ -657,7 +690,7 @@ impl Peers {
                 self.hear(&nodes);
                 Ok(())
             }
-            Ok(_) | Err(DiscoverError::NoAnswer { reason: NOT_A_NODE, .. }) => {
+            Ok(_) | Err(DiscoverError::NoAnswer { reason: NOT_A_NODE | MAY_HAVE_TLS, .. }) => {
                 Err(DiscoverError::NotListed { host: host.clone(), ours: self.0.identity.host.clone() })
             }
             Err(why) => Err(why),
@@ -803,8 +836,8 @@ impl Resolve for Resolver {
     }
 }
 
-fn client(allowed: &Allowed, timing: &Timing) -> Client {
-    build(|builder| {
+fn client(allowed: &Allowed, trusted: &Authorities, timing: &Timing) -> Client {
+    build(trusted, |builder| {
         // A check is to show that the node takes new connections, and at addresses that are allowed now.
         only_to(allowed, builder).timeout(timing.call).pool_max_idle_per_host(0)
     })
@@ -820,19 +853,26 @@ pub(crate) fn is_outside(error: &reqwest::Error) -> bool {
     matches!(cause(error), Some(Unresolved::NotAllowed))
 }
 
-/// Builds a client with these bounds, on a system without certificate authorities too. It follows no redirect, and calls nobody by a
-/// proxy.
-pub(crate) fn build(bound: impl Fn(ClientBuilder) -> ClientBuilder) -> Client {
-    let bounded = || {
+/// Builds a client with these bounds, as [`trusting`] does. It follows no redirect, and calls nobody by a proxy.
+pub(crate) fn build(trusted: &Authorities, bound: impl Fn(ClientBuilder) -> ClientBuilder) -> Client {
+    trusting(trusted, || {
         let builder = Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION")));
         bound(builder.redirect(reqwest::redirect::Policy::none()).no_proxy())
+    })
+}
+
+/// Builds a client that trusts these beside the certificate authorities of the system, on a system without any too.
+pub(crate) fn trusting(trusted: &Authorities, builder: impl Fn() -> ClientBuilder) -> Client {
+    let certificates = || {
+        let certificate = |der| Certificate::from_der(der).expect("it was read as a certificate before");
+        trusted.certificates().map(certificate).collect::<Vec<_>>()
     };
-    let built = bounded().build().or_else(|error| {
+    let built = builder().tls_certs_merge(certificates()).build().or_else(|error| {
         // Building fails where the system has no certificate authorities, as in a bare container.
-        warn!(?error, "no certificate authorities found: nodes behind https cannot be called");
-        bounded().tls_certs_only([]).build()
+        warn!(?error, "no certificate authorities found: servers behind https cannot be called");
+        builder().tls_certs_only(certificates()).build()
     });
-    built.expect("a client that trusts no certificate needs nothing from the system")
+    built.expect("a client that trusts no certificate of the system needs nothing from it")
 }
 
 /// Why an answer is not read.
@@ -862,8 +902,10 @@ pub(crate) fn pause([first, last]: [Duration; 2], failures: u32) -> Duration {
 
 /// Reads an answer; the error is a class for [`DiscoverError::NoAnswer`].
 async fn read_hello(response: Response) -> Result<Hello, &'static str> {
-    if response.status() != StatusCode::OK {
-        return Err(NOT_A_NODE);
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::BAD_REQUEST => return Err(MAY_HAVE_TLS),
+        _ => return Err(NOT_A_NODE),
     }
     let body = read(response, MAX_HELLO).await.map_err(|error| match error {
         ReadError::TooLong => NOT_A_NODE,
@@ -875,8 +917,10 @@ async fn read_hello(response: Response) -> Result<Hello, &'static str> {
 /// The class of a failed call. It is all that is told of it, so that an answer of whatever else is there stays unread.
 fn class(error: &reqwest::Error) -> &'static str {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
-    match cause::<io::Error>(error).map(io::Error::kind) {
+    let cause = cause::<io::Error>(error);
+    match cause.map(io::Error::kind) {
         _ if error.is_timeout() => TIMED_OUT,
+        _ if cause.is_some_and(|cause| distrust(cause).is_some()) => DISTRUSTED,
         Some(ConnectionRefused) => "connection refused",
         Some(HostUnreachable | NetworkUnreachable) => "unreachable",
         Some(TimedOut) => TIMED_OUT,
@@ -1061,7 +1105,7 @@ mod tests {
 
     fn peers(number: u8, address: SocketAddr, networks: &str, known: Vec<String>) -> Peers {
         let identity = Identity { id: id(number), version: "1.0".to_owned(), host: host(&address.to_string()) };
-        Peers::with_timing(identity, allowed(networks), known, fast())
+        Peers::with_timing(identity, allowed(networks), &Authorities::default(), known, fast())
     }
 
     struct Server {
@@ -1255,7 +1299,13 @@ mod tests {
         let server = serve(0, |_| Router::new()).await;
         let identity = Identity { id: id(1), version: "1.0".to_owned(), host: host("localhost:1") };
         let timing = Timing { forget: Duration::from_millis(200), ..fast() };
-        let peers = Peers::with_timing(identity, allowed("loopback"), vec![server.address.to_string()], timing);
+        let peers = Peers::with_timing(
+            identity,
+            allowed("loopback"),
+            &Authorities::default(),
+            vec![server.address.to_string()],
+            timing,
+        );
         let mut known = peers.known();
         assert_eq!(known.borrow_and_update().len(), 1);
         let (_shutdown, receiver) = watch::channel(false);
@@ -1468,7 +1518,7 @@ mod tests {
             peers(1, b.server.address, "none", vec![]).0.identity.clone(),
             Timing { call: Duration::from_millis(200), live: Duration::from_millis(900), ..fast() },
         );
-        let peers = Peers::with_timing(identity, allowed("loopback"), known, timing);
+        let peers = Peers::with_timing(identity, allowed("loopback"), &Authorities::default(), known, timing);
         let (_shutdown, receiver) = watch::channel(false);
         tokio::spawn(peers.clone().run(receiver));
         until("the live one is listed", || peers.live().len() == 1).await;

@@ -42,6 +42,7 @@ use crate::{
     node::Node,
     peers::{self, ReadError, pause},
     store::ChainNumber,
+    tls::Authorities,
     writer::ChainHandle,
 };
 
@@ -78,11 +79,13 @@ impl fmt::Display for Witness {
     }
 }
 
-/// Has all chains cosigned by these witnesses until `shutdown` says that the node stops. `sealed` tells of new quants; `asked` is
+/// Has all chains cosigned by these witnesses until `shutdown` says that the node stops. Their certificates are of the system's
+/// authorities or of the `trusted` ones. `sealed` tells of new quants; `asked` is
 /// told when each witness has answered for all chains, or is away.
 pub async fn run(
     node: Node,
     witnesses: Vec<Witness>,
+    trusted: Authorities,
     mut sealed: mpsc::UnboundedReceiver<Arc<ChainHandle>>,
     asked: oneshot::Sender<()>,
     mut shutdown: watch::Receiver<bool>,
@@ -99,7 +102,7 @@ pub async fn run(
         let Ok(chain) = chain else { continue };
         queues.iter_mut().for_each(|queue| queue.add(&chain));
     }
-    let client = client();
+    let client = client(&trusted);
     let mut calls = JoinSet::new();
     let mut asked = Some(asked);
     loop {
@@ -401,8 +404,8 @@ impl Call {
     }
 }
 
-fn client() -> Client {
-    peers::build(|builder| builder.timeout(limits::WITNESS_TIMEOUT))
+fn client(trusted: &Authorities) -> Client {
+    peers::build(trusted, |builder| builder.timeout(limits::WITNESS_TIMEOUT))
 }
 
 /// The time for which an answer asks to be left alone (`Retry-After`, RFC 9110 section 10.2.3), as seconds or as a date, which is

@@ -76,7 +76,8 @@ pub struct BenchArgs {
 /// # Errors
 /// The node cannot be reached, a connection breaks, or any answer is not `2xx`.
 pub async fn run(args: BenchArgs, connection: &Connection) -> anyhow::Result<()> {
-    let node = Target::parse(connection.url().as_str())?.with_token(connection.token.as_ref());
+    let node = Target::trusting(connection.trusted(), connection.url().as_str())?;
+    let node = node.with_token(connection.token.as_ref());
     let chain = &chain_to_load(&args, connection).await?;
     let (mut figures, mut baseline) = (Vec::new(), Vec::new());
     let echo = match args.baseline {

@@ -5,7 +5,7 @@ use std::{fmt, io, str::FromStr, time::Duration};
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use reqwest::{
-    Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url,
+    Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -16,6 +16,8 @@ use super::output;
 use crate::{
     access::Secret,
     core::{hash::Hash, rules::ChainName},
+    peers::{cause, trusting},
+    tls::{Authorities, distrust},
 };
 
 /// How long a node may take to accept a connection.
@@ -34,6 +36,7 @@ pub struct Connection {
     chain: Option<ChainRef>,
     /// What is shown to the node.
     pub token: Option<Secret>,
+    trusted: Authorities,
     /// Whether a script listens.
     pub json: bool,
 }
@@ -119,20 +122,24 @@ struct ProblemError {
 }
 
 impl Connection {
-    /// Of the node at the first of these URLs, or at the next one where that is away. It does not connect yet.
-    pub fn new(nodes: Vec<Url>, chain: Option<ChainRef>, token: Option<&Secret>, json: bool) -> Self {
+    /// Of the node at the first of these URLs, or at the next one where that is away, with a certificate of the system's authorities or
+    /// of these. It does not connect yet.
+    pub fn new(
+        nodes: Vec<Url>,
+        chain: Option<ChainRef>,
+        trusted: Authorities,
+        token: Option<&Secret>,
+        json: bool,
+    ) -> Self {
         let shown = token.map(bearer);
         let headers: HeaderMap = shown.iter().map(|shown| (AUTHORIZATION, shown.clone())).collect();
-        let bounded = || -> ClientBuilder {
+        let client = trusting(&trusted, || {
             let client = Client::builder().user_agent(concat!("qbc/", env!("CARGO_PKG_VERSION")));
             client.default_headers(headers.clone()).connect_timeout(CONNECT_TIMEOUT)
-        };
-        // Building fails where the system has no certificate authorities, as in a bare container. Then only https fails.
-        let built = bounded().build().or_else(|_| bounded().tls_certs_only([]).build());
-        let client = built.expect("a client that trusts no certificate needs nothing from the system");
+        });
         let mut nodes = nodes.into_iter();
         let node = nodes.next().expect("there is at least one node");
-        Connection { client, node, others: nodes.collect(), chain, token: token.cloned(), json }
+        Connection { client, node, others: nodes.collect(), chain, token: token.cloned(), trusted, json }
     }
 
     /// The node at another URL, and the chain that is named there, if any is.
@@ -143,6 +150,11 @@ impl Connection {
     /// The node's URL.
     pub fn url(&self) -> &Url {
         &self.node
+    }
+
+    /// Certificates that are trusted beside those of the system's authorities.
+    pub fn trusted(&self) -> &Authorities {
+        &self.trusted
     }
 
     /// The chain that is named, if any is.
@@ -236,7 +248,10 @@ impl Connection {
         }
         answer.map_err(|error| {
             let node = self.node.as_str().trim_end_matches('/');
-            if error.is_connect() {
+            if let Some(reason) = cause::<io::Error>(&error).and_then(distrust) {
+                let detail = "name a file with the certificate of who signs it, or with its own, by --ca";
+                anyhow!("the certificate of {node} is not trusted ({reason}): {detail}")
+            } else if error.is_connect() {
                 let detail = "is a node running there? Start one with `qbc`, or name another with --node";
                 anyhow!("no node answers at {node} ({}): {detail}", root_cause(&error))
             } else {
@@ -350,7 +365,8 @@ mod tests {
     fn a_chain_that_is_not_named_is_that_of_the_bare_routes() {
         let node: Url = "http://localhost:5000".parse().unwrap();
         let connection = |chain: Option<&str>| {
-            Connection::new(vec![node.clone()], chain.map(|chain| chain.parse().unwrap()), None, false)
+            let chain = chain.map(|chain| chain.parse().unwrap());
+            Connection::new(vec![node.clone()], chain, Authorities::default(), None, false)
         };
         assert_eq!(connection(None).chain_url(&["leap"]).as_str(), "http://localhost:5000/leap");
         assert_eq!(connection(Some("a.b")).chain_url(&["leap"]).as_str(), "http://localhost:5000/chains/a.b/leap");

@@ -1,8 +1,8 @@
 //! The load generator of `qbc bench` and of `benches/bars`, and the bare axum server that both compare the node with.
 //!
 //! It shares the machine with the node that it loads, so it spends little CPU of its own: keep-alive connections,
-//! requests prepared as bytes, and of an answer only the status and the end are looked for. It speaks plain HTTP/1.1
-//! (RFC 9112) and nothing else. It is a closed loop: a connection sends its next request when the last one is answered,
+//! requests prepared as bytes, and of an answer only the status and the end are looked for. It speaks HTTP/1.1
+//! (RFC 9112), with TLS or without, and nothing else. It is a closed loop: a connection sends its next request when the last one is answered,
 //! so a slow answer also slows the asking, and latencies are those at the rate that was reached.
 
 use std::{
@@ -24,33 +24,41 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::access::Secret;
+use crate::{
+    access::Secret,
+    tls::{Authorities, Connector, Stream},
+};
 
 /// Where a connection reads ahead: large enough that a long chain costs few system calls.
 const READ_AHEAD: usize = 256 * 1024;
 
-/// A server to load, known by `http://HOST[:PORT]`.
-#[derive(Clone, Debug)]
+/// A server to load, known by `http://HOST[:PORT]` or `https://HOST[:PORT]`.
+#[derive(Clone)]
 pub struct Target {
     authority: String,
     /// What is shown to it.
     token: Option<Secret>,
+    /// The server's name, and what opens connections to it, where it has TLS.
+    tls: Option<(String, Connector)>,
 }
 
 impl Target {
-    /// Takes the server's URL; an error names what the generator cannot do with it.
+    /// Takes the URL of a server; an error names what the generator cannot do with it.
     pub fn parse(url: &str) -> anyhow::Result<Self> {
+        Target::trusting(&Authorities::default(), url)
+    }
+
+    /// The same of one whose certificate may be of these.
+    pub fn trusting(trusted: &Authorities, url: &str) -> anyhow::Result<Self> {
         let parsed =
             reqwest::Url::parse(url).with_context(|| format!("{url} is not a URL like http://localhost:5000"))?;
-        ensure!(
-            parsed.scheme() == "http",
-            "the load generator speaks plain http only, not {}: name a node's own http address",
-            parsed.scheme()
-        );
+        let scheme = parsed.scheme();
+        ensure!(matches!(scheme, "http" | "https"), "the load generator speaks http and https only, not {scheme}");
         ensure!(parsed.path() == "/" && parsed.query().is_none(), "{url} names more than a host and a port");
         let host = parsed.host_str().with_context(|| format!("{url} names no host"))?;
+        let tls = (scheme == "https").then(|| Connector::new(trusted)).transpose().map_err(anyhow::Error::msg)?;
         let authority = format!("{host}:{}", parsed.port_or_known_default().unwrap_or(80));
-        Ok(Target { authority, token: None })
+        Ok(Target { authority, token: None, tls: tls.map(|connector| (host.to_owned(), connector)) })
     }
 
     /// The same with a token that is shown.
@@ -89,6 +97,12 @@ impl Target {
         let stream = TcpStream::connect(&self.authority).await;
         let stream = stream.with_context(|| format!("cannot connect to {self}"))?;
         stream.set_nodelay(true)?;
+        let stream = match &self.tls {
+            None => Stream::Plain(stream),
+            Some((name, connector)) => {
+                connector.connect(name, stream).await.with_context(|| format!("cannot connect to {self}"))?
+            }
+        };
         Ok(Connection { stream: BufReader::with_capacity(READ_AHEAD, stream) })
     }
 
@@ -103,7 +117,8 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority)
     }
 }
 
@@ -126,7 +141,7 @@ impl Answer {
 /// A keep-alive connection with at most one request under way.
 #[derive(Debug)]
 pub struct Connection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
 }
 
 /// Where a body ends (RFC 9112 section 6).
@@ -139,6 +154,7 @@ impl Connection {
     /// Sends a prepared request and reads the answer, whose body is appended to `body` where one is given.
     pub async fn ask(&mut self, request: &[u8], body: Option<&mut Vec<u8>>) -> io::Result<Answer> {
         self.stream.get_mut().write_all(request).await?;
+        self.stream.get_mut().flush().await?;
         self.answer(body).await
     }
 
@@ -353,6 +369,9 @@ async fn one_stream(
     if sent.is_ok() {
         sent = socket.write_all(b"0\r\n\r\n").await;
     }
+    if sent.is_ok() {
+        sent = socket.flush().await;
+    }
     let end = Instant::now();
     let mut body = Vec::new();
     let answer = connection.answer(Some(&mut body)).await.map_err(|error| sent.err().unwrap_or(error))?;
@@ -525,10 +544,10 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_http_without_a_path_is_a_target() {
+    fn only_http_without_a_path_is_a_target() {
         assert_eq!(Target::parse("http://localhost:5000").unwrap().authority, "localhost:5000");
         assert_eq!(Target::parse("http://[::1]/").unwrap().authority, "[::1]:80");
-        assert!(Target::parse("https://localhost").unwrap_err().to_string().contains("plain http only"));
+        assert!(Target::parse("ftp://localhost").err().unwrap().to_string().contains("http and https only"));
         assert!(Target::parse("http://localhost:5000/chains/x").is_err());
         assert!(Target::parse("localhost").is_err());
     }

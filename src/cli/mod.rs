@@ -3,7 +3,7 @@
 //! Results go to standard output: short sentences, or the node's own JSON with `--json`. Errors and progress go to
 //! standard error.
 
-use std::{env, ffi::OsString, io, process::ExitCode};
+use std::{env, ffi::OsString, io, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{
@@ -47,6 +47,7 @@ pub mod service;
 pub mod stream;
 pub mod tail;
 pub mod token;
+pub mod tls;
 pub mod verify;
 mod writers;
 
@@ -100,6 +101,9 @@ struct ClientArgs {
     /// The chain to work on, by its name or its id [default: the node's default chain, qbc]
     #[arg(long, env = "QBC_CHAIN", value_name = "NAME", value_parser = str::parse::<ChainRef>)]
     chain: Option<ChainRef>,
+    /// Trust the certificates in this file too, those of authorities or of servers: PEM. A node trusts them where it calls others
+    #[arg(long, env = "QBC_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print JSON, for scripts: results on standard output, errors on standard error
     #[arg(long)]
     json: bool,
@@ -134,37 +138,37 @@ impl From<String> for Hidden {
 
 /// The client options that each command uses. What a command would pass over in silence, it does not accept.
 const USES: &[(&str, &[&str])] = &[
-    ("inject", &["node", "chain", "json", "token"]),
-    ("leap", &["node", "chain", "json", "token"]),
-    ("chain", &["node", "chain", "json", "token"]),
-    ("quant", &["node", "chain", "json", "token"]),
-    ("get", &["node", "chain", "json", "token"]),
-    ("pool", &["node", "chain", "json", "token"]),
-    ("stats", &["node", "chain", "json", "token"]),
-    ("tail", &["node", "chain", "json", "token"]),
-    ("bang", &["node", "json", "token"]),
-    ("fork", &["node", "chain", "json", "token"]),
-    ("chains", &["node", "json", "token"]),
-    ("leap-policy", &["node", "chain", "json", "token"]),
-    ("erase", &["node", "chain", "json", "token"]),
-    ("writers", &["node", "chain", "json", "token"]),
-    ("freeze", &["node", "chain", "json", "token"]),
-    ("receipt", &["node", "chain", "json", "token"]),
-    ("discover", &["node", "json", "token"]),
-    ("verify", &["node", "chain", "json", "token"]),
-    ("export", &["node", "chain", "json", "token"]),
-    ("import", &["node", "json", "token"]),
-    ("key", &["node", "chain", "json", "token"]),
-    ("cluster", &["node", "chain", "json", "token"]),
-    ("mirror", &["node", "json", "token"]),
+    ("inject", &["node", "chain", "json", "token", "ca"]),
+    ("leap", &["node", "chain", "json", "token", "ca"]),
+    ("chain", &["node", "chain", "json", "token", "ca"]),
+    ("quant", &["node", "chain", "json", "token", "ca"]),
+    ("get", &["node", "chain", "json", "token", "ca"]),
+    ("pool", &["node", "chain", "json", "token", "ca"]),
+    ("stats", &["node", "chain", "json", "token", "ca"]),
+    ("tail", &["node", "chain", "json", "token", "ca"]),
+    ("bang", &["node", "json", "token", "ca"]),
+    ("fork", &["node", "chain", "json", "token", "ca"]),
+    ("chains", &["node", "json", "token", "ca"]),
+    ("leap-policy", &["node", "chain", "json", "token", "ca"]),
+    ("erase", &["node", "chain", "json", "token", "ca"]),
+    ("writers", &["node", "chain", "json", "token", "ca"]),
+    ("freeze", &["node", "chain", "json", "token", "ca"]),
+    ("receipt", &["node", "chain", "json", "token", "ca"]),
+    ("discover", &["node", "json", "token", "ca"]),
+    ("verify", &["node", "chain", "json", "token", "ca"]),
+    ("export", &["node", "chain", "json", "token", "ca"]),
+    ("import", &["node", "json", "token", "ca"]),
+    ("key", &["node", "chain", "json", "token", "ca"]),
+    ("cluster", &["node", "chain", "json", "token", "ca"]),
+    ("mirror", &["node", "json", "token", "ca"]),
     ("backup", &["json"]),
-    ("doctor", &["node", "json", "token"]),
-    ("health", &["node", "json", "token"]),
+    ("doctor", &["node", "json", "token", "ca"]),
+    ("health", &["node", "json", "token", "ca"]),
     ("config", &[]),
     ("token", &[]),
     ("net", &[]),
-    ("bench", &["node", "chain", "json", "token"]),
-    ("serve", &[]),
+    ("bench", &["node", "chain", "json", "token", "ca"]),
+    ("serve", &["ca"]),
     ("guide", &[]),
     ("completions", &[]),
     ("man", &[]),
@@ -195,6 +199,7 @@ Examples:
   qbc serve                                http://localhost:5000, data in qbc-data/5000
   qbc serve --port 5001 --leap-every 1s
   qbc serve --data /var/lib/qbc --host 0.0.0.0 --advertise ledger-1.internal:5000 --access access.toml
+  qbc serve --tls-cert node.crt --tls-key node.key     https://localhost:5000; SIGHUP has both read again
   qbc serve --port 0 --ephemeral           for a test: the first line says where
 
 SIGTERM and Ctrl-C stop it cleanly.")]
@@ -329,9 +334,10 @@ impl Cli {
     fn of(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         let mut cli = Cli::from_arg_matches(matches)?;
         if let Some((_, behind)) = matches.subcommand() {
-            let ClientArgs { node, chain, json, token } = &mut cli.client;
+            let ClientArgs { node, chain, ca, json, token } = &mut cli.client;
             prefer(node, behind, "node");
             prefer(chain, behind, "chain");
+            prefer(ca, behind, "ca");
             prefer(token, behind, "token");
             *json |= behind.try_get_one("json").is_ok_and(|json| json == Some(&true));
         }
@@ -380,10 +386,10 @@ fn ignored(matches: &ArgMatches) -> Option<String> {
         "verify" => match behind.get_one::<String>("target") {
             Some(url) if url.contains("/chains/") && url.contains("://") => (url.clone(), &["node", "chain"]),
             Some(url) if url.contains("://") => (url.clone(), &["node"]),
-            Some(file) => (file.clone(), &["node", "chain"]),
+            Some(file) => (file.clone(), &["node", "chain", "ca"]),
             None => return None,
         },
-        "key" if is_said(behind, "data") => ("--data".into(), &["node", "token"]),
+        "key" if is_said(behind, "data") => ("--data".into(), &["node", "ca", "token"]),
         _ => return None,
     };
     let option = ignored.iter().find(|id| is_given(id))?;
@@ -429,48 +435,50 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 /// # Errors
 /// What the command could not do. [`Usage`] where nothing could do it.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
-    let ClientArgs { node, chain, json, token } = cli.client;
+    let ClientArgs { node, chain, ca, json, token } = cli.client;
     let is_named = node.is_some();
     let nodes = node.unwrap_or_else(|| Nodes(vec![Url::parse(DEFAULT_NODE).expect("it is a URL")]));
     let token = token.map(|token| token.0.parse::<Secret>()).transpose();
     let token = token.map_err(|error| Usage(format!("--token or QBC_TOKEN: {error}")))?;
-    let connect = || Connection::new(nodes.0.clone(), chain.clone(), token.as_ref(), json);
+    let trusted = || tls::read_authorities(ca.as_deref());
+    let connect =
+        || anyhow::Ok(Connection::new(nodes.0.clone(), chain.clone(), trusted()?, token.as_ref(), json));
     if !matches!(cli.command, None | Some(Command::Serve(_))) {
         output::stdout().context("cannot write to standard output, so nothing was done")?;
     }
     match cli.command {
-        None => serve::run(cli.serve).await,
-        Some(Command::Serve(args)) => serve::run(args).await,
-        Some(Command::Inject(args)) => client::inject(&connect(), args).await,
-        Some(Command::Leap(args)) => client::leap(&connect(), &args).await,
-        Some(Command::Chain(args)) => client::chain(&connect(), &args).await,
-        Some(Command::Quant(args)) => read::quant(&connect(), &args).await,
-        Some(Command::Get(args)) => read::get(&connect(), &args).await,
-        Some(Command::Pool(args)) => read::pool(&connect(), &args).await,
-        Some(Command::Stats) => read::stats(&connect()).await,
-        Some(Command::Tail(args)) => tail::run(&connect(), args).await,
-        Some(Command::Bang(args)) => client::bang(&connect(), args).await,
-        Some(Command::Fork(args)) => client::fork(&connect(), args).await,
-        Some(Command::Chains) => read::chains(&connect()).await,
-        Some(Command::LeapPolicy(args)) => client::leap_policy(&connect(), &args).await,
-        Some(Command::Erase(args)) => client::erase(&connect(), &args).await,
-        Some(Command::Writers(args)) => writers::writers(&connect(), &args).await,
-        Some(Command::Freeze(args)) => writers::freeze(&connect(), &args).await,
-        Some(Command::Receipt(args)) => client::receipt(&connect(), args).await,
-        Some(Command::Discover(args)) => client::discover(&connect(), args).await,
-        Some(Command::Verify(args)) => verify::run(args, connect()).await,
-        Some(Command::Export(args)) => export::run(args, connect()).await,
-        Some(Command::Import(args)) => import::run(args, connect()).await,
-        Some(Command::Key(args)) => key::run(args, connect()).await,
-        Some(Command::Mirror(args)) => mirror::run(&connect(), args).await,
-        Some(Command::Cluster(args)) => cluster::run(&connect(), args).await,
+        None => serve::run(cli.serve, trusted()?).await,
+        Some(Command::Serve(args)) => serve::run(args, trusted()?).await,
+        Some(Command::Inject(args)) => client::inject(&connect()?, args).await,
+        Some(Command::Leap(args)) => client::leap(&connect()?, &args).await,
+        Some(Command::Chain(args)) => client::chain(&connect()?, &args).await,
+        Some(Command::Quant(args)) => read::quant(&connect()?, &args).await,
+        Some(Command::Get(args)) => read::get(&connect()?, &args).await,
+        Some(Command::Pool(args)) => read::pool(&connect()?, &args).await,
+        Some(Command::Stats) => read::stats(&connect()?).await,
+        Some(Command::Tail(args)) => tail::run(&connect()?, args).await,
+        Some(Command::Bang(args)) => client::bang(&connect()?, args).await,
+        Some(Command::Fork(args)) => client::fork(&connect()?, args).await,
+        Some(Command::Chains) => read::chains(&connect()?).await,
+        Some(Command::LeapPolicy(args)) => client::leap_policy(&connect()?, &args).await,
+        Some(Command::Erase(args)) => client::erase(&connect()?, &args).await,
+        Some(Command::Writers(args)) => writers::writers(&connect()?, &args).await,
+        Some(Command::Freeze(args)) => writers::freeze(&connect()?, &args).await,
+        Some(Command::Receipt(args)) => client::receipt(&connect()?, args).await,
+        Some(Command::Discover(args)) => client::discover(&connect()?, args).await,
+        Some(Command::Verify(args)) => verify::run(args, connect()?).await,
+        Some(Command::Export(args)) => export::run(args, connect()?).await,
+        Some(Command::Import(args)) => import::run(args, connect()?).await,
+        Some(Command::Key(args)) => key::run(args, connect()?).await,
+        Some(Command::Mirror(args)) => mirror::run(&connect()?, args).await,
+        Some(Command::Cluster(args)) => cluster::run(&connect()?, args).await,
         Some(Command::Token(args)) => token::run(args),
         Some(Command::Backup(args)) => backup::run(args, json).await,
-        Some(Command::Doctor(args)) => doctor::run(args, is_named.then(connect), json).await,
-        Some(Command::Health(args)) => health::run(&connect(), &args).await,
+        Some(Command::Doctor(args)) => doctor::run(args, is_named.then(connect).transpose()?, json).await,
+        Some(Command::Health(args)) => health::run(&connect()?, &args).await,
         Some(Command::Config(args)) => config::run(args),
         Some(Command::Net(args)) => net::run(args).await,
-        Some(Command::Bench(args)) => bench::run(args, &connect()).await,
+        Some(Command::Bench(args)) => bench::run(args, &connect()?).await,
         Some(Command::Guide(args)) => guide::run(&args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -8,6 +8,7 @@ use std::{
     num::NonZero,
     path::{Path, PathBuf},
     pin::pin,
+    str::FromStr,
     time::Duration,
 };
 
@@ -25,6 +26,7 @@ use super::{
     config::Configuration,
     log::{self, Log},
     service,
+    tls::TlsArgs,
 };
 use crate::{
     clock::Clock,
@@ -37,8 +39,9 @@ use crate::{
     leap, limits,
     mirror::{Mirrors, Wanted, source::ChainUrl},
     node::{Background, Config, Node, Progress},
-    peers::{Allowed, Host, Identity, Peers},
+    peers::{Allowed, DiscoverError, Host, Identity, Peers},
     scrub, store,
+    tls::Authorities,
     witness::{self, Witness},
 };
 
@@ -112,9 +115,14 @@ pub struct ServeArgs {
     #[arg(long, env = "QBC_DISCOVER_ALLOW", value_name = "NETWORKS", default_value = "loopback,private")]
     pub discover_allow: Allowed,
 
-    /// Join the cluster of the node that is reached there, such as localhost:5000. A node that has joined once does not need it again.
+    /// Join the cluster of the node that is reached there, such as localhost:5000; one with TLS as https://localhost:5000, which is meant
+    /// without a scheme too where this node has TLS. A node that has joined once does not need it again.
     #[arg(long, env = "QBC_JOIN", value_name = "HOST:PORT")]
-    pub join: Option<Host>,
+    pub join: Option<Said>,
+
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// The secret of the cluster, hexadecimal digits [default: the file cluster.secret of the data folder, or of the folder
     /// beside it of the node that is joined; a first node makes one].
@@ -177,6 +185,28 @@ pub struct ServeArgs {
     /// Take options from this file (TOML), by their names; those that are said here or by a variable count before. `qbc config` has more.
     #[arg(long, env = "QBC_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// A host as it was said, with a scheme or without.
+#[derive(Clone, Debug)]
+pub struct Said {
+    host: Host,
+    has_scheme: bool,
+}
+
+impl FromStr for Said {
+    type Err = DiscoverError;
+
+    fn from_str(text: &str) -> Result<Said, DiscoverError> {
+        Ok(Said { host: text.parse()?, has_scheme: text.contains("://") })
+    }
+}
+
+impl Said {
+    /// The host that is meant. A node with TLS means others with TLS.
+    fn host(self, has_tls: bool) -> Host {
+        if has_tls && !self.has_scheme { self.host.over_tls() } else { self.host }
+    }
 }
 
 /// The name of a chain, or `*`.
@@ -270,11 +300,12 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
     number.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is no time like 500ms, 1s, 2m or 1h"))
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is told to stop. Where it calls others, their certificates are of the system's authorities or of the `trusted`
+/// ones.
 ///
 /// # Errors
 /// It cannot start.
-pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub async fn run(args: ServeArgs, trusted: Authorities) -> anyhow::Result<()> {
     // Its last lines are written when all else has ended.
     let (_log, refilter) = start_log(&args)?;
     reload_on_hangup(&args, refilter)?;
@@ -306,13 +337,17 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         joins: args.join.is_some(),
         leap: args.leap_every.map(|every| LeapPolicy { every_ms: Some(every.as_millis() as u64), transactions: None }),
     };
+    let (stop, stopping) = watch::channel(false);
+    // Before the log is read, which may take long.
+    let tls = args.tls.start(stopping.clone())?;
+    let join = args.join.map(|said| said.host(tls.is_some()));
+    let host = own_host(args.advertise, address, tls.is_some())?;
     service::starting("the log is read");
     let (node, background) = Node::start(config).await?;
 
-    let (stop, stopping) = watch::channel(false);
-    let secret = secret(&data, args.secret, args.join.as_ref())?;
+    let secret = secret(&data, args.secret, join.as_ref())?;
     let mut meeting = stopping.clone();
-    let peers = start_peers(&node, args.advertise, address, args.discover_allow.clone(), &stopping).await?;
+    let peers = start_peers(&node, host, args.discover_allow.clone(), &trusted, &stopping).await?;
     let Background { touched, sealed } = background;
     let pace = scrub::Pace { rate: args.scrub_rate.saturating_mul(1 << 20), pause: args.scrub_every };
     tokio::spawn(scrub::run(node.clone(), (pace.rate > 0).then_some(pace), stopping.clone()));
@@ -320,13 +355,14 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     tokio::spawn(node.clone().expire_imports(args.import_age, stopping.clone()));
 
     // Before witnesses tell what the node has signed: it may have to ask the other nodes of its cluster for that.
-    let cluster = Cluster::start(node.clone(), secret, peers.host().to_string(), stopping.clone()).await?;
+    let host = peers.host().to_string();
+    let cluster = Cluster::start(node.clone(), secret, host, tls.clone(), stopping.clone()).await?;
     if args.witness.is_empty() {
         // Otherwise each new quant would wait there for ever.
         drop(sealed);
     } else {
         let (asked, all_asked) = oneshot::channel();
-        tokio::spawn(witness::run(node.clone(), args.witness, sealed, asked, stopping.clone()));
+        tokio::spawn(witness::run(node.clone(), args.witness, trusted.clone(), sealed, asked, stopping.clone()));
         // An older copy of the folder is to take no write before its witnesses have told; one that is away tells nothing.
         let _ = tokio::time::timeout(limits::WITNESS_START, all_asked).await;
     }
@@ -346,7 +382,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             _ = meeting.wait_for(|stopping| *stopping) => {}
         }
     });
-    let mirrors = Mirrors::start(node.clone(), cluster.clone(), args.discover_allow, mirrors, stopping.clone()).await?;
+    let allowed = args.discover_allow;
+    let mirrors = Mirrors::start(node.clone(), cluster.clone(), allowed, &trusted, mirrors, stopping.clone()).await?;
     let shown_chains = ShownChains(args.metrics_chains);
     let app = App::new(node.clone(), cluster.clone(), peers, mirrors, admitted, shown_chains, stopping.clone());
     let signals = signals()?;
@@ -357,12 +394,13 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         // Whoever listens is gone where the node has stopped already.
         let _ = stop.send(true);
     });
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let connections = connections();
     let of_address = args.client_share.of(connections);
     let bounds = http::Limits { connections, of_address, write_timeout: limits::WRITE_TIMEOUT };
-    let mut serving = pin!(http::serve(listener, app, bounds, stopping));
+    let mut serving = pin!(http::serve(listener, tls, app, bounds, stopping));
     let mut has_ended = false;
-    if let Some(host) = &args.join {
+    if let Some(host) = &join {
         // The others reach this node while it joins.
         let first = host.to_string();
         tokio::select! {
@@ -374,7 +412,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     service::ready(&format!("the node is ready at {address}"));
     tokio::spawn(service::watchdog());
     // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
-    tokio::task::spawn_blocking(move || announce(address));
+    tokio::task::spawn_blocking(move || announce(scheme, address));
     if !has_ended {
         serving.await;
     }
@@ -485,20 +523,15 @@ fn reload(file: &Path, started_with: &Configuration, refilter: &Refilter) -> any
 }
 
 /// The first line on stdout, for scripts. Without it the node serves all the same.
-fn announce(address: SocketAddr) {
+fn announce(scheme: &str, address: SocketAddr) {
     let mut stdout = std::io::stdout().lock();
-    if let Err(error) = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush()) {
-        tracing::warn!("cannot write to stdout that the node listens on http://{address}: {error}");
+    if let Err(error) = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush()) {
+        tracing::warn!("cannot write to stdout that the node listens on {scheme}://{address}: {error}");
     }
 }
 
-async fn start_peers(
-    node: &Node,
-    advertise: Option<String>,
-    address: SocketAddr,
-    allowed: Allowed,
-    stopping: &watch::Receiver<bool>,
-) -> anyhow::Result<Peers> {
+/// Where others reach this node: by TLS where it has that.
+fn own_host(advertise: Option<String>, address: SocketAddr, has_tls: bool) -> anyhow::Result<Host> {
     let advertise = advertise.unwrap_or_else(|| match address.ip() {
         ip if ip.is_loopback() => format!("localhost:{}", address.port()),
         ip if ip.is_unspecified() => {
@@ -508,8 +541,22 @@ async fn start_peers(
     });
     let host: Host =
         advertise.parse().with_context(|| format!("cannot advertise {advertise:?}: say --advertise HOST:PORT"))?;
+    ensure!(
+        !(has_tls && advertise.starts_with("http://")),
+        "cannot advertise {advertise:?}, since the node has TLS: say --advertise https://HOST:PORT"
+    );
+    Ok(if has_tls { host.over_tls() } else { host })
+}
+
+async fn start_peers(
+    node: &Node,
+    host: Host,
+    allowed: Allowed,
+    trusted: &Authorities,
+    stopping: &watch::Receiver<bool>,
+) -> anyhow::Result<Peers> {
     let identity = Identity { id: node.id(), version: env!("CARGO_PKG_VERSION").into(), host };
-    let peers = Peers::new(identity, allowed, node.nodes().await?);
+    let peers = Peers::new(identity, allowed, trusted, node.nodes().await?);
     tokio::spawn(peers.clone().run(stopping.clone()));
 
     let (node, mut known, mut stopping) = (node.clone(), peers.known(), stopping.clone());

@@ -1,7 +1,7 @@
 //! Connections between the nodes of a cluster: one for each ordered pair, on which calls of all groups share the way.
 //!
-//! It goes to the port of the other node's HTTP interface, and begins with a byte that no request of HTTP has. Numbers are
-//! big-endian.
+//! It goes to the port of the other node's HTTP interface. Where the other node has TLS, it is a connection of TLS 1.3 with the ALPN name
+//! `qbc-link`; then, or at once, it begins with a byte that no request of HTTP has. Numbers are big-endian.
 //!
 //! | who | says |
 //! | --- | --- |
@@ -9,8 +9,13 @@
 //! | called | its key, a nonce, its signature (64) |
 //! | caller | its signature |
 //!
-//! A signature (Ed25519) is of the text `qbc-link 1 caller` or `qbc-link 1 called`, both keys, both nonces, and the cluster's secret:
-//! so it shows that its maker has the key, and is of the cluster. What is sent then is not encrypted.
+//! A signature (Ed25519) is of the text `qbc-link 1 caller` or `qbc-link 1 called`, both keys, both nonces, under TLS the
+//! [binding](Stream::binding) of the connection, and the cluster's secret: so it shows that its maker has the key, is of the cluster,
+//! and, under TLS, is the other end of the connection. For this reason nobody looks at the certificate of the called node. Who stands
+//! between with a certificate of his own has two connections with different bindings, and neither end takes the signature of the other.
+//!
+//! A node with TLS takes no connections of other nodes without it, and calls those without TLS only where they never said to have it:
+//! such a host is known as `HOST:PORT`, one with TLS as `https://HOST:PORT`. What is sent without TLS is not encrypted.
 //!
 //! Where `qbc-http 1` stands in place of `qbc-link 1`, requests of HTTP/1.1 follow, which the caller sends on to the node.
 //!
@@ -44,9 +49,10 @@ use crate::{
     core::hash,
     limits,
     store::{Group, NodeId},
+    tls::{self, Stream},
 };
 
-/// The first byte of a connection between nodes.
+/// The first byte that a node sends to another one.
 pub const FIRST_BYTE: u8 = 0;
 
 /// What a connection between nodes is for.
@@ -71,6 +77,19 @@ impl Purpose {
         [Purpose::Calls, Purpose::Http].into_iter().find(|purpose| purpose.name() == name)
     }
 }
+
+/// The URL of the HTTP interface of a node that is known as this host, without a path.
+pub fn url(host: &str) -> String {
+    let scheme = if host.starts_with(HTTPS) { "" } else { "http://" };
+    format!("{scheme}{host}")
+}
+
+/// Name and port of a node that is known as this host.
+pub fn address(host: &str) -> &str {
+    host.strip_prefix(HTTPS).unwrap_or(host)
+}
+
+const HTTPS: &str = "https://";
 
 /// The first call of a connection: what the caller says of itself. Where it is refused, the connection ends.
 pub const HELLO: u8 = 0;
@@ -156,6 +175,8 @@ pub struct Identity {
     pub key: SigningKey,
     /// The secret of its cluster.
     pub secret: Secret,
+    /// Whether it has TLS.
+    pub has_tls: bool,
 }
 
 impl Identity {
@@ -182,8 +203,23 @@ impl Identity {
     }
 }
 
-fn transcript(purpose: Purpose, role: &str, [caller, called]: [NodeId; 2], nonces: [[u8; 32]; 2]) -> Vec<u8> {
-    [purpose.name(), &b" "[..], role.as_bytes(), &caller.0, &called.0, &nonces[0], &nonces[1]].concat()
+/// What both ends of a connection have said, and what it is bound to.
+struct Transcript {
+    purpose: Purpose,
+    /// Of the caller and the called.
+    nodes: [NodeId; 2],
+    /// Of the same.
+    nonces: [[u8; 32]; 2],
+    binding: Option<[u8; 32]>,
+}
+
+impl Transcript {
+    /// What one of them signs: `caller` or `called`.
+    fn of(&self, role: &str) -> Vec<u8> {
+        let ([caller, called], [nonce, other]) = (self.nodes, self.nonces);
+        let binding = self.binding.as_ref().map_or(&[][..], |binding| binding);
+        [self.purpose.name(), &b" "[..], role.as_bytes(), &caller.0, &called.0, &nonce, &other, binding].concat()
+    }
 }
 
 /// The newest entries of groups that a node is known to have.
@@ -222,23 +258,36 @@ pub struct Link {
     host: String,
     frames: mpsc::UnboundedSender<Vec<u8>>,
     waiting: Waiting,
-    is_up: Arc<AtomicBool>,
+    state: Arc<State>,
     next: AtomicU64,
+}
+
+/// How a link stands.
+#[derive(Default)]
+struct State {
+    is_up: AtomicBool,
+    /// Whether it is encrypted, while it is up.
+    is_encrypted: AtomicBool,
 }
 
 impl Link {
     /// Keeps a connection to a node with this key at this host, until the last handle is dropped.
     pub fn start(identity: Identity, node: NodeId, host: String, greeting: Arc<dyn Greeting>) -> Arc<Link> {
         let (frames, queue) = mpsc::unbounded_channel();
-        let (waiting, is_up) = (Waiting::default(), Arc::new(AtomicBool::new(false)));
-        let link = Link { host: host.clone(), frames, waiting: waiting.clone(), is_up: is_up.clone(), next: 1.into() };
-        tokio::spawn(keep(identity, node, host, greeting, queue, waiting, is_up));
+        let (waiting, state) = (Waiting::default(), Arc::<State>::default());
+        let link = Link { host: host.clone(), frames, waiting: waiting.clone(), state: state.clone(), next: 1.into() };
+        tokio::spawn(keep(identity, node, host, greeting, queue, waiting, state));
         Arc::new(link)
     }
 
     /// Whether there is a connection.
     pub fn is_up(&self) -> bool {
-        self.is_up.load(Ordering::Acquire)
+        self.state.is_up.load(Ordering::Acquire)
+    }
+
+    /// Whether there is a connection, and it is not encrypted.
+    pub fn is_open_to_readers(&self) -> bool {
+        self.is_up() && !self.state.is_encrypted.load(Ordering::Acquire)
     }
 
     /// Calls the node. The call is in line when this returns.
@@ -294,14 +343,13 @@ pub async fn call_once(
     };
     let call = async {
         let (stream, node) = connect(identity, None, host, Purpose::Calls).await.map_err(away)?;
-        let (reader, mut writer) = stream.into_split();
-        let mut reader = BufReader::new(reader);
+        let (mut reader, mut writer) = halves(stream, 4 << 10);
         let frame = frame(1, |frame| {
             frame.push(kind);
             frame.extend_from_slice(&Group::META.0.to_be_bytes());
             frame.extend_from_slice(content);
         });
-        writer.write_all(&frame).await.map_err(away)?;
+        send(&mut writer, &frame).await.map_err(away)?;
         let (_, answer) = read_frame(&mut reader).await.map_err(away)?;
         Ok((node, answered(answer).map_err(LinkError::Refused)?))
     };
@@ -363,28 +411,78 @@ fn break_when_unheard(stream: &TcpStream) {
     let _ = stream;
 }
 
+type Reader = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// Both ways of a connection, one of which is read ahead.
+fn halves(stream: Stream, ahead: usize) -> (Reader, Writer) {
+    let (reader, writer): (Box<dyn AsyncRead + Send + Unpin>, Writer) = match stream {
+        // These share nothing.
+        Stream::Plain(stream) => {
+            let (reader, writer) = stream.into_split();
+            (Box::new(reader), Box::new(writer))
+        }
+        encrypted => {
+            let (reader, writer) = tokio::io::split(encrypted);
+            (Box::new(reader), Box::new(writer))
+        }
+    };
+    (BufReader::with_capacity(ahead, reader), writer)
+}
+
+/// Writes all, and leaves nothing of it in what encrypts.
+async fn send(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    writer.write_all(bytes).await?;
+    writer.flush().await
+}
+
+/// Opens a connection to a node: with TLS where the node has it. A node that is not known to have it is called without, where this one
+/// has none itself, or it turns out to have none.
+async fn dial(identity: &Identity, host: &str) -> io::Result<Stream> {
+    let address = address(host);
+    let has_tls = address != host;
+    let connect = async || {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        break_when_unheard(&stream);
+        io::Result::Ok(stream)
+    };
+    if has_tls || identity.has_tls {
+        let name = address.rsplit_once(':').map_or(address, |(name, _)| name);
+        match tls::connect_link(name, connect().await?).await {
+            Err(error) if !has_tls => tracing::debug!("the node {host} is called without TLS: {error}"),
+            connected => return connected,
+        }
+    }
+    Ok(Stream::Plain(connect().await?))
+}
+
 /// Connects to a node, which must have this key if one is given. Gives its key.
 async fn connect(
     identity: &Identity,
     node: Option<NodeId>,
     host: &str,
     purpose: Purpose,
-) -> io::Result<(TcpStream, NodeId)> {
-    let mut stream = TcpStream::connect(host).await?;
-    stream.set_nodelay(true)?;
-    break_when_unheard(&stream);
+) -> io::Result<(Stream, NodeId)> {
+    let mut stream = dial(identity, host).await?;
     let (own, nonce) = (identity.node(), rand::random::<[u8; 32]>());
-    stream.write_all(&[&[FIRST_BYTE], &purpose.name()[..], &own.0, &nonce].concat()).await?;
-    let (mut key, mut other, mut signature) = ([0; 32], [0; 32], [0; 64]);
-    stream.read_exact(&mut key).await?;
-    stream.read_exact(&mut other).await?;
-    stream.read_exact(&mut signature).await?;
-    let (called, nonces) = (NodeId(key), [nonce, other]);
+    send(&mut stream, &[&[FIRST_BYTE], &purpose.name()[..], &own.0, &nonce].concat()).await?;
+    let mut said = [0; 32 + 32 + 64];
+    stream.read_exact(&mut said).await.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset if !stream.is_encrypted() => {
+            io::Error::other("it has closed the connection: if it has TLS, it is reached as https://HOST:PORT")
+        }
+        _ => error,
+    })?;
+    let (key, other, signature) = (said[..32].as_array(), said[32..64].as_array(), said[64..].as_array());
+    let (key, other, signature) = (key.copied(), other.copied(), signature.copied());
+    let (called, other) = (NodeId(key.expect("32 bytes")), other.expect("32 bytes"));
     if node.is_some_and(|node| node != called) {
         return Err(io::Error::other("another node answers there"));
     }
-    identity.check(called, &transcript(purpose, "called", [own, called], nonces), &signature)?;
-    stream.write_all(&identity.sign(&transcript(purpose, "caller", [own, called], nonces))).await?;
+    let transcript = Transcript { purpose, nodes: [own, called], nonces: [nonce, other], binding: stream.binding()? };
+    identity.check(called, &transcript.of("called"), &signature.expect("64 bytes"))?;
+    send(&mut stream, &identity.sign(&transcript.of("caller"))).await?;
     Ok((stream, called))
 }
 
@@ -392,7 +490,7 @@ async fn connect(
 ///
 /// # Errors
 /// It cannot be reached, or has another secret.
-pub async fn connect_http(identity: &Identity, host: &str) -> io::Result<TcpStream> {
+pub async fn connect_http(identity: &Identity, host: &str) -> io::Result<Stream> {
     let connected = timeout(limits::LINK_TIMEOUT, connect(identity, None, host, Purpose::Http)).await;
     Ok(connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.0)
 }
@@ -405,16 +503,17 @@ async fn keep(
     greeting: Arc<dyn Greeting>,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
     waiting: Waiting,
-    is_up: Arc<AtomicBool>,
+    state: Arc<State>,
 ) {
     let mut pause = limits::LINK_PAUSE[0];
     let mut is_told = false;
     loop {
-        let connected = timeout(limits::LINK_TIMEOUT, connect(&identity, Some(node), &host, Purpose::Calls)).await;
+        let connected = connect(&identity, Some(node), &host, Purpose::Calls);
+        let connected = timeout(limits::LINK_TIMEOUT, connected).await;
         match connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut))) {
             Ok((stream, _)) => {
-                let (reader, mut writer) = stream.into_split();
-                let mut reader = BufReader::with_capacity(64 << 10, reader);
+                state.is_encrypted.store(stream.is_encrypted(), Ordering::Release);
+                let (mut reader, mut writer) = halves(stream, 64 << 10);
                 pause = limits::LINK_PAUSE[0];
                 // What was said before was said to nobody.
                 while queue.try_recv().is_ok() {}
@@ -424,7 +523,7 @@ async fn keep(
                     frame.extend_from_slice(&greeting.hello());
                 });
                 let said = async {
-                    writer.write_all(&hello).await?;
+                    send(&mut writer, &hello).await?;
                     let (_, answer) = read_frame(&mut reader).await?;
                     let said = answered(answer).map_err(io::Error::other)?;
                     greeting.check(node, said).await.map_err(io::Error::other)
@@ -442,7 +541,10 @@ async fn keep(
                     continue;
                 }
                 is_told = false;
-                is_up.store(true, Ordering::Release);
+                state.is_up.store(true, Ordering::Release);
+                if identity.has_tls && !state.is_encrypted.load(Ordering::Acquire) {
+                    tracing::warn!("what goes to the node {host} is not encrypted, since it has no TLS");
+                }
                 let answers = async {
                     while let Ok((number, answer)) = read_frame(&mut reader).await {
                         let told = waiting.lock().expect("no holder of this lock panics").remove(&number);
@@ -455,7 +557,7 @@ async fn keep(
                     () = answers => false,
                     ended = write_all(&mut queue, &mut writer) => ended,
                 };
-                is_up.store(false, Ordering::Release);
+                state.is_up.store(false, Ordering::Release);
                 waiting.lock().expect("no holder of this lock panics").clear();
                 if ended {
                     return;
@@ -485,7 +587,7 @@ async fn write_all(queue: &mut mpsc::UnboundedReceiver<Vec<u8>>, writer: &mut (i
         }
         bytes.clear();
         frames.drain(..).for_each(|frame| bytes.extend_from_slice(&frame));
-        let written = timeout(limits::WRITE_TIMEOUT, writer.write_all(&bytes)).await;
+        let written = timeout(limits::WRITE_TIMEOUT, send(writer, &bytes)).await;
         if !matches!(written, Ok(Ok(()))) {
             return false;
         }
@@ -505,34 +607,38 @@ pub struct Caller {
 /// Authenticates another node that has opened a connection, and this one to it. Its first byte is still to be read.
 ///
 /// # Errors
-/// The other node is none of the cluster.
-pub async fn accept(stream: &mut TcpStream, identity: &Identity, answers: &dyn Answers) -> io::Result<Caller> {
+/// The other node is none of the cluster, or has not encrypted the connection though this one has TLS.
+pub async fn accept(stream: &mut Stream, identity: &Identity, answers: &dyn Answers) -> io::Result<Caller> {
+    if identity.has_tls && !stream.is_encrypted() {
+        return Err(io::Error::other(
+            "it has called without TLS, which this node has: it is reached as https://HOST:PORT",
+        ));
+    }
     let greet = async {
         let mut greeting = [0; 1 + 10 + 64];
         stream.read_exact(&mut greeting).await?;
         let (name, rest) = greeting[1..].split_at(10);
         let purpose = Purpose::of(name).ok_or_else(|| io::Error::other("the other node speaks another version"))?;
         let (key, other) = rest.split_at(32);
-        let caller = NodeId(key.try_into().expect("32 bytes were taken"));
+        let node = NodeId(key.try_into().expect("32 bytes were taken"));
         let other: [u8; 32] = other.try_into().expect("32 bytes are left");
         let (own, nonce) = (identity.node(), rand::random::<[u8; 32]>());
-        let nonces = [other, nonce];
-        let known = Arc::new(answers.known(caller));
-        let signature = identity.sign(&transcript(purpose, "called", [caller, own], nonces));
-        stream.write_all(&[&own.0[..], &nonce, &signature].concat()).await?;
+        let transcript = Transcript { purpose, nodes: [node, own], nonces: [other, nonce], binding: stream.binding()? };
+        let known = Arc::new(answers.known(node));
+        let signature = identity.sign(&transcript.of("called"));
+        send(stream, &[&own.0[..], &nonce, &signature].concat()).await?;
         let mut signature = [0; 64];
         stream.read_exact(&mut signature).await?;
-        identity.check(caller, &transcript(purpose, "caller", [caller, own], nonces), &signature)?;
-        Ok(Caller { node: caller, known, purpose })
+        identity.check(node, &transcript.of("caller"), &signature)?;
+        Ok(Caller { node, known, purpose })
     };
     timeout(limits::LINK_TIMEOUT, greet).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 /// Answers the calls of another node on a connection that was [accepted](accept), until it ends.
-pub async fn serve(stream: TcpStream, caller: Caller, answers: Arc<dyn Answers>) {
-    break_when_unheard(&stream);
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::with_capacity(256 << 10, reader);
+pub async fn serve(stream: Stream, caller: Caller, answers: Arc<dyn Answers>) {
+    break_when_unheard(stream.tcp());
+    let (mut reader, mut writer) = halves(stream, 256 << 10);
     let Caller { node: from, known, .. } = caller;
     let (frames, mut queue) = mpsc::unbounded_channel();
     let read = async {
@@ -606,7 +712,7 @@ mod tests {
     }
 
     fn identity(key: u8, secret: u8) -> Identity {
-        Identity { key: SigningKey::from_bytes(&[key; 32]), secret: Secret([secret; 32]) }
+        Identity { key: SigningKey::from_bytes(&[key; 32]), secret: Secret([secret; 32]), has_tls: false }
     }
 
     struct Greets;
@@ -634,6 +740,7 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let (identity, answers) = (identity.clone(), answers.clone());
                 tokio::spawn(async move {
+                    let mut stream = Stream::Plain(stream);
                     let caller = accept(&mut stream, &identity, &*answers).await?;
                     serve(stream, caller, answers).await;
                     io::Result::Ok(())
@@ -688,6 +795,159 @@ mod tests {
             let _ = stream.read_to_end(&mut rest).await;
         }
         assert_eq!(echo.begun.lock().unwrap().len(), before);
+    }
+
+    fn with_tls(identity: Identity) -> Identity {
+        Identity { has_tls: true, ..identity }
+    }
+
+    /// A certificate of its own.
+    fn server() -> tls::Server {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (certificate, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+        tls::Server::new(tls::Pair::parse(certificate.as_bytes(), key.as_bytes()).unwrap())
+    }
+
+    /// A node with TLS that others call.
+    async fn called_by_tls(identity: Identity) -> (String, Arc<Echo>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = format!("https://{}", listener.local_addr().unwrap());
+        let (echo, server) = (Arc::new(Echo { begun: Mutex::default() }), server());
+        let answers = echo.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (identity, answers, server) = (identity.clone(), answers.clone(), server.clone());
+                tokio::spawn(async move {
+                    let (mut stream, protocol) = server.accept(stream).await?;
+                    assert_eq!(protocol, tls::Protocol::Link);
+                    let caller = accept(&mut stream, &identity, &*answers).await?;
+                    serve(stream, caller, answers).await;
+                    io::Result::Ok(())
+                });
+            }
+        });
+        (host, echo)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn by_tls_it_is_the_same_and_encrypted() {
+        let (host, echo) = called_by_tls(with_tls(identity(2, 7))).await;
+        for caller in [identity(1, 7), with_tls(identity(1, 7))] {
+            let link = Link::start(caller, identity(2, 7).node(), host.clone(), hello());
+            up(&link).await;
+            assert!(!link.is_open_to_readers());
+            let large = link.call(5, Group(3), &mut |content| content.resize(3 << 20, 1), PATIENCE);
+            assert_eq!(large.await.unwrap().len(), 3 << 20);
+        }
+        for wrong in [identity(1, 8), with_tls(identity(1, 8))] {
+            let refused = call_once(&wrong, &host, 5, b"x", PATIENCE).await.unwrap_err();
+            assert!(matches!(&refused, LinkError::Refused(reason) if reason.contains("secret")), "{refused}");
+        }
+        let another = connect(&identity(1, 7), Some(identity(3, 7).node()), &host, Purpose::Calls).await;
+        assert_eq!(another.unwrap_err().to_string(), "another node answers there");
+        // A node that is not known to have TLS is called with it by one that has.
+        let bare = host.trim_start_matches("https://");
+        call_once(&with_tls(identity(1, 7)), bare, 5, b"x", PATIENCE).await.unwrap();
+        assert_eq!(echo.begun.lock().unwrap().len(), 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_is_called_without_tls_who_has_it() {
+        // It answers on TCP as a node without TLS does.
+        let (bare, echo) = called(identity(2, 7)).await;
+        let refused = call_once(&identity(1, 7), &format!("https://{bare}"), 5, b"x", PATIENCE).await;
+        assert!(matches!(refused, Err(LinkError::NotSent(_))), "{refused:?}");
+        assert!(echo.begun.lock().unwrap().is_empty());
+        // And one that has it takes no calls without.
+        let (bare, echo) = called(with_tls(identity(2, 7))).await;
+        let refused = call_once(&identity(1, 7), &bare, 5, b"x", PATIENCE).await.unwrap_err();
+        assert!(refused.to_string().contains("https://"), "{refused}");
+        assert!(echo.begun.lock().unwrap().is_empty());
+    }
+
+    /// What stands between, with a certificate of its own, and passes on what it reads. Gives where it listens, and what it has read.
+    async fn between(to: String) -> (String, Arc<Mutex<Vec<u8>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = format!("https://{}", listener.local_addr().unwrap());
+        let (read, server) = (Arc::new(Mutex::new(Vec::new())), server());
+        let seen = read.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (mut caller, _) = server.accept(stream).await.unwrap();
+                let mut called = match to.strip_prefix(HTTPS) {
+                    Some(to) => tls::connect_link("localhost", TcpStream::connect(to).await.unwrap()).await.unwrap(),
+                    None => Stream::Plain(TcpStream::connect(&to).await.unwrap()),
+                };
+                let seen = seen.clone();
+                tokio::spawn(async move {
+                    let mut buffers = [[0; 4096]; 2];
+                    loop {
+                        let [from_caller, from_called] = &mut buffers;
+                        let (bytes, to) = tokio::select! {
+                            read = caller.read(from_caller) => (from_caller[..read?].to_vec(), &mut called),
+                            read = called.read(from_called) => (from_called[..read?].to_vec(), &mut caller),
+                        };
+                        if bytes.is_empty() {
+                            return io::Result::Ok(());
+                        }
+                        seen.lock().unwrap().extend_from_slice(&bytes);
+                        send(to, &bytes).await?;
+                    }
+                });
+            }
+        });
+        (host, read)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_stands_between_with_another_certificate_gets_nowhere() {
+        let (encrypted, one) = called_by_tls(with_tls(identity(2, 7))).await;
+        let (plain, other) = called(identity(2, 7)).await;
+        for to in [encrypted, plain] {
+            let (host, read) = between(to).await;
+            for caller in [identity(1, 7), with_tls(identity(1, 7))] {
+                let refused = call_once(&caller, &host, 5, b"the payload", PATIENCE).await.unwrap_err();
+                assert!(matches!(&refused, LinkError::Refused(reason) if reason.contains("secret")), "{refused}");
+            }
+            let read = read.lock().unwrap();
+            let has = |part: &[u8]| read.windows(part.len()).any(|window| window == part);
+            assert!(has(&identity(2, 7).node().0), "it stands between");
+            assert!(!has(b"the payload") && !has(&[7; 32]));
+        }
+        assert!(one.begun.lock().unwrap().is_empty() && other.begun.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_said_once_is_not_taken_again() {
+        let (host, echo) = called(identity(2, 7)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let recorder = listener.local_addr().unwrap().to_string();
+        let to = host.clone();
+        let recording = tokio::spawn(async move {
+            let (mut caller, _) = listener.accept().await.unwrap();
+            let mut called = TcpStream::connect(to).await.unwrap();
+            let mut said = vec![0; 1 + 10 + 64];
+            caller.read_exact(&mut said).await.unwrap();
+            called.write_all(&said).await.unwrap();
+            let mut answer = [0; 128];
+            called.read_exact(&mut answer).await.unwrap();
+            caller.write_all(&answer).await.unwrap();
+            let mut rest = [0; 64 + 4 + 8 + 1 + 8 + 5];
+            caller.read_exact(&mut rest).await.unwrap();
+            said.extend_from_slice(&rest);
+            said
+        });
+        let _ = call_once(&identity(1, 7), &recorder, 5, b"again", Duration::from_secs(1)).await;
+        let said = recording.await.unwrap();
+        assert!(said.ends_with(b"again"), "all of it was recorded");
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(&host).await.unwrap();
+            stream.write_all(&said).await.unwrap();
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            assert!(answer.len() <= 128, "nothing but the greeting is answered");
+        }
+        assert!(echo.begun.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -636,6 +636,7 @@ mod tests {
         mirror::Mirrors,
         node::{Config, Node},
         peers::{Identity, Peers},
+        tls::Authorities,
     };
 
     /// A node on a folder of its own.
@@ -662,12 +663,14 @@ mod tests {
             };
             let (node, _) = Node::start(config).await.unwrap();
             let identity = Identity { id: node.id(), version: "0".into(), host: "localhost:1".parse().unwrap() };
-            let peers = Peers::new(identity, "none".parse().unwrap(), Vec::new());
+            let peers = Peers::new(identity, "none".parse().unwrap(), &Authorities::default(), Vec::new());
             let (stop, stopping) = watch::channel(false);
             let secret = crate::cluster::link::Secret([0; 32]);
-            let cluster = Cluster::start(node.clone(), secret, "localhost:1".into(), stopping.clone()).await.unwrap();
+            let cluster = Cluster::start(node.clone(), secret, "localhost:1".into(), None, stopping.clone());
+            let cluster = cluster.await.unwrap();
             let (allowed, named) = ("none".parse().unwrap(), Vec::new());
-            let mirrors = Mirrors::start(node.clone(), cluster.clone(), allowed, named, stopping.clone());
+            let trusted = Authorities::default();
+            let mirrors = Mirrors::start(node.clone(), cluster.clone(), allowed, &trusted, named, stopping.clone());
             let mirrors = mirrors.await.unwrap();
             Served {
                 app: App::new(node, cluster, peers, mirrors, Default::default(), Default::default(), stopping),
@@ -819,7 +822,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let bounds = Limits { connections: 10, of_address: 10, write_timeout: Duration::from_millis(500) };
-        let server = tokio::spawn(serve(listener, served.app.clone(), bounds, served.stop.subscribe()));
+        let server = tokio::spawn(serve(listener, None, served.app.clone(), bounds, served.stop.subscribe()));
         let connect = async || {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();

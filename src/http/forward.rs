@@ -17,13 +17,13 @@ use axum::{
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy,
+    client::legacy::{
+        self,
+        connect::{Connected, Connection},
+    },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tower::Service;
 
 use super::{
@@ -31,9 +31,10 @@ use super::{
     table::{Asked, Kind},
 };
 use crate::{
-    cluster::{Cluster, ClusterError},
+    cluster::{Cluster, ClusterError, link},
     limits,
     node::{Group, Node},
+    tls::Stream,
 };
 
 /// Set on requests that another node has sent on: they are not sent on again.
@@ -87,7 +88,7 @@ impl Client {
 
     /// What another node answers to a GET, of what it has itself; nothing where it does not.
     pub async fn ask(&self, host: &str, target: String) -> Option<serde_json::Value> {
-        let request = Request::get(format!("http://{host}{target}")).header(FORWARDED, "1");
+        let request = Request::get(format!("{}{target}", link::url(host))).header(FORWARDED, "1");
         let request = request.body(Body::empty()).ok()?;
         let asked = async {
             let answer = self.0.request(request).await.ok().filter(|answer| answer.status().is_success())?;
@@ -102,9 +103,9 @@ impl Client {
 struct Dialler(Cluster);
 
 impl Service<Uri> for Dialler {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Stream>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -117,6 +118,12 @@ impl Service<Uri> for Dialler {
             let url = url.trim_end_matches('/');
             cluster.connect_http(url.strip_prefix("http://").unwrap_or(url)).await.map(TokioIo::new)
         })
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
     }
 }
 
@@ -327,7 +334,7 @@ pub async fn send(
             (None, None) => return nobody().into_response(),
         };
         let mut sent = Request::new(body);
-        let Ok(url) = format!("http://{host}{target}").parse() else { return nobody().into_response() };
+        let Ok(url) = format!("{}{target}", link::url(&host)).parse() else { return nobody().into_response() };
         (*sent.method_mut(), *sent.uri_mut(), *sent.headers_mut()) =
             (parts.method.clone(), url, forwarded(&parts.headers));
         let answer = client.0.request(sent).await;

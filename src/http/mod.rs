@@ -68,6 +68,7 @@ use crate::{
     mirror::Mirrors,
     node::Node,
     peers::Peers,
+    tls,
 };
 use access::{Client, End, Holds};
 use cache::Encodings;
@@ -215,9 +216,15 @@ fn node_routes() -> Table {
         .on_node(Open, routes!(nodes::openapi))
 }
 
-/// Serves the interface of a node until `shutdown` says that the node stops; then finishes the requests under way, for a bounded
-/// time.
-pub async fn serve(listener: TcpListener, app: App, bounds: Limits, shutdown: watch::Receiver<bool>) {
+/// Serves the interface of a node, by TLS where it has that, until `shutdown` says that the node stops; then finishes the requests under
+/// way, for a bounded time.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<tls::Server>,
+    app: App,
+    bounds: Limits,
+    shutdown: watch::Receiver<bool>,
+) {
     let cluster = app.0.cluster.clone();
     let connections = app.0.requests.connections.clone();
     app.0.requests.connections_limit.set(bounds.connections as i64);
@@ -226,7 +233,7 @@ pub async fn serve(listener: TcpListener, app: App, bounds: Limits, shutdown: wa
         let interface = interface.clone();
         async move { interface.answer(request).await }
     };
-    server::serve(listener, answer, Some(cluster), bounds, connections, shutdown).await;
+    server::serve(listener, tls, answer, Some(cluster), bounds, connections, shutdown).await;
 }
 
 /// All routes, those of a chain for the default chain as well.

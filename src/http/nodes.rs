@@ -659,7 +659,7 @@ pub async fn livez() -> axum::Json<Status> {
 pub async fn readyz(State(app): State<App>, client: Client) -> Result<axum::Json<Status>, Problem> {
     check_ready(&app, |chain| client.may(Role::Read, chain.as_str())).map_err(Problem::overloaded)?;
     let warnings = match client.may_everywhere(Role::Read) {
-        true => [app.0.node.warnings(), app.0.mirrors.warnings()].concat(),
+        true => [app.0.node.warnings(), app.0.mirrors.warnings(), app.0.cluster.warnings()].concat(),
         false => Vec::new(),
     };
     Ok(axum::Json(Status { status: "ok", warnings }))

@@ -53,7 +53,7 @@ impl Admitted {
         let mut headers = request.headers().get_all(header::HOST).iter();
         let named = match (headers.next(), headers.next()) {
             (_, Some(_)) => return Err(Problem::bad_request("the header Host stands twice: send one")),
-            (None, None) if request.version() == Version::HTTP_11 => {
+            (None, None) if request.version() >= Version::HTTP_11 => {
                 return Err(Problem::bad_request(
                     "the header Host is missing: HTTP/1.1 names in it whom a request is for",
                 ));

@@ -1,5 +1,6 @@
-//! Connections: how many, how long a request may take to arrive, and how they end.
+//! Connections: how many, what is spoken on them, how long a request may take to arrive, and how they end.
 
+mod http2;
 mod socket;
 
 use std::{
@@ -27,15 +28,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::forward::FromNode;
 use crate::{
     access::{Resource, Usage},
-    cluster::{Cluster, link::FIRST_BYTE},
+    cluster::{Cluster, link},
     limits,
     metrics::{Counted, Gauge},
+    tls::{self, Protocol, Stream},
 };
 use socket::Socket;
 
@@ -97,10 +99,19 @@ enum Signal {
     Look,
 }
 
+/// A connection on which requests come.
+struct Arrived {
+    stream: Stream,
+    protocol: Protocol,
+    /// Whether another node of the cluster has opened it.
+    is_of_node: bool,
+}
+
 /// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time. Connections of other
 /// nodes are the cluster's. `open` counts all of them.
 pub async fn serve<R>(
     listener: TcpListener,
+    tls: Option<tls::Server>,
     answer: impl Fn(Request<Incoming>) -> R + Clone + Send + 'static,
     cluster: Option<Cluster>,
     bounds: Limits,
@@ -109,14 +120,10 @@ pub async fn serve<R>(
 ) where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
-    let mut builder = http1::Builder::new();
-    // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
-    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
-    // A client that has said all may end its side of the connection, and waits for the answer still.
-    builder.half_close(true);
     socket::keep_alive(&listener);
     let places = Arc::new(Semaphore::new(bounds.connections));
     let (mut addresses, refused) = (Addresses::default(), Arc::new(Semaphore::new(limits::REFUSED_CONNECTIONS)));
+    let http2 = http2::Server::new(bounds);
     // Its end is that of this function, and cuts off what is under way still.
     let mut connections = JoinSet::new();
     loop {
@@ -131,67 +138,37 @@ pub async fn serve<R>(
         };
         let usage = addresses.usage(address);
         let Some(held) = usage.hold(Resource::Connections, 1, bounds.of_address) else {
-            if let Ok(turn) = refused.clone().try_acquire_owned() {
+            // Who speaks TLS does not understand it, and finds the connection closed.
+            if tls.is_none()
+                && let Ok(turn) = refused.clone().try_acquire_owned()
+            {
                 connections.spawn(refuse(stream).map(|()| drop(turn)));
             }
             continue;
         };
-        let (answer, looks) = (answer.clone(), Arc::new(AtomicBool::new(false)));
-        let (builder, cluster, shutdown) = (builder.clone(), cluster.clone(), shutdown.clone());
-        let mut stopping = shutdown.clone();
-        let stop = async move {
-            // Whoever would say it is gone where this fails.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-            Signal::Stop
-        };
-        let look = || sleep(limits::KEEP_ALIVE).map(|()| Signal::Look).boxed();
-        let counted = Counted::new(&open);
+        let (answer, http2, tls, cluster) = (answer.clone(), http2.clone(), tls.clone(), cluster.clone());
+        let (stopping, counted) = (shutdown.clone(), Counted::new(&open));
         connections.spawn(async move {
-            let _counted = counted;
-            let mut ending = shutdown.clone();
-            let _held = held;
-            let is_link = tokio::select! {
-                is_link = is_link(&stream) => is_link,
+            let _holds = (held, counted);
+            let mut ending = stopping.clone();
+            let arrived = tokio::select! {
+                arrived = arrive(stream, tls, cluster, &stopping) => arrived,
                 _ = ending.wait_for(|stopping| *stopping) => return,
             };
-            let (stream, is_of_node) = match (is_link, cluster) {
-                (Some(false), _) => (stream, false),
-                (Some(true), Some(cluster)) => {
-                    let given_back = tokio::select! {
-                        given_back = cluster.serve(stream) => given_back,
-                        _ = ending.wait_for(|stopping| *stopping) => None,
-                    };
-                    let Some(stream) = given_back else { return };
-                    (stream, true)
-                }
-                _ => return,
-            };
-            let peer = Peer { usage };
-            let service = service_fn(move |mut request: Request<Incoming>| {
+            let Some(Arrived { stream, protocol, is_of_node }) = arrived else { return };
+            let answer = move |mut request: Request<Incoming>| {
                 match is_of_node {
                     true => drop(request.extensions_mut().insert(FromNode)),
-                    false => drop(request.extensions_mut().insert(peer.clone())),
+                    false => drop(request.extensions_mut().insert(Peer { usage: usage.clone() })),
                 }
-                answer(request).map(Ok::<_, Infallible>)
-            });
-            let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), shutdown);
-            let connection = builder.serve_connection(TokioIo::new(socket), service);
-            let mut connection = pin!(connection);
-            // A set of them polls only what was woken: the connection is polled several times for each request.
-            let mut signals = FuturesUnordered::from_iter([stop.boxed(), look()]);
-            loop {
-                tokio::select! {
-                    biased;
-                    // A connection that breaks is the client's matter.
-                    _ = &mut connection => break,
-                    Some(signal) = signals.next() => match signal {
-                        Signal::Stop => connection.as_mut().graceful_shutdown(),
-                        Signal::Look => {
-                            looks.store(true, Ordering::Relaxed);
-                            signals.push(look());
-                        }
-                    },
-                }
+                answer(request)
+            };
+            let looks = Arc::new(AtomicBool::new(false));
+            let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), stopping.clone());
+            match protocol {
+                // Boxed, so that a connection of HTTP/1.1 takes up no room for it.
+                Protocol::Http2 => Box::pin(http2.serve(socket, answer, stopping)).await,
+                _ => serve_http1(socket, answer, &looks, stopping).await,
             }
             drop(place);
         });
@@ -203,12 +180,89 @@ pub async fn serve<R>(
     }
 }
 
-/// Whether another node has opened a connection, or nothing where it ends before it says.
-async fn is_link(stream: &TcpStream) -> Option<bool> {
+/// Serves one connection of HTTP/1.1 until it ends.
+async fn serve_http1<R>(
+    socket: Socket,
+    answer: impl Fn(Request<Incoming>) -> R,
+    looks: &AtomicBool,
+    mut stopping: watch::Receiver<bool>,
+) where
+    R: Future<Output = Response<Body>>,
+{
+    let mut builder = http1::Builder::new();
+    // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
+    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
+    // A client that has said all may end its side of the connection, and waits for the answer still.
+    builder.half_close(true);
+    let service = service_fn(move |request| answer(request).map(Ok::<_, Infallible>));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let stop = async move {
+        // Whoever would say it is gone where this fails.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        Signal::Stop
+    };
+    let look = || sleep(limits::KEEP_ALIVE).map(|()| Signal::Look).boxed();
+    // A set of them polls only what was woken: the connection is polled several times for each request.
+    let mut signals = FuturesUnordered::from_iter([stop.boxed(), look()]);
+    loop {
+        tokio::select! {
+            biased;
+            // A connection that breaks is the client's matter.
+            _ = &mut connection => break,
+            Some(signal) = signals.next() => match signal {
+                Signal::Stop => connection.as_mut().graceful_shutdown(),
+                Signal::Look => {
+                    looks.store(true, Ordering::Relaxed);
+                    signals.push(look());
+                }
+            },
+        }
+    }
+}
+
+/// Finds out what is spoken on a new connection, by its first byte, and does what comes before the first request: the handshake of
+/// TLS, and whatever another node has called for. Nothing where no requests will come.
+async fn arrive(
+    stream: TcpStream,
+    tls: Option<tls::Server>,
+    cluster: Option<Cluster>,
+    stopping: &watch::Receiver<bool>,
+) -> Option<Arrived> {
+    let end = Instant::now() + if tls.is_some() { limits::TLS_TIMEOUT } else { limits::HEAD_TIMEOUT };
     let mut first = [0];
-    match timeout(limits::HEAD_TIMEOUT, stream.peek(&mut first)).await {
-        Ok(Ok(1)) => Some(first[0] == FIRST_BYTE),
-        _ => None,
+    if !matches!(timeout_at(end, stream.peek(&mut first)).await, Ok(Ok(1))) {
+        return None;
+    }
+    let (stream, protocol) = match (first[0], tls) {
+        (tls::FIRST_BYTE, Some(tls)) => match timeout_at(end, Box::pin(tls.accept(stream))).await {
+            Ok(Ok(encrypted)) => encrypted,
+            Ok(Err(error)) => {
+                tracing::debug!("a handshake of TLS has failed: {error}");
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!("a handshake of TLS was not done after {:?}", limits::TLS_TIMEOUT);
+                return None;
+            }
+        },
+        (tls::FIRST_BYTE, None) => {
+            tracing::debug!("a client speaks TLS, which this node does not: its options are --tls-cert and --tls-key");
+            return None;
+        }
+        (link::FIRST_BYTE, _) => (Stream::Plain(stream), Protocol::Link),
+        (_, Some(_)) => {
+            let socket = Socket::new(Stream::Plain(stream), limits::WRITE_TIMEOUT, Arc::default(), stopping.clone());
+            socket.ask_for_tls().await;
+            return None;
+        }
+        (_, None) => (Stream::Plain(stream), Protocol::Http1),
+    };
+    match protocol {
+        Protocol::Link => {
+            let stream = Box::pin(cluster?.serve(stream)).await?;
+            Some(Arrived { stream, protocol: Protocol::Http1, is_of_node: true })
+        }
+        protocol => Some(Arrived { stream, protocol, is_of_node: false }),
     }
 }
 
@@ -297,7 +351,7 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let bounds = Limits { connections: 1, of_address: 1, write_timeout: Duration::from_millis(500) };
         let (stop, stopping) = watch::channel(false);
-        let server = tokio::spawn(serve(listener, answer, None, bounds, Gauge::default(), stopping));
+        let server = tokio::spawn(serve(listener, None, answer, None, bounds, Gauge::default(), stopping));
         client.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
         let dropped = async {
             while taken.load(Ordering::Relaxed) == 0 || Arc::strong_count(&held) > 2 {

@@ -25,6 +25,7 @@ use crate::{
     },
     limits,
     peers::{self, Allowed, ReadError},
+    tls::{Authorities, distrust},
 };
 
 /// The URL of a chain at its source: `https://ledger.example/chains/orders`. One without a chain is of the default chain.
@@ -101,9 +102,9 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Of sources in these networks, or of any.
-    pub fn new(allowed: Option<Allowed>) -> Caller {
-        let client = peers::build(|builder| {
+    /// Of sources in these networks, or of any, whose certificates are of the system's authorities or of these.
+    pub fn new(allowed: Option<Allowed>, trusted: &Authorities) -> Caller {
+        let client = peers::build(trusted, |builder| {
             let builder = builder.connect_timeout(limits::LINK_TIMEOUT).read_timeout(limits::MIRROR_IDLE);
             match &allowed {
                 Some(allowed) => peers::only_to(allowed, builder),
@@ -285,8 +286,12 @@ const OUTSIDE: &str = "it is outside the networks that this node may call: its o
 
 /// What is told of a call that failed.
 fn class(error: &reqwest::Error) -> String {
-    let io = peers::cause::<io::Error>(error).map(io::Error::kind);
+    let cause = peers::cause::<io::Error>(error);
+    let io = cause.map(io::Error::kind);
     match io {
+        _ if cause.is_some_and(|cause| distrust(cause).is_some()) => {
+            format!("it does not answer: {}", peers::DISTRUSTED)
+        }
         _ if error.is_timeout() || io == Some(io::ErrorKind::TimedOut) => "it does not answer in time".into(),
         Some(io::ErrorKind::ConnectionRefused) => "it does not answer: connection refused".into(),
         _ if peers::is_outside(error) => OUTSIDE.into(),

@@ -32,4 +32,5 @@ mod rotation;
 mod rules;
 mod scrub;
 mod support;
+mod tls;
 mod witness;

@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 /// A running node.
 pub struct TestNode {
     process: Child,
-    /// Such as `http://127.0.0.1:40001`.
+    /// Such as `http://127.0.0.1:40001`; `https://…` of a node with TLS, whose client trusts what the node's `--ca` names.
     pub url: String,
     /// Its data folder.
     pub data: PathBuf,
@@ -80,7 +80,7 @@ impl TestNode {
         let Some(url) = line.trim().strip_prefix("listening on ") else {
             return Err(process.wait().expect("it ends"));
         };
-        let client = Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().expect("a client");
+        let client = trusting(options.windows(2).find(|option| option[0] == "--ca").map(|option| option[1]));
         Ok(TestNode { url: url.into(), process, data: data.into(), client, unlisted, _folder: None })
     }
 
@@ -95,7 +95,7 @@ impl TestNode {
         self.process.id()
     }
 
-    /// `localhost:PORT`.
+    /// `localhost:PORT`, or `https://localhost:PORT`.
     pub fn host(&self) -> String {
         self.url.trim_start_matches("http://").replace("127.0.0.1", "localhost")
     }
@@ -113,9 +113,14 @@ impl TestNode {
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
     }
 
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> &str {
+        self.url.rsplit_once('/').expect("it is a URL").1
+    }
+
     /// Whether it takes connections.
     pub fn is_listening(&self) -> bool {
-        TcpStream::connect(self.url.trim_start_matches("http://")).is_ok()
+        TcpStream::connect(self.address()).is_ok()
     }
 
     /// Ends it in order (SIGTERM), and gives its exit code.
@@ -157,7 +162,7 @@ impl TestNode {
 
     /// A connection that speaks no HTTP by itself.
     pub fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.url.trim_start_matches("http://")).expect("it listens");
+        let stream = TcpStream::connect(self.address()).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time above zero");
         stream
     }
@@ -310,6 +315,14 @@ impl Drop for TestNode {
 fn pass_on(log: ChildStderr) -> Vec<String> {
     let lines = BufReader::new(log).lines().map_while(Result::ok);
     lines.inspect(|line| eprintln!("{line}")).filter(|line| line.contains("OpenAPI document")).collect()
+}
+
+/// A client that trusts the certificates in a file, if one is named.
+pub fn trusting(file: Option<&str>) -> Client {
+    let pem = file.map(|file| std::fs::read(file).expect("it can be read"));
+    let read = |pem: Vec<u8>| reqwest::Certificate::from_pem_bundle(&pem).expect("it is PEM");
+    let builder = Client::builder().timeout(Duration::from_secs(60)).no_proxy();
+    builder.tls_certs_merge(pem.map(read).unwrap_or_default()).build().expect("a client")
 }
 
 /// All files below a folder that hold a text, one a line.

@@ -14,8 +14,8 @@ use std::{
 use axum::{body::Bytes, http::StatusCode};
 use bytes::Buf;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpListener,
     sync::watch,
     time::{Instant, Sleep, sleep},
 };
@@ -24,6 +24,7 @@ use tokio_io_timeout::TimeoutStream;
 use crate::{
     http::{new_request_id, problem::Problem},
     limits,
+    tls::Stream,
 };
 
 /// A connection that
@@ -32,7 +33,7 @@ use crate::{
 /// - reads on for a while before it closes, so that a client that still sends gets its answer: unread bytes make the kernel
 ///   reset a connection, which takes the answer away even where it has arrived.
 pub struct Socket {
-    stream: Pin<Box<TimeoutStream<TcpStream>>>,
+    stream: Pin<Box<TimeoutStream<Stream>>>,
     /// Whether to look if the peer is gone, when this is flushed next.
     looks: Arc<AtomicBool>,
     /// What is left of the answer to a broken head.
@@ -63,7 +64,7 @@ pub fn keep_alive(listener: &TcpListener) {
 
 impl Socket {
     pub fn new(
-        stream: TcpStream,
+        stream: Stream,
         write_timeout: Duration,
         looks: Arc<AtomicBool>,
         stopping: watch::Receiver<bool>,
@@ -79,7 +80,17 @@ impl Socket {
             return Ok(());
         }
         self.looks.store(false, Ordering::Relaxed);
-        self.stream.get_ref().take_error()?.map_or(Ok(()), Err)
+        self.stream.get_ref().tcp().take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// Answers a client that speaks HTTP without TLS to a node that has it, and closes the connection.
+    pub async fn ask_for_tls(mut self) {
+        let detail =
+            "this port speaks TLS, and the request came without: begin the URL with https:// in place of http://";
+        // A client that is gone needs no answer.
+        if self.write_all(&answer(StatusCode::BAD_REQUEST, detail)).await.is_ok() {
+            let _ = self.shutdown().await;
+        }
     }
 
     fn poll_explain(&mut self, cx: &mut Context<'_>, instead_of: usize) -> Poll<io::Result<usize>> {
@@ -149,7 +160,7 @@ impl Linger {
     }
 
     /// Ready when the peer has sent all, or has had its chance.
-    fn poll(&mut self, stream: &mut Pin<Box<TimeoutStream<TcpStream>>>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, stream: &mut Pin<Box<TimeoutStream<Stream>>>, cx: &mut Context<'_>) -> Poll<()> {
         let mut buffer = [0; 16 << 10];
         while self.bytes > 0 {
             let mut read = ReadBuf::new(&mut buffer);

@@ -386,11 +386,12 @@ fn a_client_takes_up_no_more_than_its_share() {
     assert_eq!(large().status(), 202);
     let head = "POST /inject HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer write";
     let head = format!("{head}\r\nContent-Type: application/json\r\nContent-Length: 8000000\r\n\r\n");
+    let padding = vec![b' '; 7_800_000];
     let (mut slow, mut refused) = (Vec::new(), None);
     eventually("the room of the client is taken up", || {
         // Whichever comes last is refused, so it may take some.
         let mut stream = node.connect();
-        if stream.write_all(&[head.as_bytes(), &[b' '; 7_800_000]].concat()).is_ok() {
+        if stream.write_all(&[head.as_bytes(), padding.as_slice()].concat()).is_ok() {
             slow.push(stream);
         }
         refused = Some(large()).filter(|answer| answer.status() != 202);

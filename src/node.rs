@@ -980,7 +980,8 @@ impl Node {
             let earlier = successions.iter().rposition(|succession| succession.time() < made).map_or(0, |at| at + 1);
             for key in keys.iter().rev() {
                 if let KeyChange::Signer(said) = key_change(store, &lineage, *key)?
-                    && let Some(at) = successions.iter().position(|of| (of.old(), of.new()) == (said.old(), said.new()))
+                    && let Some(at) =
+                        successions.iter().position(|of| (of.old(), of.successor()) == (said.old(), said.successor()))
                 {
                     return Ok(earlier.max(at + 1));
                 }

@@ -90,7 +90,7 @@ impl Succession {
     }
 
     /// The key in its place.
-    pub fn new(&self) -> &VerifyingKey {
+    pub fn successor(&self) -> &VerifyingKey {
         &self.new
     }
 

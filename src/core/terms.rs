@@ -69,10 +69,10 @@ impl Terms {
         Terms { keys: self.keys.clone(), ..Terms::of_bang(rules, bang) }
     }
 
-    /// The same of a chain of which that much more was decided.
-    pub fn with(self, rules: Arc<Rules>, since: Index, decided: (Vec<Index>, Option<Index>)) -> Terms {
-        let (keys, frozen) = decided;
-        Terms { rules, since, keys: keys.into(), frozen }
+    /// Those of a chain about which something was decided since its bang: the rules in force and the transaction that names their
+    /// writers, the places of all changes of keys, and the transaction that froze it.
+    pub fn decided(rules: Arc<Rules>, since: Index, keys: Vec<Index>, frozen: Option<Index>) -> Terms {
+        Terms { rules, since, frozen, keys: Arc::new(keys) }
     }
 
     /// The rules in force.
@@ -170,7 +170,7 @@ pub enum KeyChange {
     /// Who writes from then on.
     Writers(WritersChange),
     /// What signs checkpoints from then on.
-    Signer(Succession),
+    Signer(Box<Succession>),
 }
 
 impl KeyChange {
@@ -181,7 +181,7 @@ impl KeyChange {
     pub fn parse(data: &[u8]) -> Result<KeyChange, NoChange> {
         let value = json::parse(data).map_err(|error| NoChange::Malformed(error.to_string()))?;
         match value.get("to") {
-            Some(_) => Succession::parse(&value).map(KeyChange::Signer).map_err(NoChange::Malformed),
+            Some(_) => Succession::parse(&value).map(Box::new).map(KeyChange::Signer).map_err(NoChange::Malformed),
             None => WritersChange::of(value).map(KeyChange::Writers),
         }
     }

@@ -289,7 +289,7 @@ impl Verifier {
                         let terms = terms.expect("these kinds change the terms");
                         if let Some(Ok(KeyChange::Signer(succession))) = record.transaction.data().map(KeyChange::parse)
                         {
-                            self.successions.push(succession);
+                            self.successions.push(*succession);
                         }
                         self.current = Some(Arc::new(InForce { id: current.id, terms }));
                     }
@@ -513,7 +513,7 @@ pub fn check_signature(note: &Note, keys: &[VerifierKey], recorded: &[Succession
     let keys = succession::follow(keys, &successions).map_err(|error| error.to_string())?;
     match note.verify(&keys) {
         Ok(signed) => Ok(signed[0].key.name().clone()),
-        Err(NoteError::Unsigned) if keys.iter().any(|key| successions.iter().any(|of| of.new() == key.key())) => {
+        Err(NoteError::Unsigned) if keys.iter().any(|key| successions.iter().any(|of| of.successor() == key.key())) => {
             Err("the key that was named has another in its place, which has not signed it".into())
         }
         Err(NoteError::Unsigned) => Err("the key that was named has not signed it".into()),

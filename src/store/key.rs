@@ -179,9 +179,9 @@ pub fn read_successions(folder: &Path, role: Role, to: &VerifyingKey) -> Result<
     };
     let all = text.lines().map(|line| line.parse().map_err(damaged)).collect::<Result<Vec<Succession>, _>>()?;
     // What a crash has left behind the last is of a key that nobody has.
-    let Some(last) = all.iter().rposition(|succession| succession.new() == to) else { return Ok(Vec::new()) };
+    let Some(last) = all.iter().rposition(|succession| succession.successor() == to) else { return Ok(Vec::new()) };
     let successions = all[..=last].to_vec();
-    if successions.windows(2).any(|two| two[0].new() != two[1].old()) {
+    if successions.windows(2).any(|two| two[0].successor() != two[1].old()) {
         return Err(damaged("one succession does not follow the other".into()));
     }
     Ok(successions)

@@ -50,8 +50,7 @@ pub(super) fn load_chain(store: &Store, lineage: &Lineage, decided: &Decided) ->
     }
     let place = lineage.bang_place();
     let (rules, since) = rules_at(store, lineage, place.transaction, &decided.keys, size)?;
-    let terms = Terms::of_bang(rules.clone(), place.transaction);
-    let terms = terms.with(rules, since, (decided.keys.clone(), decided.frozen));
+    let terms = Terms::decided(rules, since, decided.keys.clone(), decided.frozen);
     let first = place.quant;
     let id = if newest.index() == first { newest.hash() } else { store.quant(lineage, first)?.hash() };
     let accepted = size.last().map(|last| checked_transaction(store, lineage, last)).transpose()?;

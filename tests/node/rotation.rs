@@ -93,7 +93,7 @@ fn who_knows_an_old_key_follows_to_the_newest() {
     assert_eq!(keys["signers"], json!([second.to_string(), first.to_string()]));
     assert_eq!((&keys["replaced"][0]["key"], &keys["changes"]), (&json!(first.to_string()), &json!([])));
     let line: succession::Succession = keys["replaced"][0]["succession"].as_str().unwrap().parse().unwrap();
-    assert_eq!((line.old(), line.new()), (first.key(), second.key()));
+    assert_eq!((line.old(), line.successor()), (first.key(), second.key()));
     // Others, who know nothing of successions, find the old key's signature for a while.
     let newest = note(&node, "/chains/busy/checkpoint");
     assert!(has_signed(&newest, &first) && has_signed(&newest, &second));

@@ -92,11 +92,16 @@ impl Findings {
     }
 }
 
-/// Looks at all there is. `node` is the one that the command line names.
+/// Looks at all there is. `named` are the URLs of the node, if the command line names it.
 ///
 /// # Errors
 /// Something is wrong, or what was found cannot be printed.
-pub async fn run(args: DoctorArgs, node: Option<Connection>, json: bool) -> anyhow::Result<()> {
+pub async fn run(
+    args: DoctorArgs,
+    named: Option<Vec<Url>>,
+    connect_to: impl FnOnce(Vec<Url>) -> anyhow::Result<Connection>,
+    json: bool,
+) -> anyhow::Result<()> {
     let DoctorArgs { serve } = args;
     let mut found = Findings::default();
     found.ok("program", concat!("this is qbc ", env!("CARGO_PKG_VERSION")));
@@ -109,7 +114,7 @@ pub async fn run(args: DoctorArgs, node: Option<Connection>, json: bool) -> anyh
         (found, is_in_use)
     });
     let (mut found, is_in_use) = looked.await.context("the look at the folder was interrupted")?;
-    let node = node.map_or_else(|| own_node(&serve).map(|url| Connection::new(vec![url], None, json)), Ok)?;
+    let node = connect_to(named.map_or_else(|| own_node(&serve).map(|url| vec![url]), Ok)?)?;
     node::look(&node, &serve, is_in_use, &mut found).await;
     match json {
         true => print_value(&found)?,
@@ -129,7 +134,8 @@ fn own_node(serve: &ServeArgs) -> anyhow::Result<Url> {
         std::net::IpAddr::V6(host) => format!("[{host}]"),
         host => host.to_string(),
     };
-    Ok(format!("http://{host}:{}", serve.port).parse()?)
+    let scheme = if serve.tls.is_on() { "https" } else { "http" };
+    Ok(format!("{scheme}://{host}:{}", serve.port).parse()?)
 }
 
 fn look_at_configuration(file: &Path, found: &mut Findings) {

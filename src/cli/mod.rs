@@ -436,13 +436,14 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 /// What the command could not do. [`Usage`] where nothing could do it.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let ClientArgs { node, chain, ca, json, token } = cli.client;
-    let is_named = node.is_some();
+    let named = node.clone();
     let nodes = node.unwrap_or_else(|| Nodes(vec![Url::parse(DEFAULT_NODE).expect("it is a URL")]));
     let token = token.map(|token| token.0.parse::<Secret>()).transpose();
     let token = token.map_err(|error| Usage(format!("--token or QBC_TOKEN: {error}")))?;
     let trusted = || tls::read_authorities(ca.as_deref());
-    let connect =
-        || anyhow::Ok(Connection::new(nodes.0.clone(), chain.clone(), trusted()?, token.as_ref(), json));
+    let connect_to =
+        |nodes: Vec<Url>| anyhow::Ok(Connection::new(nodes, chain.clone(), trusted()?, token.as_ref(), json));
+    let connect = || connect_to(nodes.0.clone());
     if !matches!(cli.command, None | Some(Command::Serve(_))) {
         output::stdout().context("cannot write to standard output, so nothing was done")?;
     }
@@ -474,7 +475,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Cluster(args)) => cluster::run(&connect()?, args).await,
         Some(Command::Token(args)) => token::run(args),
         Some(Command::Backup(args)) => backup::run(args, json).await,
-        Some(Command::Doctor(args)) => doctor::run(args, is_named.then(connect).transpose()?, json).await,
+        Some(Command::Doctor(args)) => doctor::run(args, named.map(|nodes| nodes.0), connect_to, json).await,
         Some(Command::Health(args)) => health::run(&connect()?, &args).await,
         Some(Command::Config(args)) => config::run(args),
         Some(Command::Net(args)) => net::run(args).await,

@@ -33,6 +33,11 @@ pub struct TlsArgs {
 }
 
 impl TlsArgs {
+    /// Whether the node speaks HTTPS.
+    pub fn is_on(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+
     /// What the node shows to those who call it by TLS, if it has that; until `stopping` it is read again on SIGHUP.
     ///
     /// # Errors

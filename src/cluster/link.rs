@@ -737,7 +737,7 @@ mod tests {
         let (host, echo) = (listener.local_addr().unwrap().to_string(), Arc::new(Echo { begun: Mutex::default() }));
         let answers = echo.clone();
         tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
+            while let Ok((stream, _)) = listener.accept().await {
                 let (identity, answers) = (identity.clone(), answers.clone());
                 tokio::spawn(async move {
                     let mut stream = Stream::Plain(stream);

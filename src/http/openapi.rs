@@ -5,7 +5,6 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     marker::PhantomData,
-    sync::Arc,
 };
 
 use axum::http::{HeaderValue, Method, Response, header};

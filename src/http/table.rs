@@ -1,7 +1,7 @@
 //! The table of routes: with each route stands what it does, and on what. Whoever wants to know that looks here: who may call it, whether
 //! a page of another site may, which node of a cluster answers, and what the OpenAPI document says.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use axum::{
     body::Body,

@@ -602,7 +602,7 @@ const CHAIN_ROUTES: [(&str, &str); 13] = [
     ("get", "/stats"),
     ("post", "/fork"),
 ];
-const NODE_ROUTES: [(&str, &str); 13] = [
+const NODE_ROUTES: [(&str, &str); 14] = [
     ("post", "/bang"),
     ("post", "/import"),
     ("delete", "/import"),

@@ -101,8 +101,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     (
         "cli/",
         &[
-            "access", "cli", "clock", "cluster", "core", "guide", "http", "leap", "limits", "mirror", "node", "peers", "scrub",
-            "store", "tls", "witness",
+            "access", "cli", "clock", "cluster", "core", "guide", "http", "leap", "limits", "mirror", "node", "peers",
+            "scrub", "store", "tls", "witness",
         ],
     ),
 ];

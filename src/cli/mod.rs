@@ -46,8 +46,8 @@ pub mod serve;
 pub mod service;
 pub mod stream;
 pub mod tail;
-pub mod token;
 pub mod tls;
+pub mod token;
 pub mod verify;
 mod writers;
 

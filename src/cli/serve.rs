@@ -37,7 +37,7 @@ use crate::{
     node::{Background, Config, Node, Progress},
     peers::{Allowed, DiscoverError, Host, Identity, Peers},
     scrub, store,
-    tls::Authorities,
+    tls::{self, Authorities},
     witness::{self, Witness},
 };
 
@@ -377,7 +377,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<log::Flushed> {
-    let filter = EnvFilter::try_new(format!("{},{},{}", store::QUIET, cluster::QUIET, args.log))
+    let filter = EnvFilter::try_new([store::QUIET, cluster::QUIET, tls::QUIET, &args.log].join(","))
         .with_context(|| format!("--log {:?} is no filter", args.log))?;
     // Caught once, it ends the process no more: a file that has reached its limit of size is a failed write as any other.
     drop(signal(SignalKind::from_raw(FILE_SIZE_SIGNAL)).context("cannot catch signals")?);

@@ -46,6 +46,7 @@ use qbc::{
         transaction::{Record, Submission},
     },
     node::{Config, Node, NodeId},
+    tls::Stream,
     writer::Refused,
 };
 use serde_json::json as value;
@@ -466,13 +467,13 @@ impl Simulation {
             let (node, _background) = tokio::spawn(Node::start(config)).await.unwrap().expect("it starts");
             let key = node.id().parse().unwrap();
             net.numbers.write().unwrap().insert(key, number);
-            let cluster = Cluster::start(node.clone(), Secret([7; 32]), host, stopping).await.expect("it starts");
+            let cluster = Cluster::start(node.clone(), Secret([7; 32]), host, None, stopping).await.expect("it starts");
             let (listener, serving) = (bind(port), cluster.clone());
             tokio::spawn(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 while let Ok((stream, _)) = listener.accept().await {
                     let serving = serving.clone();
-                    tokio::spawn(async move { serving.serve(stream).await });
+                    tokio::spawn(async move { serving.serve(Stream::Plain(stream)).await });
                 }
             });
             (node, cluster)

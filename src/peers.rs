@@ -75,9 +75,6 @@ const LOOKUP_CALLS: usize = 64;
 
 const PATH: &str = "/peers/hello";
 const TIMED_OUT: &str = "timed out";
-/// Why a server that has another certificate than it should is not called.
-pub(crate) const DISTRUSTED: &str =
-    "its certificate is not trusted here: the option --ca names a file with who signs it";
 /// What a node with TLS answers to a request without, and others do, too.
 const MAY_HAVE_TLS: &str = "it answers 400: where it has TLS, it is reached as https://HOST:PORT";
 const NOT_A_NODE: &str = "not a QBC node, or one that has another name (its options --advertise and --allow-host)";
@@ -917,10 +914,11 @@ async fn read_hello(response: Response) -> Result<Hello, &'static str> {
 /// The class of a failed call. It is all that is told of it, so that an answer of whatever else is there stays unread.
 fn class(error: &reqwest::Error) -> &'static str {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
-    let cause = cause::<io::Error>(error);
-    match cause.map(io::Error::kind) {
+    if let Some(reason) = distrust(error) {
+        return reason;
+    }
+    match cause::<io::Error>(error).map(io::Error::kind) {
         _ if error.is_timeout() => TIMED_OUT,
-        _ if cause.is_some_and(|cause| distrust(cause).is_some()) => DISTRUSTED,
         Some(ConnectionRefused) => "connection refused",
         Some(HostUnreachable | NetworkUnreachable) => "unreachable",
         Some(TimedOut) => TIMED_OUT,

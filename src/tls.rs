@@ -311,12 +311,36 @@ impl ServerCertVerifier for Unchecked {
     }
 }
 
-/// Whether a connection failed since the certificate of the server is not trusted, and why.
-pub fn distrust(error: &io::Error) -> Option<&CertificateError> {
-    match error.get_ref()?.downcast_ref::<Error>()? {
-        Error::InvalidCertificate(error) => Some(error),
-        _ => None,
-    }
+/// A log filter that leaves out what is told where it matters: that a certificate is not trusted.
+pub const QUIET: &str = "rustls_platform_verifier=off";
+
+/// Why the certificate of a server is not trusted, where a connection failed for that.
+pub fn distrust(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext, Other,
+        UnknownIssuer,
+    };
+    let Some(Error::InvalidCertificate(reason)) = error.downcast_ref() else {
+        // The source of an I/O error is that of what it wraps, not what it wraps.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let next = wrapped.map_or_else(|| error.source(), |wrapped| Some(wrapped));
+        return next.and_then(distrust);
+    };
+    Some(match reason {
+        UnknownIssuer => {
+            "its certificate is of nobody who is trusted here: the option --ca names a file with the certificate of who \
+             signs it, or with its own"
+        }
+        Expired | ExpiredContext { .. } => "its certificate has expired, as the clock is here",
+        NotValidYet | NotValidYetContext { .. } => "its certificate is not valid yet, as the clock is here",
+        NotValidForName | NotValidForNameContext { .. } => {
+            "its certificate is for other names: call it by one of those, or have one made for this name"
+        }
+        Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "its certificate is marked as one of an authority: it has to be made with basicConstraints=CA:FALSE"
+        }
+        _ => "its certificate is not valid",
+    })
 }
 
 /// A connection, with TLS or without.
@@ -425,5 +449,69 @@ impl AsyncWrite for Stream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::NamedGroup;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn certified() -> (Pair, Authorities) {
+        // Each with a name of its own, so that none is taken for the signer of another.
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, hex::encode(&key.public_key_raw()[..8]));
+        let (certificate, key) = (params.self_signed(&key).unwrap().pem(), key.serialize_pem());
+        let pair = Pair::parse(certificate.as_bytes(), key.as_bytes()).unwrap();
+        (pair, Authorities::parse(certificate.as_bytes()).unwrap())
+    }
+
+    /// What a client that trusts these and one server make of each other.
+    async fn meet(pair: Pair, trusted: &Authorities, name: &str) -> io::Result<(Stream, Protocol)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (served, _) = listener.accept().await.unwrap();
+        let server = tokio::spawn(async move { Server::new(pair).accept(served).await });
+        let _client = Connector::new(trusted).unwrap().connect(name, client).await?;
+        server.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_handshake_is_of_the_newest_kind() {
+        let (pair, trusted) = certified();
+        let (stream, protocol) = meet(pair, &trusted, "localhost").await.unwrap();
+        assert_eq!(protocol, Protocol::Http1);
+        let Stream::Tls(stream) = stream else { panic!("it is encrypted") };
+        let session = stream.get_ref().1;
+        assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+        let group = session.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(group, NamedGroup::X25519MLKEM768);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_trusted_is_told_with_its_reason() {
+        let ((pair, trusted), (other, others)) = (certified(), certified());
+        let refused = meet(pair, &trusted, "ledger.example").await.unwrap_err();
+        assert!(distrust(&refused).unwrap().contains("other names"), "{refused}");
+        // As the client of HTTP wraps it.
+        let refused = io::Error::other(meet(other, &trusted, "localhost").await.unwrap_err());
+        assert!(distrust(&refused).unwrap().contains("--ca"), "{refused}");
+        assert_eq!(distrust(&io::Error::from(io::ErrorKind::TimedOut)), None);
+        assert_eq!(others.certificates().count(), 1);
+    }
+
+    #[test]
+    fn the_time_of_a_certificate_is_told_when_it_is_over_soon() {
+        let (mut pair, _) = certified();
+        let day = 86_400;
+        pair.valid = [100 * day, 200 * day];
+        let told = |days: i64| pair.warning(Timestamp::from_micros(days * day * 1_000_000).unwrap());
+        for (days, part) in [(99, "valid only from"), (187, "expires at"), (200, "expires at"), (201, "has expired")] {
+            assert!(told(days).unwrap().contains(part), "{days}: {:?}", told(days));
+        }
+        assert_eq!((told(100), told(185)), (None, None));
     }
 }

@@ -16,7 +16,7 @@ use super::output;
 use crate::{
     access::Secret,
     core::{hash::Hash, rules::ChainName},
-    peers::{cause, trusting},
+    peers::trusting,
     tls::{Authorities, distrust},
 };
 
@@ -248,9 +248,8 @@ impl Connection {
         }
         answer.map_err(|error| {
             let node = self.node.as_str().trim_end_matches('/');
-            if let Some(reason) = cause::<io::Error>(&error).and_then(distrust) {
-                let detail = "name a file with the certificate of who signs it, or with its own, by --ca";
-                anyhow!("the certificate of {node} is not trusted ({reason}): {detail}")
+            if let Some(reason) = distrust(&error) {
+                anyhow!("the node at {node} is not asked: {reason}")
             } else if error.is_connect() {
                 let detail = "is a node running there? Start one with `qbc`, or name another with --node";
                 anyhow!("no node answers at {node} ({}): {detail}", root_cause(&error))

@@ -41,7 +41,7 @@ use crate::{
     node::{Background, Config, Node, Progress},
     peers::{Allowed, DiscoverError, Host, Identity, Peers},
     scrub, store,
-    tls::Authorities,
+    tls::{self, Authorities},
     witness::{self, Witness},
 };
 
@@ -454,7 +454,7 @@ pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
 
 /// What the log is to have.
 fn log_filter(log: &str) -> anyhow::Result<EnvFilter> {
-    let filter = EnvFilter::try_new(format!("{},{},{log}", store::QUIET, cluster::QUIET));
+    let filter = EnvFilter::try_new([store::QUIET, cluster::QUIET, tls::QUIET, log].join(","));
     filter.with_context(|| format!("--log {log:?} is no filter"))
 }
 

@@ -836,7 +836,7 @@ mod tests {
             let link = Link::start(caller, identity(2, 7).node(), host.clone(), hello());
             up(&link).await;
             assert!(!link.is_open_to_readers());
-            let large = link.call(5, Group(3), &mut |content| content.resize(3 << 20, 1), PATIENCE);
+            let large = link.call(5, Group(3), &mut |content| content.extend_from_slice(&vec![1; 3 << 20]), PATIENCE);
             assert_eq!(large.await.unwrap().len(), 3 << 20);
         }
         for wrong in [identity(1, 8), with_tls(identity(1, 8))] {

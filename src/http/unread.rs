@@ -3,12 +3,12 @@
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderValue, Request, Response, header},
+    http::{HeaderValue, Request, Response, Version, header},
 };
 use futures_util::FutureExt;
 use http_body::{Frame, SizeHint};
@@ -20,25 +20,45 @@ use hyper::body::Incoming;
 struct Lent(Arc<Mutex<Option<Incoming>>>);
 
 /// What is left of a body that was lent to a handler.
-pub struct Unread(Option<Lent>);
+pub struct Unread {
+    lent: Option<Lent>,
+    version: Version,
+}
+
+/// What is left of the request's body, in the extensions of an answer by HTTP/2, where other requests share the connection.
+#[derive(Clone)]
+pub struct Rest(Lent);
+
+impl Rest {
+    /// The next piece; nothing at its end, or where it broke off.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
+        let frame = ready!(http_body::Body::poll_frame(Pin::new(&mut self.0), cx));
+        Poll::Ready(frame.and_then(Result::ok).map(|frame| frame.data_ref().map_or(0, Bytes::len)))
+    }
+}
 
 /// Lends a request's body to whoever handles it.
 pub fn lend(request: Request<Incoming>) -> (Request<Body>, Unread) {
     let (parts, body) = request.into_parts();
+    let version = parts.version;
     let lent = (!http_body::Body::is_end_stream(&body)).then(|| Lent(Arc::new(Mutex::new(Some(body)))));
     let body = lent.clone().map_or_else(Body::empty, Body::new);
-    (Request::from_parts(parts, body), Unread(lent))
+    (Request::from_parts(parts, body), Unread { lent, version })
 }
 
 impl Unread {
-    /// Announces the end of the connection where the client still sends: nothing else can follow on it.
+    /// Announces the end of the connection where the client still sends: nothing else can follow on it, but with HTTP/2.
     pub fn announce(self, response: &mut Response<Body>) {
-        let Some(mut rest) = self.0 else { return };
+        let Some(mut rest) = self.lent else { return };
         // What has come already is no reason for it.
         while !http_body::Body::is_end_stream(&rest) {
             match rest.frame().now_or_never() {
                 Some(Some(_)) => {}
                 Some(None) => return,
+                None if self.version == Version::HTTP_2 => {
+                    response.extensions_mut().insert(Rest(rest));
+                    return;
+                }
                 None => {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     return;

@@ -286,12 +286,11 @@ const OUTSIDE: &str = "it is outside the networks that this node may call: its o
 
 /// What is told of a call that failed.
 fn class(error: &reqwest::Error) -> String {
-    let cause = peers::cause::<io::Error>(error);
-    let io = cause.map(io::Error::kind);
+    if let Some(reason) = distrust(error) {
+        return format!("it is not asked: {reason}");
+    }
+    let io = peers::cause::<io::Error>(error).map(io::Error::kind);
     match io {
-        _ if cause.is_some_and(|cause| distrust(cause).is_some()) => {
-            format!("it does not answer: {}", peers::DISTRUSTED)
-        }
         _ if error.is_timeout() || io == Some(io::ErrorKind::TimedOut) => "it does not answer in time".into(),
         Some(io::ErrorKind::ConnectionRefused) => "it does not answer: connection refused".into(),
         _ if peers::is_outside(error) => OUTSIDE.into(),

@@ -101,6 +101,7 @@ fn fill(path: &str) -> String {
         filled = filled.replace(&format!("{{{name}}}"), value);
     }
     let filled = filled.replace("{log}", &"0".repeat(64)).replace("{level}", "0").replace("{tile}", "000");
+    let filled = filled.replace("{topic}", "proofs").replace("{file}", "app.js");
     assert!(!filled.contains('{'), "{filled}: this test knows no value");
     filled
 }
@@ -136,7 +137,17 @@ fn every_route_takes_its_role_and_no_other() {
     guarded.bang("ab");
     guarded.bang("b");
     let node = &guarded.node;
-    let open: Vec<&str> = vec!["/", "/livez", "/readyz", "/openapi.json", "/peers/hello", "/add-checkpoint"];
+    let open = [
+        "/",
+        "/livez",
+        "/readyz",
+        "/openapi.json",
+        "/peers/hello",
+        "/add-checkpoint",
+        "/guide",
+        "/guide/{topic}",
+        "/explorer/{file}",
+    ];
     for (method, path, role) in routes(node) {
         assert_eq!(role.is_none(), open.contains(&path.as_str()), "{method} {path}: {role:?}");
         // A stream without end is looked at alone.

@@ -400,6 +400,7 @@ fn routes(node: &TestNode) -> Vec<(Method, String)> {
             .replace("{level}", "0")
             .replace("{tile}", "000")
             .replace("{file}", "app.js")
+            .replace("{topic}", "proofs")
             .replace("{log}", &"0".repeat(64));
         for method in ["get", "post", "patch", "delete"] {
             if item.get(method).is_some() {

@@ -4,6 +4,8 @@
 //! - All connections together have no more requests at one time than there may be connections.
 //! - A connection without a request under way ends after the time in which a head of HTTP/1.1 has to come.
 //! - One whose client takes nothing of its answers is closed, also where it takes what TCP carries and opens no window.
+//! - What is left of a request that was refused early is read for a while before its answer ends: many clients take it for a failure
+//!   that they are told to send no more.
 
 use std::{
     convert::Infallible,
@@ -12,7 +14,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -26,11 +28,14 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Instant, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 use super::{Limits, Socket};
-use crate::{http::problem::Problem, limits};
+use crate::{
+    http::{problem::Problem, unread::Rest},
+    limits,
+};
 
 /// What all connections of HTTP/2 share.
 #[derive(Clone)]
@@ -81,7 +86,7 @@ impl Server {
                     (_, Err(problem)) => problem.into_response(),
                     (_, Ok(request)) => answer(request).await,
                 };
-                Ok::<_, Infallible>(as_http2(response).map(|body| Paced { body, under_way, is_handed: false }))
+                Ok::<_, Infallible>(Paced::answer(response, under_way))
             }
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(socket), service));
@@ -124,12 +129,6 @@ fn as_http1(mut request: Request<Incoming>) -> Result<Request<Incoming>, Problem
         *request.uri_mut() = Uri::from(target.clone());
     }
     Ok(request)
-}
-
-/// The answer without what HTTP/2 does not have (RFC 9113 section 8.2.2).
-fn as_http2(mut response: Response<Body>) -> Response<Body> {
-    response.headers_mut().remove(header::CONNECTION);
-    response
 }
 
 /// How the requests of one connection go on.
@@ -198,9 +197,40 @@ struct Paced {
     under_way: UnderWay,
     /// Whether a piece was handed over, and no more was asked for yet.
     is_handed: bool,
+    unread: Option<Unread>,
+}
+
+/// What is read and thrown away of a request before its answer ends.
+struct Unread {
+    rest: Rest,
+    bytes: usize,
+    end: Pin<Box<Sleep>>,
+}
+
+impl Unread {
+    fn new(rest: Rest) -> Unread {
+        Unread { rest, bytes: limits::LINGER_BYTES, end: Box::pin(sleep(limits::LINGER_TIME)) }
+    }
+
+    /// Ready when the client has sent all, or has had its chance.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.bytes > 0 {
+            match self.rest.poll(cx) {
+                Poll::Ready(Some(bytes)) => self.bytes = self.bytes.saturating_sub(bytes),
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => return self.end.as_mut().poll(cx),
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl Paced {
+    fn answer(mut response: Response<Body>, under_way: UnderWay) -> Response<Paced> {
+        let unread = response.extensions_mut().remove::<Rest>().map(Unread::new);
+        response.map(|body| Paced { body, under_way, is_handed: false, unread })
+    }
+
     fn hand(&mut self, is_handed: bool) {
         match (self.is_handed, is_handed) {
             (false, true) => self.under_way.pace.handed.fetch_add(1, Ordering::Relaxed),
@@ -218,13 +248,18 @@ impl http_body::Body for Paced {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.hand(false);
         self.under_way.pace.note();
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        self.hand(frame.is_ready());
-        frame
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none()
+            && let Some(unread) = &mut self.unread
+        {
+            ready!(unread.poll(cx));
+        }
+        self.hand(true);
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.unread.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

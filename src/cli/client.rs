@@ -393,8 +393,7 @@ Examples:
   qbc bang orders --schema order.json --max-bytes 4096
   qbc bang audit --writer 2152f8d1…        only signed transactions of this key
 
-Rules never change, but that writers can name others in their place (qbc writers): a chain that needs
-others is forked.")]
+Rules never change: a chain that needs others is forked.")]
 pub struct BangArgs {
     /// The chain's name: lower-case letters, digits, and . _ -
     name: ChainName,

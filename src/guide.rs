@@ -1,5 +1,5 @@
 //! The guide for users, chapter by chapter. It is part of this documentation, `qbc guide` prints it, and a node serves it
-//! (`GET /guide`). The README is the way in. Every command in it is run by `tests/guide.rs`.
+//! (`GET /guide`). The README is the way in. Every command in it that one machine can run is run by `tests/guide.rs`.
 
 /// A chapter of the guide.
 pub struct Chapter {
@@ -28,14 +28,18 @@ pub fn chapter(topic: &str) -> Option<&'static Chapter> {
 macro_rules! chapters {
     ($($topic:ident)*) => {
         $(
+            #[doc = "[access]: crate::guide::access"]
             #[doc = "[cluster]: crate::guide::cluster"]
             #[doc = "[explorer]: crate::guide::explorer"]
             #[doc = "[format]: crate::guide::format"]
             #[doc = "[interface]: crate::guide::interface"]
+            #[doc = "[keys]: crate::guide::keys"]
+            #[doc = "[metrics]: crate::guide::metrics"]
             #[doc = "[numbers]: crate::guide::numbers"]
             #[doc = "[operation]: crate::guide::operation"]
             #[doc = "[proofs]: crate::guide::proofs"]
             #[doc = "[security]: crate::guide::security"]
+            #[doc = "[tls]: crate::guide::tls"]
             #[doc = ""]
             #[doc = include_str!(concat!("guide/", stringify!($topic), ".md"))]
             pub mod $topic {}
@@ -49,7 +53,7 @@ macro_rules! chapters {
     };
 }
 
-chapters! { interface format proofs explorer cluster operation security numbers }
+chapters! { interface format proofs explorer cluster operation access tls metrics keys security numbers }
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,9 @@
 //! - `sh`: commands of one shell. Each must succeed, and so must the requests of curl and httpie, unless what they print is compared.
 //! - `sh terminal N`: a command that has a terminal for itself until Ctrl-C, which ends what ran there before. It is ready when it has
 //!   written a line, or has ended well.
-//! - `text`, right after a block of `sh`: what that block prints; `…` stands for anything. Other such blocks are pictures and forms.
+//! - `sh elsewhere`: commands for another machine, or for its root. They are not run, but bash must understand them.
+//! - `text`, right after a block of `sh`: what that block prints; `…` stands for anything. Other such blocks are pictures and forms,
+//!   and so are `toml`, `json` and `yaml`.
 //!
 //! Ports 5000 to 5009 are replaced by free ones, and what cargo would build by the program that is tested.
 
@@ -55,6 +57,7 @@ fn what_does_not_work_is_noticed() {
         ("```sh\necho one\n```\n\n```text\ntwo\n```\n", "line 5"),
         ("```sh\necho one; echo two\n```\n\n```text\none\n```\n", "line 5"),
         ("```sh\necho one two\n```\n```text\n… one two\n```\n", "line 4"),
+        ("```sh\ntrue\n```\n```sh elsewhere\nqbc \"--port 5000\n```\n", "line 4"),
         ("```bash\ntrue\n```\n", "line 1"),
         ("```sh\ntrue\n", "line 1"),
     ] {
@@ -64,6 +67,7 @@ fn what_does_not_work_is_noticed() {
     for text in [
         "```sh\necho one two three\n```\n\n```text\none … three\n```\n",
         "```sh\nA=1\n```\n```sh\ntest $A = 1\n```\n",
+        "```sh elsewhere\nfalse\n```\n```toml\n]\n```\n```json\n]\n```\n```yaml\n]\n```\n",
         "```sh terminal 1\nqbc --ephemeral\n```\n```sh\nqbc leap\n```\n```sh terminal 1\nqbc\n```\n```sh\nqbc stats\n```\n",
     ] {
         run(text).unwrap();
@@ -139,6 +143,8 @@ fn run(document: &str) -> Result<(), String> {
                 }
                 terminals.insert(name, reader.terminal(&text).map_err(at)?);
             }
+            ["sh", "elsewhere"] => understood(&text).map_err(at)?,
+            ["toml" | "json" | "yaml"] => {}
             ["text"] => match before {
                 Some(printed) if !is_like(&printed, &text) => {
                     return Err(at(format!("the commands print\n{printed}\nbut the document says")));
@@ -276,6 +282,12 @@ impl Reader {
             },
         }
     }
+}
+
+/// Looks whether bash understands commands, and runs none of them.
+fn understood(text: &str) -> Result<(), String> {
+    let output = Command::new("bash").args(["-n", "-c", text]).output().expect("there is bash");
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 /// Where a program is installed.

@@ -18,7 +18,7 @@ pub struct TokenArgs {
     /// Whose it is: the name stands in the node's log
     #[arg(long, value_name = "NAME")]
     name: TokenName,
-    /// What it may do: read, write (inject, leap), operate (bang, fork, erase, import, discover, cluster, mirrors); may be repeated
+    /// What it may do: read, write (inject, leap), operate (bang, fork, erase, writers, freeze, import, mirror, discover, cluster); may be repeated
     #[arg(long, value_name = "ROLE", value_delimiter = ',', required = true)]
     role: Vec<Role>,
     /// On which chains: a name, or a pattern such as 'orders-*'; may be repeated

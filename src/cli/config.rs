@@ -23,7 +23,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{output::print_line, serve::ServeArgs};
+use super::{ClientArgs, output::print_line, serve::ServeArgs};
 
 /// The option that names the file. It is no setting.
 const CONFIG: &str = "config";
@@ -305,7 +305,11 @@ fn described(value: &DeValue) -> &'static str {
 
 /// The command whose options the file has.
 fn serve_command() -> Command {
-    ServeArgs::augment_args(Command::new("serve")).no_binary_name(true).disable_help_flag(true)
+    let serve = ServeArgs::augment_args(Command::new("serve")).no_binary_name(true).disable_help_flag(true);
+    // Of the options of a client this one is that of a node, too.
+    let client = ClientArgs::augment_args(Command::new("client"));
+    let shared = client.get_arguments().filter(|option| name(option) == "ca").cloned();
+    serve.args(shared.collect::<Vec<_>>())
 }
 
 /// The options that can be settings.

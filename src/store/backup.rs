@@ -86,7 +86,7 @@ fn describe(error: LogError, from: &Path, to: &Path) -> StoreError {
 
 /// Whether a file of a data folder holds a secret: its owner alone may read it, and a backup has it too.
 pub fn is_secret(name: &str) -> bool {
-    [".key", ".secret"].iter().any(|part| name.contains(part)) && !name.ends_with(".part")
+    [".key", ".secret", ".tokens"].iter().any(|part| name.contains(part)) && !name.ends_with(".part")
 }
 
 /// The secrets of a data folder.

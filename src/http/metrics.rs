@@ -23,8 +23,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{App, cache::insists_on, nodes, problem::Problem};
+use super::{App, access::Client, cache::insists_on, nodes, problem::Problem};
 use crate::{
+    access::Role,
     cluster,
     core::{mirror::Follows, rules::ChainName, transaction::Timestamp},
     limits,
@@ -184,20 +185,22 @@ impl ShownChains {
         )),
     )
 )]
-pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn metrics(State(app): State<App>, client: Client, headers: HeaderMap) -> Result<Response, Problem> {
+    // Chains are named to those only who may read them all.
+    let names_chains = client.may_everywhere(Role::Read);
     let is_plain =
         ["text/plain", "text/html"].iter().any(|media| insists_on(&headers, media, "application/openmetrics-text"));
     // It asks the file system and the kernel, which may take their time.
-    let text = tokio::task::spawn_blocking(move || written(&app, is_plain)).await;
+    let text = tokio::task::spawn_blocking(move || written(&app, is_plain, names_chains)).await;
     let text = text.map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be gathered"))?;
     let media = if is_plain { prometheus_text::CONTENT_TYPE } else { OPEN_METRICS };
     Ok(([(header::CONTENT_TYPE, media)], text).into_response())
 }
 
-fn written(app: &App, is_plain: bool) -> String {
+fn written(app: &App, is_plain: bool, names_chains: bool) -> String {
     let shared = &*app.0;
     let mut figures = Registry::with_prefix(PREFIX);
-    gather(app, &mut figures);
+    gather(app, names_chains, &mut figures);
     let mut text = String::new();
     for registry in [&shared.requests.registry, shared.node.metrics().registry(), &figures] {
         let written = match is_plain {
@@ -213,7 +216,7 @@ fn written(app: &App, is_plain: bool) -> String {
 }
 
 /// Gathers how the node stands.
-fn gather(app: &App, registry: &mut Registry) {
+fn gather(app: &App, names_chains: bool, registry: &mut Registry) {
     let shared = &*app.0;
     let of = &mut To(registry);
     of.0.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -231,7 +234,7 @@ fn gather(app: &App, registry: &mut Registry) {
     of.gauge("discovery_known_nodes", "Other nodes that this one knows", shared.peers.known().borrow().len());
     of.gauge("discovery_live_nodes", "Other nodes that have answered this one lately", shared.peers.live().len());
     process::gather(of, shared.started);
-    if !shared.shown_chains.0.is_empty() {
+    if names_chains && !shared.shown_chains.0.is_empty() {
         chains(of, &shared.node, &shared.shown_chains);
     }
 }

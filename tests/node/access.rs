@@ -173,7 +173,7 @@ fn every_route_takes_its_role_and_no_other() {
                 || path.starts_with("/quants")
                 || path.starts_with("/tile");
             let is_of_default = is_of_default
-                && !["/bang", "/import", "/chains", "/discover", "/cluster", "/mirrors", "/witness"]
+                && !["/bang", "/import", "/chains", "/discover", "/cluster", "/mirrors", "/witness", "/metrics"]
                     .contains(&path.as_str());
             let may = match (&role, token) {
                 (None, _) => true,

@@ -368,7 +368,7 @@ fn a_chain_is_live_and_its_forks_are_drawn() {
 
     // A flood is drawn at its end, and what passed by is counted.
     let lines = "{\"data\":{\"flood\":true}}\n".repeat(5_000);
-    assert_eq!(node.post_text("/chains/orders/inject", "application/x-ndjson", lines).status(), 200);
+    assert_eq!(node.post_text("/chains/orders/inject", "application/x-ndjson", lines).status(), 202);
     browser.shows("tbody tr:first-child", "5,001");
     browser.shows(".heading", "came faster than they are shown");
     assert!(browser.js("return document.querySelectorAll('tr').length").as_u64().unwrap() < 60);
@@ -779,7 +779,7 @@ fn long_chains_are_read_a_page_at_a_time() {
     node.bang(json!({"name": "long", "difficulty": 0}));
     for _ in 0..300 {
         let lines = "{\"data\":{\"order\":1,\"total\":\"19.90\"}}\n".repeat(100);
-        assert_eq!(node.post_text("/chains/long/inject", "application/x-ndjson", lines).status(), 200);
+        assert_eq!(node.post_text("/chains/long/inject", "application/x-ndjson", lines).status(), 202);
         node.leap("/chains/long");
     }
     for (place, heading) in [

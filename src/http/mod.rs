@@ -81,7 +81,7 @@ struct Shared {
     /// The OpenAPI document, once the routes are there of which it is made.
     document: OnceLock<Document>,
     /// What requests and connections count.
-    requests: metrics::Requests,
+    requests: Requests,
     /// The chains that have metrics of their own.
     shown_chains: ShownChains,
     /// When the node was started.
@@ -115,7 +115,7 @@ impl App {
         let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
         let document = OnceLock::new();
-        let (requests, started) = (metrics::Requests::new(), node.now());
+        let (requests, started) = (Requests::default(), node.now());
         App(Arc::new(Shared {
             node,
             cluster,

@@ -214,7 +214,7 @@ fn routes(document: &Value) -> Result<matchit::Router<Arc<str>>> {
 /// Microseconds that it takes to look up the route of an inject, and to count it, on two threads that do nothing else.
 fn micros_of_counting(routes: &matchit::Router<Arc<str>>) -> Result<f64> {
     const REQUESTS: u32 = 500_000;
-    let requests = Requests::new();
+    let requests = Requests::default();
     let count = || -> Result<Duration> {
         let start = Instant::now();
         for _ in 0..REQUESTS {

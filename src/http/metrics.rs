@@ -68,9 +68,9 @@ struct Asked {
     method: &'static str,
 }
 
-impl Requests {
+impl Default for Requests {
     /// None yet.
-    pub fn new() -> Requests {
+    fn default() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let answered = Family::default();
         registry.register(
@@ -98,7 +98,9 @@ impl Requests {
         let no_route = NO_ROUTE.into();
         Requests { no_route, registry, answered, seconds, under_way, connections, connections_limit, event_streams }
     }
+}
 
+impl Requests {
     /// A request has come for a route with this template, if there is one.
     pub fn begin(&self, route: Option<&Arc<str>>, method: &Method) -> UnderWay<'_> {
         let asked = Asked { route: route.unwrap_or(&self.no_route).clone(), method: known_method(method) };
@@ -498,7 +500,7 @@ mod tests {
     /// Whatever clients send, the number of series is bounded.
     #[test]
     fn no_label_is_what_a_client_sends() {
-        let requests = Requests::new();
+        let requests = Requests::default();
         for number in 0..100 {
             let method = Method::from_bytes(format!("M{number}").as_bytes()).unwrap();
             requests.begin(None, &method).answer(StatusCode::NOT_FOUND);

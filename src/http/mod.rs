@@ -104,7 +104,7 @@ struct Shared {
     /// The OpenAPI document, once the routes are there of which it is made.
     document: OnceLock<Document>,
     /// What requests and connections count.
-    requests: metrics::Requests,
+    requests: Requests,
     /// The chains that have metrics of their own.
     shown_chains: ShownChains,
     /// When the node was started.
@@ -138,7 +138,7 @@ impl App {
         let decoders = Arc::new(Semaphore::new(limits::DECODERS));
         let events = events::Feeds::new();
         let document = OnceLock::new();
-        let (requests, started) = (metrics::Requests::new(), node.now());
+        let (requests, started) = (Requests::default(), node.now());
         let others = forward::Client::new(cluster.clone());
         App(Arc::new(Shared {
             node,

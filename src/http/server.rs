@@ -272,7 +272,9 @@ async fn refuse(mut stream: TcpStream) {
         let answer = socket::too_many_connections();
         // Whoever sends nothing may get no answer.
         let mut buffer = [0; 4 << 10];
-        stream.read(&mut buffer).await?;
+        if stream.read(&mut buffer).await? == 0 {
+            return Ok(());
+        }
         stream.write_all(&answer).await?;
         stream.shutdown().await?;
         while stream.read(&mut buffer).await? > 0 {}

@@ -774,11 +774,12 @@ impl Cluster {
                 continue;
             }
             let membership = metrics.membership_config.membership();
-            let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+            // While the members change, only those are sure that are in the old majority and in the new one.
+            let is_voter = |node: &NodeId| membership.get_joint_config().iter().all(|voters| voters.contains(node));
             let last = metrics.last_log_index.map_or(0, |last| last + 1);
             let replica = |node: NodeId| {
                 let size = if node == me { last } else { matched(&metrics, node).map_or(0, |index| index + 1) };
-                let role = match (node == me, voters.contains(&node)) {
+                let role = match (node == me, is_voter(&node)) {
                     (true, _) => "leader",
                     (false, true) => "follower",
                     (false, false) => "learner",
@@ -922,20 +923,18 @@ impl Cluster {
         self.found().await?;
         let known = self.knowledge();
         let change = known.resize(group, replicas).map_err(ClusterError::Refused)?;
-        let Some(change) = change else { return Ok(()) };
-        if !self.change(change).await? {
+        if let Some(change) = change
+            && !self.change(change).await?
+        {
             return Err(ClusterError::Unavailable("the cluster has changed meanwhile: send again".into()));
         }
         let since = Instant::now();
         loop {
-            sleep(limits::HEARTBEAT).await;
-            let wanted: BTreeSet<NodeId> = self
-                .knowledge()
-                .groups
-                .get(&group)
-                .map(|info| info.replicas.iter().copied().collect())
-                .unwrap_or_default();
-            if let Some(status) = self.status_of_group(group).await {
+            let info = self.knowledge().groups.get(&group).cloned();
+            // What is agreed may be known here a moment later.
+            let wanted = info.filter(|info| info.want == replicas).map(|info| info.replicas.into_iter().collect());
+            let wanted: BTreeSet<NodeId> = wanted.unwrap_or_default();
+            if let Some(status) = self.status_of_group(group).await.filter(|_| !wanted.is_empty()) {
                 let there: BTreeSet<NodeId> = status
                     .replicas
                     .iter()
@@ -951,6 +950,7 @@ impl Cluster {
                     "it goes on in the background: GET /cluster tells how far it is".into(),
                 ));
             }
+            sleep(limits::HEARTBEAT).await;
         }
     }
 

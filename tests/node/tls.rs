@@ -15,7 +15,10 @@ use std::{
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 
-use crate::support::{TestNode, eventually, problem, trusting};
+use crate::{
+    support::{TestNode, eventually, problem, trusting},
+    witness::{log_with_key, named, node_key},
+};
 
 const SECRET: &str = "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4";
 
@@ -540,6 +543,12 @@ fn mirrors_and_witnesses_are_reached_by_tls() {
     let refused = distrustful.post("/mirrors").json(&wanted).send().unwrap();
     assert!(refused.status().is_client_error() || refused.status().is_server_error());
     assert!(refused.text().unwrap().contains("--ca"));
+
+    let witness = authority.node(&["--cosign", &node_key(1).to_string()]);
+    let log = log_with_key(1, &["--ca", &ca, "--witness", &named(&witness)]);
+    log.leap("");
+    let is_cosigned = || log.get("/checkpoint?cosigned=1").send().unwrap().status() == 200;
+    eventually("the witness has cosigned", is_cosigned);
 }
 
 /// Passes connections on to a node, and keeps all that goes by.

@@ -216,7 +216,7 @@ pub struct Frozen {
     #[schema(value_type = Timestamp)]
     timestamp: String,
     /// The quant that seals it: the last of the chain.
-    #[schema(value_type = super::chains::QuantView)]
+    #[schema(value_type = crate::core::quant::QuantFields)]
     quant: Quant,
 }
 

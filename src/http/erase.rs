@@ -1,30 +1,21 @@
 //! Erasing the data of a transaction, while all proofs stay valid.
 
-use axum::{
-    body::Body,
-    extract::State,
-    http::{Request, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{body::Body, extract::State, http::Request, response::Response};
 use serde::Serialize;
 
 use super::{
     App,
-    extract::{ChainOf, Place, read_object},
-    inject::{IDEMPOTENT_REPLAYED, tag_header, text_header},
+    extract::{ChainOf, Place, read_object, refuse_more, take_signature},
     openapi::{Guard, PublicKey, Signature},
     preconditions::{expected, refuse_key},
     problem::Problem,
+    record::{recorded, take_reason},
 };
-use crate::{
-    core::{
-        chain::Tag,
-        chain::erasure_data,
-        hash::Hash,
-        rules::{ChainName, Fault},
-        transaction::{Kind, Submission, Timestamp, take_signed},
-    },
-    limits,
+use crate::core::{
+    chain::{Tag, erasure_data},
+    hash::Hash,
+    rules::ChainName,
+    transaction::{Kind, Submission, Timestamp},
 };
 
 /// Why a transaction is erased.
@@ -111,15 +102,10 @@ pub async fn erase(
     let expected = expected(request.headers())?;
     refuse_key(request.headers(), "what is erased already answers with the first erasure")?;
     let mut fields = read_object(&app, request).await?;
-    let reason = fields.remove("reason").ok_or_else(|| vec![Fault::of("reason", "is missing")])?;
-    let reason = reason.as_str().filter(|reason| (1..=limits::REASON_BYTES).contains(&reason.len()));
-    let length = format!("must be a string of 1 to {} bytes", limits::REASON_BYTES);
-    let reason = reason.ok_or_else(|| vec![Fault::of("reason", length)])?;
-    let signed = take_signed(&mut fields).map_err(|(name, detail)| vec![Fault::of(name, detail)])?;
-    if let Some(name) = fields.keys().next() {
-        return Err(vec![Fault::of(name, "unknown field: an erasure has a reason, and perhaps a signature")].into());
-    }
-    let submission = Submission { data: erasure_data(erased, reason), id: None, signed };
+    let reason = take_reason(&mut fields)?;
+    let signed = take_signature(&mut fields)?;
+    refuse_more(&fields, "an erasure has a reason, and perhaps a signature")?;
+    let submission = Submission { data: erasure_data(erased, &reason), id: None, signed };
     let writer = target.chain.writer_of(erased);
     let Submission { data, id, signed } = &submission;
     writer.rules().check_signature(writer.id, Some(Kind::Erasure), data, id.as_ref(), signed.as_ref())?;
@@ -136,16 +122,8 @@ pub async fn erase(
     // On a chain that the route does not name, it stands at that chain's own routes.
     let is_own = chain.number() == target.chain.number();
     let prefix = if is_own { target.prefix } else { format!("/chains/{}", chain.name) };
-    let location = text_header(format!("{prefix}/transactions/{}", accepted.index));
     // The state of the chain that the request names, which an erasure on another one does not change.
     let is_newest = is_own && !accepted.replayed;
     let tag = if is_newest { Tag::of_size(accepted.index.size()) } else { target.chain.head().tag() };
-    let headers = [(header::LOCATION, location), (header::ETAG, tag_header(tag))];
-    let mut response = (headers, axum::Json(erasure)).into_response();
-    if accepted.replayed {
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, text_header("true".into()));
-    } else {
-        *response.status_mut() = StatusCode::CREATED;
-    }
-    Ok(response)
+    Ok(recorded(&prefix, &accepted, tag, &erasure))
 }

@@ -30,6 +30,7 @@ use crate::{
         hash::Hash,
         json,
         rules::{ChainName, Fault},
+        transaction::{Signed, take_signed},
     },
     limits,
     writer::ChainHandle,
@@ -430,6 +431,33 @@ pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String
             Value::Object(fields) => Ok(fields),
             _ => Err(vec![Fault { pointer: String::new(), detail: "must be a JSON object".into() }].into()),
         },
+    }
+}
+
+/// Takes a field that must be there out of a body.
+///
+/// # Errors
+/// It is missing.
+pub fn take_field(fields: &mut Map<String, Value>, name: &'static str) -> Result<Value, Vec<Fault>> {
+    fields.remove(name).ok_or_else(|| vec![Fault::of(name, "is missing")])
+}
+
+/// Takes the signature of a writer out of a body, if there is one.
+///
+/// # Errors
+/// It is malformed, or only half of it is there.
+pub fn take_signature(fields: &mut Map<String, Value>) -> Result<Option<Signed>, Vec<Fault>> {
+    take_signed(fields).map_err(|(name, detail)| vec![Fault::of(name, detail)])
+}
+
+/// Refuses what is left of a body when all that is known was taken; `known` says in a sentence what that is.
+///
+/// # Errors
+/// There is another field.
+pub fn refuse_more(fields: &Map<String, Value>, known: &str) -> Result<(), Vec<Fault>> {
+    match fields.keys().next() {
+        None => Ok(()),
+        Some(name) => Err(vec![Fault::of(name, format!("unknown field: {known}"))]),
     }
 }
 

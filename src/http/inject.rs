@@ -16,7 +16,10 @@ use tokio::time::timeout;
 use super::{
     App,
     chains::{ReceiptView, Stage, receipt_json},
-    extract::{ChainOf, Format, Query, Room, Rooms, format_of, next_data, parse_form, read_whole},
+    extract::{
+        ChainOf, Format, Query, Room, Rooms, format_of, next_data, parse_form, read_whole, refuse_more, take_field,
+        take_signature,
+    },
     openapi::{Guard, OneOrMany, PublicKey, Signature},
     preconditions::{IDEMPOTENCY_KEY, expected, idempotency_key},
     problem::{Problem, ProblemDocument},
@@ -28,7 +31,7 @@ use crate::{
         hash::Hash,
         json,
         rules::{ChainName, Fault},
-        transaction::{Id, Submission, Timestamp, take_signed},
+        transaction::{Id, Submission, Timestamp},
     },
     limits,
     node::Accepted,
@@ -378,13 +381,10 @@ fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Subm
         let detail = "a transaction to add is an object {\"data\": …}".into();
         return Err(vec![Fault { pointer: String::new(), detail }].into());
     };
-    let data = fields.remove("data").ok_or_else(|| vec![Fault::of("data", "is missing")])?;
+    let data = take_field(&mut fields, "data")?;
     let id = take_id(&mut fields, key)?;
-    let signed = take_signed(&mut fields).map_err(|(name, detail)| vec![Fault::of(name, detail)])?;
-    if let Some(name) = fields.keys().next() {
-        let detail = "unknown field: a transaction to add has data, id, signer and signature";
-        return Err(vec![Fault::of(name, detail)].into());
-    }
+    let signed = take_signature(&mut fields)?;
+    refuse_more(&fields, "a transaction to add has data, id, signer and signature")?;
     if json::depth(&data) > limits::DATA_DEPTH {
         let detail = format!("is nested more than {} deep", limits::DATA_DEPTH);
         return Err(Problem { status: StatusCode::BAD_REQUEST, ..vec![Fault::of("data", detail)].into() });

@@ -3,19 +3,19 @@
 use axum::{
     body::Body,
     extract::State,
-    http::{Request, StatusCode, header},
+    http::Request,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     App,
-    extract::{ChainOf, read_object},
-    inject::{IDEMPOTENT_REPLAYED, tag_header, text_header},
+    extract::{ChainOf, read_object, refuse_more, take_field, take_signature},
     openapi::{Guard, PublicKey, Signature},
     preconditions::{expected, refuse_key},
     problem::Problem,
+    record::{recorded, take_reason},
 };
 use crate::{
     core::{
@@ -25,10 +25,8 @@ use crate::{
         quant::Quant,
         rules::{ChainName, Fault, Rules},
         terms::{WritersChange, freeze_data},
-        transaction::{Kind, Submission, Timestamp, take_signed},
+        transaction::{Kind, Submission, Timestamp},
     },
-    limits,
-    node::Accepted,
     writer::Refused,
 };
 
@@ -155,11 +153,10 @@ pub async fn change_writers(
     let expected = expected(request.headers())?;
     refuse_key(request.headers(), "the same change again answers with the first")?;
     let mut fields = read_object(&app, request).await?;
-    let replaces = fields.remove("replaces").ok_or_else(|| vec![Fault::of("replaces", "is missing")])?;
-    let replaces = replaces.as_u64().map(Index::new);
+    let replaces = take_field(&mut fields, "replaces")?.as_u64().map(Index::new);
     let replaces = replaces.ok_or_else(|| vec![Fault::of("replaces", "must be the index of a transaction")])?;
-    let writers = fields.remove("writers").ok_or_else(|| vec![Fault::of("writers", "is missing")])?;
-    let signed = take_signed(&mut fields).map_err(|(name, detail)| vec![Fault::of(name, detail)])?;
+    let writers = take_field(&mut fields, "writers")?;
+    let signed = take_signature(&mut fields)?;
     refuse_more(&fields, "a change has replaces, writers, signer and signature")?;
     let terms = target.chain.terms();
     Rules::clone(terms.rules()).with_writers(&writers)?;
@@ -181,7 +178,7 @@ pub async fn change_writers(
         timestamp: accepted.timestamp.to_string(),
     };
     let tag = if accepted.replayed { target.chain.head().tag() } else { Tag::of_size(accepted.index.size()) };
-    Ok(recorded(&target, &accepted, tag, &changed))
+    Ok(recorded(&target.prefix, &accepted, tag, &changed))
 }
 
 /// Why a chain is frozen.
@@ -242,14 +239,11 @@ pub async fn freeze(State(app): State<App>, target: ChainOf, request: Request<Bo
     let expected = expected(request.headers())?;
     refuse_key(request.headers(), "what is frozen already answers with the first")?;
     let mut fields = read_object(&app, request).await?;
-    let reason = fields.remove("reason").ok_or_else(|| vec![Fault::of("reason", "is missing")])?;
-    let reason = reason.as_str().filter(|reason| (1..=limits::REASON_BYTES).contains(&reason.len()));
-    let length = format!("must be a string of 1 to {} bytes", limits::REASON_BYTES);
-    let reason = reason.ok_or_else(|| vec![Fault::of("reason", length)])?;
-    let signed = take_signed(&mut fields).map_err(|(name, detail)| vec![Fault::of(name, detail)])?;
+    let reason = take_reason(&mut fields)?;
+    let signed = take_signature(&mut fields)?;
     refuse_more(&fields, "a freeze has a reason, and perhaps a signature")?;
     let (chain, terms) = (&target.chain, target.chain.terms());
-    let submission = Submission { data: freeze_data(reason), id: None, signed };
+    let submission = Submission { data: freeze_data(&reason), id: None, signed };
     if terms.frozen().is_none() {
         let Submission { data, signed, .. } = &submission;
         terms.rules().check_signature(chain.id, Some(Kind::Freeze), data, None, signed.as_ref())?;
@@ -263,25 +257,5 @@ pub async fn freeze(State(app): State<App>, target: ChainOf, request: Request<Bo
         timestamp: accepted.timestamp.to_string(),
         quant,
     };
-    Ok(recorded(&target, &accepted, chain.head().tag(), &frozen))
-}
-
-fn refuse_more(fields: &Map<String, Value>, known: &str) -> Result<(), Problem> {
-    match fields.keys().next() {
-        None => Ok(()),
-        Some(name) => Err(vec![Fault::of(name, format!("unknown field: {known}"))].into()),
-    }
-}
-
-/// `201` where it is new, `200` where it repeats what stands there.
-fn recorded(target: &ChainOf, accepted: &Accepted, tag: Tag, body: &impl Serialize) -> Response {
-    let location = text_header(format!("{}/transactions/{}", target.prefix, accepted.index));
-    let headers = [(header::LOCATION, location), (header::ETAG, tag_header(tag))];
-    let mut response = (headers, axum::Json(body)).into_response();
-    if accepted.replayed {
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, text_header("true".into()));
-    } else {
-        *response.status_mut() = StatusCode::CREATED;
-    }
-    response
+    Ok(recorded(&target.prefix, &accepted, chain.head().tag(), &frozen))
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::{
     App,
     access::Client,
-    extract::{Place, read_object},
+    extract::{Place, read_object, refuse_more},
     inject::text_header,
     preconditions::{refuse_conditions, refuse_key},
     problem::Problem,
@@ -76,13 +76,8 @@ fn take_wanted(mut fields: Map<String, Value>) -> Result<Wanted, Vec<Fault>> {
             Some(token.map_err(|detail| vec![Fault::of("token", detail)])?)
         }
     };
-    match fields.keys().next() {
-        Some(name) => {
-            let detail = "unknown field: a mirror has from, chain, key, token and allow_unproven_erasures";
-            Err(vec![Fault::of(name, detail)])
-        }
-        None => Ok(Wanted { from, key, allow_unproven_erasures, anywhere: false, token }),
-    }
+    refuse_more(&fields, "a mirror has from, chain, key, token and allow_unproven_erasures")?;
+    Ok(Wanted { from, key, allow_unproven_erasures, anywhere: false, token })
 }
 
 /// Follows a chain of others, whose node is not trusted: everything is verified, and its checkpoints must be signed by the key and

@@ -24,6 +24,7 @@ mod origin;
 mod preconditions;
 mod problem;
 mod proofs;
+mod record;
 mod server;
 mod table;
 mod trace;
@@ -311,15 +312,15 @@ impl Interface {
         let id = request_id(&request);
         let trace_id = trace::trace_id(request.headers());
         let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
-        let listed = self.asked(&request, false);
-        let mut under_way = self.app.0.requests.begin(listed.template, request.method());
-        let listed = cfg!(debug_assertions).then(|| (request.method().clone(), listed.path));
+        let asked = self.asked(&request);
+        let mut under_way = self.app.0.requests.begin(asked.template, request.method());
+        let listed = cfg!(debug_assertions).then(|| (request.method().clone(), asked.path));
         let references = References::of(&request);
         if self.app.0.cluster.is_active() {
             // Where another node answers, its log has the same id.
             request.headers_mut().insert(REQUEST_ID, id.clone());
         }
-        let (response, token) = self.answer_client(request).await;
+        let (response, token) = self.answer_client(request, &asked).await;
         let is_finished = response.extensions().get::<forward::Forwarded>().is_some();
         let mut response = if is_finished { response } else { line_end::add(as_problem(response)) };
         if let Some((method, path)) = listed
@@ -345,29 +346,28 @@ impl Interface {
     }
 
     /// The answer to whoever asks, if that client may, and the name of its token.
-    async fn answer_client(&self, mut request: Request<Body>) -> (Response, Option<String>) {
+    async fn answer_client(&self, mut request: Request<Body>, asked: &Asked<'_>) -> (Response, Option<String>) {
         let Shared { cluster, node, admitted, .. } = &*self.app.0;
-        let (in_force, is_active) = (admitted.access.as_ref(), cluster.is_active());
-        if is_active {
+        let in_force = admitted.access.as_ref();
+        if cluster.is_active() {
             forward::distrust(&mut request);
         }
-        let asked = self.asked(&request, in_force.is_some() || is_active);
-        let client = self.admit(&request, &asked).and_then(|()| Client::of(&mut request, in_force, &asked));
+        let client = self.admit(&request, asked).and_then(|()| Client::of(&mut request, in_force, asked));
         let token = client.as_ref().ok().and_then(Client::name).map(str::to_owned);
-        let client = match client.and_then(|client| client.check(&asked, node).map(|()| client)) {
+        let client = match client.and_then(|client| client.check(asked, node).map(|()| client)) {
             Ok(client) => client,
             // Pages of other sites see it only with the headers that the layer adds.
             Err(problem) => return (self.across_sites(request, |_| async { problem.into_response() }).await, token),
         };
-        let response = match self.begin(&client, &asked) {
+        let response = match self.begin(&client, asked) {
             Err(problem) => problem.into_response(),
             Ok(holds) => {
-                let request = self.bounded(request, &client, &asked);
-                let response = self.answer_admitted(request, &asked).await;
+                let request = self.bounded(request, &client, asked);
+                let response = self.answer_admitted(request, asked).await;
                 // Others hear no more than their token allows, also where that changes.
                 let response = match in_force.filter(|_| asked.kind() == Some(Listen)) {
                     Some(in_force) => response
-                        .map(|body| client.while_allowed(body, Role::Read, self.name_of(&asked), in_force, End::Whole)),
+                        .map(|body| client.while_allowed(body, Role::Read, self.name_of(asked), in_force, End::Whole)),
                     None => response,
                 };
                 holds.until_ended(response)
@@ -493,9 +493,10 @@ impl Interface {
         self.app.0.document.get().expect("the router sets it before it serves")
     }
 
-    /// The route that a request asks for.
-    fn asked(&self, request: &Request<Body>, wants_chain: bool) -> Asked<'_> {
-        Asked::of(&self.document().routes, request, wants_chain)
+    /// What a request asks for.
+    fn asked(&self, request: &Request<Body>) -> Asked<'_> {
+        let Shared { cluster, admitted, .. } = &*self.app.0;
+        Asked::of(&self.document().routes, request, admitted.access.is_some() || cluster.is_active())
     }
 
     /// Refuses what is refused whoever asks for it.

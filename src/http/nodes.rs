@@ -17,7 +17,7 @@ use super::{
     cache::insists_on,
     chains::{Stats, page_limit},
     explorer,
-    extract::{ChainOf, Place, Query, Rooms, read_object, read_whole},
+    extract::{ChainOf, Place, Query, Rooms, read_object, read_whole, refuse_more, take_field},
     forward::{self, Way},
     inject::text_header,
     openapi::{Cached, Guard, NameForm, PublicKey},
@@ -178,7 +178,7 @@ impl ChainView {
 /// # Errors
 /// `422` where it is missing or no name.
 pub fn take_name(fields: &mut Map<String, Value>) -> Result<ChainName, Problem> {
-    let name = fields.remove("name").ok_or_else(|| vec![Fault::of("name", "is missing")])?;
+    let name = take_field(fields, "name")?;
     let name = name.as_str().ok_or_else(|| vec![Fault::of("name", "must be a string")])?;
     Ok(name.parse().map_err(|error| vec![Fault::of("name", error)])?)
 }
@@ -554,11 +554,9 @@ pub async fn discover(State(app): State<App>, request: Request<Body>) -> Result<
     refuse_conditions(request.headers())?;
     refuse_key(request.headers(), "to meet a node twice does no harm")?;
     let mut fields = read_object(&app, request).await?;
-    let host = fields.remove("host").ok_or_else(|| vec![Fault::of("host", "is missing")])?;
+    let host = take_field(&mut fields, "host")?;
     let host = host.as_str().ok_or_else(|| vec![Fault::of("host", "must be a string such as \"localhost:5001\"")])?;
-    if let Some(name) = fields.keys().next() {
-        return Err(vec![Fault::of(name, "unknown field: a node to meet has a host")].into());
-    }
+    refuse_more(&fields, "a node to meet has a host")?;
     let live = app.0.peers.discover(host).await?;
     app.0.node.record_nodes(&app.0.peers.known()).await?;
     Ok((StatusCode::CREATED, axum::Json(live)).into_response())

@@ -308,7 +308,7 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
 pub async fn run(args: ServeArgs, trusted: Authorities) -> anyhow::Result<()> {
     // Its last lines are written when all else has ended.
     let (_log, refilter) = start_log(&args)?;
-    reload_on_hangup(&args, refilter)?;
+    let reloads = reloads(&args, refilter)?;
     let (most, witnesses) = (limits::WITNESSES, args.witness.len());
     ensure!(witnesses <= most, "a node has at most {most} witnesses, so that every reader takes their signatures");
     let (has_access, is_open) = (args.access.is_some(), args.open);
@@ -411,6 +411,8 @@ pub async fn run(args: ServeArgs, trusted: Authorities) -> anyhow::Result<()> {
     tracing::info!(id = node.id(), chains = node.chain_count(), %address, "the node is ready");
     service::ready(&format!("the node is ready at {address}"));
     tokio::spawn(service::watchdog());
+    // Not before, since each says in its end that the node is ready.
+    tokio::spawn(reloads);
     // Nobody waits for it: a stdout that takes nothing keeps no node from serving.
     tokio::task::spawn_blocking(move || announce(scheme, address));
     if !has_ended {
@@ -489,11 +491,11 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<(log::Flushed, Refilter)> {
 }
 
 /// On SIGHUP, what the log is to have is taken over from the configuration. What else is changed there is named: it takes a restart.
-fn reload_on_hangup(args: &ServeArgs, refilter: Refilter) -> anyhow::Result<()> {
+fn reloads(args: &ServeArgs, refilter: Refilter) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let mut hangups = signal(SignalKind::hangup()).context("cannot catch signals")?;
     let started_with = args.config.as_deref().map(Configuration::read).transpose().map_err(anyhow::Error::msg)?;
     let file = args.config.clone();
-    tokio::spawn(async move {
+    Ok(async move {
         while hangups.recv().await.is_some() {
             service::reloading();
             if let (Some(file), Some(started_with)) = (&file, &started_with) {
@@ -504,8 +506,7 @@ fn reload_on_hangup(args: &ServeArgs, refilter: Refilter) -> anyhow::Result<()> 
             }
             service::ready("the node is ready");
         }
-    });
-    Ok(())
+    })
 }
 
 fn reload(file: &Path, started_with: &Configuration, refilter: &Refilter) -> anyhow::Result<()> {

@@ -209,6 +209,11 @@ fn inject_streams_lines() {
     let run = node.run_with_input(&["inject", "-"], "{\"data\":3}\n{\"daat\":4}\n{\"data\":5}");
     assert_eq!((run.code, run.out.as_str()), (1, "2 transactions are accepted, index 3 to 4\n"));
     assert!(run.err.starts_with("line 2: ") && run.err.ends_with("error: 1 of 3 lines were refused\n"), "{}", run.err);
+    // A node has a use for it, and a command that calls nobody has none.
+    let told = node.run(&["--ca", "nowhere", "man"]).fails(2);
+    assert!(told.contains("man has no use for --ca"), "{told}");
+    let told = node.run(&["--ca", "nowhere", "--ephemeral"]).fails(1);
+    assert!(told.contains("cannot read nowhere"), "{told}");
     let run = node.run_with_input(&["inject", "-", "--json"], "nonsense\n");
     assert_eq!(serde_json::from_str::<Value>(&run.out).unwrap()["refused"], json!(1));
     assert_eq!(run.code, 1);

@@ -136,46 +136,49 @@ impl From<String> for Hidden {
     }
 }
 
+/// The client options of what is asked of a chain: all that there are.
+const OF_CHAIN: &[&str] = &["node", "chain", "json", "token", "ca"];
+
+/// The client options of what is asked of a node.
+const OF_NODE: &[&str] = &["node", "json", "token", "ca"];
+
 /// The client options that each command uses. What a command would pass over in silence, it does not accept.
 const USES: &[(&str, &[&str])] = &[
-    ("inject", &["node", "chain", "json", "token", "ca"]),
-    ("leap", &["node", "chain", "json", "token", "ca"]),
-    ("chain", &["node", "chain", "json", "token", "ca"]),
-    ("quant", &["node", "chain", "json", "token", "ca"]),
-    ("get", &["node", "chain", "json", "token", "ca"]),
-    ("pool", &["node", "chain", "json", "token", "ca"]),
-    ("stats", &["node", "chain", "json", "token", "ca"]),
-    ("tail", &["node", "chain", "json", "token", "ca"]),
-    ("bang", &["node", "json", "token", "ca"]),
-    ("fork", &["node", "chain", "json", "token", "ca"]),
-    ("chains", &["node", "json", "token", "ca"]),
-    ("leap-policy", &["node", "chain", "json", "token", "ca"]),
-    ("erase", &["node", "chain", "json", "token", "ca"]),
-    ("writers", &["node", "chain", "json", "token", "ca"]),
-    ("freeze", &["node", "chain", "json", "token", "ca"]),
-    ("receipt", &["node", "chain", "json", "token", "ca"]),
-    ("discover", &["node", "json", "token", "ca"]),
-    ("verify", &["node", "chain", "json", "token", "ca"]),
-    ("export", &["node", "chain", "json", "token", "ca"]),
-    ("import", &["node", "json", "token", "ca"]),
-    ("key", &["node", "chain", "json", "token", "ca"]),
-    ("cluster", &["node", "chain", "json", "token", "ca"]),
-    ("mirror", &["node", "json", "token", "ca"]),
+    ("inject", OF_CHAIN),
+    ("leap", OF_CHAIN),
+    ("chain", OF_CHAIN),
+    ("quant", OF_CHAIN),
+    ("get", OF_CHAIN),
+    ("pool", OF_CHAIN),
+    ("stats", OF_CHAIN),
+    ("tail", OF_CHAIN),
+    ("bang", OF_NODE),
+    ("fork", OF_CHAIN),
+    ("chains", OF_NODE),
+    ("leap-policy", OF_CHAIN),
+    ("erase", OF_CHAIN),
+    ("writers", OF_CHAIN),
+    ("freeze", OF_CHAIN),
+    ("receipt", OF_CHAIN),
+    ("discover", OF_NODE),
+    ("verify", OF_CHAIN),
+    ("export", OF_CHAIN),
+    ("import", OF_NODE),
+    ("key", OF_CHAIN),
+    ("cluster", OF_CHAIN),
+    ("mirror", OF_NODE),
     ("backup", &["json"]),
-    ("doctor", &["node", "json", "token", "ca"]),
-    ("health", &["node", "json", "token", "ca"]),
+    ("doctor", OF_NODE),
+    ("health", OF_NODE),
     ("config", &[]),
     ("token", &[]),
     ("net", &[]),
-    ("bench", &["node", "chain", "json", "token", "ca"]),
+    ("bench", OF_CHAIN),
     ("serve", &["ca"]),
     ("guide", &[]),
     ("completions", &[]),
     ("man", &[]),
 ];
-
-/// All of them.
-const CLIENT_OPTIONS: [&str; 4] = ["node", "chain", "json", "token"];
 
 /// The command line with the client options at each command that uses them.
 fn command_line() -> clap::Command {
@@ -364,8 +367,9 @@ fn is_said(matches: &ArgMatches, id: &str) -> bool {
 
 /// The first option that would be passed over in silence.
 fn ignored(matches: &ArgMatches) -> Option<String> {
+    let uses = |name: &str| USES.iter().find(|(command, _)| *command == name).map_or(&[][..], |(_, uses)| uses);
     let Some((name, behind)) = matches.subcommand() else {
-        let client = CLIENT_OPTIONS.into_iter().find(|id| is_said(matches, id))?;
+        let client = OF_CHAIN.iter().find(|id| is_said(matches, id) && !uses("serve").contains(id))?;
         return Some(format!(
             "--{client} is an option of client commands: without one, a node starts, which has no use for it"
         ));
@@ -375,9 +379,8 @@ fn ignored(matches: &ArgMatches) -> Option<String> {
         let option = option.get_long().unwrap_or_default();
         return Some(format!("--{option} is an option of serve: write it behind that command, not before {name}"));
     }
-    let uses = USES.iter().find(|(command, _)| *command == name).map_or(&[][..], |(_, uses)| uses);
     let is_given = |id: &str| is_said(matches, id) || is_said(behind, id);
-    let unused = CLIENT_OPTIONS.into_iter().find(|id| is_said(matches, id) && !uses.contains(id));
+    let unused = OF_CHAIN.iter().find(|id| is_said(matches, id) && !uses(name).contains(id));
     if let Some(option) = unused {
         return Some(format!("{name} has no use for --{option}"));
     }

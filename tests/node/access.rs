@@ -209,6 +209,18 @@ fn every_route_takes_its_role_and_no_other() {
 }
 
 #[test]
+fn metrics_name_chains_only_to_whoever_may_read_them_all() {
+    let guarded = Guarded::start(&file(""), &["--metrics-chains"]);
+    guarded.bang("ab");
+    guarded.bang("hidden");
+    let read = |token| guarded.send(Some(token), guarded.node.get("/metrics")).text().unwrap();
+    let all = read("read");
+    assert!(all.contains("chain=\"hidden\"") && all.contains("chain=\"ab\""), "{all}");
+    let narrow = read("narrow");
+    assert!(narrow.contains("qbc_ready") && !narrow.contains("hidden"), "{narrow}");
+}
+
+#[test]
 fn a_token_is_shown_in_one_way_and_kept_out_of_the_log() {
     let guarded = Guarded::start(&file(""), &[]);
     let node = &guarded.node;

@@ -859,6 +859,12 @@ impl Cluster {
         })
     }
 
+    /// On how many nodes each group is to be kept; one that it does not name, on one.
+    pub fn replica_counts(&self) -> impl Fn(Group) -> usize + use<> {
+        let known = self.knowledge();
+        move |group| known.groups.get(&group).map_or(1, |info| info.replicas.len())
+    }
+
     /// The replicas of a group, as its leader says.
     pub async fn replicas(&self, group: Group) -> Option<Vec<Value>> {
         let known = self.knowledge();

@@ -817,7 +817,7 @@ pub async fn fork(
     let (name, group) = (rules.name().clone(), parent.group);
     let make = app.0.node.bang(rules, Some((parent, quant)), leap, guard, None);
     let chain = super::nodes::make_in_cluster(&app, name, group, make).await?;
-    Ok(ChainView::created(&chain))
+    Ok(ChainView::created(&app, &chain).await)
 }
 
 /// How quants stand in an answer.

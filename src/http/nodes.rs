@@ -143,23 +143,24 @@ pub enum ListedChain<'a> {
 }
 
 impl ChainView {
-    fn of(chain: &ChainHandle) -> ChainView {
+    fn of(chain: &ChainHandle, replicas: usize) -> ChainView {
         ChainView {
             name: chain.name.to_string(),
             id: chain.id,
             rules: chain.rules().to_value(),
             frozen: chain.frozen().map(Index::get),
             leap: chain.leap_policy(),
-            replicas: 1.into(),
+            replicas: replicas.into(),
             stats: Stats::of(chain),
         }
     }
 
     /// With the nodes of a cluster that keep it.
     async fn in_cluster(app: &App, chain: &ChainHandle) -> ChainView {
-        let mut view = ChainView::of(chain);
-        if app.0.cluster.is_active()
-            && let Some(replicas) = app.0.cluster.replicas(chain.group).await
+        let cluster = &app.0.cluster;
+        let mut view = ChainView::of(chain, cluster.replica_counts()(chain.group));
+        if cluster.is_active()
+            && let Some(replicas) = cluster.replicas(chain.group).await
         {
             view.replicas = replicas.into();
         }
@@ -167,9 +168,10 @@ impl ChainView {
     }
 
     /// `201` with the new chain.
-    pub fn created(chain: &ChainHandle) -> Response {
+    pub async fn created(app: &App, chain: &ChainHandle) -> Response {
         let location = text_header(format!("/chains/{}", chain.name));
-        (StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(ChainView::of(chain))).into_response()
+        let view = ChainView::in_cluster(app, chain).await;
+        (StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(view)).into_response()
     }
 }
 
@@ -271,7 +273,7 @@ async fn bang_in_cluster(
     }
     let name = rules.name().clone();
     let chain = make_in_cluster(app, name, group, app.0.node.bang(rules, None, leap, None, Some(group))).await?;
-    Ok(ChainView::created(&chain))
+    Ok(ChainView::created(app, &chain).await)
 }
 
 /// Makes a chain whose name the whole cluster knows first.
@@ -337,7 +339,7 @@ pub async fn bang(State(app): State<App>, client: Client, request: Request<Body>
         return Err(vec![Fault::of("replicas", detail)].into());
     }
     match app.0.node.bang(rules, None, leap, None, None).await {
-        Ok(chain) => Ok(ChainView::created(&chain)),
+        Ok(chain) => Ok(ChainView::created(&app, &chain).await),
         Err(error @ Refused::NameTaken(_)) if only_if_new => {
             Err(Problem::new(StatusCode::PRECONDITION_FAILED, error.to_string()))
         }
@@ -376,6 +378,7 @@ pub async fn chains(
         return chains_of_cluster(&app, &client, query.after.as_deref(), limit).await;
     }
     let chains = app.0.node.chains_if(query.after.as_deref(), limit + 1, |name| client.may(Role::Read, name.as_str()));
+    let replicas = app.0.cluster.replica_counts();
     let mut body = vec![b'['];
     let mut last = None;
     for (name, chain) in chains.iter().take(limit) {
@@ -387,7 +390,7 @@ pub async fn chains(
             body.push(b',');
         }
         let listed = match chain {
-            Ok(chain) => ListedChain::Loaded(Box::new(ChainView::of(chain))),
+            Ok(chain) => ListedChain::Loaded(Box::new(ChainView::of(chain, replicas(chain.group)))),
             Err(damage) => ListedChain::Lost { name: name.as_str(), damage },
         };
         serde_json::to_writer(&mut body, &listed).expect("writing to memory does not fail");
@@ -404,9 +407,10 @@ pub async fn chains(
 /// The next chains of all of the cluster, whoever may see them: each node lists those that it keeps. They are no more than `count`.
 async fn next_of_cluster(app: &App, after: Option<&str>, count: usize) -> BTreeMap<String, Value> {
     let mut chains: BTreeMap<String, Value> = BTreeMap::new();
+    let replicas = app.0.cluster.replica_counts();
     for (name, chain) in app.0.node.chains(after, count) {
         let listed = match &chain {
-            Ok(chain) => ListedChain::Loaded(Box::new(ChainView::of(chain))),
+            Ok(chain) => ListedChain::Loaded(Box::new(ChainView::of(chain, replicas(chain.group)))),
             Err(damage) => ListedChain::Lost { name: name.as_str(), damage },
         };
         chains.insert(name.to_string(), serde_json::to_value(&listed).expect("it is JSON"));

@@ -218,8 +218,13 @@ fn any_node_answers_for_any_chain() {
     let chains = ["a", "b", "c", "d"];
     for (at, chain) in chains.iter().enumerate() {
         let made = bang(nodes.node(at % 3), json!({"name": chain, "difficulty": 0}));
-        assert_eq!(made["name"], *chain);
+        assert_eq!((&made["name"], made["replicas"].as_array().map(Vec::len)), (&json!(chain), Some(3)), "{made}");
     }
+    let listed = nodes.node(1).json("/chains");
+    let replicas = |chain: &Value| (chain["name"].as_str().unwrap().to_owned(), chain["replicas"].as_u64());
+    let listed: Vec<_> = listed.as_array().unwrap().iter().map(replicas).collect();
+    let expected = ["a", "b", "c", "d", "qbc"].map(|name| (name.to_owned(), Some(if name == "qbc" { 1 } else { 3 })));
+    assert_eq!(listed, expected);
     // A name is one in the whole cluster.
     problem(nodes.node(1).post("/bang").json(&json!({"name": "a"})).send().unwrap(), 409);
     for (index, at) in [0, 1, 2, 2, 1, 0].into_iter().enumerate() {

@@ -575,16 +575,29 @@ impl Cluster {
         leader_of(&self.running(group)?)
     }
 
-    /// Who leads a group, as far as this node knows. A node that keeps nothing of it asks those that do.
+    /// Who leads a group, as far as this node knows: where nobody does, it waits for somebody to, up to [`limits::AGREEMENT_TIMEOUT`].
     pub async fn leader(&self, group: Group) -> Option<NodeId> {
-        if let Some(raft) = self.running(group) {
-            let leader = leader_of(&raft);
-            if leader.is_some() {
+        let since = Instant::now();
+        loop {
+            let leader = self.leader_now(group).await;
+            if leader.is_some() || since.elapsed() > limits::AGREEMENT_TIMEOUT {
                 return leader;
             }
-            let wait = raft.wait(Some(limits::AGREEMENT_TIMEOUT));
-            let led = wait.metrics(|metrics| metrics.current_leader.is_some(), "a leader").await;
-            return led.ok()?.current_leader;
+            match self.running(group) {
+                Some(raft) => {
+                    let wait = raft.wait(Some(limits::HEARTBEAT));
+                    let _ = wait.metrics(|metrics| metrics.current_leader.is_some(), "a leader").await;
+                }
+                // It may be about to be made.
+                None => sleep(limits::HEARTBEAT).await,
+            }
+        }
+    }
+
+    /// Who leads a group at the moment. A node that keeps nothing of it asks those that do.
+    async fn leader_now(&self, group: Group) -> Option<NodeId> {
+        if let Some(raft) = self.running(group) {
+            return leader_of(&raft);
         }
         let info = self.knowledge().groups.get(&group)?.clone();
         match info.replicas.as_slice() {
@@ -754,7 +767,7 @@ impl Cluster {
 
     /// What the leader of a group says of it.
     async fn status_of_group(&self, group: Group) -> Option<GroupStatus> {
-        self.led_by(self.leader(group).await?, group).await
+        self.led_by(self.leader_now(group).await?, group).await
     }
 
     fn own_status(&self) -> NodeStatus {

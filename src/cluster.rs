@@ -507,7 +507,7 @@ impl Cluster {
             return Err(ClusterError::Refused("it speaks for another node".into()));
         }
         self.found().await?;
-        let Some(leader) = self.leader(Group::META).await else {
+        let Some(leader) = self.leader(Group::META, Instant::now()).await else {
             return Err(ClusterError::Unavailable("nobody leads the cluster at the moment: try again".into()));
         };
         let known = self.knowledge();
@@ -575,9 +575,9 @@ impl Cluster {
         leader_of(&self.running(group)?)
     }
 
-    /// Who leads a group, as far as this node knows: where nobody does, it waits for somebody to, up to [`limits::AGREEMENT_TIMEOUT`].
-    pub async fn leader(&self, group: Group) -> Option<NodeId> {
-        let since = Instant::now();
+    /// Who leads a group, as far as this node knows: where nobody does, it waits for somebody to, until [`limits::AGREEMENT_TIMEOUT`]
+    /// has passed since `since`.
+    pub async fn leader(&self, group: Group, since: Instant) -> Option<NodeId> {
         loop {
             let leader = self.leader_now(group).await;
             if leader.is_some() || since.elapsed() > limits::AGREEMENT_TIMEOUT {
@@ -633,8 +633,8 @@ impl Cluster {
         let since = Instant::now();
         loop {
             let read = async {
-                let leader =
-                    self.leader(group).await.ok_or_else(|| unavailable("no majority of its nodes answers".into()))?;
+                let leader = self.leader(group, since).await;
+                let leader = leader.ok_or_else(|| unavailable("no majority of its nodes answers".into()))?;
                 if leader == self.me() {
                     // While a majority has answered lately, no other node can lead.
                     if raft.ensure_linearizable(ReadPolicy::LeaseRead).await.is_ok() {
@@ -675,7 +675,7 @@ impl Cluster {
         let json = Arc::new(serde_json::to_vec(&change).expect("a change is JSON"));
         let since = Instant::now();
         loop {
-            let changed = self.try_change(&json).await;
+            let changed = self.try_change(&json, since).await;
             match changed {
                 Err(ClusterError::Unavailable(_)) if since.elapsed() < limits::AGREEMENT_TIMEOUT => {
                     sleep(limits::HEARTBEAT).await;
@@ -685,9 +685,9 @@ impl Cluster {
         }
     }
 
-    async fn try_change(&self, json: &Arc<Vec<u8>>) -> Result<bool, ClusterError> {
+    async fn try_change(&self, json: &Arc<Vec<u8>>, since: Instant) -> Result<bool, ClusterError> {
         let nobody = || ClusterError::Unavailable("no majority of the cluster's nodes answers".into());
-        let leader = self.leader(Group::META).await.ok_or_else(nobody)?;
+        let leader = self.leader(Group::META, since).await.ok_or_else(nobody)?;
         if leader != self.me() {
             let link = self.link_to(leader)?;
             let answer = link.call(
@@ -1433,7 +1433,7 @@ impl Carrier for CarrierOf {
             loop {
                 let answer = match sent.take() {
                     Some(answer) => answer.await,
-                    None => match cluster.leader(group).await {
+                    None => match cluster.leader(group, since).await {
                         Some(leader) if leader == cluster.me() => return cluster.0.node.inject_carried(carried).await,
                         Some(leader) => match cluster.link_to(leader) {
                             Ok(link) => {
@@ -1541,7 +1541,7 @@ impl Answers for AnswersOf {
                     if !cluster.leads(Group::META) {
                         return Ok(Vec::new());
                     }
-                    match cluster.try_change(&Arc::new(content.to_vec())).await {
+                    match cluster.try_change(&Arc::new(content.to_vec()), Instant::now()).await {
                         Ok(changed) => Ok(vec![changed.into()]),
                         Err(ClusterError::Unavailable(_)) => Ok(Vec::new()),
                         Err(error) => Err(error.to_string()),

@@ -320,8 +320,8 @@ pub const HEARTBEAT: Duration = Duration::from_millis(150);
 /// Time without a sign of life after which another node stands for election: a random one between these.
 pub const ELECTION: [Duration; 2] = [Duration::from_millis(700), Duration::from_millis(900)];
 
-/// The longest wait for a group to have a leader, and to agree to a write.
-pub const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait for a group to have a leader, and to agree to a write: who asks is answered within 5 s.
+pub const AGREEMENT_TIMEOUT: Duration = Duration::from_millis(4_500);
 
 /// The longest wait of a node that joins a cluster.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);

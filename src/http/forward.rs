@@ -256,7 +256,7 @@ async fn way_of(
 /// # Errors
 /// `503`: nobody does.
 pub async fn to_leader(cluster: &Cluster, group: Group) -> Result<Way, Problem> {
-    let leader = cluster.leader(group).await.ok_or_else(nobody)?;
+    let leader = cluster.leader(group, Instant::now()).await.ok_or_else(nobody)?;
     if leader == cluster.me() {
         return Ok(Way::Here);
     }
@@ -344,7 +344,7 @@ pub async fn send(
         };
         if !is_taken && kept.is_some() && since.elapsed() < limits::AGREEMENT_TIMEOUT {
             sleep(limits::HEARTBEAT).await;
-            if let Some(leader) = cluster.leader(group).await
+            if let Some(leader) = cluster.leader(group, since).await
                 && let Some(at) = cluster.host_of(leader)
             {
                 host = at;

@@ -39,7 +39,7 @@ fn python(modules: &str) -> Option<Command> {
 }
 
 /// What `qbc key` prints of a node.
-fn key(node: &TestNode) -> String {
+pub fn key(node: &TestNode) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_qbc")).args(["key", "--data"]).arg(&node.data).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

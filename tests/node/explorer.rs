@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::Nodes,
+    examples::key,
     support::{TestNode, header, problem},
+    tls::Authority,
     witness::{log_with_key, named, node_key},
 };
 
@@ -59,6 +61,7 @@ impl Browser {
         let arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"];
         let capabilities = json!({
             "browserName": "chrome",
+            "acceptInsecureCerts": true,
             "goog:chromeOptions": {"args": arguments},
             "goog:loggingPrefs": {"browser": "ALL"},
         });
@@ -855,4 +858,70 @@ fn an_accessibility_checker_finds_nothing_serious_and_nothing_is_cut_off() {
     browser.keys("body", &TAB.to_string());
     assert_eq!(browser.js("return document.activeElement.textContent"), "Skip to the content");
     assert_eq!(browser.log(), [""; 0]);
+}
+
+#[test]
+fn all_of_it_comes_by_tls_and_http_2() {
+    let Some(browser) = Browser::start() else { return };
+    let authority = Authority::new();
+    let node = authority.node(&[]);
+    browser.open(&node.url, "#/chains/qbc/write", "qbc");
+    browser.write("Inject", "Data", "\"by TLS\"");
+    browser.send("Inject");
+    browser.shows(".alert.good", "");
+    browser.js("location.hash = '#/chains/qbc'");
+    browser.shows(".heading [role=status]", "live");
+    browser.shows("tbody tr", "by TLS");
+    let used = "return [...new Set(['navigation', 'resource'].flatMap((kind) => performance.getEntriesByType(kind))\
+        .filter((one) => one.nextHopProtocol).map((one) => one.nextHopProtocol))]";
+    assert_eq!(browser.js(used), json!(["h2"]));
+    assert_eq!(browser.log(), [""; 0]);
+}
+
+/// A site of one page, which has nothing but the client in JavaScript: its URL, and the page is served as long as the test runs.
+fn site() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let module = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/client.mjs")).unwrap();
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let mut head = String::new();
+            let _ = BufReader::new(&client).read_line(&mut head);
+            let (media, body) = match head.starts_with("GET /client.mjs ") {
+                true => ("text/javascript", module.as_str()),
+                false => ("text/html", "<!doctype html><title>A page</title>"),
+            };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: {}\r\n", body.len());
+            // A browser closes what it does not need.
+            let _ = client.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+fn the_client_in_javascript_runs_in_a_page_of_an_allowed_site() {
+    let Some(browser) = Browser::start() else { return };
+    let site = site();
+    let node = TestNode::start(&["--cors-origin", &site, "--leap-every", "100ms"]);
+    browser.go(&site);
+    let told = |node: &TestNode, key: &str| {
+        let script = format!(
+            "window.told = null; import('./client.mjs').then(async ({{ record, verify }}) => {{\
+               const receipt = await record({0}, {{ total: '19.90' }}, 'order-1017');\
+               const forged = await verify(receipt.replace('19.90', '9.90'), {1}).catch((error) => error.message);\
+               return [await verify(receipt, {1}), forged];\
+             }}).catch((error) => `${{error}}`).then((told) => (window.told = told))",
+            json!(node.url),
+            json!(key),
+        );
+        browser.js(&script);
+        browser.until("the client is done", "return window.told !== null");
+        browser.js("return window.told")
+    };
+    let forged = "the receipt does not hold: the transaction has another hash";
+    assert_eq!(told(&node, &key(&node)), json!([{"total": "19.90"}, forged]));
+    let other = key(&TestNode::start(&[]));
+    assert_eq!(told(&node, &other), "Error: the receipt does not hold: the key has not signed its checkpoint");
+    assert_eq!(node.size(""), 2);
 }

@@ -23,13 +23,13 @@ use crate::{
 const SECRET: &str = "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4";
 
 /// An authority with a folder in which its certificates are.
-struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "Authority of a test");
@@ -69,7 +69,7 @@ impl Authority {
     }
 
     /// A node with TLS.
-    fn node(&self, more: &[&str]) -> TestNode {
+    pub fn node(&self, more: &[&str]) -> TestNode {
         self.sign("node", 90);
         TestNode::start(&words(&self.options("node"), more))
     }

@@ -106,6 +106,11 @@ const COMMANDS: &[(&str, &str)] = &[
     ("add \"signer\" and \"signature\"", "add --signer and --signature"),
 ];
 
+/// A node has no certificate that is trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Untrusted(String);
+
 /// An error as the node tells it (RFC 9457).
 #[derive(Deserialize)]
 struct Problem {
@@ -249,7 +254,7 @@ impl Connection {
         answer.map_err(|error| {
             let node = self.node.as_str().trim_end_matches('/');
             if let Some(reason) = distrust(&error) {
-                anyhow!("the node at {node} is not asked: {reason}")
+                Untrusted(format!("the node at {node} is not asked: {reason}")).into()
             } else if error.is_connect() {
                 let detail = "is a node running there? Start one with `qbc`, or name another with --node";
                 anyhow!("no node answers at {node} ({}): {detail}", root_cause(&error))

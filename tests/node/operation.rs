@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::Nodes,
     support::{TestNode, eventually},
+    tls::Authority,
 };
 
 fn qbc(arguments: &[&str]) -> Output {
@@ -307,6 +308,14 @@ fn the_doctor_says_when_another_node_answers() {
     let output = qbc(&["doctor", "--data", data.to_str().unwrap(), "--port", &port]);
     assert!(text(&output.stdout).contains("but none uses the folder"), "{}", text(&output.stdout));
     drop(other);
+    // It answers, with a certificate that nobody has told the doctor to trust.
+    let authority = Authority::new();
+    let node = authority.node(&[]);
+    let of_node = ["--data", node.data.to_str().unwrap(), "--node", &node.url];
+    let (found, _) = wrong(&of_node);
+    assert!(found.len() == 1 && found[0].0 == "tls" && found[0].1.contains("is not asked: "), "{found:?}");
+    let ca = authority.text("ca.crt");
+    assert_eq!(wrong(&[&of_node[..], &["--ca", &ca]].concat()).0, []);
 }
 
 #[test]

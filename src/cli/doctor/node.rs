@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::Findings;
 use crate::{
     cli::{
-        connection::{Connection, problem},
+        connection::{Connection, Untrusted, problem},
         serve::{self, ServeArgs},
     },
     limits,
@@ -29,6 +29,13 @@ pub(super) async fn look(node: &Connection, serve: &ServeArgs, is_in_use: bool, 
     let url = node.url().as_str().trim_end_matches('/').to_owned();
     let alive = match node.send_any(node.get(node.node_url(&["livez"])).timeout(PATIENCE)).await {
         Ok(alive) => alive,
+        Err(error) if error.is::<Untrusted>() => {
+            return found.wrong(
+                "tls",
+                error.to_string(),
+                "name who signs it (--ca FILE), call it by a name that is in it, or renew it",
+            );
+        }
         Err(_) if is_in_use => {
             let detail = format!("a process uses the folder, but nothing answers at {url}");
             let cure =

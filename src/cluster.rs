@@ -63,7 +63,7 @@ pub use figures::Figures;
 use engine::{GroupStorage, LeaderId, Machine, Proposal, Raft, Told};
 use knowledge::{GroupInfo, Knowledge, NodeInfo, Standing};
 use link::{Answer, Answers, Call, Greeting, Identity, Known, Link, LinkError, Purpose, Secret};
-use net::{Net, Ways};
+use net::{Net, Turns, Ways};
 
 /// A log filter that leaves out what the engine tells of its normal work.
 pub const QUIET: &str = "openraft=error";
@@ -127,6 +127,8 @@ struct Inner {
     moved: Mutex<HashMap<NodeId, String>>,
     /// The groups that run on this node.
     groups: RwLock<BTreeMap<Group, Raft>>,
+    /// The turns of the nodes that this one feeds.
+    turns: Turns,
     /// One opening of a group at a time.
     opening: tokio::sync::Mutex<()>,
     /// The groups that are being moved.
@@ -268,6 +270,7 @@ impl Cluster {
             links: Mutex::default(),
             moved: Mutex::default(),
             groups: RwLock::default(),
+            turns: Turns::default(),
             opening: tokio::sync::Mutex::default(),
             moving: Mutex::default(),
             given_back: Mutex::default(),
@@ -376,7 +379,14 @@ impl Cluster {
             let storage = GroupStorage::new(self.0.store.clone(), group).healed_by(self.0.node.clone());
             let machine = Machine::new(storage.clone(), core.clone(), self.0.changed.clone());
             let ways: Arc<dyn Ways> = Arc::new(WaysOf(Arc::downgrade(&self.0)));
-            let raft = Raft::new(self.me(), Arc::new(config()?), Net { ways, group }, storage, machine).await;
+            let raft = Raft::new(
+                self.me(),
+                Arc::new(config()?),
+                Net { ways, group, turns: self.0.turns.clone() },
+                storage,
+                machine,
+            )
+            .await;
             raft.map_err(|error| ClusterError::Unavailable(format!("the group {group} cannot be opened: {error}")))
         };
         let raft = match &core {

@@ -18,7 +18,6 @@ use openraft::{
         TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
-use tokio::time::sleep;
 
 use super::{
     engine::{LeaderId, LogId, Raft, RaftVote, Snapshot, Types, entry, entry_id, log_id, raft_entry},
@@ -29,6 +28,8 @@ use crate::{
     store::{Entry, EntryId, Group, LogRecord, NodeId, Said},
 };
 use pace::Pace;
+
+pub use pace::Turns;
 
 /// Entries are to be appended.
 pub const APPEND: u8 = 1;
@@ -52,6 +53,8 @@ pub struct Net {
     pub ways: Arc<dyn Ways>,
     /// The group.
     pub group: Group,
+    /// The nodes that lag far, of all groups, are fed in turns.
+    pub turns: Turns,
 }
 
 /// The way from this node to another, for one group.
@@ -61,6 +64,7 @@ pub struct Client {
     host: String,
     group: Group,
     pace: Arc<Mutex<Pace>>,
+    turns: Turns,
 }
 
 impl RaftNetworkFactory<Types> for Net {
@@ -68,7 +72,7 @@ impl RaftNetworkFactory<Types> for Net {
 
     async fn new_client(&mut self, node: NodeId, host: &String) -> Client {
         let (ways, pace) = (self.ways.clone(), Arc::new(Mutex::new(Pace::new(Instant::now()))));
-        Client { ways, node, host: host.clone(), group: self.group, pace }
+        Client { ways, node, host: host.clone(), group: self.group, pace, turns: self.turns.clone() }
     }
 }
 
@@ -301,9 +305,7 @@ impl RaftNetworkV2<Types> for Client {
                     let last = request.entries.last().map(|entry| entry.log_id.index);
                     let pause = last.map_or(Duration::ZERO, |last| pace().pause(committed, last, Instant::now()));
                     async move {
-                        if !pause.is_zero() {
-                            sleep(pause).await;
-                        }
+                        client.turns.pause(pause).await;
                         request
                     }
                 })

@@ -1,6 +1,14 @@
 //! How fast a node that lags far is fed while others write: it takes the time that they leave, and still comes nearer.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 
 use crate::limits;
 
@@ -54,6 +62,21 @@ impl Pace {
     /// A request has been answered in this time.
     pub fn answered(&mut self, took: Duration) {
         self.took = took;
+    }
+}
+
+/// The turns of the nodes that are fed with pauses: one pauses at a time, so that several take no more from those who write than one does.
+#[derive(Clone, Default)]
+pub struct Turns(Arc<Mutex<()>>);
+
+impl Turns {
+    /// Waits for the turn, and then for the pause. It is no sign of life of the leader that is held up, so it waits for no longer than
+    /// those are apart.
+    pub async fn pause(&self, pause: Duration) {
+        if !pause.is_zero() {
+            let _turn = timeout(limits::HEARTBEAT, self.0.lock()).await;
+            sleep(pause).await;
+        }
     }
 }
 

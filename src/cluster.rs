@@ -139,6 +139,11 @@ struct Inner {
     seen: Mutex<HashMap<NodeId, Seen>>,
     /// How each node stands, as it was asked last.
     surveys: Mutex<HashMap<NodeId, Survey>>,
+    started: Instant,
+    /// When the leader of each group that others lead was heard last.
+    heard: Mutex<HashMap<Group, Instant>>,
+    /// Groups that this node does not keep any more, though its own last word of them may be that it does.
+    forgotten: Mutex<BTreeSet<Group>>,
     /// Groups whose engine has ended by itself, and why.
     ended: Mutex<BTreeMap<Group, String>>,
     /// Counts changes of what the cluster knows.
@@ -276,6 +281,9 @@ impl Cluster {
             given_back: Mutex::default(),
             seen: Mutex::default(),
             surveys: Mutex::default(),
+            started: Instant::now(),
+            heard: Mutex::default(),
+            forgotten: Mutex::default(),
             ended: Mutex::default(),
             changed: Arc::new(watch::Sender::new(0)),
             journal: Mutex::default(),
@@ -464,38 +472,15 @@ impl Cluster {
         if self.is_active() && self.knowledge().nodes.len() > 1 {
             if let Err(error) = self.meet(first).await {
                 tracing::warn!("the node at {first} is not met again: {error}");
+                return Ok(());
             }
-            return Ok(());
+            // Who was taken out has not heard of it.
+            return match self.be_taken_in(first).await {
+                Err(ClusterError::Refused(reason)) => Err(ClusterError::Refused(reason)),
+                _ => Ok(()),
+            };
         }
-        let chains = self.0.node.chains(None, usize::MAX).into_iter().map(|(name, _)| name.to_string());
-        let joining = Joining {
-            id: self.me(),
-            host: self.0.host.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            chains: chains.collect(),
-        };
-        let said = serde_json::to_vec(&joining).expect("it is JSON");
-        let mut host = first.to_owned();
-        let since = Instant::now();
-        loop {
-            let answer = link::call_once(&self.0.identity, &host, JOIN, &said, limits::JOIN_TIMEOUT).await;
-            match answer {
-                Ok((_, answer)) => match serde_json::from_slice::<Joined>(&answer) {
-                    Ok(Joined::Taken) => break,
-                    Ok(Joined::Ask(leader)) => host = leader,
-                    Err(_) => {
-                        return Err(ClusterError::Refused(format!("the node {host} answers what is not understood")));
-                    }
-                },
-                Err(LinkError::Refused(reason)) => {
-                    return Err(ClusterError::Refused(format!("the node {host} refuses: {reason}")));
-                }
-                Err(error) if since.elapsed() > limits::JOIN_TIMEOUT || host == first => return Err(error.into()),
-                // The node that led has died: the first one knows soon who leads now.
-                Err(_) => host = first.to_owned(),
-            }
-            sleep(limits::HEARTBEAT).await;
-        }
+        self.be_taken_in(first).await?;
         self.be_member().await?;
         // Until it knows the cluster, it cannot say where a chain is.
         let mut changed = self.0.changed.subscribe();
@@ -511,36 +496,72 @@ impl Cluster {
         timeout(limits::JOIN_TIMEOUT, known).await.map_err(|_| late())
     }
 
+    /// Asks the node at `first`, and whomever it names, to take this node in.
+    async fn be_taken_in(&self, first: &str) -> Result<(), ClusterError> {
+        let chains = self.0.node.chains(None, usize::MAX).into_iter().map(|(name, _)| name.to_string());
+        let joining = Joining {
+            id: self.me(),
+            host: self.0.host.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            chains: chains.collect(),
+        };
+        let said = serde_json::to_vec(&joining).expect("it is JSON");
+        let mut host = first.to_owned();
+        let since = Instant::now();
+        loop {
+            let answer = link::call_once(&self.0.identity, &host, JOIN, &said, limits::JOIN_TIMEOUT).await;
+            match answer {
+                Ok((_, answer)) => match serde_json::from_slice::<Joined>(&answer) {
+                    Ok(Joined::Taken) => return Ok(()),
+                    Ok(Joined::Ask(leader)) => host = leader,
+                    Err(_) => {
+                        return Err(ClusterError::Refused(format!("the node {host} answers what is not understood")));
+                    }
+                },
+                Err(LinkError::Refused(reason)) => {
+                    return Err(ClusterError::Refused(format!("the node {host} refuses: {reason}")));
+                }
+                Err(error) if since.elapsed() > limits::JOIN_TIMEOUT || host == first => return Err(error.into()),
+                // The node that led has died: the first one knows soon who leads now.
+                Err(_) => host = first.to_owned(),
+            }
+            sleep(limits::HEARTBEAT).await;
+        }
+    }
+
     /// Takes a node in that asks for it.
     async fn take_in(&self, from: NodeId, joining: Joining) -> Result<Joined, ClusterError> {
         if from != joining.id {
             return Err(ClusterError::Refused("it speaks for another node".into()));
         }
         self.found().await?;
-        let Some(leader) = self.leader(Group::META, Instant::now()).await else {
-            return Err(ClusterError::Unavailable("nobody leads the cluster at the moment: try again".into()));
-        };
+        // A member needs nobody's leave, and those that were taken out are known everywhere in the end.
         let known = self.knowledge();
-        if leader != self.me() {
-            let host = known.nodes.get(&leader).map(|node| node.host.clone());
-            return host.map(Joined::Ask).ok_or_else(|| ClusterError::Unavailable("the leader has no host".into()));
-        }
         if known.gone.contains(&from) {
             return Err(ClusterError::Refused(
                 "this node was taken out of the cluster; its key is not taken in again: start it with a new data folder"
                     .into(),
             ));
         }
-        if !known.nodes.contains_key(&from) {
-            let hidden: Vec<&str> =
-                joining.chains.iter().map(String::as_str).filter(|name| self.group_of(name).is_some()).collect();
-            if !hidden.is_empty() {
-                return Err(ClusterError::Refused(format!(
-                    "the cluster has chains with the names of this node's: {}. Export them (qbc export), start with a new \
-                     data folder, and import them under other names, or fork them there",
-                    hidden.join(", ")
-                )));
-            }
+        if known.nodes.contains_key(&from) {
+            return Ok(Joined::Taken);
+        }
+        let Some(leader) = self.leader(Group::META, agreement_timeout()).await else {
+            return Err(ClusterError::Unavailable("nobody leads the cluster at the moment: try again".into()));
+        };
+        if leader != self.me() {
+            let host = known.nodes.get(&leader).map(|node| node.host.clone());
+            return host.map(Joined::Ask).ok_or_else(|| ClusterError::Unavailable("the leader has no host".into()));
+        }
+        let known = self.knowledge();
+        let hidden: Vec<&str> =
+            joining.chains.iter().map(String::as_str).filter(|name| self.group_of(name).is_some()).collect();
+        if !hidden.is_empty() {
+            return Err(ClusterError::Refused(format!(
+                "the cluster has chains with the names of this node's: {}. A chain keeps its name for ever, so start this one \
+                 with a new data folder (--data DIR); the old folder can go on as a node of its own",
+                hidden.join(", ")
+            )));
         }
         let own = Group::of(from);
         let info = NodeInfo { version: joining.version, ..NodeInfo::new(joining.host.clone()) };
@@ -585,12 +606,11 @@ impl Cluster {
         leader_of(&self.running(group)?)
     }
 
-    /// Who leads a group, as far as this node knows: where nobody does, it waits for somebody to, until [`limits::AGREEMENT_TIMEOUT`]
-    /// has passed since `since`.
-    pub async fn leader(&self, group: Group, since: Instant) -> Option<NodeId> {
+    /// Who leads a group, as far as this node knows: where nobody does, it waits until then for somebody to.
+    pub async fn leader(&self, group: Group, until: Instant) -> Option<NodeId> {
         loop {
             let leader = self.leader_now(group).await;
-            if leader.is_some() || since.elapsed() > limits::AGREEMENT_TIMEOUT {
+            if leader.is_some() || Instant::now() > until {
                 return leader;
             }
             match self.running(group) {
@@ -629,22 +649,24 @@ impl Cluster {
         }
     }
 
-    /// Waits until this node has all of a group that was acknowledged before the call.
+    /// Waits until this node has all of a group that was acknowledged before the call, or until then.
     ///
     /// # Errors
     /// Nobody leads, or too few nodes answer.
-    pub async fn linearize(&self, group: Group) -> Result<(), ClusterError> {
-        let unavailable =
-            |error: String| ClusterError::Unavailable(format!("the chain has no leader that is agreed: {error}"));
+    pub async fn linearize(&self, group: Group, until: Instant) -> Result<(), ClusterError> {
+        let unavailable = |error: String| {
+            ClusterError::Unavailable(format!(
+                "no majority of the nodes that keep the chain answers: {error}; send again later"
+            ))
+        };
         let Some(raft) = self.running(group) else {
             let is_alone = !self.is_active() || self.0.store.is_alone(group);
             return if is_alone { Ok(()) } else { Err(unavailable("its group does not run here".into())) };
         };
-        let since = Instant::now();
         loop {
             let read = async {
-                let leader = self.leader(group, since).await;
-                let leader = leader.ok_or_else(|| unavailable("no majority of its nodes answers".into()))?;
+                let leader = self.leader(group, until).await;
+                let leader = leader.ok_or_else(|| unavailable("nobody leads its group".into()))?;
                 if leader == self.me() {
                     // While a majority has answered lately, no other node can lead.
                     if raft.ensure_linearizable(ReadPolicy::LeaseRead).await.is_ok() {
@@ -653,28 +675,52 @@ impl Cluster {
                     let read = raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
                     return read.map(|_| ()).map_err(|error| unavailable(error.to_string()));
                 }
-                let answer = self.link_to(leader)?.call(READ_INDEX, group, &mut |_| (), limits::LINK_TIMEOUT).await?;
+                let left = until.saturating_duration_since(Instant::now()).min(limits::LINK_TIMEOUT);
+                let answer = self.link_to(leader)?.call(READ_INDEX, group, &mut |_| (), left);
+                let answer = answer.await.map_err(|error| unavailable(error.to_string()))?;
                 let index = answer.as_array().map(|bytes| u64::from_be_bytes(*bytes));
                 let index = index.ok_or_else(|| unavailable("its answer is not understood".into()))?;
-                let wait = raft.wait(Some(limits::AGREEMENT_TIMEOUT));
+                let wait = raft.wait(Some(until.saturating_duration_since(Instant::now())));
                 let applied = wait.applied_index_at_least(Some(index), "what the leader has").await;
                 applied.map(|_| ()).map_err(|error| unavailable(error.to_string()))
             };
             match read.await {
                 Ok(()) => return Ok(()),
-                Err(error) if since.elapsed() > limits::AGREEMENT_TIMEOUT => return Err(error),
+                Err(error) if Instant::now() > until => return Err(error),
                 Err(_) => sleep(limits::HEARTBEAT).await,
             }
         }
     }
 
-    /// How many entries of a group this node has and has not applied, where the group runs here.
-    pub fn lag(&self, group: Group) -> Option<u64> {
-        let metrics = self.running(group)?.metrics();
+    /// How old what this node has of a group may be.
+    pub fn lag(&self, group: Group) -> Lag {
+        let Some(raft) = self.running(group) else { return Lag::default() };
+        let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
-        let behind =
+        let entries =
             metrics.last_log_index.zip(metrics.last_applied).map(|(last, applied)| last.saturating_sub(applied.index));
-        Some(behind.unwrap_or(0))
+        let heard = self.0.heard.lock().expect("no holder of this lock panics").get(&group).copied();
+        let age = match metrics.current_leader == Some(self.me()) {
+            _ if self.is_alone(group) => Duration::ZERO,
+            // Others have let it lead until then.
+            true => metrics.last_quorum_acked.map_or(Duration::ZERO, |acked| acked.elapsed()),
+            false => heard.unwrap_or(self.0.started).elapsed(),
+        };
+        Lag { entries: entries.unwrap_or(0), age }
+    }
+
+    /// Groups that run on this node and have had no leader with a majority for longer than it is waited for one.
+    pub fn leaderless(&self) -> Vec<Group> {
+        let running: Vec<Group> =
+            self.0.groups.read().expect("no holder of this lock panics").keys().copied().collect();
+        running.into_iter().filter(|group| self.lag(*group).age > limits::AGREEMENT_TIMEOUT).collect()
+    }
+
+    /// The hosts of the other nodes that keep a group.
+    pub fn keepers(&self, group: Group) -> Vec<String> {
+        let known = self.knowledge();
+        let keepers = known.groups.get(&group).map(|info| info.replicas.as_slice()).unwrap_or_default();
+        keepers.iter().filter(|node| **node != self.me()).filter_map(|node| self.host_of(*node)).collect()
     }
 
     /// Changes what the cluster knows, through the leader of [`Group::META`]. Says whether all was as the change expects.
@@ -683,21 +729,19 @@ impl Cluster {
     /// It is not known whether it was or will be made.
     pub async fn change(&self, change: ClusterChange) -> Result<bool, ClusterError> {
         let json = Arc::new(serde_json::to_vec(&change).expect("a change is JSON"));
-        let since = Instant::now();
+        let until = agreement_timeout();
         loop {
-            let changed = self.try_change(&json, since).await;
+            let changed = self.try_change(&json, until).await;
             match changed {
-                Err(ClusterError::Unavailable(_)) if since.elapsed() < limits::AGREEMENT_TIMEOUT => {
-                    sleep(limits::HEARTBEAT).await;
-                }
+                Err(ClusterError::Unavailable(_)) if Instant::now() < until => sleep(limits::HEARTBEAT).await,
                 changed => return changed,
             }
         }
     }
 
-    async fn try_change(&self, json: &Arc<Vec<u8>>, since: Instant) -> Result<bool, ClusterError> {
+    async fn try_change(&self, json: &Arc<Vec<u8>>, until: Instant) -> Result<bool, ClusterError> {
         let nobody = || ClusterError::Unavailable("no majority of the cluster's nodes answers".into());
-        let leader = self.leader(Group::META, since).await.ok_or_else(nobody)?;
+        let leader = self.leader(Group::META, until).await.ok_or_else(nobody)?;
         if leader != self.me() {
             let link = self.link_to(leader)?;
             let answer = link.call(
@@ -1049,7 +1093,11 @@ impl Cluster {
         let (me, known) = (self.me(), self.knowledge());
         for (group, info) in &known.groups {
             let members = self.0.store.group(*group).membership;
-            let is_here = info.replicas.contains(&me) || members.is_some_and(|(_, of)| of.nodes.contains_key(&me));
+            let was_here = || {
+                let is_forgotten = self.0.forgotten.lock().expect("no holder of this lock panics").contains(group);
+                !is_forgotten && members.is_some_and(|(_, of)| of.nodes.contains_key(&me))
+            };
+            let is_here = info.replicas.contains(&me) || was_here();
             if is_here && self.runs_apart(&known, *group) && self.running(*group).is_none() && self.may_open(*group) {
                 // One makes a new group; the others get it from there.
                 if info.founder == me {
@@ -1107,6 +1155,7 @@ impl Cluster {
 
     /// Ends a group that is not kept here any more.
     async fn forget(&self, group: Group, raft: Raft) {
+        self.0.forgotten.lock().expect("no holder of this lock panics").insert(group);
         self.0.groups.write().expect("no holder of this lock panics").remove(&group);
         let _ = raft.shutdown().await;
         self.0.node.drop_group(group);
@@ -1232,7 +1281,8 @@ impl Cluster {
             };
             for node in known.going() {
                 let is_told = known.nodes[&node].standing == Standing::Leaving;
-                let has_left = known.groups.keys().all(|group| is_without(group, node));
+                let kept = known.groups.iter().filter(|(_, info)| known.may_keep(info, node));
+                let has_left = kept.into_iter().all(|(group, _)| is_without(group, node));
                 if has_left && (is_told || is_without(&Group::META, node)) {
                     left.insert(node);
                 }
@@ -1287,6 +1337,20 @@ fn config() -> Result<openraft::Config, ClusterError> {
         ..openraft::Config::default()
     };
     config.validate().map_err(|error| ClusterError::Refused(error.to_string()))
+}
+
+/// How old what a node has of a group may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lag {
+    /// Entries that it has and has not applied.
+    pub entries: u64,
+    /// Time since it knew that the leader is there, which sends it what is new.
+    pub age: Duration,
+}
+
+/// Until when it is waited for a leader, and for agreement.
+pub fn agreement_timeout() -> Instant {
+    Instant::now() + limits::AGREEMENT_TIMEOUT
 }
 
 /// Who leads a group, as far as its engine here knows.
@@ -1439,11 +1503,13 @@ impl Carrier for CarrierOf {
             Some(link.call(CARRY, group, &mut |content| carry::encode(&carried, content), limits::CARRY_TIMEOUT))
         });
         Box::pin(async move {
-            let (since, mut sent) = (Instant::now(), first);
+            // What has ids is accepted once, however often it comes. Lines of a stream keep their order.
+            let is_exact = !carried.each_for_itself && carried.transactions.iter().all(|one| one.id().is_some());
+            let (until, mut sent, mut is_unknown) = (agreement_timeout(), first, false);
             loop {
                 let answer = match sent.take() {
                     Some(answer) => answer.await,
-                    None => match cluster.leader(group, since).await {
+                    None => match cluster.leader(group, until).await {
                         Some(leader) if leader == cluster.me() => return cluster.0.node.inject_carried(carried).await,
                         Some(leader) => match cluster.link_to(leader) {
                             Ok(link) => {
@@ -1452,6 +1518,7 @@ impl Carrier for CarrierOf {
                             }
                             Err(_) => Err(LinkError::NotSent(leader.to_string())),
                         },
+                        None if is_unknown => return Err(Refused::NotAgreed),
                         None => return Err(Refused::NotLeading(None)),
                     },
                 };
@@ -1460,11 +1527,15 @@ impl Carrier for CarrierOf {
                     Err(LinkError::NotSent(_)) => Err(Refused::NotLeading(None)),
                     Err(_) => Err(Refused::NotAgreed),
                 };
+                is_unknown |= matches!(placed, Err(Refused::NotAgreed));
                 match placed {
-                    // Nobody has taken it.
-                    Err(Refused::NotLeading(_)) if since.elapsed() < limits::AGREEMENT_TIMEOUT => {
+                    Err(Refused::NotLeading(_) | Refused::NotAgreed)
+                        if (is_exact || !is_unknown) && Instant::now() < until =>
+                    {
                         sleep(limits::HEARTBEAT).await;
                     }
+                    // Nobody has taken it this time.
+                    Err(Refused::NotLeading(_)) if is_unknown => return Err(Refused::NotAgreed),
                     placed => return placed,
                 }
             }
@@ -1475,7 +1546,7 @@ impl Carrier for CarrierOf {
         let cluster = self.0.upgrade().map(Cluster);
         Box::pin(async move {
             match cluster {
-                Some(cluster) => cluster.linearize(group).await.is_ok(),
+                Some(cluster) => cluster.linearize(group, agreement_timeout()).await.is_ok(),
                 None => false,
             }
         })
@@ -1539,7 +1610,11 @@ impl Answers for AnswersOf {
                         Some(raft) => raft,
                         None => cluster.open_asked(group).await?,
                     };
-                    net::answer(raft, kind, content).await
+                    let answer = net::answer(raft.clone(), kind, content).await;
+                    if kind == net::APPEND && answer.is_ok() && leader_of(&raft) == Some(from) {
+                        cluster.0.heard.lock().expect("no holder of this lock panics").insert(group, Instant::now());
+                    }
+                    answer
                 }
                 READ_INDEX => cluster.read_index(group).await,
                 CHANGE => {
@@ -1551,7 +1626,7 @@ impl Answers for AnswersOf {
                     if !cluster.leads(Group::META) {
                         return Ok(Vec::new());
                     }
-                    match cluster.try_change(&Arc::new(content.to_vec()), Instant::now()).await {
+                    match cluster.try_change(&Arc::new(content.to_vec()), agreement_timeout()).await {
                         Ok(changed) => Ok(vec![changed.into()]),
                         Err(ClusterError::Unavailable(_)) => Ok(Vec::new()),
                         Err(error) => Err(error.to_string()),

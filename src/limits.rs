@@ -321,7 +321,7 @@ pub const HEARTBEAT: Duration = Duration::from_millis(150);
 pub const ELECTION: [Duration; 2] = [Duration::from_millis(700), Duration::from_millis(900)];
 
 /// The longest wait for a group to have a leader, and to agree to a write: who asks is answered within 5 s.
-pub const AGREEMENT_TIMEOUT: Duration = Duration::from_millis(4_500);
+pub const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The longest wait of a node that joins a cluster.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);

@@ -271,11 +271,20 @@ impl Knowledge {
         if is_lost {
             // It agrees to nothing any more: its place is given to others at once.
             for (group_id, info) in self.groups.iter().filter(|(_, info)| info.replicas.contains(&id)) {
-                let replaced = self.without(info, id);
-                set.extend([group(*group_id, replaced.as_ref())]);
+                set.extend([group(*group_id, self.goes_on(*group_id, info, id).as_ref())]);
             }
         }
         Ok(ClusterChange { expect: BTreeMap::from([(key, before)]), set })
+    }
+
+    /// What becomes of a group that a node leaves: it goes on without that, or ends where it was the node's own and has no chain.
+    fn goes_on(&self, id: Group, info: &GroupInfo, without: NodeId) -> Option<GroupInfo> {
+        self.without(info, without).filter(|_| info.want > 1 || self.chains_of(id) > 0)
+    }
+
+    /// Whether a node may still be a member of a group that is to be kept by others: it has kept it. Only who leads the group knows.
+    pub fn may_keep(&self, info: &GroupInfo, node: NodeId) -> bool {
+        info.want > 1 || info.founder == node || info.replicas.contains(&node)
     }
 
     /// A group without a node, which another one replaces if there is one. Nothing where nobody would be left.
@@ -293,7 +302,7 @@ impl Knowledge {
         for (&id, info) in self.nodes.iter().filter(|(_, info)| info.standing != Standing::In) {
             if let Some((group_id, of)) = self.groups.iter().find(|(_, of)| of.replicas.contains(&id)) {
                 // A group in which it was alone goes where others are.
-                return match self.without(of, id).filter(|_| of.want > 1 || self.chains_of(*group_id) > 0) {
+                return match self.goes_on(*group_id, of, id) {
                     Some(to) => Some(self.replace(*group_id, &to)),
                     None => {
                         let (key, before) = group(*group_id, Some(of));
@@ -505,6 +514,14 @@ mod tests {
         cluster.plan();
         let known = cluster.knowledge();
         assert!(!known.nodes.contains_key(&id) && keeps(&known) != id);
+        // Where it keeps nothing alone but its own empty group, that ends with it.
+        let empty = *known.nodes.keys().find(|id| keeps(&known) != **id).unwrap();
+        let own = |known: &Knowledge| known.groups.contains_key(&Group::of(empty));
+        assert!(own(&known));
+        cluster.change(&known.leave(empty, true).unwrap());
+        assert!(!own(&cluster.knowledge()));
+        cluster.plan();
+        assert!(!cluster.knowledge().nodes.contains_key(&empty));
         // The last one stays.
         let mut cluster = Cluster::of(1);
         assert!(cluster.knowledge().leave(1.into(), false).is_err());

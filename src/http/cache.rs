@@ -46,6 +46,18 @@ pub fn unchanged(headers: &HeaderMap, tag: &str, cache: Cache) -> Option<Respons
     has.then(|| (StatusCode::NOT_MODIFIED, cache_headers(tag, cache)).into_response())
 }
 
+/// Marks an answer about what is sealed: it holds on whatever node it is read.
+#[derive(Clone)]
+pub struct Sealed;
+
+/// The answer, with that mark where it is so.
+pub fn marked_sealed(mut response: Response, is_sealed: bool) -> Response {
+    if is_sealed {
+        response.extensions_mut().insert(Sealed);
+    }
+    response
+}
+
 /// The encodings of an answer: which one the client gets, and their tags. Each has a tag of its own, as RFC 9110 section 8.8.3.3 has
 /// it.
 ///

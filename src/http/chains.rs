@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{
     App,
     access::Client,
-    cache::{Cache, cache_headers, insists_on, prefers, unchanged},
+    cache::{Cache, cache_headers, insists_on, marked_sealed, prefers, unchanged},
     extract::{ChainOf, IsHead, LINES, Place, Query, parse_index, read_object},
     inject::{tag_header, text_header},
     nodes::{ChainView, NAME_IS_KEY, take_leap, take_name},
@@ -279,18 +279,20 @@ pub async fn quant(
     let newest = target.chain.head().newest;
     let index = find_quant(&app, &target.chain, &place.0, newest.index()).await?;
     let quant = app.0.node.quant(&target.chain, index).await?;
-    let cache = if place.0 == "latest" { Cache::Revalidate } else { Cache::Erasable };
+    let is_sealed = place.0 != "latest";
+    let cache = if is_sealed { Cache::Erasable } else { Cache::Revalidate };
     let tag = match target.chain.erasures() {
         0 => format!("\"{}\"", quant.hash()),
         erasures => format!("\"{}-{erasures}\"", quant.hash()),
     };
     if let Some(unchanged) = unchanged(&headers, &tag, cache) {
-        return Ok(unchanged);
+        return Ok(marked_sealed(unchanged, is_sealed));
     }
     let stream =
         ChainStream::open(&app.0.node, &target.chain, index.get()..index.next().get(), true, Shape::One).await?;
-    Ok((cache_headers(&tag, cache), [(header::CONTENT_TYPE, "application/json")], stream.into_body(app.0.node.clone()))
-        .into_response())
+    let body = stream.into_body(app.0.node.clone());
+    let response = (cache_headers(&tag, cache), [(header::CONTENT_TYPE, "application/json")], body).into_response();
+    Ok(marked_sealed(response, is_sealed))
 }
 
 async fn find_quant(app: &App, chain: &Arc<ChainHandle>, place: &str, newest: Height) -> Result<Height, Problem> {
@@ -487,14 +489,20 @@ async fn transaction_at(
 ) -> Result<Response, Problem> {
     let (mut record, quant) = app.0.node.transaction(chain, index).await?;
     let state = if quant.is_some() { "sealed" } else { "pooled" };
+    // What is erased stays so, and the chain's own records are never erased.
+    let read =
+        Record::parse(&record).map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
+    let is_final = quant.is_some() && (read.transaction.kind().is_some() || read.transaction.erased().is_some());
     let tag = format!("\"{}-{state}\"", crate::core::hash::leaf(&record));
-    if let Some(unchanged) = unchanged(headers, &tag, Cache::Revalidate) {
-        return Ok(unchanged);
+    let (is_sealed, cache) = (quant.is_some(), if is_final { Cache::Immutable } else { Cache::Revalidate });
+    if let Some(unchanged) = unchanged(headers, &tag, cache) {
+        return Ok(marked_sealed(unchanged, is_sealed));
     }
     let quant = quant.map_or("null".into(), |quant| quant.to_string());
     record.pop();
     record.extend_from_slice(format!(",\"state\":\"{state}\",\"quant\":{quant}}}").as_bytes());
-    Ok((cache_headers(&tag, Cache::Revalidate), [(header::CONTENT_TYPE, "application/json")], record).into_response())
+    let response = (cache_headers(&tag, cache), [(header::CONTENT_TYPE, "application/json")], record).into_response();
+    Ok(marked_sealed(response, is_sealed))
 }
 
 /// The proof that a transaction is in a chain, checkable offline.
@@ -553,7 +561,7 @@ pub async fn receipt(
         (cache_headers(&tag, Cache::Revalidate), [(header::CONTENT_TYPE, media)], body).into_response()
     });
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
-    Ok(response)
+    Ok(marked_sealed(response, true))
 }
 
 /// The receipt of a sealed transaction as a C2SP tlog-proof.
@@ -627,11 +635,13 @@ pub async fn consistency(
     }
     let cache = if query.to.is_some() { Cache::Immutable } else { Cache::Revalidate };
     let tag = format!("\"{}-{from}-{to}\"", target.chain.id);
+    let is_sealed = query.to.is_some() && to <= head.newest.size();
     if let Some(unchanged) = unchanged(&headers, &tag, cache) {
-        return Ok(unchanged);
+        return Ok(marked_sealed(unchanged, is_sealed));
     }
     let path = app.0.node.consistency(target.chain, from, to).await?;
-    Ok((cache_headers(&tag, cache), axum::Json(Consistency { from: from.get(), to: to.get(), path })).into_response())
+    let proof = axum::Json(Consistency { from: from.get(), to: to.get(), path });
+    Ok(marked_sealed((cache_headers(&tag, cache), proof).into_response(), is_sealed))
 }
 
 /// How large a chain is.

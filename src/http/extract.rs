@@ -360,6 +360,7 @@ pub fn format_of(headers: &HeaderMap) -> Result<Format, Problem> {
         "application/x-www-form-urlencoded" => Ok(Format::Form),
         media if LINES.contains(&media) => Ok(Format::Lines),
         media if media.starts_with("application/") && media.ends_with("+json") => Ok(Format::Json),
+        "" => Err(unsupported("the body has no Content-Type")),
         _ => Err(unsupported(&format!("the body's Content-Type is {header:?}"))),
     }
 }
@@ -368,7 +369,7 @@ fn unsupported(what: &str) -> Problem {
     Problem::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         format!(
-            "{what}: send JSON with the header \"Content-Type: application/json\", as curl does with --json, or a form with \"data=…\""
+            "{what}: send JSON with the header \"Content-Type: application/json\", as curl does with --json, or the fields of a form"
         ),
     )
 }

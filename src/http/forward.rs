@@ -14,6 +14,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts},
     response::IntoResponse,
 };
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::{
@@ -31,7 +32,7 @@ use super::{
     table::{Asked, Kind},
 };
 use crate::{
-    cluster::{Cluster, ClusterError, link},
+    cluster::{Cluster, ClusterError, Lag, agreement_timeout, link},
     limits,
     node::{Group, Node},
     tls::Stream,
@@ -74,6 +75,12 @@ pub fn distrust(request: &mut Request<Body>) {
     }
 }
 
+/// An answer without what only other nodes of the cluster make something of.
+pub fn as_told(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().remove(NOT_LEADING);
+    response
+}
+
 /// Sends requests to other nodes of the cluster, on connections on which both have authenticated each other.
 #[derive(Clone)]
 pub struct Client(legacy::Client<Dialler, Body>);
@@ -96,6 +103,29 @@ impl Client {
         };
         timeout(limits::AGREEMENT_TIMEOUT, asked).await.ok()?
     }
+}
+
+/// A request without a body that asks for what is sealed, once more.
+pub fn again(request: &Request<Body>) -> Request<Body> {
+    let mut again = Request::new(Body::empty());
+    (*again.method_mut(), *again.uri_mut()) = (request.method().clone(), request.uri().clone());
+    (*again.headers_mut(), *again.extensions_mut()) = (request.headers().clone(), request.extensions().clone());
+    again
+}
+
+/// What any node answers that keeps the chain and has what is asked for, where nobody is known to lead.
+pub async fn ask_keepers(client: &Client, cluster: &Cluster, about: &About, request: Parts) -> Option<Response<Body>> {
+    let group = cluster.group_of(about.chain.as_ref()?)?;
+    let (request, target) = (&request, request.uri.path_and_query().map_or("/", |target| target.as_str()));
+    let asked = cluster.keepers(group).into_iter().map(|host| async move {
+        let mut sent = Request::new(Body::empty());
+        *sent.uri_mut() = format!("{}{target}", link::url(&host)).parse().ok()?;
+        (*sent.method_mut(), *sent.headers_mut()) = (request.method.clone(), forwarded(&request.headers));
+        let answer = timeout(limits::AGREEMENT_TIMEOUT, client.0.request(sent)).await.ok()?.ok()?;
+        answer.headers().contains_key(CONSISTENCY).then(|| answered(answer))
+    });
+    let answers = asked.collect::<FuturesUnordered<_>>().filter_map(std::future::ready);
+    std::pin::pin!(answers).next().await
 }
 
 /// Opens connections to other nodes of the cluster.
@@ -131,10 +161,20 @@ impl Connection for Stream {
 pub enum Way {
     /// Here.
     Here,
-    /// Here, of what is at hand, which may lack so many entries.
-    Local(u64),
+    /// Here, of what is at hand.
+    Local(Lag),
     /// By the node at this host, or by the one that leads this group by then.
     There(String, Group),
+}
+
+impl Lag {
+    /// An answer of what is at hand, which says how old that may be: entries that are not applied yet, and whole seconds since the leader
+    /// was heard.
+    pub fn told(self, mut response: Response<Body>) -> Response<Body> {
+        let value = format!("local; lag={}; age={}", self.entries, self.age.as_secs());
+        response.headers_mut().insert(CONSISTENCY, value.try_into().expect("these are numbers"));
+        response
+    }
 }
 
 /// What a request is about: a chain, which part of it, and whether it is written.
@@ -154,6 +194,16 @@ impl About {
 
     fn is_inject(&self) -> bool {
         self.chain.is_some() && self.part == "inject"
+    }
+
+    /// Whether it may be about what is sealed, which whoever has it can tell.
+    pub fn may_be_sealed(&self) -> bool {
+        !self.writes && self.chain.is_some() && ["quants", "transactions", "consistency"].contains(&self.part.as_str())
+    }
+
+    /// The group of the chain, where that is kept on this node.
+    pub fn kept_here(&self, node: &Node) -> Option<Group> {
+        Some(node.chain(self.chain.as_ref()?)?.group)
     }
 
     /// The group that keeps the chain, whether it is kept here, whether it is about what is sealed, and whether it goes to the leader
@@ -194,7 +244,7 @@ pub fn take_consistency(request: &mut Request<Body>) -> Result<bool, Problem> {
     Ok(true)
 }
 
-/// Where a request is to be answered.
+/// Where a request is to be answered. It is waited until then for a leader.
 ///
 /// # Errors
 /// `503`: nobody who could is reached.
@@ -204,6 +254,7 @@ pub fn way<'a>(
     request: &Request<Body>,
     about: &About,
     is_local_enough: bool,
+    until: Instant,
 ) -> impl Future<Output = Result<Way, Problem>> + Send + use<'a> {
     let found = about.find(cluster, node);
     let is_forwarded = request.headers().contains_key(FORWARDED);
@@ -212,13 +263,13 @@ pub fn way<'a>(
     let unknown = is_unknown.then(|| (about.clone(), node.clone()));
     async move {
         let found = match unknown {
-            Some((about, node)) if cluster.linearize(Group::META).await.is_ok() => about.find(cluster, &node),
+            Some((about, node)) if cluster.linearize(Group::META, until).await.is_ok() => about.find(cluster, &node),
             _ => found,
         };
         match found {
             Some((group, is_here, is_tile, writes)) => {
                 let is_sealed = is_tile && is_here;
-                way_of(cluster, group, (is_here, writes, is_sealed), is_forwarded, is_local_enough).await
+                way_of(cluster, group, (is_here, writes, is_sealed), is_forwarded, is_local_enough, until).await
             }
             None => Ok(Way::Here),
         }
@@ -231,22 +282,23 @@ async fn way_of(
     (is_here, writes, is_sealed): (bool, bool, bool),
     is_forwarded: bool,
     is_local_enough: bool,
+    until: Instant,
 ) -> Result<Way, Problem> {
     if is_forwarded {
         if !writes && is_here && !is_sealed {
-            cluster.linearize(group).await?;
+            cluster.linearize(group, until).await?;
         }
         return Ok(Way::Here);
     }
     if writes || !is_here {
-        return to_leader(cluster, group).await;
+        return to_leader(cluster, group, until).await;
     }
     if is_local_enough {
-        return Ok(Way::Local(cluster.lag(group).unwrap_or(0)));
+        return Ok(Way::Local(cluster.lag(group)));
     }
     // What is sealed never changes, and a tile is of what is sealed; the newest quant is not sealed for ever.
     if !is_sealed {
-        cluster.linearize(group).await?;
+        cluster.linearize(group, until).await?;
     }
     Ok(Way::Here)
 }
@@ -255,8 +307,8 @@ async fn way_of(
 ///
 /// # Errors
 /// `503`: nobody does.
-pub async fn to_leader(cluster: &Cluster, group: Group) -> Result<Way, Problem> {
-    let leader = cluster.leader(group, Instant::now()).await.ok_or_else(nobody)?;
+pub async fn to_leader(cluster: &Cluster, group: Group, until: Instant) -> Result<Way, Problem> {
+    let leader = cluster.leader(group, until).await.ok_or_else(nobody)?;
     if leader == cluster.me() {
         return Ok(Way::Here);
     }
@@ -326,7 +378,7 @@ pub async fn send(
         false => (None, Some(body)),
     };
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let since = Instant::now();
+    let until = agreement_timeout();
     loop {
         let body = match (&kept, streamed.take()) {
             (Some(kept), _) => Body::from(kept.clone()),
@@ -342,9 +394,9 @@ pub async fn send(
             Ok(answer) => !answer.headers().contains_key(NOT_LEADING),
             Err(error) => !error.is_connect(),
         };
-        if !is_taken && kept.is_some() && since.elapsed() < limits::AGREEMENT_TIMEOUT {
+        if !is_taken && kept.is_some() && Instant::now() < until {
             sleep(limits::HEARTBEAT).await;
-            if let Some(leader) = cluster.leader(group, since).await
+            if let Some(leader) = cluster.leader(group, until).await
                 && let Some(at) = cluster.host_of(leader)
             {
                 host = at;

@@ -25,6 +25,7 @@ use super::{
     problem::{Problem, ProblemDocument},
 };
 use crate::{
+    cluster::agreement_timeout,
     core::{
         chain::Tag,
         count::Index,
@@ -247,7 +248,7 @@ pub async fn inject(
 /// Waits, where another node leads a chain with writers, until this one knows who they are by now.
 async fn know_writers(app: &App, chain: &ChainHandle) -> Result<(), Problem> {
     if app.0.cluster.is_active() && !app.0.node.leads(chain.group) && chain.rules().writers().is_some() {
-        app.0.cluster.linearize(chain.group).await?;
+        app.0.cluster.linearize(chain.group, agreement_timeout()).await?;
     }
     Ok(())
 }

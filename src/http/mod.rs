@@ -63,7 +63,7 @@ pub use server::Limits;
 
 use crate::{
     access::{Resource, Role},
-    cluster::Cluster,
+    cluster::{Cluster, agreement_timeout},
     core::transaction::Timestamp,
     limits,
     mirror::Mirrors,
@@ -72,7 +72,7 @@ use crate::{
     tls,
 };
 use access::{Client, End, Holds};
-use cache::Encodings;
+use cache::{Encodings, Sealed};
 use forward::{About, Way};
 use forwarded::References;
 use problem::Problem;
@@ -349,6 +349,7 @@ impl Interface {
     async fn answer_client(&self, mut request: Request<Body>, asked: &Asked<'_>) -> (Response, Option<String>) {
         let Shared { cluster, node, admitted, .. } = &*self.app.0;
         let in_force = admitted.access.as_ref();
+        let is_of_client = request.extensions().get::<forward::FromNode>().is_none();
         if cluster.is_active() {
             forward::distrust(&mut request);
         }
@@ -373,6 +374,7 @@ impl Interface {
                 holds.until_ended(response)
             }
         };
+        let response = if is_of_client { forward::as_told(response) } else { response };
         (response, token)
     }
 
@@ -423,31 +425,44 @@ impl Interface {
     /// The answer of this node, or of the one that can give it.
     async fn in_cluster(&self, mut request: Request<Body>, about: &About, is_local_enough: bool) -> Response {
         let Shared { cluster, node, others, .. } = &*self.app.0;
-        let since = Instant::now();
+        let until = agreement_timeout();
+        // What is sealed can be told without a leader, so none is waited for as long.
+        let mut soon = about.may_be_sealed().then(|| Instant::now() + limits::ELECTION[1]);
         loop {
-            match forward::way(cluster, node, &request, about, is_local_enough).await {
+            match forward::way(cluster, node, &request, about, is_local_enough, soon.unwrap_or(until)).await {
+                Err(_) if soon.take().is_some() => {
+                    if let Some(response) = self.of_sealed(forward::again(&request), about).await {
+                        return response;
+                    }
+                }
                 Err(problem) => return problem.into_response(),
                 Ok(Way::Here) => {
                     let (taken, again) = forward::Again::of(request, about);
                     let response = self.here(taken).await;
                     let is_taken = !response.headers().contains_key(forward::NOT_LEADING);
                     match again {
-                        Some(again) if !is_taken && since.elapsed() < limits::AGREEMENT_TIMEOUT => {
+                        Some(again) if !is_taken && Instant::now() < until => {
                             tokio::time::sleep(limits::HEARTBEAT).await;
                             request = again.request();
                         }
                         _ => return response,
                     }
                 }
-                Ok(Way::Local(lag)) => {
-                    let mut response = self.here(request).await;
-                    let value = HeaderValue::try_from(format!("local; lag={lag}")).expect("it is a number");
-                    response.headers_mut().insert(forward::CONSISTENCY, value);
-                    return response;
-                }
+                Ok(Way::Local(lag)) => return lag.told(self.here(request).await),
                 Ok(Way::There(host, group)) => return forward::send(others, cluster, host, group, request).await,
             }
         }
+    }
+
+    /// The answer about what is sealed, of this node or another one that has it, though nobody is known to lead.
+    async fn of_sealed(&self, request: Request<Body>, about: &About) -> Option<Response> {
+        let Shared { cluster, node, others, .. } = &*self.app.0;
+        let Some(group) = about.kept_here(node) else {
+            return forward::ask_keepers(others, cluster, about, request.into_parts().0).await;
+        };
+        let lag = cluster.lag(group);
+        let response = self.here(request).await;
+        response.extensions().get::<Sealed>().is_some().then(|| lag.told(response))
     }
 
     /// The answer of this node.

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     access::Role,
-    cluster::ClusterError,
+    cluster::{ClusterError, agreement_timeout},
     core::{
         chain::LeapPolicy,
         count::Index,
@@ -254,7 +254,7 @@ async fn bang_in_cluster(
             })?
         }
     };
-    if let Way::There(host, group) = forward::to_leader(cluster, group).await? {
+    if let Way::There(host, group) = forward::to_leader(cluster, group, agreement_timeout()).await? {
         if asked.is_some() {
             return Err(Refused::NotLeading(Some(host)).into());
         }
@@ -682,6 +682,10 @@ pub(super) fn check_ready(app: &App, may_tell: impl Fn(&ChainName) -> bool) -> R
     let ended = app.0.cluster.ended().into_iter().map(|(group, detail)| {
         format!("the group {group} runs no more on this node until that is started again: {detail}")
     });
+    let leaderless = app.0.cluster.leaderless().into_iter().map(|group| match group {
+        Group::META => "no majority of the cluster's nodes answers, so no chain can be made".into(),
+        group => format!("no majority of the nodes of the group {group} answers, so its chains take no writes"),
+    });
     let name = |what: &'static str| {
         let may_tell = &may_tell;
         move |(name, detail): (ChainName, String)| match may_tell(&name) {
@@ -691,7 +695,7 @@ pub(super) fn check_ready(app: &App, may_tell: impl Fn(&ChainName) -> bool) -> R
     };
     let damaged = app.0.node.damages().into_iter().map(name("is damaged"));
     let rolled_back = app.0.node.rollbacks().into_iter().map(name("takes no writes"));
-    match ended.chain(damaged).chain(rolled_back).collect::<Vec<String>>().as_slice() {
+    match ended.chain(leaderless).chain(damaged).chain(rolled_back).collect::<Vec<String>>().as_slice() {
         [] => Ok(()),
         reasons => Err(format!("{}; the others go on", reasons.join("; "))),
     }

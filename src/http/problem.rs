@@ -126,7 +126,7 @@ impl IntoResponse for Problem {
 
 impl From<JsonError> for Problem {
     fn from(error: JsonError) -> Self {
-        let detail = format!("the body is no I-JSON (RFC 7493): {error}");
+        let detail = format!("the body cannot be read as I-JSON (RFC 7493): {error}");
         let errors = vec![Fault { pointer: error.pointer, detail: error.detail }];
         Problem { errors, ..Problem::new(StatusCode::BAD_REQUEST, detail) }
     }

@@ -460,11 +460,11 @@ pub enum Refused {
     #[error("the node has too much to write: send again later")]
     Busy,
     /// Another node decides on the chain, the one at this host, or none at the moment.
-    #[error("this node does not lead the chain's group{}", .0.as_deref().map(|host| format!(": {host} does")).unwrap_or_default())]
+    #[error("{}", not_leading(.0.as_deref()))]
     NotLeading(Option<String>),
     /// No majority has answered.
     #[error(
-        "no majority of the chain's nodes has answered in time: it may still be accepted later, so send it again with the same \
+        "no majority of the chain's nodes has answered: it may still be accepted later, so send it again with the same \
          \"id\""
     )]
     NotAgreed,
@@ -474,4 +474,14 @@ pub enum Refused {
     /// The store could not take it.
     #[error("{0}")]
     Store(#[from] StoreError),
+}
+
+fn not_leading(leader: Option<&str>) -> String {
+    match leader {
+        Some(host) => format!("this node does not lead the chain's group: {host} does"),
+        None => {
+            "no majority of the chain's nodes answers: nothing was accepted; send it again later, with the same \"id\""
+                .into()
+        }
+    }
 }

@@ -393,6 +393,8 @@ fn a_live_chain_is_verified() {
     assert_eq!(said, figures);
     assert!(qbc(&["verify", &(node.url.clone() + "/chains/none")]).fails(1).contains("404"));
     assert!(qbc(&["verify", &(node.url.clone() + "/transactions")]).fails(2).contains("names no chain"));
+    let host = node.url.trim_start_matches("http://");
+    assert_eq!(qbc(&["verify", host]).ok(), qbc(&["verify", &node.url]).ok());
 }
 
 /// The URL of a proxy before the node that changes `text` to `other`, of the same length, in each answer.

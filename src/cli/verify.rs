@@ -177,10 +177,15 @@ pub async fn run(args: VerifyArgs, node: Connection) -> anyhow::Result<()> {
     let verify = move || match target.as_deref() {
         None => of_node(&node, &runtime, &demands),
         Some("-") => of_file(io::stdin().lock(), 0, "standard input", &demands),
-        Some(url) if url.contains("://") => of_node(&at_url(url, &node)?, &runtime, &demands),
+        Some(url) if names_node(url) => of_node(&at_url(url, &node)?, &runtime, &demands),
         Some(path) => of_path(Path::new(path), &demands),
     };
     tokio::task::spawn_blocking(verify).await.context("the verification was interrupted")?
+}
+
+/// Whether it is a URL, or the HOST:PORT of one, and no file of that name is there.
+fn names_node(text: &str) -> bool {
+    text.contains("://") || text.contains(':') && parse_node(text).is_ok() && !Path::new(text).exists()
 }
 
 /// The chain that a URL names: `http://HOST[:PORT]`, perhaps with `/chains/NAME`, and perhaps with `/chain` behind it.

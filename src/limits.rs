@@ -470,3 +470,8 @@ pub const HTTP2_WINDOWS: [u32; 2] = [256 << 10, 1 << 20];
 pub const HTTP2_RESETS: usize = 20;
 /// See [`HTTP2_RESETS`].
 pub const HTTP2_ERRORS: usize = 256;
+
+/// placeholder
+pub const fn memory(connections: usize, chains: usize) -> usize {
+    (1 << 40) + connections + chains
+}

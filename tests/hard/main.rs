@@ -24,6 +24,7 @@
 
 mod faults;
 mod fuzz;
+mod load;
 mod power;
 mod readers;
 mod script;

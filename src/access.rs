@@ -20,7 +20,7 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -28,6 +28,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
 use toml::Spanned;
 
 use crate::{
@@ -419,16 +420,37 @@ pub enum Resource {
     Listeners,
     /// Bytes of bodies in memory.
     BodyBytes,
+    /// Bytes of answers that wait to be taken.
+    AnswerBytes,
 }
 
 /// What one client, an address or a token, takes up at the moment.
-#[derive(Debug, Default)]
-pub struct Usage([AtomicUsize; 4]);
+#[derive(Debug)]
+pub struct Usage {
+    used: [AtomicUsize; 5],
+    /// Heavy work that it may still do at one time; more waits, in order.
+    pub turns: Arc<Semaphore>,
+    /// Whether a handshake of TLS may go on that it has begun; others wait.
+    pub handshakes: Arc<Semaphore>,
+}
+
+impl Default for Usage {
+    fn default() -> Usage {
+        let (turns, handshakes) = (Arc::new(Semaphore::new(TURNS[1])), Arc::new(Semaphore::new(1)));
+        Usage { used: Default::default(), turns, handshakes }
+    }
+}
+
+/// Heavy work at one time, of all clients and of one.
+pub static TURNS: LazyLock<[usize; 2]> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism();
+    limits::turns(processors.map_or(1, std::num::NonZero::get))
+});
 
 impl Usage {
     /// Takes `amount` more, where that makes no more than `bound`.
     pub fn hold(self: &Arc<Usage>, resource: Resource, amount: usize, bound: usize) -> Option<Held> {
-        let used = &self.0[resource as usize];
+        let used = &self.used[resource as usize];
         let held = Held { usage: self.clone(), resource, amount };
         // Given back by the guard, also where it is too much.
         let before = used.fetch_add(amount, Ordering::Relaxed);
@@ -455,7 +477,7 @@ impl Held {
     pub fn give_back(&mut self, amount: usize) {
         let amount = amount.min(self.amount);
         self.amount -= amount;
-        self.usage.0[self.resource as usize].fetch_sub(amount, Ordering::Relaxed);
+        self.usage.used[self.resource as usize].fetch_sub(amount, Ordering::Relaxed);
     }
 }
 

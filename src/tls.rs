@@ -50,6 +50,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// A certificate with those that sign it, and its key.
 pub struct Pair {
     config: Arc<ServerConfig>,
+    without_http2: Arc<ServerConfig>,
     /// When its time begins and ends, in seconds since 1970.
     valid: [i64; 2],
 }
@@ -96,8 +97,10 @@ impl Pair {
             .expect("the provider has cipher suites of both")
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        config.alpn_protocols = [HTTP_1, LINK].map(Vec::from).into();
+        let without_http2 = Arc::new(config.clone());
         config.alpn_protocols = [HTTP_2, HTTP_1, LINK].map(Vec::from).into();
-        Ok(Pair { config: Arc::new(config), valid })
+        Ok(Pair { config: Arc::new(config), without_http2, valid })
     }
 
     /// What an operator should do about its time, if anything.
@@ -171,12 +174,15 @@ impl Server {
         self.0.read().expect("no holder of this lock panics").warning(now)
     }
 
-    /// Does the handshake on a connection that a client has opened.
+    /// Does the handshake on a connection that a client has opened. HTTP/2 is spoken only where that is offered.
     ///
     /// # Errors
     /// The client speaks something else, does not trust the certificate, or is gone.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<(Stream, Protocol)> {
-        let config = self.0.read().expect("no holder of this lock panics").config.clone();
+    pub async fn accept(&self, stream: TcpStream, offers_http2: bool) -> io::Result<(Stream, Protocol)> {
+        let config = {
+            let pair = self.0.read().expect("no holder of this lock panics");
+            if offers_http2 { pair.config.clone() } else { pair.without_http2.clone() }
+        };
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         let protocol = match stream.get_ref().1.alpn_protocol() {
             Some(HTTP_2) => Protocol::Http2,
@@ -474,7 +480,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
-        let server = tokio::spawn(async move { Server::new(pair).accept(served).await });
+        let server = tokio::spawn(async move { Server::new(pair).accept(served, true).await });
         let _client = Connector::new(trusted).unwrap().connect(name, client).await?;
         server.await.unwrap()
     }

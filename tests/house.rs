@@ -44,6 +44,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
         "tokio",
         "the core is pure",
         &[
+            "access.rs",
             "http/",
             "cli/",
             "cluster.rs",

@@ -21,6 +21,7 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::watch;
 
 use super::{
+    answers::holding,
     forward::FromNode,
     problem::Problem,
     server::Peer,
@@ -206,7 +207,7 @@ impl Client {
     }
 
     /// What it takes up: of its address, and of its token.
-    fn usages(&self) -> [Option<&Arc<Usage>>; 2] {
+    pub fn usages(&self) -> [Option<&Arc<Usage>>; 2] {
         let token = match &self.right {
             Right::Of(access, Some(token)) => Some(&access.token(*token).usage),
             _ => None,
@@ -307,6 +308,7 @@ fn too_much(resource: Resource) -> Problem {
         Resource::Requests => "requests under way",
         Resource::Listeners => "listeners to events",
         Resource::BodyBytes => "bytes of bodies",
+        Resource::AnswerBytes => "bytes of answers that it does not take",
     };
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
@@ -349,7 +351,7 @@ impl Holds {
         let is_whole = http_body::Body::size_hint(response.body()).exact().is_some();
         match is_whole || self.0.iter().all(Option::is_none) {
             true => response,
-            false => response.map(|body| Body::new(Holding { body, _holds: self })),
+            false => response.map(|body| holding(body, self)),
         }
     }
 }
@@ -371,29 +373,6 @@ impl http_body::Body for Allowed {
             let broken = || Err(axum::Error::new("its sender may not go on"));
             return Poll::Ready((self.end == End::Broken).then(broken));
         }
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A body that holds something until it is dropped.
-struct Holding {
-    body: Body,
-    _holds: Holds,
-}
-
-impl http_body::Body for Holding {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

@@ -18,7 +18,12 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::compression::{CompressionLayer, Predicate, predicate::SizeAbove};
 
-use super::{extract::weighted, problem::Problem, proofs::Incompressible};
+use super::{
+    answers::{Answers, holding},
+    extract::weighted,
+    problem::Problem,
+    proofs::Incompressible,
+};
 use crate::limits;
 
 /// What `Accept-Encoding` names, and compression makes (see `tower_http` in Cargo.toml). The later ones are the better ones.
@@ -43,20 +48,22 @@ pub fn preferred(headers: &HeaderMap) -> Option<&'static str> {
 ///
 /// Symptom: `406` in place of the status of a write that was done. Cause: the layer that compresses answers so where nothing
 /// is acceptable. Cure: it is never asked for what it cannot give; such a client gets the answer as it is.
-pub fn compressed(response: Response<Body>, coding: Option<&'static str>) -> Response<Body> {
+pub fn compressed(response: Response<Body>, coding: Option<&'static str>, answers: &Answers) -> Response<Body> {
     let is_large = SizeAbove::new(COMPRESSED_BYTES).should_compress(&response);
     if !is_large || response.extensions().get::<Incompressible>().is_some() {
         return response;
     }
+    // What clients do not take keeps memory for that, and without it an answer is as good.
+    let encoder = coding.and_then(|_| answers.encoder());
     let mut accepting = Request::new(());
-    if let Some(coding) = coding {
+    if let Some(coding) = coding.filter(|_| encoder.is_some()) {
         accepting.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding));
     }
     let mut response = Some(response);
     let answer = service_fn(|_| ready(Ok::<_, Infallible>(response.take().expect("it is asked once"))));
     let compressed = CompressionLayer::new().layer(answer).oneshot(accepting).now_or_never();
     let Ok(response) = compressed.expect("it waits for the answer alone, which is there");
-    response.map(Body::new)
+    response.map(|body| holding(Body::new(body), encoder))
 }
 
 /// Whether the client accepts a coding.

@@ -167,7 +167,7 @@ async fn run(rooms: &Rooms, body: &mut Body, import: &mut Import) -> Result<Resu
                 Ok(data) => data?,
                 // While nothing comes, no memory is kept from others for lines that can be stored.
                 Err(_) => {
-                    if let Err(error) = lines.import(import).await {
+                    if let Err(error) = lines.import(rooms, import).await {
                         return Ok(Err(error));
                     }
                     next.await?
@@ -177,12 +177,15 @@ async fn run(rooms: &Rooms, body: &mut Body, import: &mut Import) -> Result<Resu
         let Some(data) = data else { break };
         lines.add(rooms, &data)?;
         if lines.bytes.len() >= limits::IMPORT_BYTES
-            && let Err(error) = lines.import(import).await
+            && let Err(error) = lines.import(rooms, import).await
         {
             return Ok(Err(error));
         }
     }
-    Ok(match import.lines(&lines.bytes).await {
+    let turn = rooms.turn_of_lines(&lines.bytes).await;
+    let taken = import.lines(&lines.bytes).await;
+    drop(turn);
+    Ok(match taken {
         Ok(()) => import.finish().await,
         Err(error) => Err(error),
     })
@@ -217,14 +220,16 @@ impl Lines {
     }
 
     /// Imports the whole lines. What they took up is free then.
-    async fn import(&mut self, import: &mut Import) -> Result<(), ImportError> {
+    async fn import(&mut self, rooms: &Rooms, import: &mut Import) -> Result<(), ImportError> {
         let whole = mem::take(&mut self.whole);
         if whole == 0 {
             return Ok(());
         }
         let rest = self.bytes.split_off(whole);
         let lines = mem::replace(&mut self.bytes, rest);
+        let turn = rooms.turn_of_lines(&lines).await;
         import.lines(&lines).await?;
+        drop(turn);
         if let Some(room) = &mut self.room {
             room.give_back(whole);
         }

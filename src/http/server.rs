@@ -6,6 +6,7 @@ mod socket;
 use std::{
     collections::HashMap,
     convert::Infallible,
+    future::poll_fn,
     io,
     net::{IpAddr, Ipv6Addr},
     pin::pin,
@@ -13,6 +14,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    task::ready,
     time::Duration,
 };
 
@@ -26,14 +28,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::forward::FromNode;
 use crate::{
-    access::{Resource, Usage},
+    access::{self, Resource, Usage},
     cluster::{Cluster, link},
     limits,
     metrics::{Counted, Gauge},
@@ -105,6 +107,37 @@ struct Arrived {
     protocol: Protocol,
     /// Whether another node of the cluster has opened it.
     is_of_node: bool,
+    /// Its place among the connections of HTTP/2.
+    http2: Option<OwnedSemaphorePermit>,
+}
+
+/// What a handshake of TLS needs.
+struct Handshakes {
+    tls: tls::Server,
+    /// Those that are worked on at one time: of all clients, and of this one.
+    all: Arc<Semaphore>,
+    of_client: Arc<Semaphore>,
+    /// Places among the connections of HTTP/2.
+    http2: Arc<Semaphore>,
+}
+
+impl Handshakes {
+    /// Does one. Each of its steps is done in turn, and it has no turn while it waits for its client: so a flood of them, which are much
+    /// work each, leaves the processors to others.
+    async fn shake(self, stream: TcpStream) -> io::Result<Arrived> {
+        let place = self.http2.clone().try_acquire_owned().ok();
+        let mut handshake = pin!(self.tls.accept(stream, place.is_some()));
+        let turn = || async { (self.of_client.acquire().await, self.all.acquire().await) };
+        let mut next = Box::pin(turn());
+        let (stream, protocol) = poll_fn(|cx| {
+            let _turn = ready!(next.as_mut().poll(cx));
+            next = Box::pin(turn());
+            handshake.as_mut().poll(cx)
+        })
+        .await?;
+        let http2 = place.filter(|_| protocol == Protocol::Http2);
+        Ok(Arrived { stream, protocol, is_of_node: false, http2 })
+    }
 }
 
 /// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time. Connections of other
@@ -124,6 +157,8 @@ pub async fn serve<R>(
     let places = Arc::new(Semaphore::new(bounds.connections));
     let (mut addresses, refused) = (Addresses::default(), Arc::new(Semaphore::new(limits::REFUSED_CONNECTIONS)));
     let http2 = http2::Server::new(bounds);
+    // More than half of the processors have no part in them.
+    let handshakes = Arc::new(Semaphore::new((access::TURNS[0] / 8).max(1)));
     // Its end is that of this function, and cuts off what is under way still.
     let mut connections = JoinSet::new();
     loop {
@@ -146,16 +181,22 @@ pub async fn serve<R>(
             }
             continue;
         };
-        let (answer, http2, tls, cluster) = (answer.clone(), http2.clone(), tls.clone(), cluster.clone());
+        let (answer, http2, cluster) = (answer.clone(), http2.clone(), cluster.clone());
+        let handshakes = tls.clone().map(|tls| Handshakes {
+            tls,
+            all: handshakes.clone(),
+            of_client: usage.handshakes.clone(),
+            http2: http2.places(),
+        });
         let (stopping, counted) = (shutdown.clone(), Counted::new(&open));
         connections.spawn(async move {
             let _holds = (held, counted);
             let mut ending = stopping.clone();
             let arrived = tokio::select! {
-                arrived = arrive(stream, tls, cluster, &stopping) => arrived,
+                arrived = arrive(stream, handshakes, cluster, &stopping) => arrived,
                 _ = ending.wait_for(|stopping| *stopping) => return,
             };
-            let Some(Arrived { stream, protocol, is_of_node }) = arrived else { return };
+            let Some(Arrived { stream, protocol, is_of_node, http2: _http2 }) = arrived else { return };
             let answer = move |mut request: Request<Incoming>| {
                 match is_of_node {
                     true => drop(request.extensions_mut().insert(FromNode)),
@@ -191,7 +232,7 @@ async fn serve_http1<R>(
 {
     let mut builder = http1::Builder::new();
     // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
-    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT).max_buf_size(limits::HEAD_BYTES);
     // A client that has said all may end its side of the connection, and waits for the answer still.
     builder.half_close(true);
     let service = service_fn(move |request| answer(request).map(Ok::<_, Infallible>));
@@ -224,18 +265,19 @@ async fn serve_http1<R>(
 /// TLS, and whatever another node has called for. Nothing where no requests will come.
 async fn arrive(
     stream: TcpStream,
-    tls: Option<tls::Server>,
+    handshakes: Option<Handshakes>,
     cluster: Option<Cluster>,
     stopping: &watch::Receiver<bool>,
 ) -> Option<Arrived> {
-    let end = Instant::now() + if tls.is_some() { limits::TLS_TIMEOUT } else { limits::HEAD_TIMEOUT };
+    let end = Instant::now() + if handshakes.is_some() { limits::TLS_TIMEOUT } else { limits::HEAD_TIMEOUT };
     let mut first = [0];
     if !matches!(timeout_at(end, stream.peek(&mut first)).await, Ok(Ok(1))) {
         return None;
     }
-    let (stream, protocol) = match (first[0], tls) {
-        (tls::FIRST_BYTE, Some(tls)) => match timeout_at(end, Box::pin(tls.accept(stream))).await {
-            Ok(Ok(encrypted)) => encrypted,
+    let plain = |stream, protocol| Arrived { stream: Stream::Plain(stream), protocol, is_of_node: false, http2: None };
+    let arrived = match (first[0], handshakes) {
+        (tls::FIRST_BYTE, Some(handshakes)) => match timeout_at(end, Box::pin(handshakes.shake(stream))).await {
+            Ok(Ok(arrived)) => arrived,
             Ok(Err(error)) => {
                 tracing::debug!("a handshake of TLS has failed: {error}");
                 return None;
@@ -249,20 +291,20 @@ async fn arrive(
             tracing::debug!("a client speaks TLS, which this node does not: its options are --tls-cert and --tls-key");
             return None;
         }
-        (link::FIRST_BYTE, _) => (Stream::Plain(stream), Protocol::Link),
+        (link::FIRST_BYTE, _) => plain(stream, Protocol::Link),
         (_, Some(_)) => {
             let socket = Socket::new(Stream::Plain(stream), limits::WRITE_TIMEOUT, Arc::default(), stopping.clone());
             socket.ask_for_tls().await;
             return None;
         }
-        (_, None) => (Stream::Plain(stream), Protocol::Http1),
+        (_, None) => plain(stream, Protocol::Http1),
     };
-    match protocol {
+    match arrived.protocol {
         Protocol::Link => {
-            let stream = Box::pin(cluster?.serve(stream)).await?;
-            Some(Arrived { stream, protocol: Protocol::Http1, is_of_node: true })
+            let stream = Box::pin(cluster?.serve(arrived.stream)).await?;
+            Some(Arrived { stream, protocol: Protocol::Http1, is_of_node: true, http2: None })
         }
-        protocol => Some(Arrived { stream, protocol, is_of_node: false }),
+        _ => Some(arrived),
     }
 }
 

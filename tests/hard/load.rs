@@ -53,6 +53,8 @@ pub enum Scale {
 
 /// Times that the good client may take under load of what it takes without.
 const TIMES: f64 = 10.0;
+/// Chains that the attackers may make in a run.
+const CHAINS: usize = 20_000;
 /// Below this nobody minds, and it is hardly measured, in seconds.
 const FLOOR: f64 = 0.001;
 
@@ -197,6 +199,10 @@ fn round(target: &Target, good: &Good, load: &'static Load, scale: Scale, time: 
     let runtime = Runtime::new().unwrap();
     let attack = attacker.clone();
     let applied = runtime.spawn(async move { load.apply(&attack).await });
+    let processors = thread::available_parallelism().map_or(1, Into::into);
+    let most = limits::memory(processors, load.connections[scale as usize], CHAINS);
+    // More than that must not be taken from whatever else runs on this machine.
+    let guard = Guard::new(target.node().pid(), most);
     let since = Instant::now();
     while !is_ready(load, &attacker) && since.elapsed() < Duration::from_secs(60) {
         thread::sleep(Duration::from_millis(20));
@@ -209,11 +215,41 @@ fn round(target: &Target, good: &Good, load: &'static Load, scale: Scale, time: 
     runtime.block_on(applied).unwrap();
     drop(runtime);
     assert!(is_reached, "{}: only {held} connections were held", load.name);
-    let most = limits::memory(attacker.scale_of(load), 0);
+    drop(guard);
     assert!(memory < most, "{}: {} MiB of memory, more than {} MiB", load.name, memory >> 20, most >> 20);
     // Some files of the store may be new.
     eventually(&format!("{}: what it had open is closed", load.name), || target.files() <= files + 20);
     Found { quiet, loaded, held, done, memory }
+}
+
+/// Ends a process that takes up more memory than it may.
+struct Guard(Arc<AtomicBool>, Option<thread::JoinHandle<()>>);
+
+impl Guard {
+    fn new(pid: u32, most: usize) -> Guard {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let watch = move || {
+            while !over.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(20));
+                let pages = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+                let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+                if pages * 4_096 > most {
+                    println!("the node takes up more than {} MiB of memory, and is ended", most >> 20);
+                    Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+                    return;
+                }
+            }
+        };
+        Guard(is_over, Some(thread::spawn(watch)))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.take().expect("it is dropped once").join().expect("it does not panic");
+    }
 }
 
 /// Starts the node again after it was killed while a load went on, and gives how much that was acknowledged is lost.

@@ -43,6 +43,8 @@ pub struct Server {
     builder: http2::Builder<TokioExecutor>,
     /// Requests that may still come.
     room: Arc<Semaphore>,
+    /// Connections that may still speak it.
+    places: Arc<Semaphore>,
     write_timeout: Duration,
 }
 
@@ -61,7 +63,14 @@ impl Server {
             .max_local_error_reset_streams(limits::HTTP2_ERRORS)
             .keep_alive_interval(limits::KEEP_ALIVE)
             .keep_alive_timeout(bounds.write_timeout);
-        Server { builder, room: Arc::new(Semaphore::new(bounds.connections)), write_timeout: bounds.write_timeout }
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let (room, places) = (semaphore(bounds.connections), semaphore(limits::HTTP2_CONNECTIONS));
+        Server { builder, room, places, write_timeout: bounds.write_timeout }
+    }
+
+    /// Places for connections.
+    pub fn places(&self) -> Arc<Semaphore> {
+        self.places.clone()
     }
 
     /// Serves one connection until it ends.

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{BAD, Scale, loads::Load};
+use super::{BAD, Scale};
 
 /// A connection of an attacker.
 pub trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -65,11 +65,6 @@ impl Attacker {
     ) -> Arc<Attacker> {
         let (held, done) = (0.into(), 0.into());
         Arc::new(Attacker { address, tls, sources, scale, held, done, export, export_id, over })
-    }
-
-    /// How many connections a load has here.
-    pub fn scale_of(&self, load: &Load) -> usize {
-        load.connections[self.scale as usize]
     }
 
     pub fn hold(self: &Arc<Attacker>) -> Holds {

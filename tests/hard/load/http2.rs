@@ -88,7 +88,7 @@ pub async fn abuse(abuse: Abuse, attacker: &Arc<Attacker>, number: usize) -> io:
                 }
                 Abuse::Settings => frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).repeat(50),
                 Abuse::Ping => frame(PING, 0, 0, &[1; 8]).repeat(50),
-                Abuse::UnreadBodies if at < 3 => {
+                Abuse::UnreadBodies if at < 2 => {
                     let stream = stream(at);
                     let head = frame(HEADERS, END_HEADERS, stream, &get("/events"));
                     [head, frame(DATA, 0, stream, &[0; 16 << 10]).repeat(16)].concat()

@@ -28,7 +28,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use toml::Spanned;
 
 use crate::{
@@ -422,22 +422,35 @@ pub enum Resource {
     BodyBytes,
     /// Bytes of answers that wait to be taken.
     AnswerBytes,
+    /// Imports under way.
+    Imports,
 }
 
 /// What one client, an address or a token, takes up at the moment.
 #[derive(Debug)]
 pub struct Usage {
-    used: [AtomicUsize; 5],
+    used: [AtomicUsize; 6],
     /// Heavy work that it may still do at one time; more waits, in order.
     pub turns: Arc<Semaphore>,
+    /// Slices of proofs of work that may still be sought for it at one time; more wait, in order.
+    pub slices: Arc<Semaphore>,
     /// Whether a handshake of TLS may go on that it has begun; others wait.
     pub handshakes: Arc<Semaphore>,
 }
 
 impl Default for Usage {
     fn default() -> Usage {
-        let (turns, handshakes) = (Arc::new(Semaphore::new(TURNS[1])), Arc::new(Semaphore::new(1)));
-        Usage { used: Default::default(), turns, handshakes }
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let (turns, slices) = (semaphore(TURNS[1]), semaphore(TURNS[1]));
+        Usage { used: Default::default(), turns, slices, handshakes: semaphore(1) }
+    }
+}
+
+/// Waits for a place, where some are counted.
+pub async fn wait_for(places: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {
+    match places {
+        None => None,
+        Some(places) => Some(places.clone().acquire_owned().await.expect("it is never closed")),
     }
 }
 

@@ -139,7 +139,7 @@ pub const ZSTD_WINDOW: u32 = 23;
 pub const CONNECTIONS: usize = 20_000;
 
 /// Pieces of heavy work at one time, of all clients and of one, on so many processors: a read of the store for an answer, a large body
-/// that is parsed, lines of an import that are verified. More wait, each client in a queue of its own, so that whoever asks for little is
+/// that is parsed, lines of an import that are verified, and slices of proofs of work. More wait, each client in a queue of its own, so that whoever asks for little is
 /// not kept waiting by those who ask for much. There are several for a processor, since some wait for the disk.
 pub const fn turns(processors: usize) -> [usize; 2] {
     let all = if processors < 2 { 8 } else { 4 * processors };

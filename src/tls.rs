@@ -497,6 +497,23 @@ mod tests {
         assert_eq!(group, NamedGroup::X25519MLKEM768);
     }
 
+    /// Where there are enough connections of it, clients fall back.
+    #[tokio::test]
+    async fn http_2_is_spoken_where_it_is_offered() {
+        for (offers_http2, expected) in [(true, Protocol::Http2), (false, Protocol::Http1)] {
+            let (pair, trusted) = certified();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (served, _) = listener.accept().await.unwrap();
+            let server = tokio::spawn(async move { Server::new(pair).accept(served, offers_http2).await });
+            let mut config = (**Connector::new(&trusted).unwrap().0.config()).clone();
+            config.alpn_protocols = [HTTP_2, HTTP_1].map(Vec::from).into();
+            let connector = TlsConnector::from(Arc::new(config));
+            let _client = connector.connect(server_name("localhost").unwrap(), client).await.unwrap();
+            assert_eq!(server.await.unwrap().unwrap().1, expected);
+        }
+    }
+
     #[tokio::test]
     async fn what_is_not_trusted_is_told_with_its_reason() {
         let ((pair, trusted), (other, others)) = (certified(), certified());

@@ -79,7 +79,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("writer/", &["core", "limits", "store"]),
     ("access.rs", &["core", "limits"]),
     ("clock.rs", &["core", "limits"]),
-    ("mine.rs", &["core", "limits"]),
+    ("mine.rs", &["access", "core", "limits"]),
     ("node.rs", &["core", "limits", "metrics", "store", "writer", "mine", "clock"]),
     ("node/", &["access", "core", "limits", "store", "writer", "mine"]),
     ("tls.rs", &["core", "limits"]),

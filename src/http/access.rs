@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     access::{Access, Held, On, Resource, Role, TokenAt, Usage},
-    limits,
+    limits, mine,
     node::Node,
 };
 
@@ -119,6 +119,12 @@ impl Client {
         };
         request.extensions_mut().insert(client.clone());
         Ok(client)
+    }
+
+    /// One that may do everything, at an address of its own.
+    #[cfg(test)]
+    pub fn alone() -> Client {
+        Client { right: Right::All, address: Some(Arc::default()) }
     }
 
     /// The client that was found for a request with these extensions.
@@ -215,6 +221,12 @@ impl Client {
         [self.address.as_ref(), token]
     }
 
+    /// Does what seeks proofs of work in its turns, so that others get theirs.
+    pub async fn mining<T>(&self, work: impl Future<Output = T>) -> T {
+        let slices = self.usages().map(|usage| usage.map(|usage| usage.slices.clone()));
+        mine::in_turns_of(slices, work).await
+    }
+
     /// Takes so much of what the node has.
     ///
     /// # Errors
@@ -309,6 +321,7 @@ fn too_much(resource: Resource) -> Problem {
         Resource::Listeners => "listeners to events",
         Resource::BodyBytes => "bytes of bodies",
         Resource::AnswerBytes => "bytes of answers that it does not take",
+        Resource::Imports => "imports under way",
     };
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,

@@ -159,3 +159,62 @@ impl<T: Unpin> http_body::Body for Holding<T> {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use futures_util::stream;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// Symptom: 20 connections of HTTP/2 whose clients opened no window made a node hold 4 GiB of answers. Cause: nothing bounded what
+    /// was answered and not taken. Cure: answers hold room until the last of them is sent.
+    #[tokio::test]
+    async fn answers_that_are_not_taken_are_bounded() {
+        const MIB: usize = 1 << 20;
+        let (answers, turns) = (Answers::new(Share::default()), Turns::new());
+        let large = || Response::new(Body::from(vec![b'x'; MIB]));
+        let (one, other) = (Client::alone(), Client::alone());
+        let fill = |client: &Client| {
+            let mut held = Vec::new();
+            loop {
+                match answers.admit(large(), client, &turns) {
+                    Ok(response) => held.push(response),
+                    Err(problem) => return (held, problem.status),
+                }
+            }
+        };
+        let (mut held, status) = fill(&one);
+        let share = Share::default().of(limits::ANSWERS_BYTES) / MIB;
+        assert_eq!((held.len(), status), (share, StatusCode::TOO_MANY_REQUESTS));
+        let (others, status) = fill(&other);
+        let rest = limits::ANSWERS_BYTES / MIB - share;
+        assert_eq!((others.len(), status), (rest, StatusCode::SERVICE_UNAVAILABLE));
+        assert!(answers.admit(Response::new(Body::from("small")), &one, &turns).is_ok());
+        // What was handed over and is not sent yet counts still, though the body has ended.
+        let mut body = held.pop().expect("there are some").into_body();
+        let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(body.frame().await.is_none());
+        drop(body);
+        assert!(answers.admit(large(), &one, &turns).is_err());
+        drop(piece);
+        assert!(answers.admit(large(), &one, &turns).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_piece_of_a_stream_is_read_in_turn() {
+        let (answers, turns, client) = (Answers::new(Share::default()), Turns::new(), Client::alone());
+        let pieces = stream::iter([Ok::<_, axum::Error>(Bytes::from_static(b"a")), Ok(Bytes::from_static(b"b"))]);
+        let response = answers.admit(Response::new(Body::from_stream(pieces)), &client, &turns).unwrap();
+        let mut body = response.into_body();
+        assert!(body.frame().now_or_never().is_some(), "there are turns");
+        let mut taken = Vec::new();
+        while let Some(turn) = turns.take(&client).now_or_never() {
+            taken.push(turn);
+        }
+        assert!(body.frame().now_or_never().is_none(), "no turn is held between pieces, and none is left");
+        taken.clear();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "b");
+    }
+}

@@ -66,6 +66,7 @@ pub struct Leaped {
 )]
 pub async fn leap(
     State(app): State<App>,
+    client: Client,
     target: ChainOf,
     IsHead(is_head): IsHead,
     headers: HeaderMap,
@@ -80,7 +81,7 @@ pub async fn leap(
         &headers,
         "guard a leap with If-Match and the ETag of /stats, and of two with one tag only one is made",
     )?;
-    let (quant, tag) = app.0.node.leap(&target.chain, expected).await?;
+    let (quant, tag) = client.mining(app.0.node.leap(&target.chain, expected)).await?;
     let location = text_header(format!("{}/quants/{}", target.prefix, quant.index()));
     let leaped = Leaped { message: "block creation successful", quant: quant.into() };
     Ok((StatusCode::CREATED, [(header::LOCATION, location), (header::ETAG, tag_header(tag))], axum::Json(leaped))
@@ -100,11 +101,12 @@ pub async fn leap(
 )]
 pub async fn leap_by_post(
     app: State<App>,
+    client: Client,
     target: ChainOf,
     is_head: IsHead,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    leap(app, target, is_head, headers).await
+    leap(app, client, target, is_head, headers).await
 }
 
 /// Query parameters of `GET /chain`.
@@ -816,7 +818,7 @@ pub async fn fork(
     let rules = rules.fork(name, of).amend(fields)?;
     let (name, group) = (rules.name().clone(), parent.group);
     let make = app.0.node.bang(rules, Some((parent, quant)), leap, guard, None);
-    let chain = super::nodes::make_in_cluster(&app, name, group, make).await?;
+    let chain = client.mining(super::nodes::make_in_cluster(&app, name, group, make)).await?;
     Ok(ChainView::created(&chain))
 }
 

@@ -20,7 +20,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    access::Role,
+    access::{Resource, Role},
     core::{chain::LeapPolicy, export::Voucher, hash::Hash, note::VerifierKey, rules::ChainName},
     limits,
     node::{Import, ImportError, ImportState, Imported, Unfinished},
@@ -129,6 +129,8 @@ pub async fn import(
     if let Some(chain) = app.0.node.chain(&query.chain.to_string()) {
         client.ensure(Role::Operate, chain.name.as_str())?;
     }
+    // What others may have under way at one time, one client leaves them.
+    let _held = client.hold(Resource::Imports, 1, app.0.admitted.share.of(limits::IMPORTS))?;
     let rooms = Rooms::of(&app, request.extensions());
     let mut body = request.into_body();
     let begun = Import::begin(&app.0.node, query.chain, Vec::from_iter(keys), query.allow_unproven_erasures).await;

@@ -118,7 +118,7 @@ fn explanation(head: &[u8]) -> Option<Bytes> {
         }
         b"31" => (
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "the head of the request has more than 100 headers or 400 KiB: send fewer or shorter ones",
+            "the head of the request has more than 100 headers or 96 KiB: send fewer or shorter ones",
         ),
         _ => return None,
     };

@@ -430,8 +430,10 @@ pub enum Resource {
 #[derive(Debug)]
 pub struct Usage {
     used: [AtomicUsize; 6],
-    /// Heavy work that it may still do at one time; more waits, in order.
-    pub turns: Arc<Semaphore>,
+    /// Reads of the store that it may still have at one time; more wait, in order.
+    pub reads: Arc<Semaphore>,
+    /// The same for heavy work.
+    pub heavy: Arc<Semaphore>,
     /// Slices of proofs of work that may still be sought for it at one time; more wait, in order.
     pub slices: Arc<Semaphore>,
     /// Whether a handshake of TLS may go on that it has begun; others wait.
@@ -441,8 +443,8 @@ pub struct Usage {
 impl Default for Usage {
     fn default() -> Usage {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        let (turns, slices) = (semaphore(TURNS[1]), semaphore(TURNS[1]));
-        Usage { used: Default::default(), turns, slices, handshakes: semaphore(1) }
+        let (reads, slices) = (semaphore(TURNS.reads[1]), semaphore(TURNS.reads[1]));
+        Usage { used: Default::default(), reads, heavy: semaphore(TURNS.heavy[1]), slices, handshakes: semaphore(1) }
     }
 }
 
@@ -454,10 +456,22 @@ pub async fn wait_for(places: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphoreP
     }
 }
 
-/// Heavy work at one time, of all clients and of one.
-pub static TURNS: LazyLock<[usize; 2]> = LazyLock::new(|| {
-    let processors = std::thread::available_parallelism();
-    limits::turns(processors.map_or(1, std::num::NonZero::get))
+/// How much is done at one time on this machine, for all clients and for one.
+pub struct AtOneTime {
+    /// Reads of the store.
+    pub reads: [usize; 2],
+    /// Heavy work.
+    pub heavy: [usize; 2],
+    /// Handshakes of TLS, of all clients.
+    pub handshakes: usize,
+}
+
+/// See [`AtOneTime`].
+pub static TURNS: LazyLock<AtOneTime> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (reads, heavy) = (limits::reads(processors), limits::heavy(processors));
+    // Half of the processors have no part in them.
+    AtOneTime { reads, heavy, handshakes: (processors / 2).max(1) }
 });
 
 impl Usage {

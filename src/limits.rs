@@ -138,12 +138,19 @@ pub const ZSTD_WINDOW: u32 = 23;
 /// Connections at one time, where the limit of open files allows so many. More wait in the kernel's queue.
 pub const CONNECTIONS: usize = 20_000;
 
-/// Pieces of heavy work at one time, of all clients and of one, on so many processors: a read of the store for an answer, a large body
-/// that is parsed, lines of an import that are verified, and slices of proofs of work. More wait, each client in a queue of its own, so that whoever asks for little is
-/// not kept waiting by those who ask for much. There are several for a processor, since some wait for the disk.
-pub const fn turns(processors: usize) -> [usize; 2] {
+/// Reads of the store for answers at one time, of all clients and of one, on so many processors. More wait, each client in a queue of its
+/// own, so that whoever asks for little is not kept waiting by those who ask for much. There are several for a processor, since some
+/// wait for the disk.
+pub const fn reads(processors: usize) -> [usize; 2] {
     let all = if processors < 2 { 8 } else { 4 * processors };
     [all, all / 4 * 3]
+}
+
+/// Pieces of work at one time that keep a processor for milliseconds, of all clients and of one: a large body that is parsed, lines of an
+/// import that are verified. More wait, as for [`reads`]. One client leaves a processor to all others, where there are two.
+pub const fn heavy(processors: usize) -> [usize; 2] {
+    let all = if processors < 2 { 2 } else { processors };
+    [all, if all < 4 { all - 1 } else { all / 4 * 3 }]
 }
 
 /// Bytes that values take up at most while they are parsed from JSON, in large bodies and lines. What does not fit waits. It holds one
@@ -161,6 +168,10 @@ pub const ANSWER_STREAMED: usize = 2 * CHUNK_BYTES;
 
 /// Answers that are compressed at one time. More are sent as they are.
 pub const ENCODERS: usize = 32;
+
+/// Connections that wait in the kernel until they are accepted, where the system allows so many. Who finds no place there asks again a
+/// second later.
+pub const BACKLOG: i32 = 4_096;
 
 /// How long a stopping node waits for requests under way.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -485,6 +496,9 @@ pub const HTTP2_STREAMS: u32 = 100;
 /// Connections of HTTP/2 at one time. More speak HTTP/1.1, which takes up less and is what a client falls back to.
 pub const HTTP2_CONNECTIONS: usize = 2_048;
 
+/// Bytes that are read of one connection of HTTP/2 before it gives way to others: about 2,000 of the smallest frames.
+pub const HTTP2_AT_ONCE: usize = 32 << 10;
+
 /// Bytes of the headers of one request of HTTP/2, decoded, each with 32 more (RFC 9113 section 6.5.2): the longest path and query of
 /// HTTP/1, and as much again.
 pub const HTTP2_HEADERS_BYTES: u32 = 128 << 10;
@@ -514,7 +528,7 @@ pub const HTTP2_ERRORS: usize = 256;
 /// | bodies, with their canonical form and a copy on its way to the log | 3 x [`BODIES_BYTES`] |
 /// | values that are parsed; answers; events | [`PARSED_BYTES`], [`ANSWERS_BYTES`], [`EVENTS_BYTES`] |
 /// | decoders and encoders, each with a window | 16 MiB x ([`DECODERS`] and [`ENCODERS`]) |
-/// | reads of the store: a piece, and the largest transaction twice | 8 MiB and [`CHUNK_BYTES`] x [`turns`] |
+/// | reads of the store: a piece, and the largest transaction twice | 8 MiB and [`CHUNK_BYTES`] x [`reads`] |
 /// | imports: lines that were verified and are on their way to the log | 2 x [`IMPORT_BYTES`] x [`IMPORTS`] |
 /// | a chain | 4 KiB |
 /// | the rest: the program, caches, the engine of the index, batches on their way to the log, a cluster's newest entries | 512 MiB |
@@ -532,7 +546,7 @@ pub const fn memory(processors: usize, connections: usize, chains: usize) -> usi
     let connected = connections * of_connection + http2 * of_http2 + more_requests * of_request;
     let bodies = 3 * BODIES_BYTES + PARSED_BYTES + ANSWERS_BYTES + EVENTS_BYTES + 2 * IMPORT_BYTES * IMPORTS;
     let coded = (DECODERS + ENCODERS) * 16 * MIB;
-    let read = turns(processors)[0] * (CHUNK_BYTES + 2 * MAX_BYTES_LIMIT as usize);
+    let read = reads(processors)[0] * (CHUNK_BYTES + 2 * MAX_BYTES_LIMIT as usize);
     let all = connected + bodies + coded + read + chains * 4 * KIB + 512 * MIB;
     all + all / 4
 }

@@ -95,8 +95,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     (
         "http/",
         &[
-            "access", "cluster", "core", "guide", "http", "limits", "metrics", "mirror", "peers", "scrub", "tls",
-            "writer", "node",
+            "access", "cluster", "core", "guide", "http", "limits", "metrics", "mine", "mirror", "peers", "scrub",
+            "tls", "writer", "node",
         ],
     ),
     (

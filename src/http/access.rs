@@ -121,12 +121,6 @@ impl Client {
         Ok(client)
     }
 
-    /// One that may do everything, at an address of its own.
-    #[cfg(test)]
-    pub fn alone() -> Client {
-        Client { right: Right::All, address: Some(Arc::default()) }
-    }
-
     /// The client that was found for a request with these extensions.
     pub fn in_extensions(extensions: &Extensions) -> Client {
         extensions.get::<Client>().cloned().expect("no request comes to a handler before its client is known")
@@ -395,5 +389,13 @@ impl http_body::Body for Allowed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+impl Client {
+    /// One that may do everything, at an address of its own.
+    pub fn alone() -> Client {
+        Client { right: Right::All, address: Some(Arc::default()) }
     }
 }

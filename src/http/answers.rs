@@ -8,6 +8,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
+    http::header,
     response::Response,
 };
 use futures_util::FutureExt;
@@ -48,6 +49,8 @@ impl Answers {
     pub fn admit(&self, response: Response, client: &Client, turns: &Turns) -> Result<Response, Problem> {
         let whole = http_body::Body::size_hint(response.body()).exact();
         let bytes = match whole {
+            // It has bounds of its own.
+            _ if is_endless(&response) => return Ok(response),
             Some(bytes) if bytes <= limits::ANSWER_UNCOUNTED as u64 => return Ok(response),
             Some(bytes) => usize::try_from(bytes).expect("it is in memory"),
             None => limits::ANSWER_STREAMED,
@@ -61,10 +64,17 @@ impl Answers {
         Ok(response.map(|body| Body::new(Admitted { body, room, turns, waiting: None })))
     }
 
-    /// A place among the answers that are compressed at one time; nothing where there is none.
-    pub fn encoder(&self) -> Option<OwnedSemaphorePermit> {
-        self.encoders.clone().try_acquire_owned().ok()
+    /// A place among the answers that are compressed at one time; nothing where there is none. Streams without end leave half of them to
+    /// others.
+    pub fn encoder(&self, is_endless: bool) -> Option<OwnedSemaphorePermit> {
+        let is_left = !is_endless || self.encoders.available_permits() > limits::ENCODERS / 2;
+        is_left.then(|| self.encoders.clone().try_acquire_owned().ok()).flatten()
     }
+}
+
+/// Whether an answer is a stream of events.
+pub fn is_endless(response: &Response) -> bool {
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|media| media == "text/event-stream")
 }
 
 /// A body each piece of which holds its room until it is sent.
@@ -98,7 +108,7 @@ impl Admitted {
         let Some((client, turns)) = &self.turns else { return Poll::Ready(()) };
         let waiting = self.waiting.get_or_insert_with(|| {
             let (client, turns) = (client.clone(), turns.clone());
-            Waiting::For(Box::pin(async move { turns.take(&client).await }))
+            Waiting::For(Box::pin(async move { turns.to_read(&client).await }))
         });
         if let Waiting::For(turn) = waiting {
             match turn.poll_unpin(cx) {
@@ -202,6 +212,16 @@ mod tests {
         assert!(answers.admit(large(), &one, &turns).is_ok());
     }
 
+    /// Symptom: each listener to events that takes compressed answers cost megabytes. Cause: an encoder of its own, with its window.
+    #[tokio::test]
+    async fn streams_without_end_leave_encoders_to_others() {
+        let answers = Answers::new(Share::default());
+        let take = |is_endless| std::iter::from_fn(|| answers.encoder(is_endless)).collect::<Vec<_>>();
+        let endless = take(true);
+        assert_eq!(endless.len(), limits::ENCODERS / 2);
+        assert_eq!(take(false).len(), limits::ENCODERS / 2);
+    }
+
     #[tokio::test]
     async fn a_piece_of_a_stream_is_read_in_turn() {
         let (answers, turns, client) = (Answers::new(Share::default()), Turns::new(), Client::alone());
@@ -210,7 +230,7 @@ mod tests {
         let mut body = response.into_body();
         assert!(body.frame().now_or_never().is_some(), "there are turns");
         let mut taken = Vec::new();
-        while let Some(turn) = turns.take(&client).now_or_never() {
+        while let Some(turn) = turns.to_read(&client).now_or_never() {
             taken.push(turn);
         }
         assert!(body.frame().now_or_never().is_none(), "no turn is held between pieces, and none is left");

@@ -1,6 +1,13 @@
 //! Content codings (RFC 9110 section 8.4.1): which one an answer gets, and what clients compressed.
 
-use std::{convert::Infallible, future::ready, io, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::ready,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use async_compression::{
     tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder},
@@ -13,13 +20,18 @@ use axum::{
     response::IntoResponse,
 };
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
-use tokio::{io::AsyncRead, sync::Semaphore, task::consume_budget};
+use http_body::{Frame, SizeHint};
+use tokio::{
+    io::AsyncRead,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::consume_budget,
+};
 use tokio_util::io::{ReaderStream, StreamReader};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::compression::{CompressionLayer, Predicate, predicate::SizeAbove};
 
 use super::{
-    answers::{Answers, holding},
+    answers::{Answers, is_endless},
     extract::weighted,
     problem::Problem,
     proofs::Incompressible,
@@ -53,8 +65,10 @@ pub fn compressed(response: Response<Body>, coding: Option<&'static str>, answer
     if !is_large || response.extensions().get::<Incompressible>().is_some() {
         return response;
     }
+    let size = http_body::Body::size_hint(response.body()).exact();
+    let is_large = size.is_none_or(|bytes| bytes > limits::CHECK_AT_ONCE as u64);
     // What clients do not take keeps memory for that, and without it an answer is as good.
-    let encoder = coding.and_then(|_| answers.encoder());
+    let encoder = coding.and_then(|_| answers.encoder(is_endless(&response)));
     let mut accepting = Request::new(());
     if let Some(coding) = coding.filter(|_| encoder.is_some()) {
         accepting.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding));
@@ -63,7 +77,36 @@ pub fn compressed(response: Response<Body>, coding: Option<&'static str>, answer
     let answer = service_fn(|_| ready(Ok::<_, Infallible>(response.take().expect("it is asked once"))));
     let compressed = CompressionLayer::new().layer(answer).oneshot(accepting).now_or_never();
     let Ok(response) = compressed.expect("it waits for the answer alone, which is there");
-    response.map(|body| holding(Body::new(body), encoder))
+    response.map(|body| match encoder {
+        None => Body::new(body),
+        Some(encoder) => Body::new(Compressed { body: Body::new(body), is_large, _encoder: encoder }),
+    })
+}
+
+/// A body that is compressed as it is asked for, which takes long enough to hold others up where it is large.
+struct Compressed {
+    body: Body,
+    is_large: bool,
+    _encoder: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Compressed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let is_large = self.is_large;
+        let mut poll = || Pin::new(&mut self.body).poll_frame(cx);
+        if is_large { tokio::task::block_in_place(poll) } else { poll() }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Whether the client accepts a coding.

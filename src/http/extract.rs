@@ -132,7 +132,7 @@ impl FromRequestParts<App> for ChainOf {
         let Some(chain) = app.0.node.chain(name) else { return Err(Box::pin(no_chain(app, name)).await) };
         let prefix = named.as_ref().map(|_| format!("/chains/{}", chain.name)).unwrap_or_default();
         let turn = match parts.extensions.get::<InTurn>() {
-            Some(InTurn) => Some(app.0.turns.take(&Client::in_extensions(&parts.extensions)).await),
+            Some(InTurn) => Some(app.0.turns.to_read(&Client::in_extensions(&parts.extensions)).await),
             None => None,
         };
         Ok(ChainOf { chain, prefix, _turn: turn })
@@ -250,13 +250,13 @@ impl Rooms {
 
     /// Waits for the client's turn to parse a text, where that is large.
     pub async fn turn(&self, text: &[u8]) -> Option<Turn> {
-        self.turns.to_parse(&self.client, text.len(), text).await
+        self.turns.to_parse(&self.client, text).await
     }
 
-    /// The same to parse lines, one after the other.
-    pub async fn turn_of_lines(&self, lines: &[u8]) -> Option<Turn> {
+    /// The same for what is done with lines, one after the other, however many they are.
+    pub async fn turn_of_lines(&self, lines: &[u8]) -> Turn {
         let largest = lines.split(|&byte| byte == b'\n').max_by_key(|line| line.len()).unwrap_or_default();
-        self.turns.to_parse(&self.client, lines.len(), largest).await
+        self.turns.to_work(&self.client, largest).await
     }
 
     /// Takes room for `bytes`, at once or not at all.

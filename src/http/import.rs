@@ -138,6 +138,7 @@ pub async fn import(
     let outcome = match begun {
         Ok(mut import) => match run(&rooms, &mut body, &mut import).await? {
             Err(error @ (ImportError::Fault { .. } | ImportError::UnprovenErasure(_) | ImportError::OtherName(_))) => {
+                let _turn = rooms.turn_of_lines(&[]).await;
                 import.give_up().await.and(Err(error))
             }
             outcome => outcome,
@@ -184,10 +185,9 @@ async fn run(rooms: &Rooms, body: &mut Body, import: &mut Import) -> Result<Resu
             return Ok(Err(error));
         }
     }
-    let turn = rooms.turn_of_lines(&lines.bytes).await;
-    let taken = import.lines(&lines.bytes).await;
-    drop(turn);
-    Ok(match taken {
+    // What the writer does alone for it, too, comes in turn.
+    let _turn = rooms.turn_of_lines(&lines.bytes).await;
+    Ok(match import.lines(&lines.bytes).await {
         Ok(()) => import.finish().await,
         Err(error) => Err(error),
     })

@@ -470,12 +470,8 @@ impl Interface {
         if matches!(*request.method(), Method::GET | Method::HEAD) {
             let client = Client::in_extensions(request.extensions());
             let response = self.route(request).await;
-            let is_counted = !is_listening(&response);
             let Shared { answers, turns, .. } = &*self.app.0;
-            return match is_counted {
-                true => answers.admit(response, &client, turns).unwrap_or_else(IntoResponse::into_response),
-                false => response,
-            };
+            return answers.admit(response, &client, turns).unwrap_or_else(IntoResponse::into_response);
         }
         match coding::decoded(&self.app.0.decoders, request) {
             Ok(request) => self.route(request).await,
@@ -541,11 +537,6 @@ impl Interface {
         }
         Ok(())
     }
-}
-
-/// Whether an answer is a stream of events, which has bounds of its own.
-fn is_listening(response: &Response) -> bool {
-    response.headers().get(header::CONTENT_TYPE).is_some_and(|media| media == "text/event-stream")
 }
 
 /// Checks the names of query parameters.

@@ -154,11 +154,11 @@ pub async fn serve<R>(
     R: Future<Output = Response<Body>> + Send + 'static,
 {
     socket::keep_alive(&listener);
+    socket::lengthen_queue(&listener);
     let places = Arc::new(Semaphore::new(bounds.connections));
     let (mut addresses, refused) = (Addresses::default(), Arc::new(Semaphore::new(limits::REFUSED_CONNECTIONS)));
     let http2 = http2::Server::new(bounds);
-    // More than half of the processors have no part in them.
-    let handshakes = Arc::new(Semaphore::new((access::TURNS[0] / 8).max(1)));
+    let handshakes = Arc::new(Semaphore::new(access::TURNS.handshakes));
     // Its end is that of this function, and cuts off what is under way still.
     let mut connections = JoinSet::new();
     loop {
@@ -208,7 +208,7 @@ pub async fn serve<R>(
             let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), stopping.clone());
             match protocol {
                 // Boxed, so that a connection of HTTP/1.1 takes up no room for it.
-                Protocol::Http2 => Box::pin(http2.serve(socket, answer, stopping)).await,
+                Protocol::Http2 => Box::pin(http2.serve(socket.with_frames(), answer, stopping)).await,
                 _ => serve_http1(socket, answer, &looks, stopping).await,
             }
             drop(place);

@@ -16,45 +16,51 @@ use crate::{
 /// What is taken in turns. A clone is another handle to the same.
 #[derive(Clone)]
 pub struct Turns {
-    all: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    heavy: Arc<Semaphore>,
     /// KiB that parsed values may still take up.
     parsed: Arc<Semaphore>,
 }
 
 /// A turn, until it is dropped.
 pub struct Turn {
-    _client: [Option<OwnedSemaphorePermit>; 2],
-    _node: OwnedSemaphorePermit,
+    _of_client: [Option<OwnedSemaphorePermit>; 2],
+    _of_all: OwnedSemaphorePermit,
     _parsed: Option<OwnedSemaphorePermit>,
 }
 
 impl Turns {
     pub fn new() -> Turns {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        Turns { all: semaphore(access::TURNS[0]), parsed: semaphore(limits::PARSED_BYTES >> 10) }
+        let (reads, heavy) = (semaphore(access::TURNS.reads[0]), semaphore(access::TURNS.heavy[0]));
+        Turns { reads, heavy, parsed: semaphore(limits::PARSED_BYTES >> 10) }
     }
 
-    /// Waits for the client's turn.
-    pub async fn take(&self, client: &Client) -> Turn {
-        let [address, token] = client.usages();
-        // In this order always, so that nobody waits for somebody who waits.
-        let client =
-            [wait_for(address.map(|usage| &usage.turns)).await, wait_for(token.map(|usage| &usage.turns)).await];
-        let node = wait_for(Some(&self.all)).await.expect("it is counted");
-        Turn { _client: client, _node: node, _parsed: None }
+    /// Waits for the client's turn to read the store.
+    pub async fn to_read(&self, client: &Client) -> Turn {
+        take(client.usages().map(|usage| usage.map(|usage| &usage.reads)), &self.reads).await
     }
 
-    /// The same to parse so many bytes, with the memory that the values of the largest text among them may take up. What is small takes
-    /// none.
-    pub async fn to_parse(&self, client: &Client, bytes: usize, largest: &[u8]) -> Option<Turn> {
-        if bytes < limits::CHECK_AT_ONCE {
-            return None;
-        }
-        let turn = self.take(client).await;
+    /// The same to parse a text. What is small takes none.
+    pub async fn to_parse(&self, client: &Client, text: &[u8]) -> Option<Turn> {
+        if text.len() < limits::CHECK_AT_ONCE { None } else { Some(self.to_work(client, text).await) }
+    }
+
+    /// The same for heavy work, with the memory that the values of the largest text in it may take up.
+    pub async fn to_work(&self, client: &Client, largest: &[u8]) -> Turn {
+        let turn = take(client.usages().map(|usage| usage.map(|usage| &usage.heavy)), &self.heavy).await;
         let kib = (values_bytes(largest) >> 10).min(limits::PARSED_BYTES >> 10) as u32;
         let parsed = self.parsed.clone().acquire_many_owned(kib).await;
-        Some(Turn { _parsed: Some(parsed.expect("it is never closed")), ..turn })
+        Turn { _parsed: Some(parsed.expect("it is never closed")), ..turn }
     }
+}
+
+/// Waits for the turn of a client, as an address and as the holder of a token.
+async fn take([address, token]: [Option<&Arc<Semaphore>>; 2], all: &Arc<Semaphore>) -> Turn {
+    // In this order always, so that nobody waits for somebody who waits.
+    let of_client = [wait_for(address).await, wait_for(token).await];
+    let of_all = wait_for(Some(all)).await.expect("it is counted");
+    Turn { _of_client: of_client, _of_all: of_all, _parsed: None }
 }
 
 /// How much memory the values of a JSON text may take up. What stands in its strings is taken for values too.
@@ -77,15 +83,16 @@ mod tests {
     #[tokio::test]
     async fn one_client_leaves_turns_to_others() {
         let (turns, [one, other]) = (Turns::new(), [Client::alone(), Client::alone()]);
-        let [all, of_one] = *access::TURNS;
+        let [all, of_one] = access::TURNS.reads;
         let mut held: Vec<Turn> = Vec::new();
-        while let Some(turn) = turns.take(&one).now_or_never() {
+        while let Some(turn) = turns.to_read(&one).now_or_never() {
             held.push(turn);
         }
         assert_eq!(held.len(), of_one);
-        let mut waiting: Vec<_> = (0..1_000).map(|_| Box::pin(turns.take(&one))).collect();
+        let mut waiting: Vec<_> = (0..1_000).map(|_| Box::pin(turns.to_read(&one))).collect();
         assert!(waiting.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
-        let others: Vec<Turn> = (of_one..all).map(|_| turns.take(&other).now_or_never().expect("it is free")).collect();
+        let others: Vec<Turn> =
+            (of_one..all).map(|_| turns.to_read(&other).now_or_never().expect("it is free")).collect();
         drop(others);
         held.pop();
         assert!(waiting[0].as_mut().now_or_never().is_some(), "who waits longest is next");
@@ -93,21 +100,18 @@ mod tests {
 
     #[tokio::test]
     async fn what_would_take_up_too_much_memory_waits_for_what_is_parsed() {
-        let (turns, client) = (Turns::new(), Client::alone());
+        let (turns, [one, other]) = (Turns::new(), [Client::alone(), Client::alone()]);
         let objects = "{\"\":0},".repeat(1 << 20).into_bytes();
-        let worst = turns
-            .to_parse(&client, objects.len(), &objects)
-            .now_or_never()
-            .expect("one may always")
-            .expect("it is large");
-        let mut second = Box::pin(turns.to_parse(&client, objects.len(), &objects));
-        assert!(second.as_mut().now_or_never().is_none());
-        // Plain text is many of these.
         let text = vec![b'x'; 8 << 20];
-        assert!(turns.to_parse(&client, 10, b"{\"data\":1}").now_or_never().expect("it is small").is_none());
+        let of_text = turns.to_parse(&one, &text).now_or_never().flatten().expect("there is room");
+        let worst = turns.to_parse(&other, &objects).now_or_never().flatten();
+        drop(worst.expect("there is room beside plain text"));
+        drop(of_text);
+        let worst = turns.to_parse(&one, &objects).now_or_never().flatten().expect("one may always");
+        let mut second = Box::pin(turns.to_parse(&other, &objects));
+        assert!(second.as_mut().now_or_never().is_none(), "both together are too much");
+        assert!(turns.to_parse(&other, b"{\"data\":1}").now_or_never().expect("it is small").is_none());
         drop(worst);
-        assert!(second.as_mut().now_or_never().is_some());
-        let several: Vec<_> = (0..4).map(|_| turns.to_parse(&client, text.len(), &text).now_or_never()).collect();
-        assert!(several.iter().all(|turn| matches!(turn, Some(Some(_)))));
+        assert!(second.as_mut().now_or_never().flatten().is_some());
     }
 }

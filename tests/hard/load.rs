@@ -318,8 +318,8 @@ fn all_hostile_loads_beside_a_good_client() {
             let sources = if number == 0 { 1 } else { 8 };
             rows.push(round(&target, &good, load, Scale::Long, time, sources));
         }
-        let (acked, lost) =
-            (good.acked.lock().unwrap().len(), good.lost() + killed(&mut target, &good, load, Scale::Long));
+        let acked = good.acked.lock().unwrap().len();
+        let lost = good.lost() + killed(&mut target, &good, load, Scale::Long);
         let median = |of: &dyn Fn(&Found) -> f64| {
             let mut all: Vec<f64> = rows.iter().map(of).collect();
             all.sort_by(f64::total_cmp);

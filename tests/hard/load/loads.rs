@@ -34,7 +34,8 @@ pub enum Kind {
     SlowHeads,
     LargeHeads,
     SlowBodies,
-    Unread(&'static str),
+    /// Of what path, and in what coding.
+    Unread(&'static str, &'static str),
     Connects,
     HandshakesStall,
     HandshakesGarbage,
@@ -81,8 +82,10 @@ pub const LOADS: &[Load] = &[
     by_tls(held("heads byte by byte, by TLS", [4_000, 50], Kind::SlowHeads)),
     held("large heads that do not end", [4_000, 50], Kind::LargeHeads),
     held("bodies byte by byte", [10_000, 300], Kind::SlowBodies),
-    held("a transaction of 1 MiB, not read", [4_000, 50], Kind::Unread("/chains/load/transactions/1")),
-    held("a chain, not read", [4_000, 50], Kind::Unread("/chains/load/chain")),
+    held("a transaction of 1 MiB, not read", [4_000, 50], Kind::Unread("/chains/load/transactions/1", "identity")),
+    held("a chain, not read", [4_000, 50], Kind::Unread("/chains/load/chain", "identity")),
+    held("a chain in br, not read", [1_000, 50], Kind::Unread("/chains/load/chain", "br")),
+    held("listeners in zstd that read nothing", [1_000, 100], Kind::Unread("/chains/good/events?from=0", "zstd")),
     flood("connections", [64, 16], Kind::Connects),
     by_tls(held("handshakes that stall", [4_000, 100], Kind::HandshakesStall)),
     by_tls(flood("handshakes of garbage", [64, 16], Kind::HandshakesGarbage)),
@@ -132,8 +135,8 @@ async fn one(kind: Kind, attacker: Arc<Attacker>, number: usize) -> io::Result<(
         Kind::LargeHeads => {
             let mut stream = attacker.connect(number).await?;
             let _held = attacker.hold();
-            let name = "x".repeat(100);
-            let head: String = (0..90).map(|at| format!("X-{at}: {}\r\n", name.repeat(43))).collect();
+            // As large as may be.
+            let head: String = (0..90).map(|at| format!("X-{at}: {}\r\n", "x".repeat(1_000))).collect();
             stream.write_all(format!("GET /stats HTTP/1.1\r\nHost: localhost\r\n{head}X: ").as_bytes()).await?;
             drip(&mut stream).await
         }
@@ -149,10 +152,10 @@ async fn one(kind: Kind, attacker: Arc<Attacker>, number: usize) -> io::Result<(
             stream.write_all(&whole[..whole.len() - 1_000]).await?;
             drip(&mut stream).await
         }
-        Kind::Unread(path) => {
+        Kind::Unread(path, coding) => {
             let mut stream = attacker.connect(number).await?;
             let _held = attacker.hold();
-            stream.write_all(&request("GET", path, "", b"")).await?;
+            stream.write_all(&request("GET", path, &format!("Accept-Encoding: {coding}\r\n"), b"")).await?;
             attacker.did(1);
             // The node closes what takes nothing.
             sleep(Duration::from_secs(25)).await;

@@ -20,7 +20,7 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -436,6 +436,10 @@ pub struct Usage {
     pub heavy: Arc<Semaphore>,
     /// Slices of proofs of work that may still be sought for it at one time; more wait, in order.
     pub slices: Arc<Semaphore>,
+    /// Connections of it that may be worked on at one time; others wait, in order.
+    pub connections: Arc<Semaphore>,
+    /// Held by all clients that are connected.
+    pub present: OnceLock<Arc<()>>,
     /// Whether a handshake of TLS may go on that it has begun; others wait.
     pub handshakes: Arc<Semaphore>,
 }
@@ -444,7 +448,9 @@ impl Default for Usage {
     fn default() -> Usage {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         let (reads, slices) = (semaphore(TURNS.reads[1]), semaphore(TURNS.reads[1]));
-        Usage { used: Default::default(), reads, heavy: semaphore(TURNS.heavy[1]), slices, handshakes: semaphore(1) }
+        let (heavy, connections) = (semaphore(TURNS.heavy[1]), semaphore(TURNS.connections));
+        let (present, handshakes) = (OnceLock::new(), semaphore(1));
+        Usage { used: Default::default(), reads, heavy, slices, connections, present, handshakes }
     }
 }
 
@@ -464,6 +470,8 @@ pub struct AtOneTime {
     pub heavy: [usize; 2],
     /// Handshakes of TLS, of all clients.
     pub handshakes: usize,
+    /// Connections of one client.
+    pub connections: usize,
 }
 
 /// See [`AtOneTime`].
@@ -471,10 +479,16 @@ pub static TURNS: LazyLock<AtOneTime> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (reads, heavy) = (limits::reads(processors), limits::heavy(processors));
     // Half of the processors have no part in them.
-    AtOneTime { reads, heavy, handshakes: (processors / 2).max(1) }
+    AtOneTime { reads, heavy, handshakes: (processors / 2).max(1), connections: 2 * processors }
 });
 
 impl Usage {
+    /// Whether no other client is connected.
+    pub fn is_alone(&self) -> bool {
+        // One is with whoever counts.
+        self.present.get().is_none_or(|all| Arc::strong_count(all) <= 2)
+    }
+
     /// Takes `amount` more, where that makes no more than `bound`.
     pub fn hold(self: &Arc<Usage>, resource: Resource, amount: usize, bound: usize) -> Option<Held> {
         let used = &self.used[resource as usize];

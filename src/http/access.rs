@@ -315,7 +315,7 @@ fn too_much(resource: Resource) -> Problem {
         Resource::Listeners => "listeners to events",
         Resource::BodyBytes => "bytes of bodies",
         Resource::AnswerBytes => "bytes of answers that it does not take",
-        Resource::Imports => "imports under way",
+        Resource::Imports => "imports under way (GET /import lists them)",
     };
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,

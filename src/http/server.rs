@@ -9,12 +9,12 @@ use std::{
     future::poll_fn,
     io,
     net::{IpAddr, Ipv6Addr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    task::ready,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -32,6 +32,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tokio_util::sync::PollSemaphore;
 
 use super::forward::FromNode;
 use crate::{
@@ -67,6 +68,8 @@ struct Addresses {
     all: HashMap<IpAddr, Weak<Usage>>,
     /// Entries from which on those without connections are looked for and removed.
     full: usize,
+    /// Held by each that has connections.
+    present: Arc<()>,
 }
 
 impl Addresses {
@@ -79,7 +82,8 @@ impl Addresses {
             self.all.retain(|_, usage| usage.strong_count() > 0);
             self.full = 2 * self.all.len() + 64;
         }
-        let usage = Arc::default();
+        let usage: Arc<Usage> = Arc::default();
+        usage.present.set(self.present.clone()).expect("it is new");
         self.all.insert(address, Arc::downgrade(&usage));
         usage
     }
@@ -90,6 +94,34 @@ fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address => address,
+    }
+}
+
+/// Works on the connections of one client only so many at one time, while others are connected: what waits for the processors is served
+/// in order, so that one with little to do would wait for all connections of one with much.
+struct InTurn {
+    usage: Arc<Usage>,
+    turns: PollSemaphore,
+    waits: bool,
+}
+
+impl InTurn {
+    fn new(usage: &Arc<Usage>) -> InTurn {
+        InTurn { usage: usage.clone(), turns: PollSemaphore::new(usage.connections.clone()), waits: false }
+    }
+
+    fn poll<F: Future>(&mut self, cx: &mut Context<'_>, connection: Pin<&mut F>) -> Poll<F::Output> {
+        if self.usage.is_alone() {
+            if std::mem::take(&mut self.waits) {
+                // The turn that it has waited for may have come, and would be kept.
+                self.turns = PollSemaphore::new(self.usage.connections.clone());
+            }
+            return connection.poll(cx);
+        }
+        self.waits = true;
+        let _turn = ready!(self.turns.poll_acquire(cx)).expect("it is never closed");
+        self.waits = false;
+        connection.poll(cx)
     }
 }
 
@@ -197,6 +229,7 @@ pub async fn serve<R>(
                 _ = ending.wait_for(|stopping| *stopping) => return,
             };
             let Some(Arrived { stream, protocol, is_of_node, http2: _http2 }) = arrived else { return };
+            let turns = InTurn::new(&usage);
             let answer = move |mut request: Request<Incoming>| {
                 match is_of_node {
                     true => drop(request.extensions_mut().insert(FromNode)),
@@ -208,8 +241,8 @@ pub async fn serve<R>(
             let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), stopping.clone());
             match protocol {
                 // Boxed, so that a connection of HTTP/1.1 takes up no room for it.
-                Protocol::Http2 => Box::pin(http2.serve(socket.with_frames(), answer, stopping)).await,
-                _ => serve_http1(socket, answer, &looks, stopping).await,
+                Protocol::Http2 => Box::pin(http2.serve(socket.with_frames(), turns, answer, stopping)).await,
+                _ => serve_http1(socket, turns, answer, &looks, stopping).await,
             }
             drop(place);
         });
@@ -224,6 +257,7 @@ pub async fn serve<R>(
 /// Serves one connection of HTTP/1.1 until it ends.
 async fn serve_http1<R>(
     socket: Socket,
+    mut turns: InTurn,
     answer: impl Fn(Request<Incoming>) -> R,
     looks: &AtomicBool,
     mut stopping: watch::Receiver<bool>,
@@ -249,7 +283,7 @@ async fn serve_http1<R>(
         tokio::select! {
             biased;
             // A connection that breaks is the client's matter.
-            _ = &mut connection => break,
+            _ = poll_fn(|cx| turns.poll(cx, connection.as_mut())) => break,
             Some(signal) = signals.next() => match signal {
                 Signal::Stop => connection.as_mut().graceful_shutdown(),
                 Signal::Look => {

@@ -30,7 +30,10 @@ use qbc::{core::hash, limits};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 use serde_json::json;
-use tokio::{runtime::Runtime, sync::watch};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::watch,
+};
 
 use crate::support::{TestNode, eventually, setting};
 use attacker::Attacker;
@@ -196,7 +199,7 @@ fn round(target: &Target, good: &Good, load: &'static Load, scale: Scale, time: 
     target.forget_most_memory();
     let (over, is_over) = watch::channel(false);
     let attacker = Attacker::new(target.address(), target.tls.clone(), sources, scale, target.export.clone(), is_over);
-    let runtime = Runtime::new().unwrap();
+    let runtime = of_attackers();
     let attack = attacker.clone();
     let applied = runtime.spawn(async move { load.apply(&attack).await });
     let processors = thread::available_parallelism().map_or(1, Into::into);
@@ -220,6 +223,12 @@ fn round(target: &Target, good: &Good, load: &'static Load, scale: Scale, time: 
     // Some files of the store may be new.
     eventually(&format!("{}: what it had open is closed", load.name), || target.files() <= files + 20);
     Found { quiet, loaded, held, done, memory }
+}
+
+/// What runs the attackers. In truth they have machines of their own, so here they take only what the node and the good client leave them.
+fn of_attackers() -> Runtime {
+    let lower = || thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min).unwrap();
+    Builder::new_multi_thread().enable_all().on_thread_start(lower).build().unwrap()
 }
 
 /// Ends a process that takes up more memory than it may.
@@ -256,7 +265,7 @@ impl Drop for Guard {
 fn killed(target: &mut Target, good: &Good, load: &'static Load, scale: Scale) -> usize {
     let (over, is_over) = watch::channel(false);
     let attacker = Attacker::new(target.address(), target.tls.clone(), 1, scale, target.export.clone(), is_over);
-    let runtime = Runtime::new().unwrap();
+    let runtime = of_attackers();
     let applied = runtime.spawn(async move { load.apply(&attacker).await });
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {

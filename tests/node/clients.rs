@@ -246,7 +246,7 @@ fn a_client_that_is_gone_is_noticed() {
     for _ in 0..5 {
         let mut stream = node.connect();
         let waits = head("/inject?wait=leap&timeout=3600", JSON, "Content-Length: 10") + "{\"data\":1}";
-        let request = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned() + &waits;
+        let request = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned() + &waits;
         stream.write_all(request.as_bytes()).unwrap();
         // The rest of the first answer is thrown away with the socket, which the node is told.
         stream.read_exact(&mut [0; 12]).unwrap();

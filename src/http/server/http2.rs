@@ -9,6 +9,7 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex,
@@ -31,7 +32,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{Limits, Socket};
+use super::{InTurn, Limits, Socket};
 use crate::{
     http::{problem::Problem, unread::Rest},
     limits,
@@ -77,6 +78,7 @@ impl Server {
     pub async fn serve<R>(
         self,
         socket: Socket,
+        mut turns: InTurn,
         answer: impl Fn(Request<Incoming>) -> R + Clone + Send + 'static,
         mut stopping: watch::Receiver<bool>,
     ) where
@@ -104,7 +106,7 @@ impl Server {
             tokio::select! {
                 biased;
                 // A connection that breaks is the client's matter.
-                _ = &mut connection => return,
+                _ = poll_fn(|cx| turns.poll(cx, connection.as_mut())) => return,
                 _ = stopping.wait_for(|stopping| *stopping), if !is_ending => {
                     is_ending = true;
                     connection.as_mut().graceful_shutdown();

@@ -20,7 +20,7 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
+        Arc, LazyLock, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -28,6 +28,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use toml::Spanned;
 
 use crate::{
@@ -419,16 +420,78 @@ pub enum Resource {
     Listeners,
     /// Bytes of bodies in memory.
     BodyBytes,
+    /// Bytes of answers that wait to be taken.
+    AnswerBytes,
+    /// Imports under way.
+    Imports,
 }
 
 /// What one client, an address or a token, takes up at the moment.
-#[derive(Debug, Default)]
-pub struct Usage([AtomicUsize; 4]);
+#[derive(Debug)]
+pub struct Usage {
+    used: [AtomicUsize; 6],
+    /// Reads of the store that it may still have at one time; more wait, in order.
+    pub reads: Arc<Semaphore>,
+    /// The same for heavy work.
+    pub heavy: Arc<Semaphore>,
+    /// Slices of proofs of work that may still be sought for it at one time; more wait, in order.
+    pub slices: Arc<Semaphore>,
+    /// Connections of it that may be worked on at one time; others wait, in order.
+    pub connections: Arc<Semaphore>,
+    /// Held by all clients that are connected.
+    pub present: OnceLock<Arc<()>>,
+    /// Whether a handshake of TLS may go on that it has begun; others wait.
+    pub handshakes: Arc<Semaphore>,
+}
+
+impl Default for Usage {
+    fn default() -> Usage {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let (reads, slices) = (semaphore(TURNS.reads[1]), semaphore(TURNS.reads[1]));
+        let (heavy, connections) = (semaphore(TURNS.heavy[1]), semaphore(TURNS.connections));
+        let (present, handshakes) = (OnceLock::new(), semaphore(1));
+        Usage { used: Default::default(), reads, heavy, slices, connections, present, handshakes }
+    }
+}
+
+/// Waits for a place, where some are counted.
+pub async fn wait_for(places: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {
+    match places {
+        None => None,
+        Some(places) => Some(places.clone().acquire_owned().await.expect("it is never closed")),
+    }
+}
+
+/// How much is done at one time on this machine, for all clients and for one.
+pub struct AtOneTime {
+    /// Reads of the store.
+    pub reads: [usize; 2],
+    /// Heavy work.
+    pub heavy: [usize; 2],
+    /// Handshakes of TLS, of all clients.
+    pub handshakes: usize,
+    /// Connections of one client.
+    pub connections: usize,
+}
+
+/// See [`AtOneTime`].
+pub static TURNS: LazyLock<AtOneTime> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (reads, heavy) = (limits::reads(processors), limits::heavy(processors));
+    // Half of the processors have no part in them.
+    AtOneTime { reads, heavy, handshakes: (processors / 2).max(1), connections: 2 * processors }
+});
 
 impl Usage {
+    /// Whether no other client is connected.
+    pub fn is_alone(&self) -> bool {
+        // One is with whoever counts.
+        self.present.get().is_none_or(|all| Arc::strong_count(all) <= 2)
+    }
+
     /// Takes `amount` more, where that makes no more than `bound`.
     pub fn hold(self: &Arc<Usage>, resource: Resource, amount: usize, bound: usize) -> Option<Held> {
-        let used = &self.0[resource as usize];
+        let used = &self.used[resource as usize];
         let held = Held { usage: self.clone(), resource, amount };
         // Given back by the guard, also where it is too much.
         let before = used.fetch_add(amount, Ordering::Relaxed);
@@ -455,7 +518,7 @@ impl Held {
     pub fn give_back(&mut self, amount: usize) {
         let amount = amount.min(self.amount);
         self.amount -= amount;
-        self.usage.0[self.resource as usize].fetch_sub(amount, Ordering::Relaxed);
+        self.usage.used[self.resource as usize].fetch_sub(amount, Ordering::Relaxed);
     }
 }
 

@@ -115,6 +115,9 @@ pub const LINGER_PAUSE: Duration = Duration::from_secs(5);
 /// Bytes that are thrown away like that: many times what a body may have, and less than a second of work.
 pub const LINGER_BYTES: usize = 512 << 20;
 
+/// Bytes of a request head of HTTP/1.1, and of what is read of its body at a time: the longest path and query, and half as much again.
+pub const HEAD_BYTES: usize = 96 << 10;
+
 /// Time without traffic after which the kernel asks whether a client is still there, how often it asks again, and how often
 /// connections that wait for their answer look at what it found. A client that has ended its side of the connection may
 /// wait for the answer or be gone, and only that tells.
@@ -134,6 +137,41 @@ pub const ZSTD_WINDOW: u32 = 23;
 
 /// Connections at one time, where the limit of open files allows so many. More wait in the kernel's queue.
 pub const CONNECTIONS: usize = 20_000;
+
+/// Reads of the store for answers at one time, of all clients and of one, on so many processors. More wait, each client in a queue of its
+/// own, so that whoever asks for little is not kept waiting by those who ask for much. There are several for a processor, since some
+/// wait for the disk.
+pub const fn reads(processors: usize) -> [usize; 2] {
+    let all = if processors < 2 { 8 } else { 4 * processors };
+    [all, all / 4 * 3]
+}
+
+/// Pieces of work at one time that keep a processor for milliseconds, of all clients and of one: a large body that is parsed, lines of an
+/// import that are verified. More wait, as for [`reads`]. One client leaves a processor to all others, where there are two.
+pub const fn heavy(processors: usize) -> [usize; 2] {
+    let all = if processors < 2 { 2 } else { processors };
+    [all, if all < 4 { all - 1 } else { all / 4 * 3 }]
+}
+
+/// Bytes that values take up at most while they are parsed from JSON, in large bodies and lines. What does not fit waits. It holds one
+/// body of the worst kind, one object of one field after the other.
+pub const PARSED_BYTES: usize = 1 << 30;
+
+/// Bytes of answers that wait to be taken. More are answered `503`.
+pub const ANSWERS_BYTES: usize = 512 << 20;
+
+/// Bytes of an answer that is not counted among those, as most are so.
+pub const ANSWER_UNCOUNTED: usize = 16 << 10;
+
+/// Bytes for which a streamed answer is counted: the piece that is being sent, and the one that is read meanwhile.
+pub const ANSWER_STREAMED: usize = 2 * CHUNK_BYTES;
+
+/// Answers that are compressed at one time. More are sent as they are.
+pub const ENCODERS: usize = 32;
+
+/// Connections that wait in the kernel until they are accepted, where the system allows so many. Who finds no place there asks again a
+/// second later.
+pub const BACKLOG: i32 = 4_096;
 
 /// How long a stopping node waits for requests under way.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -455,6 +493,12 @@ pub const CERTIFICATE_EVERY: Duration = Duration::from_hours(24);
 /// as many as there may be [`CONNECTIONS`], so that they take up no more than with HTTP/1.
 pub const HTTP2_STREAMS: u32 = 100;
 
+/// Connections of HTTP/2 at one time. More speak HTTP/1.1, which takes up less and is what a client falls back to.
+pub const HTTP2_CONNECTIONS: usize = 2_048;
+
+/// Bytes that are read of one connection of HTTP/2 before it gives way to others: about 2,000 of the smallest frames.
+pub const HTTP2_AT_ONCE: usize = 32 << 10;
+
 /// Bytes of the headers of one request of HTTP/2, decoded, each with 32 more (RFC 9113 section 6.5.2): the longest path and query of
 /// HTTP/1, and as much again.
 pub const HTTP2_HEADERS_BYTES: u32 = 128 << 10;
@@ -463,10 +507,50 @@ pub const HTTP2_HEADERS_BYTES: u32 = 128 << 10;
 pub const HTTP2_SEND_BYTES: usize = 64 << 10;
 
 /// Bytes of bodies that a client of HTTP/2 may send before they are read: on one request, and on all of a connection.
-pub const HTTP2_WINDOWS: [u32; 2] = [256 << 10, 1 << 20];
+pub const HTTP2_WINDOWS: [u32; 2] = [256 << 10, 512 << 10];
 
 /// Requests that a client of HTTP/2 has taken back before they were begun, and those that were reset for its errors, after which the
 /// connection ends (rapid reset, CVE-2023-44487).
 pub const HTTP2_RESETS: usize = 20;
 /// See [`HTTP2_RESETS`].
 pub const HTTP2_ERRORS: usize = 256;
+
+/// Bytes of memory that a node takes up at most on so many processors, with so many connections and chains, whatever its clients do: 14 GiB
+/// on 2 processors with all [`CONNECTIONS`] and [`CHAINS`], and 7 GiB with 1,000 connections and 10,000 chains. `ulimit -n` sets the number
+/// of connections.
+///
+/// | what takes it up | bytes |
+/// | --- | --- |
+/// | a connection: the head or the piece of a body that it reads | [`HEAD_BYTES`] |
+/// | the same: its task, and what TLS keeps in both directions | 64 KiB |
+/// | the same: a request under way, or a listener with its piece | 16 KiB and [`ANSWER_UNCOUNTED`]; [`EVENTS_PIECE`] and a quarter |
+/// | a connection of HTTP/2: its window, headers on their way, and requests beyond the first | [`HTTP2_WINDOWS`], [`HTTP2_HEADERS_BYTES`], as above |
+/// | bodies, with their canonical form and a copy on its way to the log | 3 x [`BODIES_BYTES`] |
+/// | values that are parsed; answers; events | [`PARSED_BYTES`], [`ANSWERS_BYTES`], [`EVENTS_BYTES`] |
+/// | decoders and encoders, each with a window | 16 MiB x ([`DECODERS`] and [`ENCODERS`]) |
+/// | reads of the store: a piece, and the largest transaction twice | 8 MiB and [`CHUNK_BYTES`] x [`reads`] |
+/// | imports: lines that were verified and are on their way to the log | 2 x [`IMPORT_BYTES`] x [`IMPORTS`] |
+/// | a chain | 4 KiB |
+/// | the rest: the program, caches, the engine of the index, batches on their way to the log, a cluster's newest entries | 512 MiB |
+///
+/// The allocator keeps up to a quarter more.
+pub const fn memory(processors: usize, connections: usize, chains: usize) -> usize {
+    const KIB: usize = 1 << 10;
+    const MIB: usize = 1 << 20;
+    let of_request = 16 * KIB + ANSWER_UNCOUNTED;
+    let listener = EVENTS_PIECE + EVENTS_PIECE / 4;
+    let of_connection = HEAD_BYTES + 64 * KIB + if of_request > listener { of_request } else { listener };
+    let http2 = least(connections, HTTP2_CONNECTIONS);
+    let of_http2 = HTTP2_WINDOWS[1] as usize + HTTP2_HEADERS_BYTES as usize;
+    let more_requests = least(http2 * HTTP2_STREAMS as usize, CONNECTIONS);
+    let connected = connections * of_connection + http2 * of_http2 + more_requests * of_request;
+    let bodies = 3 * BODIES_BYTES + PARSED_BYTES + ANSWERS_BYTES + EVENTS_BYTES + 2 * IMPORT_BYTES * IMPORTS;
+    let coded = (DECODERS + ENCODERS) * 16 * MIB;
+    let read = reads(processors)[0] * (CHUNK_BYTES + 2 * MAX_BYTES_LIMIT as usize);
+    let all = connected + bodies + coded + read + chains * 4 * KIB + 512 * MIB;
+    all + all / 4
+}
+
+const fn least(one: usize, other: usize) -> usize {
+    if one < other { one } else { other }
+}

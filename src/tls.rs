@@ -50,6 +50,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// A certificate with those that sign it, and its key.
 pub struct Pair {
     config: Arc<ServerConfig>,
+    without_http2: Arc<ServerConfig>,
     /// When its time begins and ends, in seconds since 1970.
     valid: [i64; 2],
 }
@@ -96,8 +97,10 @@ impl Pair {
             .expect("the provider has cipher suites of both")
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        config.alpn_protocols = [HTTP_1, LINK].map(Vec::from).into();
+        let without_http2 = Arc::new(config.clone());
         config.alpn_protocols = [HTTP_2, HTTP_1, LINK].map(Vec::from).into();
-        Ok(Pair { config: Arc::new(config), valid })
+        Ok(Pair { config: Arc::new(config), without_http2, valid })
     }
 
     /// What an operator should do about its time, if anything.
@@ -171,12 +174,15 @@ impl Server {
         self.0.read().expect("no holder of this lock panics").warning(now)
     }
 
-    /// Does the handshake on a connection that a client has opened.
+    /// Does the handshake on a connection that a client has opened. HTTP/2 is spoken only where that is offered.
     ///
     /// # Errors
     /// The client speaks something else, does not trust the certificate, or is gone.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<(Stream, Protocol)> {
-        let config = self.0.read().expect("no holder of this lock panics").config.clone();
+    pub async fn accept(&self, stream: TcpStream, offers_http2: bool) -> io::Result<(Stream, Protocol)> {
+        let config = {
+            let pair = self.0.read().expect("no holder of this lock panics");
+            if offers_http2 { pair.config.clone() } else { pair.without_http2.clone() }
+        };
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         let protocol = match stream.get_ref().1.alpn_protocol() {
             Some(HTTP_2) => Protocol::Http2,
@@ -474,7 +480,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
-        let server = tokio::spawn(async move { Server::new(pair).accept(served).await });
+        let server = tokio::spawn(async move { Server::new(pair).accept(served, true).await });
         let _client = Connector::new(trusted).unwrap().connect(name, client).await?;
         server.await.unwrap()
     }
@@ -489,6 +495,23 @@ mod tests {
         assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
         let group = session.negotiated_key_exchange_group().unwrap().name();
         assert_eq!(group, NamedGroup::X25519MLKEM768);
+    }
+
+    /// Where there are enough connections of it, clients fall back.
+    #[tokio::test]
+    async fn http_2_is_spoken_where_it_is_offered() {
+        for (offers_http2, expected) in [(true, Protocol::Http2), (false, Protocol::Http1)] {
+            let (pair, trusted) = certified();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (served, _) = listener.accept().await.unwrap();
+            let server = tokio::spawn(async move { Server::new(pair).accept(served, offers_http2).await });
+            let mut config = (**Connector::new(&trusted).unwrap().0.config()).clone();
+            config.alpn_protocols = [HTTP_2, HTTP_1].map(Vec::from).into();
+            let connector = TlsConnector::from(Arc::new(config));
+            let _client = connector.connect(server_name("localhost").unwrap(), client).await.unwrap();
+            assert_eq!(server.await.unwrap().unwrap().1, expected);
+        }
     }
 
     #[tokio::test]

@@ -44,6 +44,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
         "tokio",
         "the core is pure",
         &[
+            "access.rs",
             "http/",
             "cli/",
             "cluster.rs",
@@ -78,7 +79,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("writer/", &["core", "limits", "store"]),
     ("access.rs", &["core", "limits"]),
     ("clock.rs", &["core", "limits"]),
-    ("mine.rs", &["core", "limits"]),
+    ("mine.rs", &["access", "core", "limits"]),
     ("node.rs", &["core", "limits", "metrics", "store", "writer", "mine", "clock"]),
     ("node/", &["access", "core", "limits", "store", "writer", "mine"]),
     ("tls.rs", &["core", "limits"]),
@@ -94,8 +95,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     (
         "http/",
         &[
-            "access", "cluster", "core", "guide", "http", "limits", "metrics", "mirror", "peers", "scrub", "tls",
-            "writer", "node",
+            "access", "cluster", "core", "guide", "http", "limits", "metrics", "mine", "mirror", "peers", "scrub",
+            "tls", "writer", "node",
         ],
     ),
     (

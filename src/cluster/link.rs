@@ -818,7 +818,7 @@ mod tests {
             while let Ok((stream, _)) = listener.accept().await {
                 let (identity, answers, server) = (identity.clone(), answers.clone(), server.clone());
                 tokio::spawn(async move {
-                    let (mut stream, protocol) = server.accept(stream).await?;
+                    let (mut stream, protocol) = server.accept(stream, false).await?;
                     assert_eq!(protocol, tls::Protocol::Link);
                     let caller = accept(&mut stream, &identity, &*answers).await?;
                     serve(stream, caller, answers).await;
@@ -873,7 +873,7 @@ mod tests {
         let seen = read.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (mut caller, _) = server.accept(stream).await.unwrap();
+                let (mut caller, _) = server.accept(stream, false).await.unwrap();
                 let mut called = match to.strip_prefix(HTTPS) {
                     Some(to) => tls::connect_link("localhost", TcpStream::connect(to).await.unwrap()).await.unwrap(),
                     None => Stream::Plain(TcpStream::connect(&to).await.unwrap()),

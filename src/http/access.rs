@@ -21,6 +21,7 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::watch;
 
 use super::{
+    answers::holding,
     forward::FromNode,
     problem::Problem,
     server::Peer,
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     access::{Access, Held, On, Resource, Role, TokenAt, Usage},
-    limits,
+    limits, mine,
     node::Node,
 };
 
@@ -206,12 +207,18 @@ impl Client {
     }
 
     /// What it takes up: of its address, and of its token.
-    fn usages(&self) -> [Option<&Arc<Usage>>; 2] {
+    pub fn usages(&self) -> [Option<&Arc<Usage>>; 2] {
         let token = match &self.right {
             Right::Of(access, Some(token)) => Some(&access.token(*token).usage),
             _ => None,
         };
         [self.address.as_ref(), token]
+    }
+
+    /// Does what seeks proofs of work in its turns, so that others get theirs.
+    pub async fn mining<T>(&self, work: impl Future<Output = T>) -> T {
+        let slices = self.usages().map(|usage| usage.map(|usage| usage.slices.clone()));
+        mine::in_turns_of(slices, work).await
     }
 
     /// Takes so much of what the node has.
@@ -307,6 +314,8 @@ fn too_much(resource: Resource) -> Problem {
         Resource::Requests => "requests under way",
         Resource::Listeners => "listeners to events",
         Resource::BodyBytes => "bytes of bodies",
+        Resource::AnswerBytes => "bytes of answers that it does not take",
+        Resource::Imports => "imports under way (GET /import lists them)",
     };
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
@@ -349,7 +358,7 @@ impl Holds {
         let is_whole = http_body::Body::size_hint(response.body()).exact().is_some();
         match is_whole || self.0.iter().all(Option::is_none) {
             true => response,
-            false => response.map(|body| Body::new(Holding { body, _holds: self })),
+            false => response.map(|body| holding(body, self)),
         }
     }
 }
@@ -383,25 +392,10 @@ impl http_body::Body for Allowed {
     }
 }
 
-/// A body that holds something until it is dropped.
-struct Holding {
-    body: Body,
-    _holds: Holds,
-}
-
-impl http_body::Body for Holding {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+#[cfg(test)]
+impl Client {
+    /// One that may do everything, at an address of its own.
+    pub fn alone() -> Client {
+        Client { right: Right::All, address: Some(Arc::default()) }
     }
 }

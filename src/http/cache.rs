@@ -10,6 +10,7 @@ use axum::{
 use futures_util::stream;
 
 use super::{
+    answers::Answers,
     coding::{self, CODINGS},
     extract::weighted,
     inject::text_header,
@@ -79,9 +80,9 @@ impl Encodings {
     }
 
     /// Encodes an answer, and gives it the tag of the encoding.
-    pub fn write(self, response: Response) -> Response {
+    pub fn write(self, response: Response, answers: &Answers) -> Response {
         let Encodings { is_read, held, coding } = self;
-        let mut response = coding::compressed(response, coding);
+        let mut response = coding::compressed(response, coding, answers);
         let status = response.status();
         if !is_read || !matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED) {
             return response;

@@ -1,6 +1,13 @@
 //! Content codings (RFC 9110 section 8.4.1): which one an answer gets, and what clients compressed.
 
-use std::{convert::Infallible, future::ready, io, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::ready,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use async_compression::{
     tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder},
@@ -13,12 +20,22 @@ use axum::{
     response::IntoResponse,
 };
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
-use tokio::{io::AsyncRead, sync::Semaphore, task::consume_budget};
+use http_body::{Frame, SizeHint};
+use tokio::{
+    io::AsyncRead,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::consume_budget,
+};
 use tokio_util::io::{ReaderStream, StreamReader};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::compression::{CompressionLayer, Predicate, predicate::SizeAbove};
 
-use super::{extract::weighted, problem::Problem, proofs::Incompressible};
+use super::{
+    answers::{Answers, is_endless},
+    extract::weighted,
+    problem::Problem,
+    proofs::Incompressible,
+};
 use crate::limits;
 
 /// What `Accept-Encoding` names, and compression makes (see `tower_http` in Cargo.toml). The later ones are the better ones.
@@ -43,20 +60,53 @@ pub fn preferred(headers: &HeaderMap) -> Option<&'static str> {
 ///
 /// Symptom: `406` in place of the status of a write that was done. Cause: the layer that compresses answers so where nothing
 /// is acceptable. Cure: it is never asked for what it cannot give; such a client gets the answer as it is.
-pub fn compressed(response: Response<Body>, coding: Option<&'static str>) -> Response<Body> {
+pub fn compressed(response: Response<Body>, coding: Option<&'static str>, answers: &Answers) -> Response<Body> {
     let is_large = SizeAbove::new(COMPRESSED_BYTES).should_compress(&response);
     if !is_large || response.extensions().get::<Incompressible>().is_some() {
         return response;
     }
+    let size = http_body::Body::size_hint(response.body()).exact();
+    let is_large = size.is_none_or(|bytes| bytes > limits::CHECK_AT_ONCE as u64);
+    // What clients do not take keeps memory for that, and without it an answer is as good.
+    let encoder = coding.and_then(|_| answers.encoder(is_endless(&response)));
     let mut accepting = Request::new(());
-    if let Some(coding) = coding {
+    if let Some(coding) = coding.filter(|_| encoder.is_some()) {
         accepting.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding));
     }
     let mut response = Some(response);
     let answer = service_fn(|_| ready(Ok::<_, Infallible>(response.take().expect("it is asked once"))));
     let compressed = CompressionLayer::new().layer(answer).oneshot(accepting).now_or_never();
     let Ok(response) = compressed.expect("it waits for the answer alone, which is there");
-    response.map(Body::new)
+    response.map(|body| match encoder {
+        None => Body::new(body),
+        Some(encoder) => Body::new(Compressed { body: Body::new(body), is_large, _encoder: encoder }),
+    })
+}
+
+/// A body that is compressed as it is asked for, which takes long enough to hold others up where it is large.
+struct Compressed {
+    body: Body,
+    is_large: bool,
+    _encoder: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Compressed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let is_large = self.is_large;
+        let mut poll = || Pin::new(&mut self.body).poll_frame(cx);
+        if is_large { tokio::task::block_in_place(poll) } else { poll() }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Whether the client accepts a coding.

@@ -22,6 +22,7 @@ use super::{
     access::{Client, Holds},
     coding::Undecodable,
     problem::Problem,
+    turns::{Turn, Turns},
 };
 use crate::{
     access::Resource,
@@ -107,12 +108,18 @@ impl<S: Sync> FromRequestParts<S> for IsHead {
     }
 }
 
+/// Marks a request that reads a chain, in its client's turn.
+#[derive(Clone)]
+pub struct InTurn;
+
 /// The chain that a route speaks of: the one that its path names, or the default.
 pub struct ChainOf {
     /// The chain.
     pub chain: Arc<ChainHandle>,
     /// What stands before its routes: nothing, or `/chains/{name}`.
     pub prefix: String,
+    /// In which the handler reads it.
+    _turn: Option<Turn>,
 }
 
 impl FromRequestParts<App> for ChainOf {
@@ -120,16 +127,15 @@ impl FromRequestParts<App> for ChainOf {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         // What is rarely awaited is boxed, as every request moves and stores the whole of its future.
-        match path_parameter(parts, |name| name == CHAIN).await? {
-            Some(name) => match app.0.node.chain(&name) {
-                Some(chain) => Ok(ChainOf { prefix: format!("/chains/{}", chain.name), chain }),
-                None => Err(Box::pin(no_chain(app, &name)).await),
-            },
-            None => match app.0.node.chain(ChainName::DEFAULT) {
-                Some(chain) => Ok(ChainOf { chain, prefix: String::new() }),
-                None => Err(Box::pin(no_chain(app, ChainName::DEFAULT)).await),
-            },
-        }
+        let named = path_parameter(parts, |name| name == CHAIN).await?;
+        let name = named.as_deref().unwrap_or(ChainName::DEFAULT);
+        let Some(chain) = app.0.node.chain(name) else { return Err(Box::pin(no_chain(app, name)).await) };
+        let prefix = named.as_ref().map(|_| format!("/chains/{}", chain.name)).unwrap_or_default();
+        let turn = match parts.extensions.get::<InTurn>() {
+            Some(InTurn) => Some(app.0.turns.to_read(&Client::in_extensions(&parts.extensions)).await),
+            None => None,
+        };
+        Ok(ChainOf { chain, prefix, _turn: turn })
     }
 }
 
@@ -230,6 +236,7 @@ pub struct Rooms {
     client: Client,
     /// Bytes that one client may take up.
     share: usize,
+    turns: Turns,
 }
 
 impl Rooms {
@@ -237,7 +244,19 @@ impl Rooms {
     pub fn of(app: &App, extensions: &Extensions) -> Rooms {
         // One body of full size is nobody refused.
         let share = app.0.admitted.share.of(limits::BODIES_BYTES).max(limits::BODY_BYTES);
-        Rooms { node: app.0.room.clone(), client: Client::in_extensions(extensions), share }
+        let (node, turns) = (app.0.room.clone(), app.0.turns.clone());
+        Rooms { node, client: Client::in_extensions(extensions), share, turns }
+    }
+
+    /// Waits for the client's turn to parse a text, where that is large.
+    pub async fn turn(&self, text: &[u8]) -> Option<Turn> {
+        self.turns.to_parse(&self.client, text).await
+    }
+
+    /// The same for what is done with lines, one after the other, however many they are.
+    pub async fn turn_of_lines(&self, lines: &[u8]) -> Turn {
+        let largest = lines.split(|&byte| byte == b'\n').max_by_key(|line| line.len()).unwrap_or_default();
+        self.turns.to_work(&self.client, largest).await
     }
 
     /// Takes room for `bytes`, at once or not at all.
@@ -428,10 +447,24 @@ pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String
     match format {
         Format::Form => parse_form(&body.bytes),
         Format::Lines => Err(unsupported("this route takes one object")),
-        Format::Json => match json::parse(&body.bytes)? {
+        Format::Json => match parse(&rooms, &body.bytes).await? {
             Value::Object(fields) => Ok(fields),
             _ => Err(vec![Fault { pointer: String::new(), detail: "must be a JSON object".into() }].into()),
         },
+    }
+}
+
+/// Parses a body in its client's turn.
+async fn parse(rooms: &Rooms, text: &[u8]) -> Result<Value, Problem> {
+    let turn = rooms.turn(text).await;
+    Ok(in_turn(turn.as_ref(), || json::parse(text))?)
+}
+
+/// Does what takes long where it holds nobody up; what takes no turn is done at once.
+pub fn in_turn<T>(turn: Option<&Turn>, work: impl FnOnce() -> T) -> T {
+    match turn {
+        Some(_) => tokio::task::block_in_place(work),
+        None => work(),
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    access::Role,
+    access::{Resource, Role},
     core::{chain::LeapPolicy, export::Voucher, hash::Hash, note::VerifierKey, rules::ChainName},
     limits,
     node::{Import, ImportError, ImportState, Imported, Unfinished},
@@ -129,6 +129,8 @@ pub async fn import(
     if let Some(chain) = app.0.node.chain(&query.chain.to_string()) {
         client.ensure(Role::Operate, chain.name.as_str())?;
     }
+    // What others may have under way at one time, one client leaves them.
+    let _held = client.hold(Resource::Imports, 1, app.0.admitted.share.of(limits::IMPORTS))?;
     let rooms = Rooms::of(&app, request.extensions());
     let mut body = request.into_body();
     let begun = Import::begin(&app.0.node, query.chain, Vec::from_iter(keys), query.allow_unproven_erasures).await;
@@ -136,6 +138,7 @@ pub async fn import(
     let outcome = match begun {
         Ok(mut import) => match run(&rooms, &mut body, &mut import).await? {
             Err(error @ (ImportError::Fault { .. } | ImportError::UnprovenErasure(_) | ImportError::OtherName(_))) => {
+                let _turn = rooms.turn_of_lines(&[]).await;
                 import.give_up().await.and(Err(error))
             }
             outcome => outcome,
@@ -167,7 +170,7 @@ async fn run(rooms: &Rooms, body: &mut Body, import: &mut Import) -> Result<Resu
                 Ok(data) => data?,
                 // While nothing comes, no memory is kept from others for lines that can be stored.
                 Err(_) => {
-                    if let Err(error) = lines.import(import).await {
+                    if let Err(error) = lines.import(rooms, import).await {
                         return Ok(Err(error));
                     }
                     next.await?
@@ -177,11 +180,13 @@ async fn run(rooms: &Rooms, body: &mut Body, import: &mut Import) -> Result<Resu
         let Some(data) = data else { break };
         lines.add(rooms, &data)?;
         if lines.bytes.len() >= limits::IMPORT_BYTES
-            && let Err(error) = lines.import(import).await
+            && let Err(error) = lines.import(rooms, import).await
         {
             return Ok(Err(error));
         }
     }
+    // What the writer does alone for it, too, comes in turn.
+    let _turn = rooms.turn_of_lines(&lines.bytes).await;
     Ok(match import.lines(&lines.bytes).await {
         Ok(()) => import.finish().await,
         Err(error) => Err(error),
@@ -217,14 +222,16 @@ impl Lines {
     }
 
     /// Imports the whole lines. What they took up is free then.
-    async fn import(&mut self, import: &mut Import) -> Result<(), ImportError> {
+    async fn import(&mut self, rooms: &Rooms, import: &mut Import) -> Result<(), ImportError> {
         let whole = mem::take(&mut self.whole);
         if whole == 0 {
             return Ok(());
         }
         let rest = self.bytes.split_off(whole);
         let lines = mem::replace(&mut self.bytes, rest);
+        let turn = rooms.turn_of_lines(&lines).await;
         import.lines(&lines).await?;
+        drop(turn);
         if let Some(room) = &mut self.room {
             room.give_back(whole);
         }

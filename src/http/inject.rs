@@ -17,8 +17,8 @@ use super::{
     App,
     chains::{ReceiptView, Stage, receipt_json},
     extract::{
-        ChainOf, Format, Query, Room, Rooms, format_of, next_data, parse_form, read_whole, refuse_more, take_field,
-        take_signature,
+        ChainOf, Format, Query, Room, Rooms, format_of, in_turn, next_data, parse_form, read_whole, refuse_more,
+        take_field, take_signature,
     },
     openapi::{Guard, OneOrMany, PublicKey, Signature},
     preconditions::{IDEMPOTENCY_KEY, expected, idempotency_key},
@@ -235,12 +235,16 @@ pub async fn inject(
     let expected = expected(&parts.headers)?;
     let rooms = Rooms::of(&app, &parts.extensions);
     let body = read_whole(&rooms, body).await?;
-    let value = match format {
-        Format::Form => Value::Object(parse_form(&body.bytes)?),
-        _ => json::parse(&body.bytes)?,
-    };
-    let is_array = value.is_array();
-    let submissions = submissions(&target.chain, value, &parts.headers)?;
+    let turn = rooms.turn(&body.bytes).await;
+    let (submissions, is_array) = in_turn(turn.as_ref(), || {
+        let value = match format {
+            Format::Form => Value::Object(parse_form(&body.bytes)?),
+            _ => json::parse(&body.bytes)?,
+        };
+        let is_array = value.is_array();
+        Ok::<_, Problem>((submissions(&target.chain, value, &parts.headers)?, is_array))
+    })?;
+    drop(turn);
     let accepted = app.0.node.inject(&target.chain, submissions, expected, body.room.map(|room| room.node)).await?;
     answer(&app, &target, accepted, is_array, wait).await
 }
@@ -506,7 +510,7 @@ impl Lines {
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, behind) = (&rest[..end], &rest[end + 1..]);
             if self.started.is_empty() && self.refused.is_none() {
-                stream.line(line).await;
+                stream.line(line, None).await;
             } else {
                 self.keep(&stream.rooms, line);
                 self.end(stream).await;
@@ -540,13 +544,12 @@ impl Lines {
     }
 
     async fn end(&mut self, stream: &mut Stream<'_>) {
-        // Its room is given back first: who waits for room must hold none.
-        let Lines { started, refused, .. } = std::mem::take(self);
+        let Lines { started, refused, room } = std::mem::take(self);
         if let Some(problem) = refused {
             stream.number += 1;
             stream.refuse(stream.number, &problem);
         } else if !started.is_empty() {
-            stream.line(&started).await;
+            stream.line(&started, room).await;
         }
     }
 }
@@ -590,12 +593,17 @@ impl<'a> Stream<'a> {
         }
     }
 
-    async fn line(&mut self, line: &[u8]) {
+    /// Takes a line, and gives back what it took up.
+    async fn line(&mut self, line: &[u8], room: Option<Room>) {
         self.number += 1;
         if line.trim_ascii().is_empty() {
             return;
         }
-        let submission = json::parse(line).map_err(Problem::from).and_then(|value| submission(self.chain, value, None));
+        let turn = self.rooms.turn(line).await;
+        let parse = || json::parse(line).map_err(Problem::from).and_then(|value| submission(self.chain, value, None));
+        let submission = in_turn(turn.as_ref(), parse);
+        // Who waits for room must hold none.
+        drop((turn, room));
         match submission {
             Err(problem) => self.refuse(self.number, &problem),
             Ok(submission) => {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{
     App,
+    access::Client,
     extract::{ChainOf, read_object, refuse_more, take_field, take_signature},
     openapi::{Guard, PublicKey, Signature},
     preconditions::{expected, refuse_key},
@@ -235,7 +236,12 @@ pub struct Frozen {
         (status = 409, description = "It is a mirror"),
     )
 )]
-pub async fn freeze(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
+pub async fn freeze(
+    State(app): State<App>,
+    client: Client,
+    target: ChainOf,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
     let expected = expected(request.headers())?;
     refuse_key(request.headers(), "what is frozen already answers with the first")?;
     let mut fields = read_object(&app, request).await?;
@@ -248,7 +254,7 @@ pub async fn freeze(State(app): State<App>, target: ChainOf, request: Request<Bo
         let Submission { data, signed, .. } = &submission;
         terms.rules().check_signature(chain.id, Some(Kind::Freeze), data, None, signed.as_ref())?;
     }
-    let (accepted, quant) = app.0.node.freeze(chain, expected, submission).await?;
+    let (accepted, quant) = client.mining(app.0.node.freeze(chain, expected, submission)).await?;
     let frozen = Frozen {
         message: "Chain frozen",
         chain: chain.name.to_string(),

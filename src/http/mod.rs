@@ -1,6 +1,7 @@
 //! The HTTP interface: all routes in one place, and what holds for each of them.
 
 mod access;
+mod answers;
 mod cache;
 mod chains;
 mod cluster;
@@ -28,6 +29,7 @@ mod record;
 mod server;
 mod table;
 mod trace;
+mod turns;
 mod unread;
 mod witness;
 
@@ -72,6 +74,7 @@ use crate::{
     tls,
 };
 use access::{Client, End, Holds};
+use answers::Answers;
 use cache::{Encodings, Sealed};
 use forward::{About, Way};
 use forwarded::References;
@@ -79,8 +82,9 @@ use problem::Problem;
 use table::{
     Asked,
     Kind::{Between, Listen, Open, Operate, Read, Write},
-    Listed, Table,
+    Listed, Scope, Table,
 };
+use turns::Turns;
 
 /// What all handlers share. A clone is another handle to the same.
 #[derive(Clone)]
@@ -98,6 +102,10 @@ struct Shared {
     room: Arc<Semaphore>,
     /// Compressed bodies that may still be decoded at one time.
     decoders: Arc<Semaphore>,
+    /// Where answers get room.
+    answers: Answers,
+    /// In which clients do heavy work.
+    turns: Turns,
     /// What is kept for those who listen to chains.
     events: events::Feeds,
     /// The node's names, and the sites whose pages may use it.
@@ -137,6 +145,7 @@ impl App {
     ) -> App {
         let room = Arc::new(Semaphore::new(limits::BODIES_BYTES));
         let decoders = Arc::new(Semaphore::new(limits::DECODERS));
+        let (answers, turns) = (Answers::new(admitted.share), Turns::new());
         let events = events::Feeds::new();
         let document = OnceLock::new();
         let (requests, started) = (Requests::default(), node.now());
@@ -149,6 +158,8 @@ impl App {
             mirrors,
             room,
             decoders,
+            answers,
+            turns,
             events,
             admitted,
             document,
@@ -341,7 +352,7 @@ impl Interface {
             false => tracing::debug!(request_id, route, method, path, status, token, ?took, trace_id),
         }
         response.headers_mut().insert(REQUEST_ID, id);
-        let response = encodings.write(response);
+        let response = encodings.write(response, &self.app.0.answers);
         if is_head { without_body(response) } else { response }
     }
 
@@ -390,8 +401,11 @@ impl Interface {
         }
     }
 
-    /// A request whose body ends early where its client may no more send it.
-    fn bounded(&self, request: Request<Body>, client: &Client, asked: &Asked) -> Request<Body> {
+    /// A request whose body ends early where its client may no more send it, and which takes a turn where it reads a chain.
+    fn bounded(&self, mut request: Request<Body>, client: &Client, asked: &Asked) -> Request<Body> {
+        if asked.rule().is_some_and(|rule| (rule.kind, rule.scope) == (Read, Scope::Chain)) {
+            request.extensions_mut().insert(extract::InTurn);
+        }
         let (Some(in_force), Some(role)) = (&self.app.0.admitted.access, asked.kind().and_then(table::Kind::role))
         else {
             return request;
@@ -469,7 +483,10 @@ impl Interface {
     async fn here(&self, request: Request<Body>) -> Response {
         // Nobody reads the body of a GET.
         if matches!(*request.method(), Method::GET | Method::HEAD) {
-            return self.route(request).await;
+            let client = Client::in_extensions(request.extensions());
+            let response = self.route(request).await;
+            let Shared { answers, turns, .. } = &*self.app.0;
+            return answers.admit(response, &client, turns).unwrap_or_else(IntoResponse::into_response);
         }
         match coding::decoded(&self.app.0.decoders, request) {
             Ok(request) => self.route(request).await,

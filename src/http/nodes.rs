@@ -328,7 +328,7 @@ pub async fn bang(State(app): State<App>, client: Client, request: Request<Body>
     let replicas = take_replicas(&mut fields)?;
     let rules = Rules::new(name).amend(fields)?;
     if let Some(body) = body {
-        let made = bang_in_cluster(&app, &headers, body, replicas, rules, leap).await;
+        let made = client.mining(bang_in_cluster(&app, &headers, body, replicas, rules, leap)).await;
         return made.map_err(|problem| match problem.status {
             StatusCode::CONFLICT if only_if_new => Problem::new(StatusCode::PRECONDITION_FAILED, problem.detail),
             _ => problem,
@@ -338,7 +338,7 @@ pub async fn bang(State(app): State<App>, client: Client, request: Request<Body>
         let detail = "this node is alone: join others to it first (qbc --join), or keep the chain on 1";
         return Err(vec![Fault::of("replicas", detail)].into());
     }
-    match app.0.node.bang(rules, None, leap, None, None).await {
+    match client.mining(app.0.node.bang(rules, None, leap, None, None)).await {
         Ok(chain) => Ok(ChainView::created(&app, &chain).await),
         Err(error @ Refused::NameTaken(_)) if only_if_new => {
             Err(Problem::new(StatusCode::PRECONDITION_FAILED, error.to_string()))

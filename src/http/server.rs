@@ -6,13 +6,15 @@ mod socket;
 use std::{
     collections::HashMap,
     convert::Infallible,
+    future::poll_fn,
     io,
     net::{IpAddr, Ipv6Addr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -26,14 +28,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tokio_util::sync::PollSemaphore;
 
 use super::forward::FromNode;
 use crate::{
-    access::{Resource, Usage},
+    access::{self, Resource, Usage},
     cluster::{Cluster, link},
     limits,
     metrics::{Counted, Gauge},
@@ -65,6 +68,8 @@ struct Addresses {
     all: HashMap<IpAddr, Weak<Usage>>,
     /// Entries from which on those without connections are looked for and removed.
     full: usize,
+    /// Held by each that has connections.
+    present: Arc<()>,
 }
 
 impl Addresses {
@@ -77,7 +82,8 @@ impl Addresses {
             self.all.retain(|_, usage| usage.strong_count() > 0);
             self.full = 2 * self.all.len() + 64;
         }
-        let usage = Arc::default();
+        let usage: Arc<Usage> = Arc::default();
+        usage.present.set(self.present.clone()).expect("it is new");
         self.all.insert(address, Arc::downgrade(&usage));
         usage
     }
@@ -88,6 +94,34 @@ fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address => address,
+    }
+}
+
+/// Works on the connections of one client only so many at one time, while others are connected: what waits for the processors is served
+/// in order, so that one with little to do would wait for all connections of one with much.
+struct InTurn {
+    usage: Arc<Usage>,
+    turns: PollSemaphore,
+    waits: bool,
+}
+
+impl InTurn {
+    fn new(usage: &Arc<Usage>) -> InTurn {
+        InTurn { usage: usage.clone(), turns: PollSemaphore::new(usage.connections.clone()), waits: false }
+    }
+
+    fn poll<F: Future>(&mut self, cx: &mut Context<'_>, connection: Pin<&mut F>) -> Poll<F::Output> {
+        if self.usage.is_alone() {
+            if std::mem::take(&mut self.waits) {
+                // The turn that it has waited for may have come, and would be kept.
+                self.turns = PollSemaphore::new(self.usage.connections.clone());
+            }
+            return connection.poll(cx);
+        }
+        self.waits = true;
+        let _turn = ready!(self.turns.poll_acquire(cx)).expect("it is never closed");
+        self.waits = false;
+        connection.poll(cx)
     }
 }
 
@@ -105,6 +139,37 @@ struct Arrived {
     protocol: Protocol,
     /// Whether another node of the cluster has opened it.
     is_of_node: bool,
+    /// Its place among the connections of HTTP/2.
+    http2: Option<OwnedSemaphorePermit>,
+}
+
+/// What a handshake of TLS needs.
+struct Handshakes {
+    tls: tls::Server,
+    /// Those that are worked on at one time: of all clients, and of this one.
+    all: Arc<Semaphore>,
+    of_client: Arc<Semaphore>,
+    /// Places among the connections of HTTP/2.
+    http2: Arc<Semaphore>,
+}
+
+impl Handshakes {
+    /// Does one. Each of its steps is done in turn, and it has no turn while it waits for its client: so a flood of them, which are much
+    /// work each, leaves the processors to others.
+    async fn shake(self, stream: TcpStream) -> io::Result<Arrived> {
+        let place = self.http2.clone().try_acquire_owned().ok();
+        let mut handshake = pin!(self.tls.accept(stream, place.is_some()));
+        let turn = || async { (self.of_client.acquire().await, self.all.acquire().await) };
+        let mut next = Box::pin(turn());
+        let (stream, protocol) = poll_fn(|cx| {
+            let _turn = ready!(next.as_mut().poll(cx));
+            next = Box::pin(turn());
+            handshake.as_mut().poll(cx)
+        })
+        .await?;
+        let http2 = place.filter(|_| protocol == Protocol::Http2);
+        Ok(Arrived { stream, protocol, is_of_node: false, http2 })
+    }
 }
 
 /// Serves until `shutdown` says that the node stops; then finishes the requests under way, for a bounded time. Connections of other
@@ -121,9 +186,11 @@ pub async fn serve<R>(
     R: Future<Output = Response<Body>> + Send + 'static,
 {
     socket::keep_alive(&listener);
+    socket::lengthen_queue(&listener);
     let places = Arc::new(Semaphore::new(bounds.connections));
     let (mut addresses, refused) = (Addresses::default(), Arc::new(Semaphore::new(limits::REFUSED_CONNECTIONS)));
     let http2 = http2::Server::new(bounds);
+    let handshakes = Arc::new(Semaphore::new(access::TURNS.handshakes));
     // Its end is that of this function, and cuts off what is under way still.
     let mut connections = JoinSet::new();
     loop {
@@ -146,16 +213,23 @@ pub async fn serve<R>(
             }
             continue;
         };
-        let (answer, http2, tls, cluster) = (answer.clone(), http2.clone(), tls.clone(), cluster.clone());
+        let (answer, http2, cluster) = (answer.clone(), http2.clone(), cluster.clone());
+        let handshakes = tls.clone().map(|tls| Handshakes {
+            tls,
+            all: handshakes.clone(),
+            of_client: usage.handshakes.clone(),
+            http2: http2.places(),
+        });
         let (stopping, counted) = (shutdown.clone(), Counted::new(&open));
         connections.spawn(async move {
             let _holds = (held, counted);
             let mut ending = stopping.clone();
             let arrived = tokio::select! {
-                arrived = arrive(stream, tls, cluster, &stopping) => arrived,
+                arrived = arrive(stream, handshakes, cluster, &stopping) => arrived,
                 _ = ending.wait_for(|stopping| *stopping) => return,
             };
-            let Some(Arrived { stream, protocol, is_of_node }) = arrived else { return };
+            let Some(Arrived { stream, protocol, is_of_node, http2: _http2 }) = arrived else { return };
+            let turns = InTurn::new(&usage);
             let answer = move |mut request: Request<Incoming>| {
                 match is_of_node {
                     true => drop(request.extensions_mut().insert(FromNode)),
@@ -167,8 +241,8 @@ pub async fn serve<R>(
             let socket = Socket::new(stream, bounds.write_timeout, looks.clone(), stopping.clone());
             match protocol {
                 // Boxed, so that a connection of HTTP/1.1 takes up no room for it.
-                Protocol::Http2 => Box::pin(http2.serve(socket, answer, stopping)).await,
-                _ => serve_http1(socket, answer, &looks, stopping).await,
+                Protocol::Http2 => Box::pin(http2.serve(socket.with_frames(), turns, answer, stopping)).await,
+                _ => serve_http1(socket, turns, answer, &looks, stopping).await,
             }
             drop(place);
         });
@@ -183,6 +257,7 @@ pub async fn serve<R>(
 /// Serves one connection of HTTP/1.1 until it ends.
 async fn serve_http1<R>(
     socket: Socket,
+    mut turns: InTurn,
     answer: impl Fn(Request<Incoming>) -> R,
     looks: &AtomicBool,
     mut stopping: watch::Receiver<bool>,
@@ -191,7 +266,7 @@ async fn serve_http1<R>(
 {
     let mut builder = http1::Builder::new();
     // Its `pipeline_flush` must stay off: it would take all of a streamed answer into memory before a client has read any.
-    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIMEOUT).max_buf_size(limits::HEAD_BYTES);
     // A client that has said all may end its side of the connection, and waits for the answer still.
     builder.half_close(true);
     let service = service_fn(move |request| answer(request).map(Ok::<_, Infallible>));
@@ -208,7 +283,7 @@ async fn serve_http1<R>(
         tokio::select! {
             biased;
             // A connection that breaks is the client's matter.
-            _ = &mut connection => break,
+            _ = poll_fn(|cx| turns.poll(cx, connection.as_mut())) => break,
             Some(signal) = signals.next() => match signal {
                 Signal::Stop => connection.as_mut().graceful_shutdown(),
                 Signal::Look => {
@@ -224,18 +299,19 @@ async fn serve_http1<R>(
 /// TLS, and whatever another node has called for. Nothing where no requests will come.
 async fn arrive(
     stream: TcpStream,
-    tls: Option<tls::Server>,
+    handshakes: Option<Handshakes>,
     cluster: Option<Cluster>,
     stopping: &watch::Receiver<bool>,
 ) -> Option<Arrived> {
-    let end = Instant::now() + if tls.is_some() { limits::TLS_TIMEOUT } else { limits::HEAD_TIMEOUT };
+    let end = Instant::now() + if handshakes.is_some() { limits::TLS_TIMEOUT } else { limits::HEAD_TIMEOUT };
     let mut first = [0];
     if !matches!(timeout_at(end, stream.peek(&mut first)).await, Ok(Ok(1))) {
         return None;
     }
-    let (stream, protocol) = match (first[0], tls) {
-        (tls::FIRST_BYTE, Some(tls)) => match timeout_at(end, Box::pin(tls.accept(stream))).await {
-            Ok(Ok(encrypted)) => encrypted,
+    let plain = |stream, protocol| Arrived { stream: Stream::Plain(stream), protocol, is_of_node: false, http2: None };
+    let arrived = match (first[0], handshakes) {
+        (tls::FIRST_BYTE, Some(handshakes)) => match timeout_at(end, Box::pin(handshakes.shake(stream))).await {
+            Ok(Ok(arrived)) => arrived,
             Ok(Err(error)) => {
                 tracing::debug!("a handshake of TLS has failed: {error}");
                 return None;
@@ -249,20 +325,20 @@ async fn arrive(
             tracing::debug!("a client speaks TLS, which this node does not: its options are --tls-cert and --tls-key");
             return None;
         }
-        (link::FIRST_BYTE, _) => (Stream::Plain(stream), Protocol::Link),
+        (link::FIRST_BYTE, _) => plain(stream, Protocol::Link),
         (_, Some(_)) => {
             let socket = Socket::new(Stream::Plain(stream), limits::WRITE_TIMEOUT, Arc::default(), stopping.clone());
             socket.ask_for_tls().await;
             return None;
         }
-        (_, None) => (Stream::Plain(stream), Protocol::Http1),
+        (_, None) => plain(stream, Protocol::Http1),
     };
-    match protocol {
+    match arrived.protocol {
         Protocol::Link => {
-            let stream = Box::pin(cluster?.serve(stream)).await?;
-            Some(Arrived { stream, protocol: Protocol::Http1, is_of_node: true })
+            let stream = Box::pin(cluster?.serve(arrived.stream)).await?;
+            Some(Arrived { stream, protocol: Protocol::Http1, is_of_node: true, http2: None })
         }
-        protocol => Some(Arrived { stream, protocol, is_of_node: false }),
+        _ => Some(arrived),
     }
 }
 

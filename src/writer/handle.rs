@@ -446,6 +446,8 @@ pub enum Health {
 pub struct Published {
     /// Of a chain that could not be loaded, why.
     chains: RwLock<BTreeMap<ChainName, Result<Arc<ChainHandle>, String>>>,
+    /// The names of all that there were, by their ids: one may have another chain now.
+    names: RwLock<HashMap<Hash, ChainName>>,
     store: Arc<Store>,
     health: Mutex<Health>,
     /// Chains that may have to leap by their policy.
@@ -469,6 +471,7 @@ impl Published {
         let (sealed, seals) = mpsc::unbounded_channel();
         let published = Published {
             chains: RwLock::default(),
+            names: RwLock::default(),
             store,
             health: Mutex::new(Health::Ready),
             touched,
@@ -482,6 +485,7 @@ impl Published {
 
     /// Makes a chain visible.
     pub(super) fn add(&self, handle: &Arc<ChainHandle>) {
+        self.names.write().expect("no holder of this lock panics").insert(handle.id, handle.name.clone());
         let mut chains = self.chains.write().expect("no holder of this lock panics");
         let before = chains.insert(handle.name.clone(), Ok(handle.clone()));
         before.into_iter().flatten().for_each(|before| before.set_counted(false));
@@ -507,6 +511,9 @@ impl Published {
         let gone = chains.extract_if(.., |_, chain| chain.as_ref().is_ok_and(|chain| chain.group == group));
         let gone: Vec<_> = gone.filter_map(|(_, chain)| chain.ok()).collect();
         drop(chains);
+        let mut names = self.names.write().expect("no holder of this lock panics");
+        gone.iter().for_each(|chain| drop(names.remove(&chain.id)));
+        drop(names);
         gone.iter().for_each(|chain| {
             chain.set_counted(false);
             chain.set_replaced();
@@ -562,7 +569,8 @@ impl Published {
             Some(chain) => chain.as_ref().ok().cloned(),
             None => {
                 let id = name.parse().ok()?;
-                chains.values().flatten().find(|chain| chain.id == id).cloned()
+                let names = self.names.read().expect("no holder of this lock panics");
+                chains.get(names.get(&id)?)?.as_ref().ok().filter(|chain| chain.id == id).cloned()
             }
         }
     }

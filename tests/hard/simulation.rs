@@ -37,7 +37,7 @@ use std::{
 
 use qbc::{
     clock::Clock,
-    cluster::{Cluster, link::Secret},
+    cluster::{Cluster, agreement_timeout, link::Secret},
     core::{
         count::{Height, Index},
         hash::Hash,
@@ -344,9 +344,9 @@ impl History {
             };
             let floor = chain.floor.load(Ordering::SeqCst);
             let cluster = asked.cluster.clone();
-            let read = asked
-                .runtime
-                .spawn(async move { cluster.linearize(handle.group).await.map(|()| handle.head().size().get()) });
+            let read = asked.runtime.spawn(async move {
+                cluster.linearize(handle.group, agreement_timeout()).await.map(|()| handle.head().size().get())
+            });
             if let Some(Ok(size)) = wait(&asked, read) {
                 self.take(&asked, || {
                     if size < floor {
@@ -640,7 +640,7 @@ impl Simulation {
                 for number in self.running() {
                     let running = self.of(number);
                     let Some(chain) = running.node.chain(name) else { continue };
-                    if running.runtime.block_on(running.cluster.linearize(chain.group)).is_ok() {
+                    if running.runtime.block_on(running.cluster.linearize(chain.group, agreement_timeout())).is_ok() {
                         let head = chain.head();
                         seen.push((head.edge.root(), head.newest.hash()));
                     }

@@ -1,7 +1,12 @@
 //! Requests that no friend sends. Each is answered with a problem that tells what is wrong, and changes nothing.
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    time::{Duration, Instant},
+};
 
+use rustix::net::{AddressFamily, SocketType};
 use serde_json::{Value, json};
 
 use crate::support::{TestNode, header, problem};
@@ -306,4 +311,37 @@ fn a_schema_can_neither_stall_the_node_nor_fetch() {
     }
     assert_eq!(node.get("/livez").send().unwrap().status(), 200);
     assert_eq!(header(&node.get("/stats").send().unwrap(), "content-type"), JSON);
+}
+
+/// A connection from another address of this machine, which is another client.
+fn connect_from(source: Ipv4Addr, node: &TestNode) -> TcpStream {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddrV4::new(source, 0)).unwrap();
+    rustix::net::connect(&socket, &node.address().parse::<SocketAddrV4>().unwrap()).unwrap();
+    TcpStream::from(socket)
+}
+
+/// Symptom: a leap waited for minutes while somebody asked for hundreds of chains that nobody can mine. Cause: each search had as many
+/// slices of the threads as any other, whosever it was. Cure: the slices of one client wait for each other.
+#[test]
+fn proofs_that_nobody_finds_leave_others_their_leaps() {
+    let node = TestNode::start(&[]);
+    let hopeless: Vec<TcpStream> = (0..300)
+        .map(|number| {
+            let mut stream = connect_from(Ipv4Addr::new(127, 0, 0, 2), &node);
+            let body = json!({"name": format!("hopeless-{number}"), "difficulty": 48}).to_string();
+            let head = format!("POST /bang HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\n");
+            write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+            stream
+        })
+        .collect();
+    let search = |difficulty: u64| {
+        let name = format!("easy-{difficulty}");
+        node.post("/bang").json(&json!({"name": name, "difficulty": difficulty})).send().unwrap().status()
+    };
+    // As easy as can be for which a thread has to search.
+    let since = Instant::now();
+    assert_eq!(search(14), 201);
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    drop(hopeless);
 }

@@ -666,7 +666,8 @@ fn unfinished_imports_are_listed_and_given_up_by_age() {
     assert_eq!(node.json("/import"), json!([]));
 }
 
-/// Imports took the room of ten mebibytes each before a byte had come: twelve idle ones left nothing for anybody's bodies.
+/// Imports took the room of ten mebibytes each before a byte had come: twelve idle ones left nothing for anybody's bodies. One client
+/// leaves a quarter of the imports to others.
 #[test]
 fn idle_imports_take_no_room_and_are_bounded() {
     let node = TestNode::start(&[]);
@@ -679,8 +680,9 @@ fn idle_imports_take_no_room_and_are_bounded() {
         stream.write_all(head.as_bytes()).unwrap();
         stream
     };
-    let idle: Vec<_> = (0..IMPORTS).map(open).collect();
-    eventually("all are under way", || node.json("/import").as_array().unwrap().len() == IMPORTS);
+    let most = IMPORTS / 4 * 3;
+    let idle: Vec<_> = (0..most).map(open).collect();
+    eventually("all are under way", || node.json("/import").as_array().unwrap().len() == most);
     assert_eq!(node.json("/import")[0]["state"], "running");
     let large = json!({ "data": "x".repeat(900_000) });
     let many: Vec<_> = (0..8).map(|_| large.clone()).collect();

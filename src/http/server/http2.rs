@@ -9,6 +9,7 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex,
@@ -31,7 +32,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{Limits, Socket};
+use super::{InTurn, Limits, Socket};
 use crate::{
     http::{problem::Problem, unread::Rest},
     limits,
@@ -43,6 +44,8 @@ pub struct Server {
     builder: http2::Builder<TokioExecutor>,
     /// Requests that may still come.
     room: Arc<Semaphore>,
+    /// Connections that may still speak it.
+    places: Arc<Semaphore>,
     write_timeout: Duration,
 }
 
@@ -61,13 +64,21 @@ impl Server {
             .max_local_error_reset_streams(limits::HTTP2_ERRORS)
             .keep_alive_interval(limits::KEEP_ALIVE)
             .keep_alive_timeout(bounds.write_timeout);
-        Server { builder, room: Arc::new(Semaphore::new(bounds.connections)), write_timeout: bounds.write_timeout }
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let (room, places) = (semaphore(bounds.connections), semaphore(limits::HTTP2_CONNECTIONS));
+        Server { builder, room, places, write_timeout: bounds.write_timeout }
+    }
+
+    /// Places for connections.
+    pub fn places(&self) -> Arc<Semaphore> {
+        self.places.clone()
     }
 
     /// Serves one connection until it ends.
     pub async fn serve<R>(
         self,
         socket: Socket,
+        mut turns: InTurn,
         answer: impl Fn(Request<Incoming>) -> R + Clone + Send + 'static,
         mut stopping: watch::Receiver<bool>,
     ) where
@@ -95,7 +106,7 @@ impl Server {
             tokio::select! {
                 biased;
                 // A connection that breaks is the client's matter.
-                _ = &mut connection => return,
+                _ = poll_fn(|cx| turns.poll(cx, connection.as_mut())) => return,
                 _ = stopping.wait_for(|stopping| *stopping), if !is_ending => {
                     is_ending = true;
                     connection.as_mut().graceful_shutdown();

@@ -17,6 +17,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpListener,
     sync::watch,
+    task::coop,
     time::{Instant, Sleep, sleep},
 };
 use tokio_io_timeout::TimeoutStream;
@@ -40,6 +41,8 @@ pub struct Socket {
     explanation: Option<Bytes>,
     /// Once this side is closed.
     linger: Option<Linger>,
+    /// Bytes of which each takes up a step of what its task may do before it gives way, where they may be much work.
+    step: Option<usize>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -49,6 +52,9 @@ struct Linger {
     end: Pin<Box<Sleep>>,
     pause: Pin<Box<Sleep>>,
 }
+
+/// Steps that tokio lets a task do before it gives way.
+const COOP_STEPS: usize = 128;
 
 /// Lets the kernel find out whether peers are there, on all connections that a listener accepts.
 pub fn keep_alive(listener: &TcpListener) {
@@ -62,6 +68,13 @@ pub fn keep_alive(listener: &TcpListener) {
     }
 }
 
+/// Has more connections wait in the kernel than the runtime asks for: Linux takes another length for a socket that listens.
+pub fn lengthen_queue(listener: &TcpListener) {
+    if let Err(error) = rustix::net::listen(listener, limits::BACKLOG) {
+        tracing::warn!("few connections can wait to be accepted: {error}");
+    }
+}
+
 impl Socket {
     pub fn new(
         stream: Stream,
@@ -71,7 +84,13 @@ impl Socket {
     ) -> Socket {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write_timeout));
-        Socket { stream: Box::pin(stream), looks, explanation: None, linger: None, stopping }
+        Socket { stream: Box::pin(stream), looks, explanation: None, linger: None, step: None, stopping }
+    }
+
+    /// Its task gives way to others after few bytes: small frames of HTTP/2 are much more work than what is read of HTTP/1.1, and all that
+    /// have come would be done at once.
+    pub fn with_frames(self) -> Socket {
+        Socket { step: Some(limits::HTTP2_AT_ONCE / COOP_STEPS), ..self }
     }
 
     /// While an answer is awaited, nothing is read that would tell.
@@ -118,7 +137,7 @@ fn explanation(head: &[u8]) -> Option<Bytes> {
         }
         b"31" => (
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "the head of the request has more than 100 headers or 400 KiB: send fewer or shorter ones",
+            "the head of the request has more than 100 headers or 96 KiB: send fewer or shorter ones",
         ),
         _ => return None,
     };
@@ -186,7 +205,16 @@ fn first(one: Poll<()>, other: Poll<()>) -> Poll<()> {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = self.stream.as_mut().poll_read(cx, buf);
+        if let (Some(step), true) = (self.step, read.is_ready()) {
+            for _ in 0..(buf.filled().len() - before) / step {
+                // Where no step is left, the next read waits.
+                let Poll::Ready(step) = coop::poll_proceed(cx) else { break };
+                step.made_progress();
+            }
+        }
+        read
     }
 }
 

@@ -1,0 +1,117 @@
+//! Turns of heavy work: reads of the store for answers, large bodies that are parsed, imports that are verified.
+//!
+//! The processors do some of it at one time, and each client has a queue of its own for its part of that. So what one client asks for,
+//! however much it is, keeps another one waiting for no longer than a few pieces take.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::access::Client;
+use crate::{
+    access::{self, wait_for},
+    limits,
+};
+
+/// What is taken in turns. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Turns {
+    reads: Arc<Semaphore>,
+    heavy: Arc<Semaphore>,
+    /// KiB that parsed values may still take up.
+    parsed: Arc<Semaphore>,
+}
+
+/// A turn, until it is dropped.
+pub struct Turn {
+    _of_client: [Option<OwnedSemaphorePermit>; 2],
+    _of_all: OwnedSemaphorePermit,
+    _parsed: Option<OwnedSemaphorePermit>,
+}
+
+impl Turns {
+    pub fn new() -> Turns {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let (reads, heavy) = (semaphore(access::TURNS.reads[0]), semaphore(access::TURNS.heavy[0]));
+        Turns { reads, heavy, parsed: semaphore(limits::PARSED_BYTES >> 10) }
+    }
+
+    /// Waits for the client's turn to read the store.
+    pub async fn to_read(&self, client: &Client) -> Turn {
+        take(client.usages().map(|usage| usage.map(|usage| &usage.reads)), &self.reads).await
+    }
+
+    /// The same to parse a text. What is small takes none.
+    pub async fn to_parse(&self, client: &Client, text: &[u8]) -> Option<Turn> {
+        if text.len() < limits::CHECK_AT_ONCE { None } else { Some(self.to_work(client, text).await) }
+    }
+
+    /// The same for heavy work, with the memory that the values of the largest text in it may take up.
+    pub async fn to_work(&self, client: &Client, largest: &[u8]) -> Turn {
+        let turn = take(client.usages().map(|usage| usage.map(|usage| &usage.heavy)), &self.heavy).await;
+        let kib = (values_bytes(largest) >> 10).min(limits::PARSED_BYTES >> 10) as u32;
+        let parsed = self.parsed.clone().acquire_many_owned(kib).await;
+        Turn { _parsed: Some(parsed.expect("it is never closed")), ..turn }
+    }
+}
+
+/// Waits for the turn of a client, as an address and as the holder of a token.
+async fn take([address, token]: [Option<&Arc<Semaphore>>; 2], all: &Arc<Semaphore>) -> Turn {
+    // In this order always, so that nobody waits for somebody who waits.
+    let of_client = [wait_for(address).await, wait_for(token).await];
+    let of_all = wait_for(Some(all)).await.expect("it is counted");
+    Turn { _of_client: of_client, _of_all: of_all, _parsed: None }
+}
+
+/// How much memory the values of a JSON text may take up. What stands in its strings is taken for values too.
+///
+/// An object is a node of a B-tree with room for 11 fields, an array has room for 4 elements at least and, where it grows, for three
+/// times what it has for a moment; texts and the canonical form are as long as they are.
+fn values_bytes(text: &[u8]) -> usize {
+    let count = |sign: u8| text.iter().filter(|&&byte| byte == sign).count();
+    2 * text.len() + 720 * count(b'{') + 160 * count(b'[') + 96 * count(b',')
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Symptom: who asked for a little waited for all that others had asked for before. Cause: one queue for all reads of the store. Cure:
+    /// each client has one, for its part of the turns.
+    #[tokio::test]
+    async fn one_client_leaves_turns_to_others() {
+        let (turns, [one, other]) = (Turns::new(), [Client::alone(), Client::alone()]);
+        let [all, of_one] = access::TURNS.reads;
+        let mut held: Vec<Turn> = Vec::new();
+        while let Some(turn) = turns.to_read(&one).now_or_never() {
+            held.push(turn);
+        }
+        assert_eq!(held.len(), of_one);
+        let mut waiting: Vec<_> = (0..1_000).map(|_| Box::pin(turns.to_read(&one))).collect();
+        assert!(waiting.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
+        let others: Vec<Turn> =
+            (of_one..all).map(|_| turns.to_read(&other).now_or_never().expect("it is free")).collect();
+        drop(others);
+        held.pop();
+        assert!(waiting[0].as_mut().now_or_never().is_some(), "who waits longest is next");
+    }
+
+    #[tokio::test]
+    async fn what_would_take_up_too_much_memory_waits_for_what_is_parsed() {
+        let (turns, [one, other]) = (Turns::new(), [Client::alone(), Client::alone()]);
+        let objects = "{\"\":0},".repeat(1 << 20).into_bytes();
+        let text = vec![b'x'; 8 << 20];
+        let of_text = turns.to_parse(&one, &text).now_or_never().flatten().expect("there is room");
+        let worst = turns.to_parse(&other, &objects).now_or_never().flatten();
+        drop(worst.expect("there is room beside plain text"));
+        drop(of_text);
+        let worst = turns.to_parse(&one, &objects).now_or_never().flatten().expect("one may always");
+        let mut second = Box::pin(turns.to_parse(&other, &objects));
+        assert!(second.as_mut().now_or_never().is_none(), "both together are too much");
+        assert!(turns.to_parse(&other, b"{\"data\":1}").now_or_never().expect("it is small").is_none());
+        drop(worst);
+        assert!(second.as_mut().now_or_never().flatten().is_some());
+    }
+}

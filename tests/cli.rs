@@ -1081,6 +1081,106 @@ fn in_terminal(node: &Node, args: &[&str], input: &str, variables: &[(&str, &str
     Some(out.replace("\r\n", "\n"))
 }
 
+/// What runs in a terminal, and is typed to as it goes. Dropped, it is killed.
+struct Typed {
+    child: Child,
+    shown: mpsc::Receiver<Vec<u8>>,
+    seen: Vec<u8>,
+}
+
+impl Typed {
+    /// None where there is no `script` that gives it a terminal.
+    fn start(command: &str, variables: &[(&str, &str)]) -> Option<Typed> {
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("stty rows 30 cols 100; {command}"), "/dev/null"]).env("TERM", "xterm");
+        script.env_remove("NO_COLOR").envs(variables.iter().copied());
+        let Ok(mut child) = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+            eprintln!("skipped: there is no script (util-linux) here");
+            return None;
+        };
+        let mut out = child.stdout.take().expect("it is piped");
+        let (sender, shown) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = out.read(&mut buffer) {
+                if sender.send(buffer[..read].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Some(Typed { child, shown, seen: Vec::new() })
+    }
+
+    fn enter(&mut self, keys: &str) {
+        self.child.stdin.as_mut().expect("it is piped").write_all(keys.as_bytes()).expect("it reads them");
+    }
+
+    /// Waits until it has shown a text behind what was waited for before. What came up to there.
+    #[track_caller]
+    fn wait_for(&mut self, text: &str) -> String {
+        let start = Instant::now();
+        loop {
+            let found = self.seen.windows(text.len()).position(|part| part == text.as_bytes());
+            if let Some(at) = found {
+                let before: Vec<u8> = self.seen.drain(..at + text.len()).collect();
+                return String::from_utf8_lossy(&before).into_owned();
+            }
+            match self.shown.recv_timeout(Duration::from_secs(60)) {
+                Ok(shown) if start.elapsed() < Duration::from_secs(60) => self.seen.extend(shown),
+                _ => panic!("it does not show {text:?}, but {:?}", String::from_utf8_lossy(&self.seen)),
+            }
+        }
+    }
+}
+
+impl Drop for Typed {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn watch_shows_a_node_and_leaves_the_terminal_as_it_was() {
+    let folder = TempDir::new().unwrap();
+    let node = Node::start(&["--data", text(folder.path())]);
+    node.run(&["bang", "orders", "--difficulty", "0"]).ok();
+    let watch = format!("'{}' watch", env!("CARGO_BIN_EXE_qbc"));
+    let command = format!("before=$(stty -g); {watch}; echo code $?; test $before = $(stty -g) && echo as before");
+    let Some(mut terminal) = Typed::start(&command, &[("QBC_NODE", &node.url)]) else { return };
+    terminal.wait_for("\u{1b}[?1049h");
+    terminal.wait_for("orders");
+    terminal.wait_for("bang");
+    node.run(&["inject", r#"{"hello":"you\u009b31m"}"#]).ok();
+    let shown = terminal.wait_for(r#"{"hello":"you\u009b31m"}"#);
+    assert!(!shown.contains('\u{9b}'), "no text of a chain commands the terminal");
+
+    // A node that dies and comes back.
+    let port = node.url.rsplit(':').next().unwrap().to_owned();
+    node.stop();
+    terminal.wait_for("AWAY");
+    let node = Node::start_at(&port, &["--data", text(folder.path())]);
+    node.run(&["inject", r#"{"again":"here"}"#]).ok();
+    terminal.wait_for(r#"{"again":"here"}"#);
+
+    terminal.enter("jk?q");
+    terminal.wait_for("Ctrl-C");
+    terminal.enter("q");
+    terminal.wait_for("\u{1b}[?1049l");
+    terminal.wait_for("code 0");
+    terminal.wait_for("as before");
+
+    let Some(mut terminal) = Typed::start(&format!("{watch}; echo code $?"), &[("QBC_NODE", "localhost:1")]) else {
+        return;
+    };
+    let told = terminal.wait_for("code 1");
+    assert!(told.contains("no node answers") && !told.contains("\u{1b}[?1049h"), "{told}");
+    let told = node.run(&["watch"]).fails(2);
+    assert!(told.contains("`qbc tail`") && told.contains("`qbc cluster --watch`"), "{told}");
+    assert!(node.run(&["watch", "--json"]).fails(2).contains("--json"));
+}
+
 #[test]
 fn the_guide_is_printed_and_paged_on_a_terminal() {
     let node = Node::ephemeral();

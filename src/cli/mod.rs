@@ -49,6 +49,7 @@ pub mod tail;
 pub mod tls;
 pub mod token;
 pub mod verify;
+pub mod watch;
 mod writers;
 
 const EXAMPLES: &str = "\
@@ -60,6 +61,7 @@ Examples:
   qbc leap                             seal all that is pooled in a quant
   qbc chain | jq                       read the chain
   qbc tail | jq .data                  follow it
+  qbc watch                            all of the node, on the whole screen
   qbc verify http://localhost:5000     recompute the chain, hash by hash
   qbc bang orders --difficulty 8       make another chain
   qbc --chain orders inject 42         and use it
@@ -152,6 +154,7 @@ const USES: &[(&str, &[&str])] = &[
     ("pool", OF_CHAIN),
     ("stats", OF_CHAIN),
     ("tail", OF_CHAIN),
+    ("watch", &["node", "chain", "token", "ca"]),
     ("bang", OF_NODE),
     ("fork", OF_CHAIN),
     ("chains", OF_NODE),
@@ -227,6 +230,15 @@ Examples:
     Stats,
     /// Print each new transaction as it comes
     Tail(tail::TailArgs),
+    /// Show the node on the whole screen: its health, chains, rates, cluster and what comes
+    #[command(after_help = "\
+Examples:
+  qbc watch
+  qbc --chain orders watch                 begin with this chain
+  qbc --node 5000,5001,5002 watch          of several nodes, the next where one is away
+
+q quits, ? shows the keys. A node that dies is waited for.")]
+    Watch,
     /// Make a chain
     Bang(client::BangArgs),
     /// Make a chain that shares another one's past
@@ -461,6 +473,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Pool(args)) => read::pool(&connect()?, &args).await,
         Some(Command::Stats) => read::stats(&connect()?).await,
         Some(Command::Tail(args)) => tail::run(&connect()?, args).await,
+        Some(Command::Watch) => watch::run(&connect()?).await,
         Some(Command::Bang(args)) => client::bang(&connect()?, args).await,
         Some(Command::Fork(args)) => client::fork(&connect()?, args).await,
         Some(Command::Chains) => read::chains(&connect()?).await,

@@ -757,6 +757,51 @@ fn help_completions_and_manual_pages_are_printed() {
 }
 
 #[test]
+fn every_command_has_a_manual_page() {
+    let folder = TempDir::new().unwrap();
+    let pages = folder.path().join("man1");
+    let said = qbc(&["man", "--dir", text(&pages)]).ok();
+    let files: Vec<PathBuf> = fs::read_dir(&pages).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(said, format!("{} pages are in {}\n", files.len(), pages.display()));
+    for file in &files {
+        let page = fs::read_to_string(file).unwrap();
+        for section in ["NAME", "SYNOPSIS", "\"EXIT STATUS\"", "\"SEE ALSO\""] {
+            assert!(page.contains(&format!("\n.SH {section}\n")), "{}: {section}: {page}", file.display());
+        }
+        // Each page that it leads to is there.
+        for other in page.split("\\fR(1)").filter_map(|before| before.rsplit_once("\\fB")) {
+            let other = pages.join(format!("{}.1", other.1.replace('\\', "")));
+            assert!(other.exists(), "{} leads to {}", file.display(), other.display());
+        }
+    }
+    let help = qbc(&["--help"]).ok();
+    let commands = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    assert!(commands.len() > 30, "{help}");
+    for command in commands.iter().filter(|command| !matches!(**command, "" | "help")) {
+        assert!(pages.join(format!("qbc-{command}.1")).exists(), "{command}");
+    }
+    assert_eq!(qbc(&["man", "cluster", "leave"]).ok(), fs::read_to_string(pages.join("qbc-cluster-leave.1")).unwrap());
+    assert!(qbc(&["man", "cluster", "stay"]).fails(2).contains("qbc cluster --help lists them"));
+
+    let mut man = Command::new("man");
+    man.args(["--warnings", "-E", "UTF-8", "-l"]).args(&files).env("MANWIDTH", "80").env("PAGER", "cat");
+    let Ok(shown) = man.output() else {
+        eprintln!("skipped: there is no man here");
+        return;
+    };
+    assert_eq!(String::from_utf8_lossy(&shown.stderr), "", "man has nothing to complain of");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let words: Vec<&str> = shown.split_whitespace().collect();
+    assert!(words.windows(3).any(|words| words == ["qbc-watch", "-", "Show"]), "{shown}");
+    let node = Node::ephemeral();
+    let variables = [("MANPAGER", "cat"), ("MANWIDTH", "80")];
+    if let Some(shown) = in_terminal(&node, &["man", "verify"], "", &variables) {
+        assert!(shown.contains("Recompute") && !shown.contains(".SH"), "{shown}");
+    }
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let node = filled(&["--ephemeral"]);
     for args in [&["chain"][..], &["export"], &["tail", "--from", "0"]] {

@@ -34,6 +34,7 @@ pub mod import;
 pub mod key;
 pub mod load;
 pub mod log;
+pub mod man;
 pub mod mining;
 pub mod mirror;
 pub mod net;
@@ -192,7 +193,8 @@ fn command_line() -> clap::Command {
     };
     let command = ["node", "chain", "token"].into_iter().fold(Cli::command(), without_variable);
     USES.iter().fold(command, |command, (name, uses)| {
-        let used = options.get_arguments().filter(|option| uses.contains(&option.get_id().as_str())).cloned();
+        let used = options.get_arguments().filter(|option| uses.contains(&option.get_id().as_str()));
+        let used = used.map(|option| option.clone().help_heading("Client options"));
         command.mut_subcommand(name, |command| command.args(used.collect::<Vec<_>>()))
     })
 }
@@ -298,15 +300,8 @@ Examples:
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page of the program, or of one of its commands
-    #[command(after_help = "\
-Examples:
-  qbc man | man -l -
-  qbc man verify > qbc-verify.1")]
-    Man {
-        /// The command
-        command: Option<String>,
-    },
+    /// Print the manual page of the program, or of one of its commands, or write all of them
+    Man(man::ManArgs),
 }
 
 impl Cli {
@@ -502,22 +497,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             clap_complete::generate(shell, &mut command_line(), "qbc", &mut script);
             print(&script)
         }
-        Some(Command::Man { command }) => man(command.as_deref()),
+        Some(Command::Man(args)) => man::run(&args, command_line()),
     }
-}
-
-fn man(command: Option<&str>) -> anyhow::Result<()> {
-    let mut page = command_line();
-    page.build();
-    if let Some(name) = command {
-        let found = page.find_subcommand(name).ok_or_else(|| Usage(format!("{name:?} is no command of qbc")))?;
-        page = found.clone();
-    }
-    let mut text = Vec::new();
-    let title = page.get_display_name().unwrap_or("qbc").to_uppercase();
-    let man = clap_mangen::Man::new(page).title(title).source(concat!("qbc ", env!("CARGO_PKG_VERSION")));
-    man.render(&mut text)?;
-    print(&text)
 }
 
 const DEFAULT_NODE: &str = "http://localhost:5000";

@@ -751,7 +751,9 @@ fn help_completions_and_manual_pages_are_printed() {
     assert!(qbc(&["--help"]).ok().contains("start a node at http://localhost:5000"));
     assert!(qbc(&["help", "verify"]).ok().contains("Examples:"));
     assert!(qbc(&["--version"]).ok().starts_with("qbc "));
-    assert!(qbc(&["completions", "bash"]).ok().contains("complete -F _qbc"));
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        assert!(qbc(&["completions", shell]).ok().contains("QBC_COMPLETE"), "{shell}");
+    }
     assert!(qbc(&["man"]).ok().contains(".TH QBC 1"));
     assert!(qbc(&["man", "verify"]).ok().contains(".TH QBC-VERIFY 1"));
 }
@@ -798,6 +800,92 @@ fn every_command_has_a_manual_page() {
     let variables = [("MANPAGER", "cat"), ("MANWIDTH", "80")];
     if let Some(shown) = in_terminal(&node, &["man", "verify"], "", &variables) {
         assert!(shown.contains("Recompute") && !shown.contains(".SH"), "{shown}");
+    }
+}
+
+/// What a shell gets to see of an answer to it.
+fn completed(node: &str, words: &[&str]) -> String {
+    let mut command = program(&[&["--", "qbc"], words].concat());
+    command.env("QBC_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+    let run = Run::of(command.env("QBC_NODE", node).env("_CLAP_IFS", " ").output().expect("the program runs"));
+    assert_eq!(run.err, "", "somebody is typing");
+    run.ok()
+}
+
+#[test]
+fn completions_know_chains_and_are_silent_without_a_node() {
+    let node = Node::ephemeral();
+    for chain in ["orders", "orders-2", "other"] {
+        node.run(&["bang", chain, "--difficulty", "0"]).ok();
+    }
+    for (words, expected) in [
+        (&["--chain", "or"][..], "orders orders-2"),
+        (&["--chain", "o"], "orders orders-2 other"),
+        (&["--chain", ""], "orders orders-2 other qbc"),
+        (&["stats", "--chain", "orders"], "orders orders-2"),
+        (&["stats", "--chain", "z"], ""),
+        // As bash cuts it: what stands before the last piece is not written again.
+        (&["stats", "--chain", "=", "ot"], "other"),
+        (&["mirror", "--stop", "ot"], "other"),
+        (&["guide", "pr"], "proofs"),
+        (&["man", "wat"], "watch"),
+        (&["exp"], "export"),
+        (&["stats", "--jso"], "--json"),
+    ] {
+        assert_eq!(completed(&node.url, words), expected, "{words:?}");
+    }
+    let host = node.url.strip_prefix("http://").unwrap();
+    let (host, port) = host.split_once(':').unwrap();
+    assert_eq!(completed("localhost:1", &["--node", host, ":", port, "--chain", "ot"]), "other");
+    assert_eq!(completed("localhost:1", &["--chain", "or"]), "");
+    assert_eq!(completed("no node: at all", &["--chain", "or"]), "");
+
+    // One that never answers is not waited for, and what is no name reaches no shell.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(completed(&silent.local_addr().unwrap().to_string(), &["--chain", "or"]), "");
+    let evil = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = evil.local_addr().unwrap().to_string();
+    let answering = thread::spawn(move || {
+        let (mut stream, _) = evil.accept().unwrap();
+        let mut head = BufReader::new(stream.try_clone().unwrap()).lines();
+        while head.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+        let body = r#"[{"name":"or$(touch x)"},{"name":"or\u001b[31m"},{"name":"or ders"},{"name":"orders"}]"#;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
+        write!(stream, "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+    });
+    assert_eq!(completed(&address, &["--chain", "or"]), "orders");
+    answering.join().unwrap();
+}
+
+#[test]
+fn the_shells_complete_the_names_of_chains() {
+    let node = Node::ephemeral();
+    for chain in ["orders", "other"] {
+        node.run(&["bang", chain, "--difficulty", "0"]).ok();
+    }
+    let folder = Path::new(env!("CARGO_BIN_EXE_qbc")).parent().unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let home = TempDir::new().unwrap();
+    for (shell, command, script) in [
+        ("bash", "bash --norc --noprofile -i", "source <(qbc completions bash)"),
+        ("zsh", "zsh -f -i", "autoload -Uz compinit; compinit -u -D; source <(qbc completions zsh)"),
+        ("fish", "fish --no-config -i", "qbc completions fish | source"),
+    ] {
+        if !std::env::split_paths(&path).any(|folder| folder.join(shell).is_file()) {
+            eprintln!("skipped: {shell} is not installed");
+            continue;
+        }
+        let variables =
+            [("PATH", path.as_str()), ("QBC_NODE", &node.url), ("NO_COLOR", "1"), ("HOME", text(home.path()))];
+        let Some(mut terminal) = Typed::start(command, &variables) else { return };
+        terminal.enter(&format!("{script}; echo is rea''dy\r"));
+        terminal.wait_for("is ready");
+        terminal.enter("qbc --chain ord\tstats --json\r");
+        terminal.wait_for("\"chain\": \"orders\"");
+        let port = node.url.rsplit(':').next().unwrap();
+        terminal.enter(&format!("qbc --node localhost:{port} --chain=oth\tstats --json\r"));
+        terminal.wait_for("\"chain\": \"other\"");
+        terminal.enter("exit\r");
     }
 }
 

@@ -22,6 +22,7 @@ pub mod backup;
 pub mod bench;
 pub mod client;
 pub mod cluster;
+pub mod complete;
 pub mod config;
 pub mod connection;
 pub mod doctor;
@@ -291,11 +292,14 @@ Examples:
     Bench(bench::BenchArgs),
     /// Print the guide, a chapter at a time
     Guide(guide::GuideArgs),
-    /// Print completions for a shell
+    /// Print what makes a shell complete commands, options and the names of chains
     #[command(after_help = "\
 Examples:
-  qbc completions bash > ~/.local/share/bash-completion/completions/qbc
-  qbc completions zsh > ~/.zfunc/_qbc")]
+  source <(qbc completions bash)           now; for ever as a line of ~/.bashrc
+  source <(qbc completions zsh)            now; for ever as a line of ~/.zshrc, behind compinit
+  qbc completions fish | source            now; for ever as a line of ~/.config/fish/config.fish
+
+The names of chains are those of the node that --node or QBC_NODE names. The shell runs qbc for them, so that must be on the path.")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -308,8 +312,11 @@ impl Cli {
     /// Parses the command line.
     ///
     /// # Errors
-    /// The exit code where it is wrong, or asked for help only.
+    /// The exit code where it is wrong, or asked for help only, or is one that a shell completes.
     pub fn from_command_line() -> Result<Cli, ExitCode> {
+        if let Some(answered) = complete::answer() {
+            return Err(answered);
+        }
         Cli::parse(env::args_os().collect()).map_err(|error| match error.downcast_ref::<clap::Error>() {
             Some(error) => end(error),
             None => report(&Usage(format!("{error:#}")).into(), env::args_os().any(|argument| argument == "--json")),
@@ -492,11 +499,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Net(args)) => net::run(args).await,
         Some(Command::Bench(args)) => bench::run(args, &connect()?).await,
         Some(Command::Guide(args)) => guide::run(&args),
-        Some(Command::Completions { shell }) => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command_line(), "qbc", &mut script);
-            print(&script)
-        }
+        Some(Command::Completions { shell }) => complete::print_script(shell),
         Some(Command::Man(args)) => man::run(&args, command_line()),
     }
 }

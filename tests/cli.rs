@@ -784,6 +784,8 @@ fn every_command_has_a_manual_page() {
         assert!(pages.join(format!("qbc-{command}.1")).exists(), "{command}");
     }
     assert_eq!(qbc(&["man", "cluster", "leave"]).ok(), fs::read_to_string(pages.join("qbc-cluster-leave.1")).unwrap());
+    let page = qbc(&["man", "stats"]).ok();
+    assert!(page.contains("QBC_NODE") && page.contains("\nqbc stats\n"), "variables and examples: {page}");
     assert!(qbc(&["man", "cluster", "stay"]).fails(2).contains("qbc cluster --help lists them"));
 
     let mut man = Command::new("man");

@@ -1,6 +1,6 @@
 //! `qbc watch`: a node on the whole screen, as it is now: its health, its chains and their rates, its cluster, and what happens on a chain.
 //!
-//! The [state](state) is changed by what is [fetched](fetch) and by keys, and [drawn](draw) a few times a second.
+//! The state is changed by what is fetched and by keys, and drawn when it has changed, a few times a second at most.
 
 mod draw;
 mod fetch;

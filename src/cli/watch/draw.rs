@@ -10,7 +10,7 @@ use ratatui::{
 
 use super::state::{Health, KEYS, Line, Panel, Popup, Row, State};
 use crate::cli::{
-    cluster::{rows_of_groups, rows_of_nodes},
+    cluster::{GroupRow, rows_of_groups, rows_of_nodes},
     output::{harmless, table},
 };
 
@@ -67,7 +67,9 @@ fn places(state: &State, area: Rect) -> Vec<(Panel, Rect)> {
         return vec![(state.panel, area)];
     }
     let lines = state.cluster.as_ref().map_or(0, |it| it.nodes.len() + it.groups.len() + it.busy.len() + 4) as u16;
-    let of_chains = (state.shown().len() as u16).saturating_add(3).clamp(5, (area.height / 3).max(5));
+    // A list that is short leaves its room to the others.
+    let most = if lines > 0 { area.height / 3 } else { area.height / 2 };
+    let of_chains = (state.shown().len() as u16).saturating_add(3).clamp(5, most.max(5));
     let of_cluster = Constraint::Length(lines.min((area.height / 3).max(area.height.saturating_sub(of_chains + TAIL))));
     if area.width >= WIDE {
         let [left, tail] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(area);
@@ -110,15 +112,12 @@ fn title(state: &State) -> Text<'static> {
         }
     };
     let (chains, transactions, rate) = state.totals();
-    let chains = match chains {
-        1 => "1 chain".into(),
-        chains => format!("{} chains", grouped(chains as u64)),
-    };
+    let (chains, transactions) = (counted(chains as u64, "chain"), counted(transactions, "transaction"));
     Text::from(vec![
         Span::styled(harmless(&state.node), bold()),
         Span::raw("  "),
         Span::styled(word, style),
-        Span::raw(format!("  {chains}, {} transactions, {}/s", grouped(transactions), of_rate(rate))),
+        Span::raw(format!("  {chains}, {transactions}, {}/s", of_rate(rate))),
     ])
 }
 
@@ -314,6 +313,13 @@ fn cluster(frame: &mut Frame, state: &State, area: Rect) {
     let Some(status) = &state.cluster else { return };
     let live = status.nodes.iter().filter(|node| node.state == "live").count();
     let mut title = format!("Cluster: {live} of {} nodes live, {} groups", status.nodes.len(), status.groups.len());
+    let of_groups = |what: &str, is_so: fn(&GroupRow) -> bool| match status.groups.iter().filter(|it| is_so(it)).count()
+    {
+        0 => String::new(),
+        count => format!(", {count} {what}"),
+    };
+    title += &of_groups("without a leader", |group| group.leader.is_none());
+    title += &of_groups("lagging", |group| group.lag() > 0);
     let (red, yellow) = (colour(state, Color::Red), colour(state, Color::Yellow));
     let of_node = |state: &str| match state {
         "live" => Style::new(),
@@ -411,6 +417,11 @@ fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// So many things of a kind.
+fn counted(number: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
 /// Transactions a second. Nobody reads the digits of a fraction of many.

@@ -117,9 +117,13 @@ fn the_screen_shows_the_node_its_chains_and_the_tail() {
 fn the_cluster_is_shown_where_there_is_one() {
     let mut state = sample_of_cluster();
     let screen = shown(&state, 80, 30);
-    for part in
-        ["2 of 3 nodes live, 2 groups", "localhost:5003  down", "none", "33333333 (17)", "moves to localhost:5003"]
-    {
+    for part in [
+        "2 of 3 nodes live, 2 groups, 1 without a leader, 1 lagging",
+        "localhost:5003  down",
+        "none",
+        "33333333 (17)",
+        "moves to localhost:5003",
+    ] {
         assert!(screen.contains(part), "{part}: {screen}");
     }
     // A node that was never joined is a cluster of one, of which there is nothing to tell.

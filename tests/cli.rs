@@ -753,9 +753,144 @@ fn help_completions_and_manual_pages_are_printed() {
     assert!(qbc(&["--help"]).ok().contains("start a node at http://localhost:5000"));
     assert!(qbc(&["help", "verify"]).ok().contains("Examples:"));
     assert!(qbc(&["--version"]).ok().starts_with("qbc "));
-    assert!(qbc(&["completions", "bash"]).ok().contains("complete -F _qbc"));
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        assert!(qbc(&["completions", shell]).ok().contains("QBC_COMPLETE"), "{shell}");
+    }
     assert!(qbc(&["man"]).ok().contains(".TH QBC 1"));
     assert!(qbc(&["man", "verify"]).ok().contains(".TH QBC-VERIFY 1"));
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let folder = TempDir::new().unwrap();
+    let pages = folder.path().join("man1");
+    let said = qbc(&["man", "--dir", text(&pages)]).ok();
+    let files: Vec<PathBuf> = fs::read_dir(&pages).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(said, format!("{} pages are in {}\n", files.len(), pages.display()));
+    for file in &files {
+        let page = fs::read_to_string(file).unwrap();
+        for section in ["NAME", "SYNOPSIS", "\"EXIT STATUS\"", "\"SEE ALSO\""] {
+            assert!(page.contains(&format!("\n.SH {section}\n")), "{}: {section}: {page}", file.display());
+        }
+        // Each page that it leads to is there.
+        for other in page.split("\\fR(1)").filter_map(|before| before.rsplit_once("\\fB")) {
+            let other = pages.join(format!("{}.1", other.1.replace('\\', "")));
+            assert!(other.exists(), "{} leads to {}", file.display(), other.display());
+        }
+    }
+    let help = qbc(&["--help"]).ok();
+    let commands = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    assert!(commands.len() > 30, "{help}");
+    for command in commands.iter().filter(|command| !matches!(**command, "" | "help")) {
+        assert!(pages.join(format!("qbc-{command}.1")).exists(), "{command}");
+    }
+    assert_eq!(qbc(&["man", "cluster", "leave"]).ok(), fs::read_to_string(pages.join("qbc-cluster-leave.1")).unwrap());
+    let page = qbc(&["man", "stats"]).ok();
+    assert!(page.contains("QBC_NODE") && page.contains("\nqbc stats\n"), "variables and examples: {page}");
+    assert!(qbc(&["man", "cluster", "stay"]).fails(2).contains("qbc cluster --help lists them"));
+
+    let mut man = Command::new("man");
+    man.args(["--warnings", "-E", "UTF-8", "-l"]).args(&files).env("MANWIDTH", "80").env("PAGER", "cat");
+    let Ok(shown) = man.output() else {
+        eprintln!("skipped: there is no man here");
+        return;
+    };
+    assert_eq!(String::from_utf8_lossy(&shown.stderr), "", "man has nothing to complain of");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let words: Vec<&str> = shown.split_whitespace().collect();
+    assert!(words.windows(3).any(|words| words == ["qbc-watch", "-", "Show"]), "{shown}");
+    let node = Node::ephemeral();
+    let variables = [("MANPAGER", "cat"), ("MANWIDTH", "80")];
+    if let Some(shown) = in_terminal(&node, &["man", "verify"], "", &variables) {
+        assert!(shown.contains("Recompute") && !shown.contains(".SH"), "{shown}");
+    }
+}
+
+/// What a shell gets to see of an answer to it.
+fn completed(node: &str, words: &[&str]) -> String {
+    let mut command = program(&[&["--", "qbc"], words].concat());
+    command.env("QBC_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+    let run = Run::of(command.env("QBC_NODE", node).env("_CLAP_IFS", " ").output().expect("the program runs"));
+    assert_eq!(run.err, "", "somebody is typing");
+    run.ok()
+}
+
+#[test]
+fn completions_know_chains_and_are_silent_without_a_node() {
+    let node = Node::ephemeral();
+    for chain in ["orders", "orders-2", "other"] {
+        node.run(&["bang", chain, "--difficulty", "0"]).ok();
+    }
+    for (words, expected) in [
+        (&["--chain", "or"][..], "orders orders-2"),
+        (&["--chain", "o"], "orders orders-2 other"),
+        (&["--chain", ""], "orders orders-2 other qbc"),
+        (&["stats", "--chain", "orders"], "orders orders-2"),
+        (&["stats", "--chain", "z"], ""),
+        // As bash cuts it: what stands before the last piece is not written again.
+        (&["stats", "--chain", "=", "ot"], "other"),
+        (&["mirror", "--stop", "ot"], "other"),
+        (&["guide", "pr"], "proofs"),
+        (&["man", "wat"], "watch"),
+        (&["exp"], "export"),
+        (&["stats", "--jso"], "--json"),
+    ] {
+        assert_eq!(completed(&node.url, words), expected, "{words:?}");
+    }
+    let host = node.url.strip_prefix("http://").unwrap();
+    let (host, port) = host.split_once(':').unwrap();
+    assert_eq!(completed("localhost:1", &["--node", host, ":", port, "--chain", "ot"]), "other");
+    assert_eq!(completed("localhost:1", &["--chain", "or"]), "");
+    assert_eq!(completed("no node: at all", &["--chain", "or"]), "");
+
+    // One that never answers is not waited for, and what is no name reaches no shell.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(completed(&silent.local_addr().unwrap().to_string(), &["--chain", "or"]), "");
+    let evil = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = evil.local_addr().unwrap().to_string();
+    let answering = thread::spawn(move || {
+        let (mut stream, _) = evil.accept().unwrap();
+        let mut head = BufReader::new(stream.try_clone().unwrap()).lines();
+        while head.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+        let body = r#"[{"name":"or$(touch x)"},{"name":"or\u001b[31m"},{"name":"or ders"},{"name":"orders"}]"#;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
+        write!(stream, "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+    });
+    assert_eq!(completed(&address, &["--chain", "or"]), "orders");
+    answering.join().unwrap();
+}
+
+#[test]
+fn the_shells_complete_the_names_of_chains() {
+    let node = Node::ephemeral();
+    for chain in ["orders", "other"] {
+        node.run(&["bang", chain, "--difficulty", "0"]).ok();
+    }
+    let folder = Path::new(env!("CARGO_BIN_EXE_qbc")).parent().unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let home = TempDir::new().unwrap();
+    for (shell, command, script) in [
+        ("bash", "bash --norc --noprofile -i", "source <(qbc completions bash)"),
+        ("zsh", "zsh -f -i", "autoload -Uz compinit; compinit -u -D; source <(qbc completions zsh)"),
+        ("fish", "fish --no-config -i", "qbc completions fish | source"),
+    ] {
+        if !std::env::split_paths(&path).any(|folder| folder.join(shell).is_file()) {
+            eprintln!("skipped: {shell} is not installed");
+            continue;
+        }
+        let variables =
+            [("PATH", path.as_str()), ("QBC_NODE", &node.url), ("NO_COLOR", "1"), ("HOME", text(home.path()))];
+        let Some(mut terminal) = Typed::start(command, &variables) else { return };
+        terminal.enter(&format!("{script}; echo is rea''dy\r"));
+        terminal.wait_for("is ready");
+        terminal.enter("qbc --chain ord\tstats --json\r");
+        terminal.wait_for("\"chain\": \"orders\"");
+        let port = node.url.rsplit(':').next().unwrap();
+        terminal.enter(&format!("qbc --node localhost:{port} --chain=oth\tstats --json\r"));
+        terminal.wait_for("\"chain\": \"other\"");
+        terminal.enter("exit\r");
+    }
 }
 
 #[test]
@@ -1081,6 +1216,106 @@ fn in_terminal(node: &Node, args: &[&str], input: &str, variables: &[(&str, &str
     child.stdout.take().expect("it is piped").read_to_string(&mut out).expect("it is UTF-8");
     child.wait().expect("it ends");
     Some(out.replace("\r\n", "\n"))
+}
+
+/// What runs in a terminal, and is typed to as it goes. Dropped, it is killed.
+struct Typed {
+    child: Child,
+    shown: mpsc::Receiver<Vec<u8>>,
+    seen: Vec<u8>,
+}
+
+impl Typed {
+    /// None where there is no `script` that gives it a terminal.
+    fn start(command: &str, variables: &[(&str, &str)]) -> Option<Typed> {
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("stty rows 30 cols 100; {command}"), "/dev/null"]).env("TERM", "xterm");
+        script.env_remove("NO_COLOR").envs(variables.iter().copied());
+        let Ok(mut child) = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+            eprintln!("skipped: there is no script (util-linux) here");
+            return None;
+        };
+        let mut out = child.stdout.take().expect("it is piped");
+        let (sender, shown) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = out.read(&mut buffer) {
+                if sender.send(buffer[..read].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Some(Typed { child, shown, seen: Vec::new() })
+    }
+
+    fn enter(&mut self, keys: &str) {
+        self.child.stdin.as_mut().expect("it is piped").write_all(keys.as_bytes()).expect("it reads them");
+    }
+
+    /// Waits until it has shown a text behind what was waited for before. What came up to there.
+    #[track_caller]
+    fn wait_for(&mut self, text: &str) -> String {
+        let start = Instant::now();
+        loop {
+            let found = self.seen.windows(text.len()).position(|part| part == text.as_bytes());
+            if let Some(at) = found {
+                let before: Vec<u8> = self.seen.drain(..at + text.len()).collect();
+                return String::from_utf8_lossy(&before).into_owned();
+            }
+            match self.shown.recv_timeout(Duration::from_secs(60)) {
+                Ok(shown) if start.elapsed() < Duration::from_secs(60) => self.seen.extend(shown),
+                _ => panic!("it does not show {text:?}, but {:?}", String::from_utf8_lossy(&self.seen)),
+            }
+        }
+    }
+}
+
+impl Drop for Typed {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn watch_shows_a_node_and_leaves_the_terminal_as_it_was() {
+    let folder = TempDir::new().unwrap();
+    let node = Node::start(&["--data", text(folder.path())]);
+    node.run(&["bang", "orders", "--difficulty", "0"]).ok();
+    let watch = format!("'{}' watch", env!("CARGO_BIN_EXE_qbc"));
+    let command = format!("before=$(stty -g); {watch}; echo code $?; test $before = $(stty -g) && echo as before");
+    let Some(mut terminal) = Typed::start(&command, &[("QBC_NODE", &node.url)]) else { return };
+    terminal.wait_for("\u{1b}[?1049h");
+    terminal.wait_for("orders");
+    terminal.wait_for("bang");
+    node.run(&["inject", r#"{"hello":"you\u009b31m"}"#]).ok();
+    let shown = terminal.wait_for(r#"{"hello":"you\u009b31m"}"#);
+    assert!(!shown.contains('\u{9b}'), "no text of a chain commands the terminal");
+
+    // A node that dies and comes back.
+    let port = node.url.rsplit(':').next().unwrap().to_owned();
+    node.stop();
+    terminal.wait_for("AWAY");
+    let node = Node::start_at(&port, &["--data", text(folder.path())]);
+    node.run(&["inject", r#"{"again":"here"}"#]).ok();
+    terminal.wait_for(r#"{"again":"here"}"#);
+
+    terminal.enter("jk?q");
+    terminal.wait_for("Ctrl-C");
+    terminal.enter("q");
+    terminal.wait_for("\u{1b}[?1049l");
+    terminal.wait_for("code 0");
+    terminal.wait_for("as before");
+
+    let Some(mut terminal) = Typed::start(&format!("{watch}; echo code $?"), &[("QBC_NODE", "localhost:1")]) else {
+        return;
+    };
+    let told = terminal.wait_for("code 1");
+    assert!(told.contains("no node answers") && !told.contains("\u{1b}[?1049h"), "{told}");
+    let told = node.run(&["watch"]).fails(2);
+    assert!(told.contains("`qbc tail`") && told.contains("`qbc cluster --watch`"), "{told}");
+    assert!(node.run(&["watch", "--json"]).fails(2).contains("--json"));
 }
 
 #[test]

@@ -27,6 +27,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
     ("sha2::", "one file says how things are hashed", &["core/hash.rs"]),
     ("println!", "it panics where nobody takes the line: cli::output has what does not", &[]),
     ("jsonschema", "one file says what a schema is", &["core/schema.rs"]),
+    ("ratatui", "what draws the screen can be replaced where few files name it", &["cli/watch.rs", "cli/watch/"]),
     ("anyhow", "the library has typed errors", &["cli/", "main.rs"]),
     (
         "rand::",

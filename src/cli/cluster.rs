@@ -46,30 +46,33 @@ enum ClusterCommand {
     },
 }
 
+/// How a cluster stands.
 #[derive(Deserialize)]
-struct Status {
+pub(super) struct Status {
     id: String,
-    nodes: Vec<NodeRow>,
-    groups: Vec<GroupRow>,
-    busy: Vec<String>,
+    pub(super) nodes: Vec<NodeRow>,
+    pub(super) groups: Vec<GroupRow>,
+    pub(super) busy: Vec<String>,
 }
 
+/// A node of a cluster.
 #[derive(Deserialize)]
-struct NodeRow {
-    id: String,
-    host: String,
-    state: String,
+pub(super) struct NodeRow {
+    pub(super) id: String,
+    pub(super) host: String,
+    pub(super) state: String,
     version: String,
     leads: u64,
     keeps: Option<u64>,
     bytes: Option<u64>,
 }
 
+/// A group of a cluster.
 #[derive(Deserialize)]
-struct GroupRow {
+pub(super) struct GroupRow {
     id: String,
     replicas: Vec<ReplicaRow>,
-    leader: Option<String>,
+    pub(super) leader: Option<String>,
     term: u64,
     chains: u64,
 }
@@ -79,6 +82,13 @@ struct ReplicaRow {
     node: String,
     role: String,
     lag: u64,
+}
+
+impl GroupRow {
+    /// What the replica that lags most lacks, in entries.
+    pub(super) fn lag(&self) -> u64 {
+        self.replicas.iter().map(|replica| replica.lag).max().unwrap_or(0)
+    }
 }
 
 /// How long a node may take to say how its cluster stands.
@@ -125,6 +135,13 @@ fn show(node: &Connection, body: &[u8]) -> anyhow::Result<()> {
 }
 
 fn in_words(status: &Status) -> String {
+    let busy: String = status.busy.iter().map(|busy| format!("\n{busy}")).collect();
+    let (nodes, groups) = (table(&rows_of_nodes(status)), table(&rows_of_groups(status)));
+    format!("cluster {}\n{nodes}\n{groups}{busy}", short(&status.id))
+}
+
+/// The nodes, below a title.
+pub(super) fn rows_of_nodes(status: &Status) -> Vec<Vec<String>> {
     let mut nodes = vec![["NODE", "HOST", "STATE", "LEADS", "KEEPS", "BYTES", "VERSION"].map(String::from).to_vec()];
     for node in &status.nodes {
         let count = |count: Option<u64>| count.map_or("-".into(), |count| count.to_string());
@@ -139,6 +156,11 @@ fn in_words(status: &Status) -> String {
             node.version.clone(),
         ]);
     }
+    nodes
+}
+
+/// The groups, below a title.
+pub(super) fn rows_of_groups(status: &Status) -> Vec<Vec<String>> {
     let mut groups =
         vec![["GROUP", "LEADER", "TERM", "CHAINS", "REPLICAS (entries behind)"].map(String::from).to_vec()];
     for group in &status.groups {
@@ -157,8 +179,7 @@ fn in_words(status: &Status) -> String {
             replicas.join(", "),
         ]);
     }
-    let busy: String = status.busy.iter().map(|busy| format!("\n{busy}")).collect();
-    format!("cluster {}\n{}\n{}{busy}", short(&status.id), table(&nodes), table(&groups))
+    groups
 }
 
 async fn leave(node: &Connection, id: &str, lost: bool) -> anyhow::Result<()> {

@@ -152,6 +152,11 @@ impl Connection {
         Connection { node, others: Vec::new(), chain: chain.or_else(|| self.chain.clone()), ..self.clone() }
     }
 
+    /// The same node or nodes, and another chain.
+    pub fn on(&self, chain: ChainRef) -> Self {
+        Connection { chain: Some(chain), ..self.clone() }
+    }
+
     /// The node's URL.
     pub fn url(&self) -> &Url {
         &self.node

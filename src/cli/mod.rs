@@ -22,6 +22,7 @@ pub mod backup;
 pub mod bench;
 pub mod client;
 pub mod cluster;
+pub mod complete;
 pub mod config;
 pub mod connection;
 pub mod doctor;
@@ -34,6 +35,7 @@ pub mod import;
 pub mod key;
 pub mod load;
 pub mod log;
+pub mod man;
 pub mod mining;
 pub mod mirror;
 pub mod net;
@@ -49,6 +51,7 @@ pub mod tail;
 pub mod tls;
 pub mod token;
 pub mod verify;
+pub mod watch;
 mod writers;
 
 const EXAMPLES: &str = "\
@@ -60,6 +63,7 @@ Examples:
   qbc leap                             seal all that is pooled in a quant
   qbc chain | jq                       read the chain
   qbc tail | jq .data                  follow it
+  qbc watch                            all of the node, on the whole screen
   qbc verify http://localhost:5000     recompute the chain, hash by hash
   qbc bang orders --difficulty 8       make another chain
   qbc --chain orders inject 42         and use it
@@ -152,6 +156,7 @@ const USES: &[(&str, &[&str])] = &[
     ("pool", OF_CHAIN),
     ("stats", OF_CHAIN),
     ("tail", OF_CHAIN),
+    ("watch", &["node", "chain", "token", "ca"]),
     ("bang", OF_NODE),
     ("fork", OF_CHAIN),
     ("chains", OF_NODE),
@@ -189,7 +194,8 @@ fn command_line() -> clap::Command {
     };
     let command = ["node", "chain", "token"].into_iter().fold(Cli::command(), without_variable);
     USES.iter().fold(command, |command, (name, uses)| {
-        let used = options.get_arguments().filter(|option| uses.contains(&option.get_id().as_str())).cloned();
+        let used = options.get_arguments().filter(|option| uses.contains(&option.get_id().as_str()));
+        let used = used.map(|option| option.clone().help_heading("Client options"));
         command.mut_subcommand(name, |command| command.args(used.collect::<Vec<_>>()))
     })
 }
@@ -227,6 +233,15 @@ Examples:
     Stats,
     /// Print each new transaction as it comes
     Tail(tail::TailArgs),
+    /// Show the node on the whole screen: its health, chains, rates, cluster and what comes
+    #[command(after_help = "\
+Examples:
+  qbc watch
+  qbc --chain orders watch                 begin with this chain
+  qbc --node 5000,5001,5002 watch          of several nodes, the next where one is away
+
+q quits, ? shows the keys. A node that dies is waited for.")]
+    Watch,
     /// Make a chain
     Bang(client::BangArgs),
     /// Make a chain that shares another one's past
@@ -277,32 +292,31 @@ Examples:
     Bench(bench::BenchArgs),
     /// Print the guide, a chapter at a time
     Guide(guide::GuideArgs),
-    /// Print completions for a shell
+    /// Print what makes a shell complete commands, options and the names of chains
     #[command(after_help = "\
 Examples:
-  qbc completions bash > ~/.local/share/bash-completion/completions/qbc
-  qbc completions zsh > ~/.zfunc/_qbc")]
+  source <(qbc completions bash)           now; for ever as a line of ~/.bashrc
+  source <(qbc completions zsh)            now; for ever as a line of ~/.zshrc, behind compinit
+  qbc completions fish | source            now; for ever as a line of ~/.config/fish/config.fish
+
+The names of chains are those of the node that --node or QBC_NODE names. The shell runs qbc for them, so that must be on the path.")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page of the program, or of one of its commands
-    #[command(after_help = "\
-Examples:
-  qbc man | man -l -
-  qbc man verify > qbc-verify.1")]
-    Man {
-        /// The command
-        command: Option<String>,
-    },
+    /// Print the manual page of the program, or of one of its commands, or write all of them
+    Man(man::ManArgs),
 }
 
 impl Cli {
     /// Parses the command line.
     ///
     /// # Errors
-    /// The exit code where it is wrong, or asked for help only.
+    /// The exit code where it is wrong, or asked for help only, or is one that a shell completes.
     pub fn from_command_line() -> Result<Cli, ExitCode> {
+        if let Some(answered) = complete::answer() {
+            return Err(answered);
+        }
         Cli::parse(env::args_os().collect()).map_err(|error| match error.downcast_ref::<clap::Error>() {
             Some(error) => end(error),
             None => report(&Usage(format!("{error:#}")).into(), env::args_os().any(|argument| argument == "--json")),
@@ -461,6 +475,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Pool(args)) => read::pool(&connect()?, &args).await,
         Some(Command::Stats) => read::stats(&connect()?).await,
         Some(Command::Tail(args)) => tail::run(&connect()?, args).await,
+        Some(Command::Watch) => watch::run(&connect()?).await,
         Some(Command::Bang(args)) => client::bang(&connect()?, args).await,
         Some(Command::Fork(args)) => client::fork(&connect()?, args).await,
         Some(Command::Chains) => read::chains(&connect()?).await,
@@ -484,27 +499,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Net(args)) => net::run(args).await,
         Some(Command::Bench(args)) => bench::run(args, &connect()?).await,
         Some(Command::Guide(args)) => guide::run(&args),
-        Some(Command::Completions { shell }) => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command_line(), "qbc", &mut script);
-            print(&script)
-        }
-        Some(Command::Man { command }) => man(command.as_deref()),
+        Some(Command::Completions { shell }) => complete::print_script(shell),
+        Some(Command::Man(args)) => man::run(&args, command_line()),
     }
-}
-
-fn man(command: Option<&str>) -> anyhow::Result<()> {
-    let mut page = command_line();
-    page.build();
-    if let Some(name) = command {
-        let found = page.find_subcommand(name).ok_or_else(|| Usage(format!("{name:?} is no command of qbc")))?;
-        page = found.clone();
-    }
-    let mut text = Vec::new();
-    let title = page.get_display_name().unwrap_or("qbc").to_uppercase();
-    let man = clap_mangen::Man::new(page).title(title).source(concat!("qbc ", env!("CARGO_PKG_VERSION")));
-    man.render(&mut text)?;
-    print(&text)
 }
 
 const DEFAULT_NODE: &str = "http://localhost:5000";

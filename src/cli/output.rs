@@ -134,13 +134,38 @@ impl JsonOutput {
     }
 }
 
-/// How JSON is shown on standard output (<https://no-color.org>, <https://bixense.com/clicolors>).
-fn style() -> Style {
+/// Whether standard output may have colours (<https://no-color.org>, <https://bixense.com/clicolors>).
+pub fn has_colours() -> bool {
     let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-    let is_terminal = io::stdout().is_terminal();
     let is_forced = env::var_os("CLICOLOR_FORCE").is_some_and(|value| !value.is_empty() && value != "0");
-    let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-    Style { indent: is_terminal, colours: !is_set("NO_COLOR") && (is_forced || (is_terminal && !is_dumb)) }
+    !is_set("NO_COLOR") && (is_forced || (io::stdout().is_terminal() && !is_dumb()))
+}
+
+/// Whether the terminal can only print.
+pub fn is_dumb() -> bool {
+    env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// How JSON is shown on standard output.
+fn style() -> Style {
+    Style { indent: io::stdout().is_terminal(), colours: has_colours() }
+}
+
+/// A text of others as a line that no terminal takes for a command: control characters, and those that change the direction of writing,
+/// as JSON escapes them.
+pub fn harmless(text: &str) -> String {
+    let is_harmful = |char: char| {
+        let turns =
+            matches!(char, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        char.is_control() || turns
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut line, char| {
+        match is_harmful(char) {
+            true => line += &format!("\\u{:04x}", u32::from(char)),
+            false => line.push(char),
+        }
+        line
+    })
 }
 
 /// Rows with their columns below each other.
@@ -252,6 +277,11 @@ fn target(path: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_of_others_commands_no_terminal() {
+        assert_eq!(harmless("a\u{1b}[31m\n\u{9b}é\u{202e}"), "a\\u001b[31m\\u000a\\u009bé\\u202e");
+    }
 
     #[test]
     fn columns_stand_below_each_other() {

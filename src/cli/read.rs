@@ -167,7 +167,7 @@ fn row(chain: &Listed) -> Vec<String> {
 }
 
 /// Where the header `Link` says that the list goes on (RFC 8288).
-fn next_page(response: &Response) -> anyhow::Result<Option<Url>> {
+pub(super) fn next_page(response: &Response) -> anyhow::Result<Option<Url>> {
     let Some(link) = response.headers().get(header::LINK) else { return Ok(None) };
     let target = link.to_str().ok().and_then(|link| link.strip_prefix('<')?.split_once(">; rel=\"next\""));
     let (target, _) = target.ok_or_else(|| anyhow!("the answer is not that of a QBC node"))?;

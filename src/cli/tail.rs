@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     connection::{Connection, problem},
     output::{JsonOutput, reader_gone},
+    read::append,
 };
 use crate::limits;
 
@@ -53,41 +54,89 @@ pub struct TailArgs {
 /// The node cannot be reached in the beginning, or it says that the chain has no such place.
 pub async fn run(node: &Connection, args: TailArgs) -> anyhow::Result<()> {
     tokio::select! {
-        ended = follow(node, args) => ended,
+        ended = print_all(node, args) => ended,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
         // A chain where nothing happens would show it to no write.
         () = reader_gone() => Ok(()),
     }
 }
 
-async fn follow(node: &Connection, args: TailArgs) -> anyhow::Result<()> {
+async fn print_all(node: &Connection, args: TailArgs) -> anyhow::Result<()> {
+    let mut out = JsonOutput::lines();
+    follow(node, args.from, async |heard| match heard {
+        Heard::Events(events) => {
+            let is_printed = |event: &&Event| event.kind == "transaction" || (event.kind == "quant" && args.quants);
+            let lines = events.iter().filter(is_printed).flat_map(|event| [event.data.as_slice(), b"\n"]);
+            out.write(&lines.collect::<Vec<_>>().concat())
+        }
+        Heard::Lost(reason) => {
+            node.note("note", &format!("the connection is lost ({reason}): connecting again"));
+            Ok(())
+        }
+        Heard::Connected => {
+            node.note("note", "connected again");
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// What is heard of a chain.
+pub enum Heard {
+    /// What has happened on it, in order.
+    Events(Vec<Event>),
+    /// That nothing more comes, and why. The connection is made again.
+    Lost(String),
+    /// That the connection is there again, and nothing was missed.
+    Connected,
+}
+
+/// Something that has happened on a chain.
+pub struct Event {
+    /// `transaction`, `quant`, or what later versions of a node tell.
+    pub kind: String,
+    /// As JSON.
+    pub data: Vec<u8>,
+}
+
+/// Follows a chain, from the transaction `from` on or from now on, across connections that are lost. It waits for the listener, which so
+/// slows down what comes.
+///
+/// # Errors
+/// The node cannot be reached in the beginning, or it says what no other attempt would cure; and those of the listener.
+pub async fn follow(
+    node: &Connection,
+    from: Option<u64>,
+    mut hear: impl AsyncFnMut(Heard) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut url = node.chain_url(&["events"]);
-    if let Some(from) = args.from {
-        url.query_pairs_mut().append_pair("from", &from.to_string());
-    }
+    append(&mut url, &[("from", from)]);
     let mut response = node.send(node.get(url)).await?;
-    let mut events = Events::new(args.quants);
+    let mut events = Events::default();
     loop {
         ensure!(
             response.headers().get(header::CONTENT_TYPE).is_some_and(|media| media == "text/event-stream"),
             "the answer is not that of a QBC node"
         );
-        let lost = copy(response, &mut events).await?;
-        node.note("note", &format!("the connection is lost ({lost}): connecting again"));
+        let lost = read(response, &mut events, &mut hear).await?;
+        hear(Heard::Lost(lost)).await?;
         response = connect_again(node, &events.id).await?;
-        node.note("note", "connected again");
+        hear(Heard::Connected).await?;
     }
 }
 
-/// Prints what comes, and tells why no more does. An error is one that a new connection would not cure.
-async fn copy(mut response: Response, events: &mut Events) -> anyhow::Result<String> {
-    let mut out = JsonOutput::lines();
+/// Passes on what comes, and tells why no more does. An error is one that a new connection would not cure.
+async fn read(
+    mut response: Response,
+    events: &mut Events,
+    hear: &mut impl AsyncFnMut(Heard) -> anyhow::Result<()>,
+) -> anyhow::Result<String> {
     loop {
         let Ok(chunk) = timeout(SILENCE, response.chunk()).await else {
             return Ok(format!("nothing came for {SILENCE:?}"));
         };
         match chunk {
-            Ok(Some(chunk)) => out.write(&events.take(&chunk)?)?,
+            Ok(Some(chunk)) => hear(Heard::Events(events.take(&chunk)?)).await?,
             Ok(None) => return Ok("the node ended it".into()),
             Err(error) => return Ok(error.to_string()),
         }
@@ -115,8 +164,8 @@ fn is_passing(status: StatusCode) -> bool {
 }
 
 /// Server-sent events, taken as they come, in pieces cut anywhere.
+#[derive(Default)]
 struct Events {
-    quants: bool,
     /// Of the last event that was whole.
     id: String,
     /// Of the event that is coming.
@@ -127,35 +176,26 @@ struct Events {
 }
 
 impl Events {
-    fn new(quants: bool) -> Events {
-        let (id, next_id, kind) = Default::default();
-        Events { quants, id, next_id, kind, data: Vec::new(), line: Vec::new() }
-    }
-
-    /// The lines to print.
-    fn take(&mut self, chunk: &[u8]) -> anyhow::Result<Vec<u8>> {
-        let mut out = Vec::new();
+    /// The events that are whole now.
+    fn take(&mut self, chunk: &[u8]) -> anyhow::Result<Vec<Event>> {
+        let mut events = Vec::new();
         for piece in chunk.split_inclusive(|&byte| byte == b'\n') {
             self.line.extend_from_slice(piece);
             ensure!(self.line.len() + self.data.len() <= MAX_EVENT, "the node sends an event that no chain can have");
             if self.line.ends_with(b"\n") {
                 let line = mem::take(&mut self.line);
-                self.take_line(line.trim_ascii_end(), &mut out)?;
+                events.extend(self.take_line(line.trim_ascii_end())?);
             }
         }
-        Ok(out)
+        Ok(events)
     }
 
     /// A field, or the empty line behind an event.
-    fn take_line(&mut self, line: &[u8], out: &mut Vec<u8>) -> anyhow::Result<()> {
+    fn take_line(&mut self, line: &[u8]) -> anyhow::Result<Option<Event>> {
         if line.is_empty() {
             self.id.clone_from(&self.next_id);
-            let (kind, data) = (mem::take(&mut self.kind), mem::take(&mut self.data));
-            if kind == "transaction" || (kind == "quant" && self.quants) {
-                out.extend_from_slice(&data);
-                out.push(b'\n');
-            }
-            return Ok(());
+            let event = Event { kind: mem::take(&mut self.kind), data: mem::take(&mut self.data) };
+            return Ok(Some(event).filter(|event| !event.kind.is_empty()));
         }
         let colon = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
         let value = line.get(colon + 1..).unwrap_or_default();
@@ -168,7 +208,7 @@ impl Events {
             // A comment, or a field for others.
             _ => {}
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -181,20 +221,20 @@ mod tests {
 
     #[test]
     fn events_are_the_same_wherever_the_stream_is_cut() {
-        for (quants, expected) in [(false, "{\"a\":\"b: c\"}\n"), (true, "{\"a\":\"b: c\"}\n{\"root\":1}\n")] {
-            for at in 0..STREAM.len() {
-                let mut events = Events::new(quants);
-                let (start, rest) = STREAM.as_bytes().split_at(at);
-                let printed = [events.take(start).unwrap(), events.take(rest).unwrap()].concat();
-                assert_eq!(String::from_utf8(printed).unwrap(), expected, "cut at {at}");
-                assert_eq!(events.id, "4.2", "the id of an event that is not whole does not count");
-            }
+        for at in 0..STREAM.len() {
+            let mut events = Events::default();
+            let (start, rest) = STREAM.as_bytes().split_at(at);
+            let taken = [events.take(start).unwrap(), events.take(rest).unwrap()].into_iter().flatten();
+            let taken: Vec<_> = taken.map(|event| (event.kind, String::from_utf8(event.data).unwrap())).collect();
+            let expected = [("transaction", r#"{"a":"b: c"}"#), ("quant", r#"{"root":1}"#), ("other", "x")];
+            assert_eq!(taken, expected.map(|(kind, data)| (kind.to_owned(), data.to_owned())), "cut at {at}");
+            assert_eq!(events.id, "4.2", "the id of an event that is not whole does not count");
         }
     }
 
     #[test]
     fn a_line_without_end_is_refused() {
-        let mut events = Events::new(false);
+        let mut events = Events::default();
         let chunk = vec![b'x'; MAX_EVENT / 2];
         assert!(events.take(&chunk).is_ok() && events.take(&chunk).is_ok());
         assert!(events.take(b"x").is_err());

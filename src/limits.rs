@@ -524,7 +524,7 @@ pub const HTTP2_ERRORS: usize = 256;
 /// | a connection: the head or the piece of a body that it reads | [`HEAD_BYTES`] |
 /// | the same: its task, and what TLS keeps in both directions | 64 KiB |
 /// | the same: a request under way, or a listener with its piece | 16 KiB and [`ANSWER_UNCOUNTED`]; [`EVENTS_PIECE`] and a quarter |
-/// | a connection of HTTP/2: its window, headers on their way, and requests beyond the first | [`HTTP2_WINDOWS`], [`HTTP2_HEADERS_BYTES`], as above |
+/// | one of HTTP/2: its window, headers on their way, and more requests | [`HTTP2_WINDOWS`], [`HTTP2_HEADERS_BYTES`], as above |
 /// | bodies, with their canonical form and a copy on its way to the log | 3 x [`BODIES_BYTES`] |
 /// | values that are parsed; answers; events | [`PARSED_BYTES`], [`ANSWERS_BYTES`], [`EVENTS_BYTES`] |
 /// | decoders and encoders, each with a window | 16 MiB x ([`DECODERS`] and [`ENCODERS`]) |

@@ -383,7 +383,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Waker,
+    };
 
     use axum::body::Bytes;
     use futures_util::stream;
@@ -406,6 +409,29 @@ mod tests {
         }
         assert!(addresses.all.len() < 1_000, "{} are kept", addresses.all.len());
         assert!(Arc::ptr_eq(&usage, &addresses.usage("192.0.2.1".parse().unwrap())));
+    }
+
+    /// Symptom: a flood on many connections of one client kept others waiting for all of them. Cause: the runtime serves what is ready in
+    /// order. Cure: few of each client's connections are ready at one time, while others are connected.
+    #[tokio::test]
+    async fn connections_of_one_client_wait_for_each_other() {
+        let mut addresses = Addresses::default();
+        let one = addresses.usage("192.0.2.1".parse().unwrap());
+        let mut turn = InTurn::new(&one);
+        let mut poll = || turn.poll(&mut Context::from_waker(Waker::noop()), pin!(async {}));
+        let most = access::TURNS.connections;
+        let taken = one.connections.clone().try_acquire_many_owned(most as u32).unwrap();
+        assert!(poll().is_ready(), "who is alone waits for nobody");
+        let other = addresses.usage("192.0.2.2".parse().unwrap());
+        assert!(poll().is_pending());
+        drop(taken);
+        assert!(poll().is_ready());
+        let taken = one.connections.clone().try_acquire_many_owned(most as u32).unwrap();
+        assert!(poll().is_pending());
+        // The turn that it waits for comes when it needs none any more.
+        drop((taken, other));
+        assert!(poll().is_ready());
+        assert_eq!(one.connections.available_permits(), most, "no turn is kept");
     }
 
     /// Symptom: a client that asked for a long answer and read nothing made the node hold all of it in memory. Cause:

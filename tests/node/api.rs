@@ -39,10 +39,14 @@ fn the_original_interface_works_on_the_default_chain() {
     assert_eq!(header(&leap, "etag"), "\"2.1\"");
     let mut leap: Value = leap.json().unwrap();
     assert_eq!(leap.as_object_mut().unwrap().remove("message").unwrap(), "block creation successful");
+    // A body would be dropped in silence, so it has to be empty.
+    let asked = problem(node.post("/leap").json(&json!({"difficulty": 3})).send().unwrap(), 422);
+    assert_eq!(asked["errors"][0]["pointer"], "/difficulty");
+    assert_eq!(node.post("/chains/qbc/leap").json(&json!({})).send().unwrap().status(), 201);
     let empty: Value = node.post("/leap").send().unwrap().json().unwrap();
-    assert_eq!((&empty["size"], &empty["index"], &empty["root"]), (&json!(2), &json!(2), &leap["root"]));
+    assert_eq!((&empty["size"], &empty["index"], &empty["root"]), (&json!(2), &json!(3), &leap["root"]));
     let chain = node.json("/chain");
-    assert_eq!(indexes(&chain), [0, 1, 2]);
+    assert_eq!(indexes(&chain), [0, 1, 2, 3]);
     assert_eq!(chain[1]["transactions"][0]["data"], "{\"test\":\"test2\"}");
     assert_eq!(chain[2]["transactions"], json!([]));
     leap["transactions"] = chain[1]["transactions"].clone();
@@ -228,6 +232,18 @@ fn a_page_of_large_transactions_comes_whole() {
 
 #[test]
 fn a_transaction_is_found_by_index_and_id() {
+    let records = TestNode::start(&[]);
+    // The chain's own records are never erased, and what is erased stays so; data can be.
+    assert_eq!((records.inject("", json!("kept")), records.inject("", json!("erased"))), (1, 2));
+    records.leap("");
+    let erased = records.post("/transactions/2/erase").json(&json!({"reason": "asked for"})).send().unwrap();
+    assert_eq!(erased.status(), 201);
+    let is_immutable = |index: u64| {
+        header(&records.get(&format!("/transactions/{index}")).send().unwrap(), "cache-control").contains("immutable")
+    };
+    assert_eq!([0, 1, 2, 3].map(is_immutable), [true, false, true, false]);
+    records.leap("");
+    assert_eq!([0, 1, 2, 3].map(is_immutable), [true, false, true, true]);
     let node = small();
     let sealed = node.json("/chains/a/transactions/2");
     assert_eq!((&sealed["data"], &sealed["id"]), (&json!([2, {"b": "é"}]), &json!("two/2%")));

@@ -146,8 +146,10 @@ impl Target {
         fs::write(format!("/proc/{}/clear_refs", self.node().pid()), "5").unwrap();
     }
 
-    fn files(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.node().pid())).unwrap().count()
+    fn sockets(&self) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.node().pid())).unwrap().flatten();
+        open.filter(|file| fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")))
+            .count()
     }
 }
 
@@ -195,7 +197,7 @@ struct Found {
 fn round(target: &Target, good: &Good, load: &'static Load, scale: Scale, time: Duration, sources: usize) -> Found {
     let never = AtomicBool::new(false);
     let quiet = good.measure(time, &never);
-    let files = target.files();
+    let sockets = target.sockets();
     target.forget_most_memory();
     let (over, is_over) = watch::channel(false);
     let attacker = Attacker::new(target.address(), target.tls.clone(), sources, scale, target.export.clone(), is_over);
@@ -220,8 +222,7 @@ fn round(target: &Target, good: &Good, load: &'static Load, scale: Scale, time: 
     assert!(is_reached, "{}: only {held} connections were held", load.name);
     drop(guard);
     assert!(memory < most, "{}: {} MiB of memory, more than {} MiB", load.name, memory >> 20, most >> 20);
-    // Some files of the store may be new.
-    eventually(&format!("{}: what it had open is closed", load.name), || target.files() <= files + 20);
+    eventually(&format!("{}: its connections are closed", load.name), || target.sockets() <= sockets + 4);
     Found { quiet, loaded, held, done, memory }
 }
 

@@ -16,7 +16,7 @@ use super::{
     App,
     access::Client,
     cache::{Cache, cache_headers, insists_on, marked_sealed, prefers, unchanged},
-    extract::{ChainOf, IsHead, LINES, Place, Query, parse_index, read_object, refuse_more},
+    extract::{ChainOf, IsHead, LINES, Place, Query, parse_index, read_object},
     inject::{tag_header, text_header},
     nodes::{ChainView, NAME_IS_KEY, take_leap, take_name},
     openapi::{Cached, Guard, NameForm, PublicKey, Salt, Signature},
@@ -104,15 +104,8 @@ pub async fn leap_by_post(
     client: Client,
     target: ChainOf,
     is_head: IsHead,
-    request: Request<Body>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let headers = request.headers().clone();
-    if !http_body::Body::is_end_stream(request.body()) {
-        refuse_more(
-            &read_object(&app, request).await?,
-            "a leap takes none: it is the chain that says how it is mined",
-        )?;
-    }
     leap(app, client, target, is_head, headers).await
 }
 

@@ -22,6 +22,7 @@ use super::{
     openapi::{Cached, Guard, NameForm, PublicKey, Salt, Signature},
     preconditions::{expected, refuse_key},
     problem::Problem,
+    turns::{beside, is_large},
 };
 use crate::{
     access::Role,
@@ -491,12 +492,13 @@ async fn transaction_at(
 ) -> Result<Response, Problem> {
     let (mut record, quant) = app.0.node.transaction(chain, index).await?;
     let state = if quant.is_some() { "sealed" } else { "pooled" };
+    let is_sealed = quant.is_some();
+    let (hash, read) = beside(is_large(&record), || (leaf(&record), is_sealed.then(|| Record::parse(&record))));
+    let read = read.transpose().map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
     // What is erased stays so, and the chain's own records are never erased.
-    let (hash, read) = beside(&record, || (leaf(&record), Record::parse(&record)));
-    let read = read.map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
-    let is_final = quant.is_some() && (read.transaction.kind().is_some() || read.transaction.erased().is_some());
+    let is_final = read.is_some_and(|read| read.transaction.kind().is_some() || read.transaction.erased().is_some());
     let tag = format!("\"{hash}-{state}\"");
-    let (is_sealed, cache) = (quant.is_some(), if is_final { Cache::Immutable } else { Cache::Revalidate });
+    let cache = if is_final { Cache::Immutable } else { Cache::Revalidate };
     if let Some(unchanged) = unchanged(headers, &tag, cache) {
         return Ok(marked_sealed(unchanged, is_sealed));
     }
@@ -505,11 +507,6 @@ async fn transaction_at(
     record.extend_from_slice(format!(",\"state\":\"{state}\",\"quant\":{quant}}}").as_bytes());
     let response = (cache_headers(&tag, cache), [(header::CONTENT_TYPE, "application/json")], record).into_response();
     Ok(marked_sealed(response, is_sealed))
-}
-
-/// Does what takes milliseconds with a large text, where that holds nobody up.
-fn beside<T>(text: &[u8], work: impl FnOnce() -> T) -> T {
-    if text.len() < limits::CHECK_AT_ONCE { work() } else { tokio::task::block_in_place(work) }
 }
 
 /// The proof that a transaction is in a chain, checkable offline.
@@ -563,7 +560,7 @@ pub async fn receipt(
         true => ("text/plain; charset=utf-8", tlog_proof(&app, target.chain, index).await?.into_bytes()),
         false => ("application/json", receipt_json(&app, target.chain, index).await?),
     };
-    let tag = format!("\"{}\"", beside(&body, || leaf(&body)));
+    let tag = format!("\"{}\"", beside(is_large(&body), || leaf(&body)));
     let mut response = unchanged(&headers, &tag, Cache::Revalidate).unwrap_or_else(|| {
         (cache_headers(&tag, Cache::Revalidate), [(header::CONTENT_TYPE, media)], body).into_response()
     });

@@ -35,6 +35,7 @@ use super::{
     extract::weighted,
     problem::Problem,
     proofs::Incompressible,
+    turns::beside,
 };
 use crate::limits;
 
@@ -96,8 +97,7 @@ impl http_body::Body for Compressed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let is_large = self.is_large;
-        let mut poll = || Pin::new(&mut self.body).poll_frame(cx);
-        if is_large { tokio::task::block_in_place(poll) } else { poll() }
+        beside(is_large, || Pin::new(&mut self.body).poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -22,7 +22,7 @@ use super::{
     access::{Client, Holds},
     coding::Undecodable,
     problem::Problem,
-    turns::{Turn, Turns},
+    turns::{Turn, Turns, beside},
 };
 use crate::{
     access::Resource,
@@ -457,15 +457,7 @@ pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String
 /// Parses a body in its client's turn.
 async fn parse(rooms: &Rooms, text: &[u8]) -> Result<Value, Problem> {
     let turn = rooms.turn(text).await;
-    Ok(in_turn(turn.as_ref(), || json::parse(text))?)
-}
-
-/// Does what takes long where it holds nobody up; what takes no turn is done at once.
-pub fn in_turn<T>(turn: Option<&Turn>, work: impl FnOnce() -> T) -> T {
-    match turn {
-        Some(_) => tokio::task::block_in_place(work),
-        None => work(),
-    }
+    Ok(beside(turn.is_some(), || json::parse(text))?)
 }
 
 /// Takes a field that must be there out of a body.

@@ -116,11 +116,9 @@ pub fn again(request: &Request<Body>) -> Request<Body> {
 /// What any node answers that keeps the chain and has what is asked for, where nobody is known to lead.
 pub async fn ask_keepers(client: &Client, cluster: &Cluster, about: &About, request: Parts) -> Option<Response<Body>> {
     let group = cluster.group_of(about.chain.as_ref()?)?;
-    let (request, target) = (&request, request.uri.path_and_query().map_or("/", |target| target.as_str()));
+    let request = &request;
     let asked = cluster.keepers(group).into_iter().map(|host| async move {
-        let mut sent = Request::new(Body::empty());
-        *sent.uri_mut() = format!("{}{target}", link::url(&host)).parse().ok()?;
-        (*sent.method_mut(), *sent.headers_mut()) = (request.method.clone(), forwarded(&request.headers));
+        let sent = sent_on(request, &host, Body::empty())?;
         let answer = timeout(limits::AGREEMENT_TIMEOUT, client.0.request(sent)).await.ok()?.ok()?;
         answer.headers().contains_key(CONSISTENCY).then(|| answered(answer))
     });
@@ -377,7 +375,6 @@ pub async fn send(
         },
         false => (None, Some(body)),
     };
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let until = agreement_timeout();
     loop {
         let body = match (&kept, streamed.take()) {
@@ -385,10 +382,7 @@ pub async fn send(
             (None, Some(body)) => body,
             (None, None) => return nobody().into_response(),
         };
-        let mut sent = Request::new(body);
-        let Ok(url) = format!("{}{target}", link::url(&host)).parse() else { return nobody().into_response() };
-        (*sent.method_mut(), *sent.uri_mut(), *sent.headers_mut()) =
-            (parts.method.clone(), url, forwarded(&parts.headers));
+        let Some(sent) = sent_on(&parts, &host, body) else { return nobody().into_response() };
         let answer = client.0.request(sent).await;
         let is_taken = match &answer {
             Ok(answer) => !answer.headers().contains_key(NOT_LEADING),
@@ -414,6 +408,15 @@ pub async fn send(
             .into_response(),
         };
     }
+}
+
+/// A request as it is sent on to the node at this host; nothing where that is no host.
+fn sent_on(parts: &Parts, host: &str, body: Body) -> Option<Request<Body>> {
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut sent = Request::new(body);
+    *sent.uri_mut() = format!("{}{target}", link::url(host)).parse().ok()?;
+    (*sent.method_mut(), *sent.headers_mut()) = (parts.method.clone(), forwarded(&parts.headers));
+    Some(sent)
 }
 
 fn forwarded(headers: &HeaderMap) -> HeaderMap {

@@ -17,12 +17,13 @@ use super::{
     App,
     chains::{ReceiptView, Stage, receipt_json},
     extract::{
-        ChainOf, Format, Query, Room, Rooms, format_of, in_turn, next_data, parse_form, read_whole, refuse_more,
-        take_field, take_signature,
+        ChainOf, Format, Query, Room, Rooms, format_of, next_data, parse_form, read_whole, refuse_more, take_field,
+        take_signature,
     },
     openapi::{Guard, OneOrMany, PublicKey, Signature},
     preconditions::{IDEMPOTENCY_KEY, expected, idempotency_key},
     problem::{Problem, ProblemDocument},
+    turns::{beside, is_large},
 };
 use crate::{
     cluster::agreement_timeout,
@@ -236,7 +237,7 @@ pub async fn inject(
     let rooms = Rooms::of(&app, &parts.extensions);
     let body = read_whole(&rooms, body).await?;
     let turn = rooms.turn(&body.bytes).await;
-    let (submissions, is_array) = in_turn(turn.as_ref(), || {
+    let (submissions, is_array) = beside(turn.is_some(), || {
         let value = match format {
             Format::Form => Value::Object(parse_form(&body.bytes)?),
             _ => json::parse(&body.bytes)?,
@@ -398,7 +399,7 @@ fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Subm
     let rules = chain.rules();
     let check = || rules.check(chain.id, &submission, &data);
     // A schema may take long over a large value, and others wait for this thread.
-    if submission.data.len() < limits::CHECK_AT_ONCE { check() } else { tokio::task::block_in_place(check) }?;
+    beside(is_large(&submission.data), check)?;
     Ok(submission)
 }
 
@@ -601,7 +602,7 @@ impl<'a> Stream<'a> {
         }
         let turn = self.rooms.turn(line).await;
         let parse = || json::parse(line).map_err(Problem::from).and_then(|value| submission(self.chain, value, None));
-        let submission = in_turn(turn.as_ref(), parse);
+        let submission = beside(turn.is_some(), parse);
         // Who waits for room must hold none.
         drop((turn, room));
         match submission {

@@ -158,13 +158,9 @@ impl ChainView {
     /// With the nodes of a cluster that keep it.
     async fn in_cluster(app: &App, chain: &ChainHandle) -> ChainView {
         let cluster = &app.0.cluster;
-        let mut view = ChainView::of(chain, cluster.replica_counts()(chain.group));
-        if cluster.is_active()
-            && let Some(replicas) = cluster.replicas(chain.group).await
-        {
-            view.replicas = replicas.into();
-        }
-        view
+        let replicas = if cluster.is_active() { cluster.replicas(chain.group).await } else { None };
+        let replicas = replicas.map_or_else(|| cluster.replica_counts()(chain.group).into(), Value::from);
+        ChainView { replicas, ..ChainView::of(chain, 1) }
     }
 
     /// `201` with the new chain.

@@ -43,7 +43,7 @@ impl Turns {
 
     /// The same to parse a text. What is small takes none.
     pub async fn to_parse(&self, client: &Client, text: &[u8]) -> Option<Turn> {
-        if text.len() < limits::CHECK_AT_ONCE { None } else { Some(self.to_work(client, text).await) }
+        if is_large(text) { Some(self.to_work(client, text).await) } else { None }
     }
 
     /// The same for heavy work, with the memory that the values of the largest text in it may take up.
@@ -53,6 +53,16 @@ impl Turns {
         let parsed = self.parsed.clone().acquire_many_owned(kib).await;
         Turn { _parsed: Some(parsed.expect("it is never closed")), ..turn }
     }
+}
+
+/// Whether it takes milliseconds to parse or to hash a text.
+pub fn is_large(text: &[u8]) -> bool {
+    text.len() >= limits::CHECK_AT_ONCE
+}
+
+/// Does what takes milliseconds where it holds nobody up; what is short is done at once.
+pub fn beside<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
+    if is_long { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// Waits for the turn of a client, as an address and as the holder of a token.

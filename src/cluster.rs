@@ -139,8 +139,7 @@ struct Inner {
     seen: Mutex<HashMap<NodeId, Seen>>,
     /// How each node stands, as it was asked last.
     surveys: Mutex<HashMap<NodeId, Survey>>,
-    started: Instant,
-    /// When the leader of each group that others lead was heard last.
+    /// When the leader of each group that runs here was there last, as far as this node knows.
     heard: Mutex<HashMap<Group, Instant>>,
     /// Groups that this node does not keep any more, though its own last word of them may be that it does.
     forgotten: Mutex<BTreeSet<Group>>,
@@ -281,7 +280,6 @@ impl Cluster {
             given_back: Mutex::default(),
             seen: Mutex::default(),
             surveys: Mutex::default(),
-            started: Instant::now(),
             heard: Mutex::default(),
             forgotten: Mutex::default(),
             ended: Mutex::default(),
@@ -423,6 +421,7 @@ impl Cluster {
         {
             tracing::warn!(%group, "the group has no leader yet: {error}");
         }
+        self.hear(group);
         self.0.groups.write().expect("no holder of this lock panics").insert(group, raft.clone());
         tokio::spawn(figures::watch(Arc::downgrade(&self.0), group, raft.clone()));
         tracing::info!(%group, "the group runs on this node");
@@ -704,9 +703,14 @@ impl Cluster {
             _ if self.is_alone(group) => Duration::ZERO,
             // Others have let it lead until then.
             true => metrics.last_quorum_acked.map_or(Duration::ZERO, |acked| acked.elapsed()),
-            false => heard.unwrap_or(self.0.started).elapsed(),
+            false => heard.map_or(Duration::ZERO, |heard| heard.elapsed()),
         };
         Lag { entries: entries.unwrap_or(0), age }
+    }
+
+    /// Takes up that a group has a leader, or may have one in a moment.
+    fn hear(&self, group: Group) {
+        self.0.heard.lock().expect("no holder of this lock panics").insert(group, Instant::now());
     }
 
     /// Groups that run on this node and have had no leader with a majority for longer than it is waited for one.
@@ -1120,6 +1124,10 @@ impl Cluster {
                 (metrics.state, metrics.membership_config.membership().clone())
             };
             if state == ServerState::Leader {
+                // When it leads no more, the group is without a leader since then at most.
+                if self.lag(group).age < limits::ELECTION[0] {
+                    self.hear(group);
+                }
                 let (voters, learners) = known.members(group);
                 let is_in_place = is_in_place(&membership, &voters, &learners);
                 if !self.0.store.has_room() {
@@ -1612,7 +1620,7 @@ impl Answers for AnswersOf {
                     };
                     let answer = net::answer(raft.clone(), kind, content).await;
                     if kind == net::APPEND && answer.is_ok() && leader_of(&raft) == Some(from) {
-                        cluster.0.heard.lock().expect("no holder of this lock panics").insert(group, Instant::now());
+                        cluster.hear(group);
                     }
                     answer
                 }

@@ -81,6 +81,9 @@ pub const PAGE_LIMIT: u64 = 10_000;
 /// Bytes that a streamed answer reads from the store at a time.
 pub const CHUNK_BYTES: usize = 256 << 10;
 
+/// Bytes of writes of one client, or one larger write, that wait for the writers while other clients are connected.
+pub const WRITES_AHEAD: usize = 256 << 10;
+
 /// Lines and bytes of a streamed inject that go to the writer together.
 pub const STREAM_LINES: usize = 2_048;
 /// See [`STREAM_LINES`].
@@ -230,6 +233,9 @@ pub const EVENTS_BYTES: usize = 64 << 20;
 
 /// Reads of the store for event streams at one time: thousands of listeners that catch up must not hold up other readers.
 pub const EVENTS_READS: usize = 4;
+
+/// Listeners that are told of new events at one time: the next ones only when others that wait for the processors had them.
+pub const EVENTS_GROUP: usize = 64;
 
 /// Pause after new events were sent on, in which the next ones gather. A hundred listeners cost a system call each time.
 pub const EVENTS_PAUSE: Duration = Duration::from_millis(10);
@@ -496,8 +502,15 @@ pub const HTTP2_STREAMS: u32 = 100;
 /// Connections of HTTP/2 at one time. More speak HTTP/1.1, which takes up less and is what a client falls back to.
 pub const HTTP2_CONNECTIONS: usize = 2_048;
 
-/// Bytes that are read of one connection of HTTP/2 before it gives way to others: about 2,000 of the smallest frames.
-pub const HTTP2_AT_ONCE: usize = 32 << 10;
+/// Bytes that are read from or written to a connection before it gives way to others.
+pub const BYTES_AT_ONCE: usize = 256 << 10;
+
+/// Bytes that are read of one connection of HTTP/2 before it gives way to others: about 400 of the smallest frames.
+pub const HTTP2_AT_ONCE: usize = 4 << 10;
+
+/// Frames of no request (settings, pings, pieces of headers) that a client of HTTP/2 may send at once, and more in each second. Then
+/// its connection ends.
+pub const HTTP2_CONTROL: [u32; 2] = [1_000, 100];
 
 /// Bytes of the headers of one request of HTTP/2, decoded, each with 32 more (RFC 9113 section 6.5.2): the longest path and query of
 /// HTTP/1, and as much again.

@@ -3,6 +3,7 @@
 //! It is the one place that reads the clock and draws random numbers: both go into [`Command`]s before they reach the
 //! writer, which only moves a time on that would go back within its chain. Making hashes and JSON is the work of the caller's task, never of the writer.
 
+mod aside;
 mod figures;
 mod heal;
 mod import;
@@ -26,7 +27,7 @@ use std::{
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use tokio::sync::{
-    Notify, OwnedSemaphorePermit,
+    Notify,
     mpsc::{self, error::TrySendError},
     oneshot, watch,
 };
@@ -55,13 +56,15 @@ use crate::{
     },
     writer::{
         self, ChainHandle, Command, Core, Envelope, Guard, Health, Outcome, Own, Placed, Published, Refused, Request,
-        Writer, checked_transaction, edge_at, key_change,
+        Reserved, Writer, checked_transaction, edge_at, key_change,
     },
 };
 
 pub use crate::store::{Group, NodeId, Progress, StoreError};
+use aside::Aside;
 pub use figures::Figures;
 pub use import::{Import, ImportError, Imported, State as ImportState, Unfinished};
+
 pub use read::ChainReader;
 
 /// Why something cannot be read for a while, which is no damage.
@@ -111,6 +114,7 @@ struct Inner {
     healing: tokio::sync::Mutex<()>,
     pool_limit: u64,
     miner: Miner,
+    aside: Aside,
     /// Its identity.
     key: SigningKey,
     /// What signs the checkpoints of its chains.
@@ -377,6 +381,11 @@ impl Node {
         self.0.published.count()
     }
 
+    /// Does what takes milliseconds where it holds up nobody.
+    pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.0.aside.run(work).await
+    }
+
     /// Runs a read of the store where it may block.
     pub(crate) async fn read_store<T: Send + 'static>(
         &self,
@@ -387,7 +396,7 @@ impl Node {
             Err(StoreError::Damaged(_)) if store.is_behind() => Err(StoreError::Failed(INDEX_LAGS.into())),
             read => read,
         };
-        tokio::task::spawn_blocking(read).await.expect("a read of the store does not panic")
+        self.aside(read).await
     }
 
     /// The group in which this node is alone at first.
@@ -450,34 +459,31 @@ impl Node {
         std::mem::take(&mut *self.0.writers.lock().expect("no holder of this lock panics"))
     }
 
-    async fn submit(
-        &self,
-        group: Group,
-        request: impl Into<Request>,
-        room: Option<OwnedSemaphorePermit>,
-    ) -> Result<Outcome, Refused> {
+    async fn submit(&self, group: Group, request: impl Into<Request>) -> Result<Outcome, Refused> {
+        self.submit_reserved(group, request.into(), Reserved::default()).await
+    }
+
+    async fn submit_reserved(&self, group: Group, request: Request, reserved: Reserved) -> Result<Outcome, Refused> {
         let (reply, outcome) = oneshot::channel();
-        let request = request.into();
-        self.writer(group)?.try_send(Envelope { request, reply, room }).map_err(|error| match error {
+        self.writer(group)?.try_send(Envelope { request, reply, reserved }).map_err(|error| match error {
             TrySendError::Full(_) => Refused::Busy,
             TrySendError::Closed(_) => Refused::Stopping,
         })?;
         outcome.await.unwrap_or(Err(Refused::Stopping))
     }
 
-    /// Adds transactions that meet the chain's rules to its pool: all or none. Returns when they are on disk. `room` is the
-    /// memory that they take up.
+    /// Adds transactions that meet the chain's rules to its pool: all or none. Returns when they are on disk.
+    /// `reserved` is what they take up.
     ///
     /// # Errors
     /// Why none was added.
     pub async fn inject(
         &self,
         chain: &ChainHandle,
-        submissions: Vec<Submission>,
+        transactions: Vec<Transaction>,
         expected: Option<Expected>,
-        room: Option<OwnedSemaphorePermit>,
+        reserved: Reserved,
     ) -> Result<Vec<Accepted>, Refused> {
-        let transactions = self.record(chain, submissions);
         let ids: Vec<Option<Id>> = transactions.iter().map(|transaction| transaction.id().cloned()).collect();
         let carried = |transactions, expected: Option<Expected>| Carried {
             chain: chain.id,
@@ -491,7 +497,7 @@ impl Node {
                 let guard = chain.guard(expected.clone());
                 let again = self.0.cluster.get().map(|cluster| (&cluster.carrier, transactions.clone()));
                 let command = Command::Inject { chain: chain.number(), guard, transactions, each_for_itself: false };
-                match (self.submit(chain.group, command, room).await, again) {
+                match (self.submit_reserved(chain.group, command.into(), reserved).await, again) {
                     (Ok(Outcome::Injected(placed)), _) => placed,
                     (Ok(_), _) => unreachable!("the outcome of an inject is Injected"),
                     // It has led until now, and nothing was accepted.
@@ -538,7 +544,7 @@ impl Node {
             guard: chain.guard(expected),
             transaction: transaction.into(),
         };
-        match self.submit(writer.group, command, None).await? {
+        match self.submit(writer.group, command).await? {
             Outcome::Recorded(placed) => {
                 if !placed.replayed {
                     tracing::info!(chain = %writer.name, record = %placed.index, "the data of transaction {index} is erased");
@@ -598,37 +604,36 @@ impl Node {
     }
 
     async fn decide(&self, chain: &ChainHandle, command: Command) -> Result<Accepted, Refused> {
-        match self.submit(chain.group, command, None).await? {
+        match self.submit(chain.group, command).await? {
             Outcome::Recorded(placed) => Ok(Accepted::new(placed)),
             _ => unreachable!("the outcome of a change of keys, or of a freeze, is Recorded"),
         }
     }
 
     /// Sends transactions that meet the chain's rules to its pool, each for itself, and waits while the writer has too much
-    /// to do. They are on disk when the returned future is. `room` is the memory that they take up.
+    /// to do. They are on disk when the returned future is. `reserved` is what they take up.
     ///
     /// # Errors
     /// Why none was sent; in the future, why none was added.
     pub async fn inject_each(
         &self,
         chain: &ChainHandle,
-        submissions: Vec<Submission>,
-        room: Option<OwnedSemaphorePermit>,
+        transactions: Vec<Transaction>,
+        reserved: Reserved,
     ) -> Result<Pin<Box<dyn Future<Output = Placements> + Send>>, Refused> {
-        let transactions = self.record(chain, submissions);
         if let Some(carrier) = self.carrier(chain) {
             let transactions = Arc::new(transactions);
             let carried = Carried { chain: chain.id, expected: None, transactions, each_for_itself: true };
             let outcome = carrier.carry(chain.group, carried);
             return Ok(Box::pin(async move {
-                let _room = room;
+                let _reserved = reserved;
                 outcome.await
             }));
         }
         let command = Command::Inject { chain: chain.number(), guard: None, transactions, each_for_itself: true };
         let (reply, outcome) = oneshot::channel();
         self.writer(chain.group)?
-            .send(Envelope { request: command.into(), reply, room })
+            .send(Envelope { request: command.into(), reply, reserved })
             .await
             .map_err(|_| Refused::Stopping)?;
         Ok(Box::pin(async {
@@ -672,7 +677,7 @@ impl Node {
         };
         let transactions = Arc::unwrap_or_clone(transactions);
         let command = Command::Inject { chain: handle.number(), guard, transactions, each_for_itself };
-        match self.submit(handle.group, command, None).await? {
+        match self.submit(handle.group, command).await? {
             Outcome::Injected(placed) => Ok(placed),
             _ => unreachable!("the outcome of an inject is Injected"),
         }
@@ -743,7 +748,7 @@ impl Node {
                 guard: chain.guard(expected.clone()),
                 quant: quant.clone().into(),
             };
-            match self.submit(chain.group, seal, None).await {
+            match self.submit(chain.group, seal).await {
                 Ok(Outcome::Sealed(tag)) => return Ok(Some((quant, tag))),
                 Ok(_) => unreachable!("the outcome of a seal is Sealed"),
                 // The seal of a leap that was given up came in between: its head is published by now.
@@ -795,7 +800,7 @@ impl Node {
         let origin = origin.map(|(name, at)| format!("forked from quant {at} of {name}"));
         let (transaction, quant) = (transaction.into(), quant.into());
         let command = Command::Bang { rules, parent: number, transaction, quant, leap, guard };
-        match self.submit(group, command, None).await? {
+        match self.submit(group, command).await? {
             Outcome::Banged(chain) => {
                 tracing::info!(chain = %chain.name, id = %chain.id, "the chain is {}", origin.as_deref().unwrap_or("made"));
                 Ok(chain)
@@ -815,7 +820,7 @@ impl Node {
         expected: Option<Expected>,
     ) -> Result<(), Refused> {
         let guard = chain.guard(expected);
-        self.submit(chain.group, Command::SetLeap { chain: chain.number(), leap, guard }, None).await.map(|_| ())
+        self.submit(chain.group, Command::SetLeap { chain: chain.number(), leap, guard }).await.map(|_| ())
     }
 
     /// Records the hosts of all known nodes.
@@ -827,7 +832,7 @@ impl Node {
         let mut recorded = self.0.recorded.lock().await;
         let hosts = known.borrow().clone();
         if recorded.take().as_ref() != Some(&hosts) {
-            self.submit(self.0.own_group, Own::SetNodes(hosts.clone()), None).await?;
+            self.submit(self.0.own_group, Own::SetNodes(hosts.clone())).await?;
         }
         *recorded = Some(hosts);
         Ok(())
@@ -1039,7 +1044,7 @@ impl Node {
             }
             false => tracing::error!(chain = %chain.name, "the chain takes no writes: {rollback}"),
         }
-        if let Err(error) = self.submit(self.0.own_group, Own::SetRollback(chain.id, rollback), None).await {
+        if let Err(error) = self.submit(self.0.own_group, Own::SetRollback(chain.id, rollback)).await {
             tracing::warn!(chain = %chain.name, "that newer quants were signed is not recorded: {error}");
         }
     }
@@ -1129,7 +1134,7 @@ impl Node {
             let line = format!("{}\n", note.signatures().last().expect("it was just cosigned"));
             let newest = Witnessed { checkpoint: note.to_string(), ..newest };
             let previous = before.map(|before| (before.size, before.root));
-            match self.submit(self.0.own_group, Own::Cosign { previous, newest }, None).await {
+            match self.submit(self.0.own_group, Own::Cosign { previous, newest }).await {
                 Ok(_) => return Ok(line),
                 // It is judged anew by what came in between.
                 Err(Refused::Overtaken) => {}
@@ -1140,7 +1145,7 @@ impl Node {
 
     async fn accuse(&self, origin: &str, evidence: Evidence) -> Result<(), Refused> {
         let proven = evidence.proven;
-        match self.submit(self.0.own_group, Own::Accuse { origin: origin.into(), evidence }, None).await? {
+        match self.submit(self.0.own_group, Own::Accuse { origin: origin.into(), evidence }).await? {
             Outcome::Accused(true) if proven => {
                 tracing::error!(origin, "the log has signed two histories: GET /witness has both as evidence");
             }
@@ -1245,7 +1250,8 @@ impl Node {
     }
 
     /// Makes transactions of submissions for a chain: this moment, and a salt for each.
-    fn record(&self, chain: &ChainHandle, submissions: Vec<Submission>) -> Vec<Transaction> {
+    /// Makes transactions of what is submitted now.
+    pub fn record(&self, chain: &ChainHandle, submissions: Vec<Submission>) -> Vec<Transaction> {
         let time = self.time_in(chain);
         let record = |submission| Transaction::new(submission, None, time, rand::random());
         submissions.into_iter().map(record).collect()
@@ -1315,6 +1321,7 @@ impl Inner {
         let cores = writer::open(&store, &published, &groups, config.pool_limit)?;
         let failed = |error: std::io::Error| StoreError::Failed(format!("cannot start a thread: {error}"));
         let miner = Miner::new(config.mining_threads).map_err(failed)?;
+        let aside = Aside::new().map_err(failed)?;
         let (groups, writers) = (RwLock::default(), Mutex::default());
         let tiles = quick_cache::sync::Cache::new(limits::TILES_CACHED);
         let notes = quick_cache::sync::Cache::new(limits::NOTES_CACHED);
@@ -1332,6 +1339,7 @@ impl Inner {
             healing: tokio::sync::Mutex::default(),
             pool_limit: config.pool_limit,
             miner,
+            aside,
             key,
             signers,
             witness,

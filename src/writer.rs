@@ -24,7 +24,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     core::chain::LeapPolicy,
@@ -34,7 +34,7 @@ use crate::{
 };
 use ledger::{Ledger, Pending};
 
-pub use command::{Command, Envelope, Guard, MirrorStep, Outcome, Own, Placed, Refused, Request};
+pub use command::{Command, Envelope, Guard, MirrorStep, Outcome, Own, Placed, Refused, Request, Reserved};
 pub use handle::{ChainHandle, Damage, Health, Mirrored, Published, Totals};
 pub use import::{Part, Progress, Step, in_force_at};
 pub use load::{checked_transaction, edge_at, key_change};
@@ -111,8 +111,7 @@ struct Decided {
 struct Reply {
     to: oneshot::Sender<Result<Outcome, Refused>>,
     outcome: Result<Outcome, Refused>,
-    /// Given back with the answer.
-    _room: Option<OwnedSemaphorePermit>,
+    _reserved: Reserved,
 }
 
 impl Decided {
@@ -507,9 +506,9 @@ impl Writer {
 
 fn decide(ledger: &mut Ledger, envelope: Envelope, decided: &mut Decided) {
     decided.bytes += envelope.bytes();
-    let Envelope { request, reply, room } = envelope;
+    let Envelope { request, reply, reserved } = envelope;
     let outcome = ledger.decide(request, &mut decided.pending);
-    decided.replies.push(Reply { to: reply, outcome, _room: room });
+    decided.replies.push(Reply { to: reply, outcome, _reserved: reserved });
 }
 
 #[cfg(test)]

@@ -92,8 +92,10 @@ pub fn depth(value: &Value) -> usize {
 /// Whether a text has one of the 66 code points that Unicode keeps from ever being characters: U+FDD0 to U+FDEF, and the last
 /// two of each plane.
 pub fn has_noncharacter(text: &str) -> bool {
-    // All of them begin with one of the last bytes in UTF-8, which most texts do not have.
-    text.bytes().any(|byte| byte >= FIRST_OF_NONCHARACTERS) && text.chars().any(|char| is_noncharacter(char.into()))
+    // All of them begin with one of the last bytes in UTF-8, which most texts do not have. Many bytes are compared at one time.
+    let largest = |bytes: &[u8]| bytes.iter().fold(0, |largest, &byte| byte.max(largest));
+    text.as_bytes().chunks(256).any(|bytes| largest(bytes) >= FIRST_OF_NONCHARACTERS)
+        && text.chars().any(|char| is_noncharacter(char.into()))
 }
 
 const FIRST_OF_NONCHARACTERS: u8 = 0xef;

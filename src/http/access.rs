@@ -215,6 +215,11 @@ impl Client {
         [self.address.as_ref(), token]
     }
 
+    /// Whether no other client is connected.
+    pub fn is_alone(&self) -> bool {
+        self.address.as_ref().is_some_and(|usage| usage.is_alone())
+    }
+
     /// Does what seeks proofs of work in its turns, so that others get theirs.
     pub async fn mining<T>(&self, work: impl Future<Output = T>) -> T {
         let slices = self.usages().map(|usage| usage.map(|usage| usage.slices.clone()));
@@ -394,7 +399,15 @@ impl http_body::Body for Allowed {
 
 #[cfg(test)]
 impl Client {
-    /// One that may do everything, at an address of its own.
+    /// One that may do everything, at an address of its own, while others are connected.
+    pub fn one_of_many() -> Client {
+        let (address, all) = (Arc::<Usage>::default(), Arc::new(()));
+        std::mem::forget([all.clone(), all.clone()]);
+        address.present.set(all).expect("it is new");
+        Client { right: Right::All, address: Some(address) }
+    }
+
+    /// The same while nobody else is connected.
     pub fn alone() -> Client {
         Client { right: Right::All, address: Some(Arc::default()) }
     }

@@ -185,7 +185,7 @@ mod tests {
         const MIB: usize = 1 << 20;
         let (answers, turns) = (Answers::new(Share::default()), Turns::new());
         let large = || Response::new(Body::from(vec![b'x'; MIB]));
-        let (one, other) = (Client::alone(), Client::alone());
+        let (one, other) = (Client::one_of_many(), Client::one_of_many());
         let fill = |client: &Client| {
             let mut held = Vec::new();
             loop {
@@ -224,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_piece_of_a_stream_is_read_in_turn() {
-        let (answers, turns, client) = (Answers::new(Share::default()), Turns::new(), Client::alone());
+        let (answers, turns, client) = (Answers::new(Share::default()), Turns::new(), Client::one_of_many());
         let pieces = stream::iter([Ok::<_, axum::Error>(Bytes::from_static(b"a")), Ok(Bytes::from_static(b"b"))]);
         let response = answers.admit(Response::new(Body::from_stream(pieces)), &client, &turns).unwrap();
         let mut body = response.into_body();

@@ -490,13 +490,19 @@ async fn transaction_at(
     index: Index,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let (mut record, quant) = app.0.node.transaction(chain, index).await?;
+    let (record, quant) = app.0.node.transaction(chain, index).await?;
     let state = if quant.is_some() { "sealed" } else { "pooled" };
     let is_sealed = quant.is_some();
-    let (hash, read) = beside(is_large(&record), || (leaf(&record), is_sealed.then(|| Record::parse(&record))));
-    let read = read.transpose().map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
-    // What is erased stays so, and the chain's own records are never erased.
-    let is_final = read.is_some_and(|read| read.transaction.kind().is_some() || read.transaction.erased().is_some());
+    let is_long = is_large(&record);
+    let look = move || {
+        // What is erased stays so, and the chain's own records are never erased.
+        let is_final = |read: Record| read.transaction.kind().is_some() || read.transaction.erased().is_some();
+        let read = is_sealed.then(|| Record::parse(&record).map(is_final)).transpose();
+        (leaf(&record), read, record)
+    };
+    let (hash, is_final, mut record) = if is_long { app.0.node.aside(look).await } else { look() };
+    let is_final = is_final.map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
+    let is_final = is_final.unwrap_or_default();
     let tag = format!("\"{hash}-{state}\"");
     let cache = if is_final { Cache::Immutable } else { Cache::Revalidate };
     if let Some(unchanged) = unchanged(headers, &tag, cache) {

@@ -189,13 +189,18 @@ fn decoder(coding: &str, source: Source) -> Pin<Box<dyn AsyncRead + Send>> {
     }
 }
 
+/// What a piece takes up of the 128 steps that a task may do before it gives way to others.
+const STEPS: usize = 32;
+
 fn pieces(
     coding: &'static str,
     decoder: Pin<Box<dyn AsyncRead + Send>>,
 ) -> impl Stream<Item = Result<Bytes, BoxError>> {
     ReaderStream::with_capacity(decoder, limits::DECODED_BYTES).then(move |piece| async move {
         // A few bytes can become very many, and none of them is waited for.
-        consume_budget().await;
+        for _ in 0..STEPS {
+            consume_budget().await;
+        }
         piece.map_err(|error| match error.get_ref().is_some_and(|inner| inner.is::<axum::Error>()) {
             true => error.into(),
             false => Undecodable(coding).into(),

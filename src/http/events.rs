@@ -42,6 +42,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::yield_now,
     time::{sleep, timeout},
 };
 
@@ -322,7 +323,7 @@ fn take_room(room: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit
 /// What the listeners of all chains share.
 pub struct Feeds {
     /// The newest events of each chain that somebody listens to.
-    feeds: Mutex<HashMap<Hash, Arc<watch::Sender<Recent>>>>,
+    feeds: Mutex<HashMap<Hash, Arc<Feed>>>,
     /// Bytes that may still be kept.
     room: Arc<Semaphore>,
     /// Listeners that may read the store at one time.
@@ -334,6 +335,54 @@ impl Feeds {
     pub fn new() -> Feeds {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Feeds { feeds: Mutex::default(), room: semaphore(limits::EVENTS_BYTES), reads: semaphore(limits::EVENTS_READS) }
+    }
+}
+
+/// Those that listen to a chain, and what is new for them.
+struct Feed {
+    recent: watch::Sender<Recent>,
+    /// They are told in groups, so that thousands of them do not stand before all others that wait for the processors.
+    groups: Mutex<Vec<watch::Sender<()>>>,
+}
+
+impl Feed {
+    fn new(end: Cursor) -> Feed {
+        Feed { recent: watch::channel(Recent::new(end)).0, groups: Mutex::default() }
+    }
+
+    /// The newest events, and what tells that there are more.
+    fn join(&self) -> (watch::Receiver<Recent>, watch::Receiver<()>) {
+        let mut groups = self.groups.lock().expect("no holder of this lock panics");
+        let told = match groups.last().filter(|group| group.receiver_count() < limits::EVENTS_GROUP) {
+            Some(group) => group.subscribe(),
+            None => {
+                let (group, told) = watch::channel(());
+                groups.push(group);
+                told
+            }
+        };
+        (self.recent.subscribe(), told)
+    }
+
+    /// Nobody is told.
+    fn change(&self, change: impl FnOnce(&mut Recent)) {
+        self.recent.send_if_modified(|recent| {
+            change(recent);
+            false
+        });
+    }
+
+    /// Tells all that there is more.
+    async fn tell(&self) {
+        let groups = {
+            let mut groups = self.groups.lock().expect("no holder of this lock panics");
+            groups.retain(|group| group.receiver_count() > 0);
+            groups.clone()
+        };
+        for group in groups {
+            group.send_replace(());
+            yield_now().await;
+        }
     }
 }
 
@@ -407,21 +456,21 @@ impl Recent {
 struct Broadcast {
     app: App,
     chain: Arc<ChainHandle>,
-    recent: Arc<watch::Sender<Recent>>,
+    feed: Arc<Feed>,
 }
 
 impl Broadcast {
-    /// The newest events of a chain. The first listener starts the broadcast.
-    fn follow(app: &App, chain: &Arc<ChainHandle>) -> watch::Receiver<Recent> {
+    /// The newest events of a chain, and what tells that there are more. The first listener starts the broadcast.
+    fn follow(app: &App, chain: &Arc<ChainHandle>) -> (watch::Receiver<Recent>, watch::Receiver<()>) {
         let mut feeds = app.0.events.feeds.lock().expect("no holder of this lock panics");
-        if let Some(recent) = feeds.get(&chain.id) {
-            return recent.subscribe();
+        if let Some(feed) = feeds.get(&chain.id) {
+            return feed.join();
         }
-        let (sender, receiver) = watch::channel(Recent::new(Cursor::of(&chain.head())));
-        let recent = Arc::new(sender);
-        feeds.insert(chain.id, recent.clone());
-        tokio::spawn(Broadcast { app: app.clone(), chain: chain.clone(), recent }.run());
-        receiver
+        let feed = Arc::new(Feed::new(Cursor::of(&chain.head())));
+        feeds.insert(chain.id, feed.clone());
+        let joined = feed.join();
+        tokio::spawn(Broadcast { app: app.clone(), chain: chain.clone(), feed }.run());
+        joined
     }
 
     async fn run(self) {
@@ -435,43 +484,38 @@ impl Broadcast {
             sleep(limits::EVENTS_PAUSE).await;
             let changed = async {
                 if timeout(limits::EVENTS_KEPT, heads.changed()).await.is_err() {
-                    // Nobody is told: who has not taken them yet reads the store.
-                    self.recent.send_if_modified(|recent| {
-                        while recent.pop() {}
-                        false
-                    });
+                    // Who has not taken them yet reads the store.
+                    self.feed.change(|recent| while recent.pop() {});
                     heads.changed().await.expect("the chain is held");
                 }
             };
             tokio::select! {
                 () = changed => {}
-                () = self.recent.closed() => {}
+                () = self.feed.recent.closed() => {}
             }
         }
     }
 
     async fn send_up_to(&self, newest: Cursor) {
         let erasures = self.chain.erasures();
-        self.recent.send_if_modified(|recent| {
-            recent.forget_erased(erasures);
-            false
-        });
-        let mut at = self.recent.borrow().end;
+        self.feed.change(|recent| recent.forget_erased(erasures));
+        let mut at = self.feed.recent.borrow().end;
         while at.is_before(newest) {
             let read = self.app.0.node.read(&self.chain, move |chain| frame(chain, at, newest)).await;
             at = read.as_ref().map_or(newest, |piece| piece.end);
-            self.recent.send_modify(|recent| match read {
+            self.feed.change(|recent| match read {
                 Ok(piece) => recent.push(piece, &self.app.0.events.room),
                 // Each listener meets with the same error when it reads by itself, and ends.
                 Err(_) => recent.end = newest,
             });
+            self.feed.tell().await;
         }
     }
 
     /// Gives the chain's place free where nobody listens any more. Nobody can begin to meanwhile.
     fn has_listeners(&self) -> bool {
         let mut feeds = self.app.0.events.feeds.lock().expect("no holder of this lock panics");
-        let has_listeners = self.recent.receiver_count() > 0;
+        let has_listeners = self.feed.recent.receiver_count() > 0;
         if !has_listeners {
             feeds.remove(&self.chain.id);
         }
@@ -484,7 +528,7 @@ impl Drop for Broadcast {
     fn drop(&mut self) {
         let Ok(mut feeds) = self.app.0.events.feeds.lock() else { return };
         let id = self.chain.id;
-        if feeds.get(&id).is_some_and(|recent| Arc::ptr_eq(recent, &self.recent)) {
+        if feeds.get(&id).is_some_and(|feed| Arc::ptr_eq(feed, &self.feed)) {
             feeds.remove(&id);
         }
     }
@@ -505,6 +549,8 @@ struct Listener {
     app: App,
     chain: Arc<ChainHandle>,
     recent: watch::Receiver<Recent>,
+    /// Changed when there is more.
+    told: watch::Receiver<()>,
     stopping: watch::Receiver<bool>,
     /// What was sent.
     cursor: Cursor,
@@ -518,10 +564,10 @@ struct Listener {
 
 impl Listener {
     fn new(app: App, chain: Arc<ChainHandle>, cursor: Cursor) -> Listener {
-        let recent = Broadcast::follow(&app, &chain);
+        let (recent, told) = Broadcast::follow(&app, &chain);
         let stopping = app.0.stopping.clone();
         let (turn, counted) = (Arc::new(Semaphore::new(1)), Counted::new(&app.0.requests.event_streams));
-        Listener { app, chain, recent, stopping, cursor, part: None, is_over: false, turn, _counted: counted }
+        Listener { app, chain, recent, told, stopping, cursor, part: None, is_over: false, turn, _counted: counted }
     }
 
     /// It begins with an id but no event: a client that loses the connection before the first event resumes here too. A
@@ -547,7 +593,8 @@ impl Listener {
             if *self.stopping.borrow() || self.is_over {
                 return Ok(None);
             }
-            let place = self.recent.borrow_and_update().place(self.cursor, self.chain.erasures());
+            self.told.mark_unchanged();
+            let place = self.recent.borrow().place(self.cursor, self.chain.erasures());
             match place {
                 Place::Within(piece) => {
                     self.cursor = piece.end;
@@ -557,7 +604,7 @@ impl Listener {
                 Place::Newest => {}
             }
             let has_ended = tokio::select! {
-                changed = self.recent.changed() => changed.is_err(),
+                changed = self.told.changed() => changed.is_err(),
                 _ = self.stopping.wait_for(|stopping| *stopping) => return Ok(None),
                 () = sleep(limits::EVENTS_HEARTBEAT) => return Ok(Some(HEARTBEAT)),
             };
@@ -637,6 +684,7 @@ mod tests {
         node::{Config, Node},
         peers::{Identity, Peers},
         tls::Authorities,
+        writer::Reserved,
     };
 
     /// A node on a folder of its own.
@@ -686,7 +734,8 @@ mod tests {
         async fn inject(&self, bytes: usize) {
             let data = json::canonical(&"x".repeat(bytes).into());
             let submission = Submission { data, id: None, signed: None };
-            self.app.0.node.inject(&self.chain(), vec![submission], None, None).await.unwrap();
+            let transactions = self.app.0.node.record(&self.chain(), vec![submission]);
+            self.app.0.node.inject(&self.chain(), transactions, None, Reserved::default()).await.unwrap();
         }
 
         fn listen(&self, transactions: u64, quants: u64) -> Listener {
@@ -696,7 +745,7 @@ mod tests {
         /// Streams of the default chain that are open.
         fn listeners(&self) -> usize {
             let feeds = self.app.0.events.feeds.lock().unwrap();
-            feeds.get(&self.chain().id).map_or(0, |recent| recent.receiver_count())
+            feeds.get(&self.chain().id).map_or(0, |feed| feed.recent.receiver_count())
         }
     }
 
@@ -778,6 +827,44 @@ mod tests {
         drop((one, two, shared));
         eventually("all room is given back", || served.app.0.events.room.available_permits() == limits::EVENTS_BYTES)
             .await;
+    }
+
+    /// Symptom: ten thousand listeners that were told at once kept all others waiting for as long as it takes to serve them. Cure: they are
+    /// told in groups, and what else is ready comes between.
+    #[tokio::test]
+    async fn listeners_are_told_in_groups() {
+        const GROUPS: usize = 4;
+        let feed = Arc::new(Feed::new(Cursor { transactions: 0, quants: 0 }));
+        let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let listeners: Vec<_> = (0..GROUPS * limits::EVENTS_GROUP)
+            .map(|_| {
+                let ((recent, mut news), told) = (feed.join(), told.clone());
+                tokio::spawn(async move {
+                    news.changed().await.unwrap();
+                    told.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    drop(recent);
+                })
+            })
+            .collect();
+        yield_now().await;
+        let telling = tokio::spawn({
+            let feed = feed.clone();
+            async move { feed.tell().await }
+        });
+        let mut seen = Vec::new();
+        while !telling.is_finished() {
+            yield_now().await;
+            seen.push(told.load(std::sync::atomic::Ordering::Relaxed));
+        }
+        let most = seen.windows(2).map(|two| two[1] - two[0]).max();
+        assert!(most.is_some_and(|most| most <= limits::EVENTS_GROUP), "{seen:?}");
+        for listener in listeners {
+            listener.await.unwrap();
+        }
+        let (_recent, news) = feed.join();
+        feed.tell().await;
+        assert_eq!(feed.groups.lock().unwrap().len(), 1, "groups without listeners are gone");
+        assert!(news.has_changed().unwrap());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
     access::{Client, Holds},
     coding::Undecodable,
     problem::Problem,
-    turns::{Turn, Turns, beside},
+    turns::{Turn, Turns, aside},
 };
 use crate::{
     access::Resource,
@@ -253,7 +253,12 @@ impl Rooms {
         self.turns.to_parse(&self.client, text).await
     }
 
-    /// The same for what is done with lines, one after the other, however many they are.
+    /// Waits until so much of this client's may wait for the writers.
+    pub async fn to_write(&self, bytes: usize) -> [Option<OwnedSemaphorePermit>; 2] {
+        self.turns.to_write(&self.client, bytes).await
+    }
+
+    /// The same as [`Rooms::turn`] for what is done with lines, one after the other, however many they are.
     pub async fn turn_of_lines(&self, lines: &[u8]) -> Turn {
         let largest = lines.split(|&byte| byte == b'\n').max_by_key(|line| line.len()).unwrap_or_default();
         self.turns.to_work(&self.client, largest).await
@@ -297,7 +302,9 @@ pub async fn read_whole(rooms: &Rooms, mut body: Body) -> Result<Whole, Problem>
     if first.len() as u64 == declared {
         return Ok(Whole { bytes: first, room: Some(room) });
     }
-    let mut bytes = first.to_vec();
+    // What is not used of it takes up no memory.
+    let mut bytes = Vec::with_capacity(declared.max(first.len() as u64) as usize);
+    bytes.extend_from_slice(&first);
     while let Some(data) = next_data(&mut body).await? {
         if bytes.len() + data.len() > limits::BODY_BYTES {
             return Err(too_large());
@@ -447,7 +454,7 @@ pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String
     match format {
         Format::Form => parse_form(&body.bytes),
         Format::Lines => Err(unsupported("this route takes one object")),
-        Format::Json => match parse(&rooms, &body.bytes).await? {
+        Format::Json => match parse(app, &rooms, body.bytes).await? {
             Value::Object(fields) => Ok(fields),
             _ => Err(vec![Fault { pointer: String::new(), detail: "must be a JSON object".into() }].into()),
         },
@@ -455,9 +462,9 @@ pub async fn read_object(app: &App, request: Request<Body>) -> Result<Map<String
 }
 
 /// Parses a body in its client's turn.
-async fn parse(rooms: &Rooms, text: &[u8]) -> Result<Value, Problem> {
-    let turn = rooms.turn(text).await;
-    Ok(beside(turn.is_some(), || json::parse(text))?)
+async fn parse(app: &App, rooms: &Rooms, text: Bytes) -> Result<Value, Problem> {
+    let turn = rooms.turn(&text).await;
+    Ok(aside(&app.0.node, turn, move || json::parse(&text)).await?)
 }
 
 /// Takes a field that must be there out of a body.

@@ -11,7 +11,7 @@ use axum::{
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio::{task::consume_budget, time::timeout};
 
 use super::{
     App,
@@ -23,7 +23,7 @@ use super::{
     openapi::{Guard, OneOrMany, PublicKey, Signature},
     preconditions::{IDEMPOTENCY_KEY, expected, idempotency_key},
     problem::{Problem, ProblemDocument},
-    turns::{beside, is_large},
+    turns::{aside, beside},
 };
 use crate::{
     cluster::agreement_timeout,
@@ -37,7 +37,7 @@ use crate::{
     },
     limits,
     node::Accepted,
-    writer::{ChainHandle, Placed, Refused},
+    writer::{ChainHandle, Placed, Refused, Reserved},
 };
 
 /// Query parameters of `POST /inject`.
@@ -158,6 +158,9 @@ pub struct Acceptance<'a> {
     replayed: Option<bool>,
 }
 
+/// Acceptances that are written while others wait.
+const AT_ONCE: usize = 100;
+
 /// As many as most acceptances have, with the line end behind them.
 const ACCEPTANCE_BYTES: usize = 320;
 
@@ -230,23 +233,27 @@ pub async fn inject(
     know_writers(&app, &target.chain).await?;
     if format == Format::Lines {
         // Boxed, as every request moves and stores the whole of its future, and that of a stream is large.
-        return Box::pin(inject_lines(&app, &target.chain, wait, request)).await;
+        return Box::pin(inject_lines(&app, target.chain, wait, request)).await;
     }
     let (parts, body) = request.into_parts();
     let expected = expected(&parts.headers)?;
     let rooms = Rooms::of(&app, &parts.extensions);
     let body = read_whole(&rooms, body).await?;
-    let turn = rooms.turn(&body.bytes).await;
-    let (submissions, is_array) = beside(turn.is_some(), || {
+    let (turn, bytes) = (rooms.turn(&body.bytes).await, body.bytes.len());
+    let (node, chain, text) = (app.0.node.clone(), target.chain.clone(), body.bytes);
+    let parse = move || {
         let value = match format {
-            Format::Form => Value::Object(parse_form(&body.bytes)?),
-            _ => json::parse(&body.bytes)?,
+            Format::Form => Value::Object(parse_form(&text)?),
+            _ => json::parse(&text)?,
         };
         let is_array = value.is_array();
-        Ok::<_, Problem>((submissions(&target.chain, value, &parts.headers)?, is_array))
-    })?;
-    drop(turn);
-    let accepted = app.0.node.inject(&target.chain, submissions, expected, body.room.map(|room| room.node)).await?;
+        let submissions = submissions(&chain, value, &parts.headers)?;
+        Ok::<_, Problem>((node.record(&chain, submissions), is_array))
+    };
+    let (transactions, is_array) = aside(&app.0.node, turn, parse).await?;
+    let waiting = rooms.to_write(bytes).await;
+    let reserved = Reserved { memory: body.room.map(|room| room.node), waiting };
+    let accepted = app.0.node.inject(&target.chain, transactions, expected, reserved).await?;
     answer(&app, &target, accepted, is_array, wait).await
 }
 
@@ -279,7 +286,7 @@ async fn answer(
             serde_json::to_writer(&mut text, &acceptance(chain, accepted, is_array)).expect("an acceptance is JSON");
             text
         };
-        list(accepted.iter().map(describe).collect(), is_array)
+        beside(accepted.len() > AT_ONCE, || list(accepted.iter().map(describe).collect(), is_array))
     });
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
@@ -396,10 +403,7 @@ fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Subm
         return Err(Problem { status: StatusCode::BAD_REQUEST, ..vec![Fault::of("data", detail)].into() });
     }
     let submission = Submission { data: json::canonical(&data), id, signed };
-    let rules = chain.rules();
-    let check = || rules.check(chain.id, &submission, &data);
-    // A schema may take long over a large value, and others wait for this thread.
-    beside(is_large(&submission.data), check)?;
+    chain.rules().check(chain.id, &submission, &data)?;
     Ok(submission)
 }
 
@@ -448,7 +452,7 @@ pub struct LineError {
 
 async fn inject_lines(
     app: &App,
-    chain: &ChainHandle,
+    chain: Arc<ChainHandle>,
     wait: Option<Duration>,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
@@ -508,7 +512,7 @@ struct Lines {
 impl Lines {
     async fn feed(&mut self, data: &Bytes, stream: &mut Stream<'_>) {
         let mut rest = &data[..];
-        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', rest) {
             let (line, behind) = (&rest[..end], &rest[end + 1..]);
             if self.started.is_empty() && self.refused.is_none() {
                 stream.line(line, None).await;
@@ -561,7 +565,7 @@ type Placements = Pin<Box<dyn Future<Output = Result<Vec<Result<Placed, Refused>
 struct Stream<'a> {
     app: &'a App,
     rooms: Rooms,
-    chain: &'a ChainHandle,
+    chain: Arc<ChainHandle>,
     /// Lines seen.
     number: u64,
     group: Group,
@@ -581,7 +585,7 @@ struct Group {
 }
 
 impl<'a> Stream<'a> {
-    fn new(app: &'a App, rooms: Rooms, chain: &'a ChainHandle) -> Self {
+    fn new(app: &'a App, rooms: Rooms, chain: Arc<ChainHandle>) -> Self {
         Stream {
             app,
             rooms,
@@ -596,15 +600,23 @@ impl<'a> Stream<'a> {
 
     /// Takes a line, and gives back what it took up.
     async fn line(&mut self, line: &[u8], room: Option<Room>) {
+        // Many lines come at once, and none is waited for.
+        consume_budget().await;
         self.number += 1;
         if line.trim_ascii().is_empty() {
             return;
         }
         let turn = self.rooms.turn(line).await;
-        let parse = || json::parse(line).map_err(Problem::from).and_then(|value| submission(self.chain, value, None));
-        let submission = beside(turn.is_some(), parse);
+        let parse = |chain: &ChainHandle, line: &[u8]| submission(chain, json::parse(line)?, None);
+        let submission = match turn {
+            None => parse(&self.chain, line),
+            turn => {
+                let (chain, line) = (self.chain.clone(), line.to_vec());
+                aside(&self.app.0.node, turn, move || parse(&chain, &line)).await
+            }
+        };
         // Who waits for room must hold none.
-        drop((turn, room));
+        drop(room);
         match submission {
             Err(problem) => self.refuse(self.number, &problem),
             Ok(submission) => {
@@ -638,9 +650,13 @@ impl<'a> Stream<'a> {
             return;
         }
         let bytes = bytes.min(limits::BODIES_BYTES) as u32;
-        let room = self.app.0.room.clone().acquire_many_owned(bytes).await;
-        let room = Some(room.expect("the room for bodies is never closed"));
-        match self.app.0.node.inject_each(self.chain, submissions, room).await {
+        let memory = self.app.0.room.clone().acquire_many_owned(bytes).await;
+        let memory = Some(memory.expect("the room for bodies is never closed"));
+        // In this order, as whole bodies have their memory first, too.
+        let reserved = Reserved { memory, waiting: self.rooms.to_write(bytes as usize).await };
+        let node = &self.app.0.node;
+        let transactions = beside(bytes as usize >= limits::CHECK_AT_ONCE, || node.record(&self.chain, submissions));
+        match node.inject_each(&self.chain, transactions, reserved).await {
             Ok(placements) => self.sent.push_back((numbers, Box::pin(placements))),
             Err(refused) => self.refuse_all(&numbers, refused),
         }

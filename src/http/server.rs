@@ -1,5 +1,6 @@
 //! Connections: how many, what is spoken on them, how long a request may take to arrive, and how they end.
 
+mod frames;
 mod http2;
 mod socket;
 

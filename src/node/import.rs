@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::yield_now};
 
 use super::Node;
 use crate::{
@@ -221,10 +221,19 @@ impl Import {
     /// # Errors
     /// The first line that does not hold, or why they cannot be stored. The import is over then.
     pub async fn lines(&mut self, lines: &[u8]) -> Result<(), ImportError> {
-        // Hashing takes long enough to hold others up.
-        tokio::task::block_in_place(|| {
-            lines.split_inclusive(|&byte| byte == b'\n').try_for_each(|line| self.line(line.trim_ascii()))
-        })?;
+        let mut at_once = 0;
+        for line in lines.split_inclusive(|&byte| byte == b'\n') {
+            // Hashing takes long enough to hold others up.
+            at_once += line.len();
+            if at_once >= limits::CHECK_AT_ONCE {
+                at_once = line.len();
+                yield_now().await;
+            }
+            match line.len() >= limits::CHECK_AT_ONCE {
+                true => tokio::task::block_in_place(|| self.line(line.trim_ascii()))?,
+                false => self.line(line.trim_ascii())?,
+            }
+        }
         let Target::Stored(storing) = &mut self.target else { return Ok(()) };
         if storing.part.is_empty() {
             return Ok(());
@@ -377,7 +386,7 @@ fn progress(outcome: Outcome) -> Option<Progress> {
 
 impl Node {
     async fn step(&self, id: Hash, step: Step) -> Result<Outcome, ImportError> {
-        Ok(self.submit(self.own_group(), Command::Import(id, step), None).await?)
+        Ok(self.submit(self.own_group(), Command::Import(id, step)).await?)
     }
 
     /// Removes what is stored of the unfinished import of the chain with this id.

@@ -32,7 +32,7 @@ impl Node {
     /// # Errors
     /// The node takes no writes.
     pub(crate) async fn record_mirror(&self, mirror: Mirror) -> Result<(), Refused> {
-        self.submit(self.own_group(), Own::SetMirror(mirror.into()), None).await.map(drop)
+        self.submit(self.own_group(), Own::SetMirror(mirror.into())).await.map(drop)
     }
 
     /// The tokens that sources of mirrors are shown, by their URLs.
@@ -71,7 +71,7 @@ impl Node {
     /// # Errors
     /// The node takes no writes.
     pub(crate) async fn forget_mirror(&self, id: Hash) -> Result<(), Refused> {
-        self.submit(self.own_group(), Own::EndMirror(id), None).await.map(drop)
+        self.submit(self.own_group(), Own::EndMirror(id)).await.map(drop)
     }
 
     /// The root over a chain's first transactions, and one of its quants.
@@ -95,7 +95,7 @@ impl Node {
     /// It stays as it was.
     pub(crate) async fn make_mirror(&self, chain: &ChainHandle, from: String, newest: Hash) -> Result<(), Refused> {
         let command = Command::SetMirror { chain: chain.number(), from, newest };
-        self.submit(chain.group, command, None).await.map(drop)
+        self.submit(chain.group, command).await.map(drop)
     }
 
     /// Goes on with a mirror, which has so many transactions and quants. All of it was verified. It is on disk when this returns.
@@ -108,6 +108,6 @@ impl Node {
         at: (Size, Height),
         steps: Vec<MirrorStep>,
     ) -> Result<(), Refused> {
-        self.submit(chain.group, Command::Mirror { chain: chain.number(), at, steps }, None).await.map(drop)
+        self.submit(chain.group, Command::Mirror { chain: chain.number(), at, steps }).await.map(drop)
     }
 }

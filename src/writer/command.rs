@@ -195,8 +195,17 @@ pub struct Envelope {
     pub request: Request,
     /// Who waits for it.
     pub reply: oneshot::Sender<Result<Outcome, Refused>>,
-    /// The memory that it takes up, given back when it is done, whether or not anybody still waits.
-    pub room: Option<OwnedSemaphorePermit>,
+    /// What it takes up, given back when it is done, whether or not anybody still waits.
+    pub reserved: Reserved,
+}
+
+/// What a request takes up until it is answered.
+#[derive(Default)]
+pub struct Reserved {
+    /// Memory.
+    pub memory: Option<OwnedSemaphorePermit>,
+    /// Its part of what its client may have wait for the writers: of an address, and of a token.
+    pub waiting: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl Envelope {

@@ -308,7 +308,10 @@ impl History {
                 };
                 let (node, submission) = (asked.node.clone(), submission.clone());
                 let Some(handle) = node.chain(name) else { continue };
-                let sent = asked.runtime.spawn(async move { node.inject(&handle, vec![submission], None, None).await });
+                let sent = asked.runtime.spawn(async move {
+                    let transactions = node.record(&handle, vec![submission]);
+                    node.inject(&handle, transactions, None, Default::default()).await
+                });
                 let outcome = wait(&asked, sent);
                 if let Some(Ok(accepted)) = &outcome
                     && self.take(&asked, || {

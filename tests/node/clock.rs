@@ -232,7 +232,8 @@ async fn a_clock_beyond_all_calendars_stops_nothing() {
     let (node, _background) = Node::start(config).await.unwrap();
     let chain = node.chain("qbc").unwrap();
     let submission = Submission { data: b"1".to_vec(), id: None, signed: None };
-    let accepted = node.inject(&chain, vec![submission.clone()], None, None).await.unwrap();
+    let transactions = node.record(&chain, vec![submission.clone()]);
+    let accepted = node.inject(&chain, transactions, None, Default::default()).await.unwrap();
     let (quant, _) = node.leap(&chain, None).await.unwrap();
     assert_eq!((accepted[0].timestamp, quant.header().timestamp), (Timestamp::LAST, Timestamp::LAST));
     node.erase(

@@ -22,6 +22,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
+use super::frames::Frames;
 use crate::{
     http::{new_request_id, problem::Problem},
     limits,
@@ -41,8 +42,8 @@ pub struct Socket {
     explanation: Option<Bytes>,
     /// Once this side is closed.
     linger: Option<Linger>,
-    /// Bytes of which each takes up a step of what its task may do before it gives way, where they may be much work.
-    step: Option<usize>,
+    /// Where they are frames, those that came.
+    frames: Option<Frames>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -52,6 +53,9 @@ struct Linger {
     end: Pin<Box<Sleep>>,
     pause: Pin<Box<Sleep>>,
 }
+
+/// Bytes of one buffer that are written at once.
+const WRITTEN_AT_ONCE: usize = 64 << 10;
 
 /// Steps that tokio lets a task do before it gives way.
 const COOP_STEPS: usize = 128;
@@ -84,13 +88,13 @@ impl Socket {
     ) -> Socket {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write_timeout));
-        Socket { stream: Box::pin(stream), looks, explanation: None, linger: None, step: None, stopping }
+        Socket { stream: Box::pin(stream), looks, explanation: None, linger: None, frames: None, stopping }
     }
 
-    /// Its task gives way to others after few bytes: small frames of HTTP/2 are much more work than what is read of HTTP/1.1, and all that
-    /// have come would be done at once.
+    /// It is one of HTTP/2, and breaks when too many frames come that are of no request. Its task gives way to others after few bytes:
+    /// small frames are much more work than what is read of HTTP/1.1, and all that have come would be done at once.
     pub fn with_frames(self) -> Socket {
-        Socket { step: Some(limits::HTTP2_AT_ONCE / COOP_STEPS), ..self }
+        Socket { frames: Some(Frames::new(Instant::now().into_std())), ..self }
     }
 
     /// While an answer is awaited, nothing is read that would tell.
@@ -199,22 +203,37 @@ impl Linger {
     }
 }
 
+/// Makes the task give way to others after so many bytes.
+fn give_way(cx: &mut Context<'_>, bytes: usize, at_once: usize) {
+    for _ in 0..bytes * COOP_STEPS / at_once {
+        // Where no step is left, what comes next waits.
+        let Poll::Ready(step) = coop::poll_proceed(cx) else { break };
+        step.made_progress();
+    }
+}
+
 fn first(one: Poll<()>, other: Poll<()>) -> Poll<()> {
     if one.is_ready() { one } else { other }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = self.stream.as_mut().poll_read(cx, buf);
-        if let (Some(step), true) = (self.step, read.is_ready()) {
-            for _ in 0..(buf.filled().len() - before) / step {
-                // Where no step is left, the next read waits.
-                let Poll::Ready(step) = coop::poll_proceed(cx) else { break };
-                step.made_progress();
-            }
-        }
-        read
+        let Socket { stream, frames: Some(frames), .. } = &mut *self else {
+            let before = buf.filled().len();
+            ready!(self.stream.as_mut().poll_read(cx, buf))?;
+            give_way(cx, buf.filled().len() - before, limits::BYTES_AT_ONCE);
+            return Poll::Ready(Ok(()));
+        };
+        let mut part = [0; limits::HTTP2_AT_ONCE];
+        let room = part.len().min(buf.remaining());
+        let mut part = ReadBuf::new(&mut part[..room]);
+        ready!(stream.as_mut().poll_read(cx, &mut part))?;
+        frames
+            .see(part.filled(), Instant::now().into_std())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        buf.put_slice(part.filled());
+        give_way(cx, part.filled().len(), limits::HTTP2_AT_ONCE);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -236,7 +255,16 @@ impl AsyncWrite for Socket {
                 return self.poll_explain(cx, head.len());
             }
         }
-        self.stream.as_mut().poll_write_vectored(cx, bufs)
+        let mut all = bufs.iter();
+        let written = match all.find(|buf| !buf.is_empty()) {
+            // The kernel would take megabytes at once.
+            Some(first) if first.len() >= WRITTEN_AT_ONCE => {
+                ready!(self.stream.as_mut().poll_write(cx, &first[..WRITTEN_AT_ONCE]))?
+            }
+            _ => ready!(self.stream.as_mut().poll_write_vectored(cx, bufs))?,
+        };
+        give_way(cx, written, limits::BYTES_AT_ONCE);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

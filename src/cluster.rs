@@ -1686,8 +1686,11 @@ impl Cluster {
         let is_elsewhere = |before: &String| link::address(before) != link::address(&said.host);
         let before = self.host_of(from).filter(is_elsewhere);
         if let Some(before) = before
-            && let Ok((node, _)) = link::call_once(&self.0.identity, &before, STATUS, &[], limits::LINK_TIMEOUT).await
-            && node == from
+            && match link::call_once(&self.0.identity, &before, STATUS, &[], limits::LINK_TIMEOUT).await {
+                Ok((node, _)) => node == from,
+                // It may have too much to do to answer in time: while there is a connection to it, it is there.
+                Err(_) => self.is_linked(from, &before),
+            }
         {
             return Err(format!(
                 "a node with its key runs at {before}: one of the two data folders is a copy, which must not run"
@@ -1695,6 +1698,12 @@ impl Cluster {
         }
         self.0.moved.lock().expect("no holder of this lock panics").insert(from, said.host);
         Ok(())
+    }
+
+    /// Whether there is a connection to a node at this host.
+    fn is_linked(&self, node: NodeId, host: &str) -> bool {
+        let links = self.0.links.lock().expect("no holder of this lock panics");
+        links.get(&node).is_some_and(|(at, link)| link::address(at) == link::address(host) && link.is_up())
     }
 
     /// What another node is known to have of the groups that this one leads.

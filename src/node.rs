@@ -492,7 +492,10 @@ impl Node {
             each_for_itself: false,
         };
         let placed = match self.carrier(chain) {
-            Some(carrier) => carrier.carry(chain.group, carried(transactions, expected)).await?,
+            Some(carrier) => {
+                let _memory = reserved.carried();
+                carrier.carry(chain.group, carried(transactions, expected)).await?
+            }
             None => {
                 let guard = chain.guard(expected.clone());
                 let again = self.0.cluster.get().map(|cluster| (&cluster.carrier, transactions.clone()));
@@ -624,9 +627,9 @@ impl Node {
         if let Some(carrier) = self.carrier(chain) {
             let transactions = Arc::new(transactions);
             let carried = Carried { chain: chain.id, expected: None, transactions, each_for_itself: true };
-            let outcome = carrier.carry(chain.group, carried);
+            let (outcome, memory) = (carrier.carry(chain.group, carried), reserved.carried());
             return Ok(Box::pin(async move {
-                let _reserved = reserved;
+                let _memory = memory;
                 outcome.await
             }));
         }

@@ -208,6 +208,13 @@ pub struct Reserved {
     pub waiting: [Option<OwnedSemaphorePermit>; 2],
 }
 
+impl Reserved {
+    /// What it still takes up where it goes to another node: the writers here do not wait for that.
+    pub fn carried(self) -> Option<OwnedSemaphorePermit> {
+        self.memory
+    }
+}
+
 impl Envelope {
     /// Bytes that it adds to a batch.
     pub(super) fn bytes(&self) -> usize {

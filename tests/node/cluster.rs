@@ -389,6 +389,24 @@ fn one_of_three_may_die() {
     );
 }
 
+/// Large writes of one client wait for each other while others are connected: a stream that is carried must not wait for itself.
+#[test]
+fn a_long_stream_is_carried_beside_other_clients() {
+    const LINES: usize = 6_000;
+    let nodes = Nodes::start(3);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let leader = nodes.leader("kept");
+    let lines = format!("{{\"data\":\"{}\"}}\n", "x".repeat(1_000)).repeat(LINES);
+    let other = Client::builder().local_address(std::net::IpAddr::from([127, 0, 0, 9])).build().unwrap();
+    for number in 0..3 {
+        let node = nodes.node((leader + number) % 3);
+        assert_eq!(other.get(format!("{}/stats", node.url)).send().unwrap().status(), 200);
+        let stream = node.post("/chains/kept/inject").header("content-type", "application/x-ndjson");
+        let sent = stream.body(lines.clone()).timeout(Duration::from_secs(60)).send().unwrap();
+        assert_eq!(sent.json::<Value>().unwrap()["accepted"], LINES);
+    }
+}
+
 #[test]
 fn of_what_is_not_agreed_nothing_is_forgotten_or_doubled() {
     let mut nodes = Nodes::start(3);

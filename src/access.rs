@@ -436,6 +436,8 @@ pub struct Usage {
     pub heavy: Arc<Semaphore>,
     /// KiB of writes that it may still have wait for the writers; more wait, in order.
     pub writes: Arc<Semaphore>,
+    /// Whether a stream of it may wait for memory; others wait.
+    pub next_lines: Arc<Semaphore>,
     /// Slices of proofs of work that may still be sought for it at one time; more wait, in order.
     pub slices: Arc<Semaphore>,
     /// Connections of it that may be worked on at one time; others wait, in order.
@@ -452,8 +454,8 @@ impl Default for Usage {
         let (reads, slices) = (semaphore(TURNS.reads[1]), semaphore(TURNS.reads[1]));
         let (heavy, connections) = (semaphore(TURNS.heavy[1]), semaphore(TURNS.connections));
         let (present, handshakes) = (OnceLock::new(), semaphore(1));
-        let writes = semaphore(limits::WRITES_AHEAD >> 10);
-        Usage { used: Default::default(), reads, heavy, writes, slices, connections, present, handshakes }
+        let (writes, next_lines) = (semaphore(limits::WRITES_AHEAD >> 10), semaphore(1));
+        Usage { used: Default::default(), reads, heavy, writes, next_lines, slices, connections, present, handshakes }
     }
 }
 

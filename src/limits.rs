@@ -21,7 +21,7 @@ pub const BODIES_BYTES: usize = 128 << 20;
 
 /// Bytes of a request body that is not counted among those of its client, where it has come in one piece: most are so, and counting
 /// costs time.
-pub const BODY_UNCOUNTED: usize = 16 << 10;
+pub const BODY_UNCOUNTED: usize = 4 << 10;
 
 /// `max_bytes` of a chain whose bang does not say: 1 MiB.
 pub const MAX_BYTES_DEFAULT: u64 = 1 << 20;

@@ -353,6 +353,7 @@ impl Feed {
     /// The newest events, and what tells that there are more.
     fn join(&self) -> (watch::Receiver<Recent>, watch::Receiver<()>) {
         let mut groups = self.groups.lock().expect("no holder of this lock panics");
+        groups.retain(|group| group.receiver_count() > 0);
         let told = match groups.last().filter(|group| group.receiver_count() < limits::EVENTS_GROUP) {
             Some(group) => group.subscribe(),
             None => {

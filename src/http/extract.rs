@@ -258,6 +258,11 @@ impl Rooms {
         self.turns.to_write(&self.client, bytes).await
     }
 
+    /// Waits until no other stream of this client waits for room, or for the writers with the room that it has.
+    pub async fn to_be_next(&self) -> [Option<OwnedSemaphorePermit>; 2] {
+        self.turns.to_be_next(&self.client).await
+    }
+
     /// The same as [`Rooms::turn`] for what is done with lines, one after the other, however many they are.
     pub async fn turn_of_lines(&self, lines: &[u8]) -> Turn {
         let largest = lines.split(|&byte| byte == b'\n').max_by_key(|line| line.len()).unwrap_or_default();
@@ -302,8 +307,7 @@ pub async fn read_whole(rooms: &Rooms, mut body: Body) -> Result<Whole, Problem>
     if first.len() as u64 == declared {
         return Ok(Whole { bytes: first, room: Some(room) });
     }
-    // What is not used of it takes up no memory.
-    let mut bytes = Vec::with_capacity(declared.max(first.len() as u64) as usize);
+    let mut bytes = Vec::with_capacity((declared as usize).clamp(first.len(), limits::BYTES_AT_ONCE.max(first.len())));
     bytes.extend_from_slice(&first);
     while let Some(data) = next_data(&mut body).await? {
         if bytes.len() + data.len() > limits::BODY_BYTES {

@@ -650,10 +650,22 @@ impl<'a> Stream<'a> {
             return;
         }
         let bytes = bytes.min(limits::BODIES_BYTES) as u32;
-        let memory = self.app.0.room.clone().acquire_many_owned(bytes).await;
-        let memory = Some(memory.expect("the room for bodies is never closed"));
+        let room = self.app.0.room.clone();
+        let next = self.rooms.to_be_next().await;
+        let memory = match room.clone().try_acquire_many_owned(bytes) {
+            Ok(memory) => memory,
+            Err(_) => {
+                // What is on its way to another node is waited for by nobody else, and holds room meanwhile.
+                while !self.sent.is_empty() {
+                    self.settle().await;
+                }
+                room.acquire_many_owned(bytes).await.expect("the room for bodies is never closed")
+            }
+        };
         // In this order, as whole bodies have their memory first, too.
-        let reserved = Reserved { memory, waiting: self.rooms.to_write(bytes as usize).await };
+        let waiting = self.rooms.to_write(bytes as usize).await;
+        drop(next);
+        let reserved = Reserved { memory: Some(memory), waiting };
         let node = &self.app.0.node;
         let transactions = beside(bytes as usize >= limits::CHECK_AT_ONCE, || node.record(&self.chain, submissions));
         match node.inject_each(&self.chain, transactions, reserved).await {

@@ -54,13 +54,19 @@ impl Turns {
     /// few packets takes none.
     pub async fn to_write(&self, client: &Client, bytes: usize) -> Waiting {
         let kib = (bytes.min(limits::WRITES_AHEAD) >> 10) as u32;
-        let is_free = kib < 4 || client.is_alone();
+        let is_free = bytes < limits::BODY_UNCOUNTED || client.is_alone();
         let [address, token] = client.usages().map(|usage| usage.filter(|_| !is_free));
         let part = async |usage: Option<&Arc<Usage>>| match usage {
             Some(usage) => Some(usage.writes.clone().acquire_many_owned(kib).await.expect("it is never closed")),
             None => None,
         };
         [part(address).await, part(token).await]
+    }
+
+    /// Waits until no other stream of the client waits for memory, or for the writers with the memory that it has.
+    pub async fn to_be_next(&self, client: &Client) -> Waiting {
+        let [address, token] = client.usages().map(|usage| usage.filter(|_| !client.is_alone()));
+        [wait_for(address.map(|usage| &usage.next_lines)).await, wait_for(token.map(|usage| &usage.next_lines)).await]
     }
 
     /// The same to parse a text. What is small takes none.

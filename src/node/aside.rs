@@ -5,6 +5,9 @@ use std::io;
 
 use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::limits;
 
 /// About half of the way from the normal priority to the lowest, which is that of mining.
 const PRIORITY: u8 = 25;
@@ -28,13 +31,20 @@ impl Aside {
                 tracing::warn!("reads and other long work have the normal priority: {error:?}");
             }
         };
-        let runtime = Builder::new_current_thread().thread_name("aside").on_thread_start(lower).build()?;
+        let processors = std::thread::available_parallelism().map_or(1, Into::into);
+        // As many as have a turn, and as many more for what the node does by itself.
+        let threads = 2 * (limits::reads(processors)[0] + limits::heavy(processors)[0]);
+        let runtime = Builder::new_current_thread()
+            .max_blocking_threads(threads)
+            .thread_name("aside")
+            .on_thread_start(lower)
+            .build()?;
         Ok(Aside { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    /// Does it there.
+    /// Does it there. What nobody waits for any more is not begun.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.handle.spawn_blocking(work).await.expect("what is done aside does not panic")
+        AbortOnDropHandle::new(self.handle.spawn_blocking(work)).await.expect("what is done aside does not panic")
     }
 }
 

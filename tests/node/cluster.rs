@@ -407,6 +407,27 @@ fn a_long_stream_is_carried_beside_other_clients() {
     }
 }
 
+/// Symptom: streams to a node that does not lead stood still for ever, and all bodies were answered `503`. Cause: each held memory for what
+/// it had sent on, did not look at the answers to that, and waited for more memory. Cure: it looks before it waits.
+#[test]
+fn many_streams_are_carried_at_one_time() {
+    const STREAMS: usize = 64;
+    const LINES: usize = 270;
+    let nodes = Nodes::start(3);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let node = nodes.node((nodes.leader("kept") + 1) % 3);
+    let lines = format!("{{\"data\":\"{}\"}}\n", "x".repeat(10_000)).repeat(LINES);
+    thread::scope(|scope| {
+        for _ in 0..STREAMS {
+            scope.spawn(|| {
+                let stream = node.post("/chains/kept/inject").header("content-type", "application/x-ndjson");
+                let sent = stream.body(lines.clone()).timeout(Duration::from_secs(100)).send().unwrap();
+                assert_eq!(sent.json::<Value>().unwrap()["accepted"], LINES);
+            });
+        }
+    });
+}
+
 #[test]
 fn of_what_is_not_agreed_nothing_is_forgotten_or_doubled() {
     let mut nodes = Nodes::start(3);

@@ -11,6 +11,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const WINDOW_UPDATE: u8 = 8;
+const END_STREAM: u8 = 1;
 
 /// Counts the frames of one connection that carry nothing of a request, and neither end one nor make room for its answer: settings,
 /// pings, pieces of headers. Each makes work, and a client needs few of them.
@@ -53,17 +54,18 @@ impl Frames {
             bytes = &bytes[taken..];
             if self.filled == HEAD_BYTES {
                 self.filled = 0;
-                let [a, b, c, kind, ..] = self.head;
+                let [a, b, c, kind, flags, ..] = self.head;
                 self.skipped = u32::from_be_bytes([0, a, b, c]) as usize;
-                self.count(kind, now)?;
+                self.count(kind, flags, now)?;
             }
         }
         Ok(())
     }
 
-    fn count(&mut self, kind: u8, now: Instant) -> Result<(), TooMany> {
+    fn count(&mut self, kind: u8, flags: u8, now: Instant) -> Result<(), TooMany> {
         match kind {
-            DATA if self.skipped > 0 => return Ok(()),
+            // What is empty ends a request, or is of none.
+            DATA if self.skipped > 0 || flags & END_STREAM != 0 => return Ok(()),
             HEADERS | RST_STREAM | WINDOW_UPDATE => return Ok(()),
             _ => {}
         }
@@ -93,8 +95,10 @@ mod tests {
     #[test]
     fn frames_of_no_request_are_counted_however_they_are_cut() {
         let [most, of_second] = limits::HTTP2_CONTROL;
+        let mut end = frame(DATA, 0);
+        end[4] = END_STREAM;
         let requests =
-            [frame(HEADERS, 50), frame(DATA, 70_000), frame(WINDOW_UPDATE, 4), frame(RST_STREAM, 4)].concat();
+            [frame(HEADERS, 50), frame(DATA, 70_000), end, frame(WINDOW_UPDATE, 4), frame(RST_STREAM, 4)].concat();
         for size in [1, 7, 9, 10, 4_096, 1 << 20] {
             let mut now = Instant::now();
             let mut frames = Frames::new(now);

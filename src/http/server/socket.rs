@@ -218,9 +218,12 @@ fn first(one: Poll<()>, other: Poll<()>) -> Poll<()> {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // What TLS has decrypted already takes up no step by itself.
+        let step = ready!(coop::poll_proceed(cx));
         let Socket { stream, frames: Some(frames), .. } = &mut *self else {
             let before = buf.filled().len();
             ready!(self.stream.as_mut().poll_read(cx, buf))?;
+            step.made_progress();
             give_way(cx, buf.filled().len() - before, limits::BYTES_AT_ONCE);
             return Poll::Ready(Ok(()));
         };
@@ -228,6 +231,7 @@ impl AsyncRead for Socket {
         let room = part.len().min(buf.remaining());
         let mut part = ReadBuf::new(&mut part[..room]);
         ready!(stream.as_mut().poll_read(cx, &mut part))?;
+        step.made_progress();
         frames
             .see(part.filled(), Instant::now().into_std())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;

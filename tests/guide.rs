@@ -185,9 +185,11 @@ struct Reader {
 
 impl Reader {
     fn new() -> Reader {
-        // All are taken at one time, so that they differ.
+        // All are taken at one time, so that they differ. They are none that the kernel gives to clients, who would have them while a node
+        // is stopped.
+        let first = 10_000 + rand::random::<u16>() % 20_000;
         let listeners: Vec<_> =
-            (0..10).map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("there is a port")).collect();
+            (first..32_768).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(10).collect();
         let ports = listeners.iter().map(|listener| listener.local_addr().expect("it has one").port()).collect();
         let folder = || tempfile::tempdir().expect("a temporary folder can be made");
         let reader = Reader { folder: folder(), tools: folder(), ports };

@@ -407,8 +407,8 @@ fn a_long_stream_is_carried_beside_other_clients() {
     }
 }
 
-/// Symptom: streams to a node that does not lead stood still for ever, and all bodies were answered `503`. Cause: each held memory for what
-/// it had sent on, did not look at the answers to that, and waited for more memory. Cure: it looks before it waits.
+/// Together they hold more memory than there is for bodies: none may wait for more while it holds what it has sent on. That they all take
+/// it at the same moment is rare, so this shows that they go on, and not that they always do.
 #[test]
 fn many_streams_are_carried_at_one_time() {
     const STREAMS: usize = 64;

@@ -459,11 +459,11 @@ impl Default for Usage {
     }
 }
 
-/// Waits for a place, where some are counted.
-pub async fn wait_for(places: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {
+/// Waits for so many places, where they are counted.
+pub async fn wait_for(places: Option<&Arc<Semaphore>>, wanted: u32) -> Option<OwnedSemaphorePermit> {
     match places {
         None => None,
-        Some(places) => Some(places.clone().acquire_owned().await.expect("it is never closed")),
+        Some(places) => Some(places.clone().acquire_many_owned(wanted).await.expect("it is never closed")),
     }
 }
 

@@ -15,8 +15,9 @@
 //! | [`writer`] | the writers, one for each group of chains: commands in one order are decided and applied, one commit with one sync for all that waits | `store` |
 //! | [`clock`] | the time of day | `core` |
 //! | [`tls`] | certificates, and encrypted connections; the only place that names what does them | `core` |
-//! | [`mine`] | proof of work, on threads of its own | `core` |
-//! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine`, `clock` |
+//! | [`threads`] | threads of lower priorities | |
+//! | [`mine`] | proof of work, on threads of its own | `core`, `threads` |
+//! | [`node`] | the handle that everyone clones, and what one can do with a node | `writer`, `mine`, `clock`, `threads` |
 //! | [`cluster`] | chains on several nodes: who keeps what, and agreement on it, by an engine that only this names | `node`, `writer`, `store`, `tls` |
 //! | [`leap`] | automatic leaps | `node` |
 //! | [`scrub`] | all data read again and compared with the roots | `node` |
@@ -56,6 +57,7 @@ pub mod node;
 pub mod peers;
 pub mod scrub;
 pub mod store;
+pub mod threads;
 pub mod tls;
 pub mod witness;
 pub mod writer;

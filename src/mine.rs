@@ -12,8 +12,9 @@ use std::{
     },
 };
 
+use thread_priority::ThreadPriority;
 use tokio::{
-    runtime::{Builder, Handle, Runtime},
+    runtime::Builder,
     sync::Semaphore,
     task::{JoinSet, yield_now},
     task_local,
@@ -22,6 +23,7 @@ use tokio::{
 use crate::{
     access::wait_for,
     core::quant::{Header, PROOFS, Quant},
+    threads::Threads,
 };
 
 /// Slices that whoever searches may have at one time, as an address and as the holder of a token, where they are counted.
@@ -44,10 +46,8 @@ const AT_ONCE: u64 = 512;
 
 /// Threads that mine.
 pub struct Miner {
-    /// Taken when the miner is dropped.
-    runtime: Option<Runtime>,
-    handle: Handle,
-    threads: NonZero<usize>,
+    threads: Threads,
+    count: NonZero<usize>,
 }
 
 impl Miner {
@@ -55,18 +55,10 @@ impl Miner {
     ///
     /// # Errors
     /// The operating system gives none.
-    pub fn new(threads: NonZero<usize>) -> std::io::Result<Self> {
-        let lower = || {
-            if let Err(error) = thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min) {
-                tracing::warn!("mining runs at normal priority: {error:?}");
-            }
-        };
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(threads.get())
-            .thread_name("mine")
-            .on_thread_start(lower)
-            .build()?;
-        Ok(Miner { handle: runtime.handle().clone(), runtime: Some(runtime), threads })
+    pub fn new(count: NonZero<usize>) -> std::io::Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(count.get());
+        Ok(Miner { threads: Threads::start(builder, "mine", ThreadPriority::Min)?, count })
     }
 
     /// Finds the proof of a header.
@@ -77,9 +69,9 @@ impl Miner {
         let next = Arc::new(AtomicU64::new(AT_ONCE));
         let (slices, mut searches) = (OF.try_with(Slices::clone).unwrap_or_default(), JoinSet::new());
         // A slice holds the proof of an easy quant, so one thread finds it as soon as many.
-        let threads = if SLICE >> header.difficulty > 0 { 1 } else { self.threads.get() };
+        let threads = if SLICE >> header.difficulty > 0 { 1 } else { self.count.get() };
         for _ in 0..threads {
-            searches.spawn_on(search(header.clone(), next.clone(), slices.clone()), &self.handle);
+            searches.spawn_on(search(header.clone(), next.clone(), slices.clone()), self.threads.handle());
         }
         let found = searches.join_next().await.expect("there is at least one search");
         found.expect("a search does not panic").expect("2^53 proofs hold one for each difficulty that rules allow")
@@ -89,7 +81,7 @@ impl Miner {
 async fn search(header: Header, next: Arc<AtomicU64>, slices: Slices) -> Option<Quant> {
     let [address, token] = &slices;
     loop {
-        let _turn = [wait_for(address.as_ref()).await, wait_for(token.as_ref()).await];
+        let _turn = [wait_for(address.as_ref(), 1).await, wait_for(token.as_ref(), 1).await];
         let start = next.fetch_add(SLICE, Ordering::Relaxed);
         if start >= PROOFS {
             return None;
@@ -98,13 +90,5 @@ async fn search(header: Header, next: Arc<AtomicU64>, slices: Slices) -> Option<
             return Some(quant);
         }
         yield_now().await;
-    }
-}
-
-impl Drop for Miner {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }

@@ -62,6 +62,8 @@ use crate::{
 
 pub use crate::store::{Group, NodeId, Progress, StoreError};
 use aside::Aside;
+
+pub use aside::{beside, is_large};
 pub use figures::Figures;
 pub use import::{Import, ImportError, Imported, State as ImportState, Unfinished};
 
@@ -1253,7 +1255,6 @@ impl Node {
     }
 
     /// Makes transactions of submissions for a chain: this moment, and a salt for each.
-    /// Makes transactions of what is submitted now.
     pub fn record(&self, chain: &ChainHandle, submissions: Vec<Submission>) -> Vec<Transaction> {
         let time = self.time_in(chain);
         let record = |submission| Transaction::new(submission, None, time, rand::random());

@@ -22,7 +22,6 @@ use super::{
     openapi::{Cached, Guard, NameForm, PublicKey, Salt, Signature},
     preconditions::{expected, refuse_key},
     problem::Problem,
-    turns::{beside, is_large},
 };
 use crate::{
     access::Role,
@@ -38,7 +37,7 @@ use crate::{
         transaction::{Id, Record, Timestamp},
     },
     limits,
-    node::{ChainReader, Node, Receipt, StoreError},
+    node::{ChainReader, Node, Receipt, StoreError, beside, is_large},
     scrub,
     writer::{ChainHandle, Mirrored},
 };
@@ -490,19 +489,19 @@ async fn transaction_at(
     index: Index,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let (record, quant) = app.0.node.transaction(chain, index).await?;
-    let state = if quant.is_some() { "sealed" } else { "pooled" };
-    let is_sealed = quant.is_some();
-    let is_long = is_large(&record);
-    let look = move || {
+    let is_sealed = chain.head().newest.size().has(index);
+    let read = app.0.node.read(chain, move |chain| {
+        let quant = is_sealed.then(|| chain.quant_of(index)).transpose()?;
+        let record = chain.record(index)?;
+        let read = is_sealed.then(|| Record::parse(&record)).transpose();
+        let read = read.map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
         // What is erased stays so, and the chain's own records are never erased.
-        let is_final = |read: Record| read.transaction.kind().is_some() || read.transaction.erased().is_some();
-        let read = is_sealed.then(|| Record::parse(&record).map(is_final)).transpose();
-        (leaf(&record), read, record)
-    };
-    let (hash, is_final, mut record) = if is_long { app.0.node.aside(look).await } else { look() };
-    let is_final = is_final.map_err(|detail| StoreError::Damaged(format!("transaction {index}: {detail}")))?;
-    let is_final = is_final.unwrap_or_default();
+        let is_final =
+            read.is_some_and(|read| read.transaction.kind().is_some() || read.transaction.erased().is_some());
+        Ok((leaf(&record), quant, is_final, record))
+    });
+    let (hash, quant, is_final, mut record) = read.await?;
+    let state = if is_sealed { "sealed" } else { "pooled" };
     let tag = format!("\"{hash}-{state}\"");
     let cache = if is_final { Cache::Immutable } else { Cache::Revalidate };
     if let Some(unchanged) = unchanged(headers, &tag, cache) {

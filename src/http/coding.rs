@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    future::ready,
+    future::{poll_fn, ready},
     io,
     pin::Pin,
     sync::Arc,
@@ -35,9 +35,9 @@ use super::{
     extract::weighted,
     problem::Problem,
     proofs::Incompressible,
-    turns::beside,
+    turns::take_steps,
 };
-use crate::limits;
+use crate::{limits, node::beside};
 
 /// What `Accept-Encoding` names, and compression makes (see `tower_http` in Cargo.toml). The later ones are the better ones.
 pub const CODINGS: [&str; 3] = ["gzip", "br", "zstd"];
@@ -189,18 +189,18 @@ fn decoder(coding: &str, source: Source) -> Pin<Box<dyn AsyncRead + Send>> {
     }
 }
 
-/// What a piece takes up of the 128 steps that a task may do before it gives way to others.
-const STEPS: usize = 32;
-
 fn pieces(
     coding: &'static str,
     decoder: Pin<Box<dyn AsyncRead + Send>>,
 ) -> impl Stream<Item = Result<Bytes, BoxError>> {
     ReaderStream::with_capacity(decoder, limits::DECODED_BYTES).then(move |piece| async move {
         // A few bytes can become very many, and none of them is waited for.
-        for _ in 0..STEPS {
-            consume_budget().await;
-        }
+        poll_fn(|cx| {
+            take_steps(cx, limits::DECODED_BYTES, limits::BYTES_AT_ONCE);
+            Poll::Ready(())
+        })
+        .await;
+        consume_budget().await;
         piece.map_err(|error| match error.get_ref().is_some_and(|inner| inner.is::<axum::Error>()) {
             true => error.into(),
             false => Undecodable(coding).into(),

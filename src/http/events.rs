@@ -375,11 +375,7 @@ impl Feed {
 
     /// Tells all that there is more.
     async fn tell(&self) {
-        let groups = {
-            let mut groups = self.groups.lock().expect("no holder of this lock panics");
-            groups.retain(|group| group.receiver_count() > 0);
-            groups.clone()
-        };
+        let groups = self.groups.lock().expect("no holder of this lock panics").clone();
         for group in groups {
             group.send_replace(());
             yield_now().await;

@@ -22,7 +22,7 @@ use super::{
     access::{Client, Holds},
     coding::Undecodable,
     problem::Problem,
-    turns::{Turn, Turns, aside},
+    turns::{Places, Turn, Turns, aside},
 };
 use crate::{
     access::Resource,
@@ -254,12 +254,12 @@ impl Rooms {
     }
 
     /// Waits until so much of this client's may wait for the writers.
-    pub async fn to_write(&self, bytes: usize) -> [Option<OwnedSemaphorePermit>; 2] {
+    pub async fn to_write(&self, bytes: usize) -> Places {
         self.turns.to_write(&self.client, bytes).await
     }
 
     /// Waits until no other stream of this client waits for room, or for the writers with the room that it has.
-    pub async fn to_be_next(&self) -> [Option<OwnedSemaphorePermit>; 2] {
+    pub async fn to_be_next(&self) -> Places {
         self.turns.to_be_next(&self.client).await
     }
 

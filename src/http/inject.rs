@@ -1,6 +1,11 @@
 //! `POST /inject`: one transaction, an array, a form, or a stream of lines.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -23,7 +28,7 @@ use super::{
     openapi::{Guard, OneOrMany, PublicKey, Signature},
     preconditions::{IDEMPOTENCY_KEY, expected, idempotency_key},
     problem::{Problem, ProblemDocument},
-    turns::{aside, beside},
+    turns::aside,
 };
 use crate::{
     cluster::agreement_timeout,
@@ -36,7 +41,7 @@ use crate::{
         transaction::{Id, Submission, Timestamp},
     },
     limits,
-    node::Accepted,
+    node::{Accepted, beside},
     writer::{ChainHandle, Placed, Refused, Reserved},
 };
 
@@ -561,10 +566,25 @@ impl Lines {
 
 type Placements = Pin<Box<dyn Future<Output = Result<Vec<Result<Placed, Refused>>, Refused>> + Send>>;
 
+/// Waits for what others hold, too; where it does not come at once, behind what gives back what this one holds itself.
+///
+/// Symptom: streams to a node that does not lead stood still, and all bodies were answered `503`. Cause: each held memory for what it had
+/// sent on, looked at no answer to that, and waited for more memory, or for one that waited for it.
+async fn behind<T>(own: impl Future<Output = ()>, wait: impl Future<Output = T>) -> T {
+    let mut wait = pin!(wait);
+    match wait.as_mut().now_or_never() {
+        Some(done) => done,
+        None => {
+            own.await;
+            wait.await
+        }
+    }
+}
+
 /// Lines on their way to the writer.
 struct Stream<'a> {
     app: &'a App,
-    rooms: Rooms,
+    rooms: Arc<Rooms>,
     chain: Arc<ChainHandle>,
     /// Lines seen.
     number: u64,
@@ -588,7 +608,7 @@ impl<'a> Stream<'a> {
     fn new(app: &'a App, rooms: Rooms, chain: Arc<ChainHandle>) -> Self {
         Stream {
             app,
-            rooms,
+            rooms: rooms.into(),
             chain,
             number: 0,
             group: Group::default(),
@@ -649,25 +669,18 @@ impl<'a> Stream<'a> {
         if numbers.is_empty() {
             return;
         }
-        let bytes = bytes.min(limits::BODIES_BYTES) as u32;
-        let room = self.app.0.room.clone();
-        let next = self.rooms.to_be_next().await;
-        let memory = match room.clone().try_acquire_many_owned(bytes) {
-            Ok(memory) => memory,
-            Err(_) => {
-                // What is on its way to another node is waited for by nobody else, and holds room meanwhile.
-                while !self.sent.is_empty() {
-                    self.settle().await;
-                }
-                room.acquire_many_owned(bytes).await.expect("the room for bodies is never closed")
-            }
+        let (rooms, room) = (self.rooms.clone(), self.app.0.room.clone());
+        let reserve = async move {
+            let bytes = bytes.min(limits::BODIES_BYTES);
+            let _next = rooms.to_be_next().await;
+            let memory = room.acquire_many_owned(bytes as u32).await;
+            let memory = Some(memory.expect("the room for bodies is never closed"));
+            // In this order, as whole bodies have their memory first, too.
+            Reserved { memory, waiting: rooms.to_write(bytes).await }
         };
-        // In this order, as whole bodies have their memory first, too.
-        let waiting = self.rooms.to_write(bytes as usize).await;
-        drop(next);
-        let reserved = Reserved { memory: Some(memory), waiting };
+        let reserved = behind(self.settle_all(), reserve).await;
         let node = &self.app.0.node;
-        let transactions = beside(bytes as usize >= limits::CHECK_AT_ONCE, || node.record(&self.chain, submissions));
+        let transactions = beside(bytes >= limits::CHECK_AT_ONCE, || node.record(&self.chain, submissions));
         match node.inject_each(&self.chain, transactions, reserved).await {
             Ok(placements) => self.sent.push_back((numbers, Box::pin(placements))),
             Err(refused) => self.refuse_all(&numbers, refused),
@@ -703,11 +716,15 @@ impl<'a> Stream<'a> {
         }
     }
 
-    async fn finish(&mut self) {
-        self.flush().await;
+    async fn settle_all(&mut self) {
         while !self.sent.is_empty() {
             self.settle().await;
         }
+    }
+
+    async fn finish(&mut self) {
+        self.flush().await;
+        self.settle_all().await;
     }
 
     fn answer(self) -> Response {
@@ -731,5 +748,23 @@ impl<'a> Stream<'a> {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_room_gives_back_first_what_it_holds_itself() {
+        let room = Arc::new(Semaphore::new(2));
+        let take = |places| room.clone().acquire_many_owned(places);
+        let held = take(1).now_or_never().expect("there is room");
+        let mut own = pin!(async move { drop(held) });
+        let taken = behind(async { panic!("it looks at nothing where there is room") }, take(1)).now_or_never();
+        drop(taken.expect("there is room"));
+        assert!(behind(own.as_mut(), take(2)).now_or_never().is_some());
     }
 }

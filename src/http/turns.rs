@@ -3,15 +3,21 @@
 //! The processors do some of it at one time, and each client has a queue of its own for its part of that. So what one client asks for,
 //! however much it is, keeps another one waiting for no longer than a few pieces take.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::coop,
+};
 
 use super::access::Client;
 use crate::{
     access::{self, Usage, wait_for},
     limits,
-    node::Node,
+    node::{Node, beside, is_large},
 };
 
 /// What is taken in turns. A clone is another handle to the same.
@@ -23,12 +29,12 @@ pub struct Turns {
     parsed: Arc<Semaphore>,
 }
 
-/// Places among what waits for the writers, of an address and of a token.
-type Waiting = [Option<OwnedSemaphorePermit>; 2];
+/// Places of a client, as an address and as the holder of a token, where they are counted.
+pub type Places = [Option<OwnedSemaphorePermit>; 2];
 
 /// A turn, until it is dropped.
 pub struct Turn {
-    _of_client: [Option<OwnedSemaphorePermit>; 2],
+    _of_client: Places,
     _of_all: OwnedSemaphorePermit,
     _parsed: Option<OwnedSemaphorePermit>,
 }
@@ -45,28 +51,26 @@ impl Turns {
         // Who is alone needs no turn of its own, but where it has to wait, whoever comes then must not wait for all of it.
         let at_once = client.is_alone().then(|| self.reads.clone().try_acquire_owned().ok()).flatten();
         match at_once {
-            Some(of_all) => Turn { _of_client: [None, None], _of_all: of_all, _parsed: None },
-            None => take(client.usages().map(|usage| usage.map(|usage| &usage.reads)), &self.reads).await,
+            Some(of_all) => Turn { _of_client: Places::default(), _of_all: of_all, _parsed: None },
+            None => take(client, |usage| &usage.reads, &self.reads).await,
         }
     }
 
     /// Waits until no more than its part of what the writers have before them is this client's, with `bytes` more. What is smaller than a
     /// few packets takes none.
-    pub async fn to_write(&self, client: &Client, bytes: usize) -> Waiting {
-        let kib = (bytes.min(limits::WRITES_AHEAD) >> 10) as u32;
-        let is_free = bytes < limits::BODY_UNCOUNTED || client.is_alone();
-        let [address, token] = client.usages().map(|usage| usage.filter(|_| !is_free));
-        let part = async |usage: Option<&Arc<Usage>>| match usage {
-            Some(usage) => Some(usage.writes.clone().acquire_many_owned(kib).await.expect("it is never closed")),
-            None => None,
-        };
-        [part(address).await, part(token).await]
+    pub async fn to_write(&self, client: &Client, bytes: usize) -> Places {
+        match bytes < limits::BODY_UNCOUNTED || client.is_alone() {
+            true => Places::default(),
+            false => of_client(client, |usage| &usage.writes, (bytes.min(limits::WRITES_AHEAD) >> 10) as u32).await,
+        }
     }
 
     /// Waits until no other stream of the client waits for memory, or for the writers with the memory that it has.
-    pub async fn to_be_next(&self, client: &Client) -> Waiting {
-        let [address, token] = client.usages().map(|usage| usage.filter(|_| !client.is_alone()));
-        [wait_for(address.map(|usage| &usage.next_lines)).await, wait_for(token.map(|usage| &usage.next_lines)).await]
+    pub async fn to_be_next(&self, client: &Client) -> Places {
+        match client.is_alone() {
+            true => Places::default(),
+            false => of_client(client, |usage| &usage.next_lines, 1).await,
+        }
     }
 
     /// The same to parse a text. What is small takes none.
@@ -76,22 +80,12 @@ impl Turns {
 
     /// The same for heavy work, with the memory that the values of the largest text in it may take up.
     pub async fn to_work(&self, client: &Client, largest: &[u8]) -> Turn {
-        let turn = take(client.usages().map(|usage| usage.map(|usage| &usage.heavy)), &self.heavy).await;
+        let turn = take(client, |usage| &usage.heavy, &self.heavy).await;
         let bytes = beside(is_large(largest), || values_bytes(largest));
         let kib = (bytes >> 10).min(limits::PARSED_BYTES >> 10) as u32;
         let parsed = self.parsed.clone().acquire_many_owned(kib).await;
         Turn { _parsed: Some(parsed.expect("it is never closed")), ..turn }
     }
-}
-
-/// Whether it takes milliseconds to parse or to hash a text.
-pub fn is_large(text: &[u8]) -> bool {
-    text.len() >= limits::CHECK_AT_ONCE
-}
-
-/// Does what takes milliseconds where it holds nobody up; what is short is done at once.
-pub fn beside<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
-    if is_long { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// Does what has a turn on threads that give way to all others, and ends the turn then, also where nobody waits any more; what needs none is
@@ -106,12 +100,29 @@ pub async fn aside<T: Send + 'static>(node: &Node, turn: Option<Turn>, work: imp
     node.aside(work).await
 }
 
-/// Waits for the turn of a client, as an address and as the holder of a token.
-async fn take([address, token]: [Option<&Arc<Semaphore>>; 2], all: &Arc<Semaphore>) -> Turn {
-    // In this order always, so that nobody waits for somebody who waits.
-    let of_client = [wait_for(address).await, wait_for(token).await];
-    let of_all = wait_for(Some(all)).await.expect("it is counted");
+/// Waits for the turn of a client.
+async fn take(client: &Client, of: impl Fn(&Usage) -> &Arc<Semaphore>, all: &Arc<Semaphore>) -> Turn {
+    let of_client = of_client(client, of, 1).await;
+    let of_all = wait_for(Some(all), 1).await.expect("it is counted");
     Turn { _of_client: of_client, _of_all: of_all, _parsed: None }
+}
+
+/// Waits for so many places of a client.
+async fn of_client(client: &Client, of: impl Fn(&Usage) -> &Arc<Semaphore>, places: u32) -> Places {
+    let [address, token] = client.usages().map(|usage| usage.map(|usage| of(usage)));
+    // In this order always, so that nobody waits for somebody who waits.
+    [wait_for(address, places).await, wait_for(token, places).await]
+}
+
+/// Makes the task give way to others once it has done as much as `bytes` are of `at_once`, together with what it has done before.
+pub fn take_steps(cx: &mut Context<'_>, bytes: usize, at_once: usize) {
+    /// What tokio lets a task do before it gives way.
+    const STEPS: usize = 128;
+    for _ in 0..bytes * STEPS / at_once {
+        // Where no step is left, what comes next waits.
+        let Poll::Ready(step) = coop::poll_proceed(cx) else { break };
+        step.made_progress();
+    }
 }
 
 /// How much memory the values of a JSON text may take up. What stands in its strings is taken for values too.
@@ -129,16 +140,18 @@ mod tests {
 
     use super::*;
 
+    /// All turns to read that a client gets at once.
+    fn reads(turns: &Turns, client: &Client) -> Vec<Turn> {
+        std::iter::from_fn(|| turns.to_read(client).now_or_never()).collect()
+    }
+
     /// Symptom: who asked for a little waited for all that others had asked for before. Cause: one queue for all reads of the store. Cure:
     /// each client has one, for its part of the turns.
     #[tokio::test]
     async fn one_client_leaves_turns_to_others() {
         let (turns, [one, other]) = (Turns::new(), [Client::one_of_many(), Client::one_of_many()]);
         let [all, of_one] = access::TURNS.reads;
-        let mut held: Vec<Turn> = Vec::new();
-        while let Some(turn) = turns.to_read(&one).now_or_never() {
-            held.push(turn);
-        }
+        let mut held = reads(&turns, &one);
         assert_eq!(held.len(), of_one);
         let mut waiting: Vec<_> = (0..1_000).map(|_| Box::pin(turns.to_read(&one))).collect();
         assert!(waiting.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
@@ -155,10 +168,7 @@ mod tests {
     async fn who_is_alone_takes_all_turns_but_waits_in_its_own_queue() {
         let (turns, alone, other) = (Turns::new(), Client::alone(), Client::one_of_many());
         let [all, of_one] = access::TURNS.reads;
-        let mut held: Vec<Turn> = Vec::new();
-        while let Some(turn) = turns.to_read(&alone).now_or_never() {
-            held.push(turn);
-        }
+        let mut held = reads(&turns, &alone);
         assert_eq!(held.len(), all);
         let mut waiting: Vec<_> = (0..1_000).map(|_| Box::pin(turns.to_read(&alone))).collect();
         assert!(waiting.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));

@@ -1,23 +1,18 @@
-//! Threads that read the store, and do what else takes milliseconds. They have a lower priority than those that serve connections and
-//! write, so that much of that keeps nobody waiting who asks for something short.
+//! Work that takes milliseconds, where it keeps nobody waiting who asks for something short.
 
 use std::io;
 
-use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
-use tokio::runtime::{Builder, Handle, Runtime};
+use thread_priority::{ThreadPriority, ThreadPriorityValue};
+use tokio::runtime::Builder;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::limits;
+use crate::{limits, threads::Threads};
 
 /// About half of the way from the normal priority to the lowest, which is that of mining.
 const PRIORITY: u8 = 25;
 
-/// The threads.
-pub struct Aside {
-    /// Taken when they are dropped. Only its threads for what may block are used.
-    runtime: Option<Runtime>,
-    handle: Handle,
-}
+/// Threads that read the store, and parse and hash what is large.
+pub struct Aside(Threads);
 
 impl Aside {
     /// Starts none yet.
@@ -25,33 +20,27 @@ impl Aside {
     /// # Errors
     /// The operating system gives no resources.
     pub fn new() -> io::Result<Aside> {
-        let lower = || {
-            let priority = ThreadPriorityValue::try_from(PRIORITY).expect("it is one");
-            if let Err(error) = set_current_thread_priority(ThreadPriority::Crossplatform(priority)) {
-                tracing::warn!("reads and other long work have the normal priority: {error:?}");
-            }
-        };
         let processors = std::thread::available_parallelism().map_or(1, Into::into);
+        let mut builder = Builder::new_current_thread();
         // As many as have a turn, and as many more for what the node does by itself.
-        let threads = 2 * (limits::reads(processors)[0] + limits::heavy(processors)[0]);
-        let runtime = Builder::new_current_thread()
-            .max_blocking_threads(threads)
-            .thread_name("aside")
-            .on_thread_start(lower)
-            .build()?;
-        Ok(Aside { handle: runtime.handle().clone(), runtime: Some(runtime) })
+        builder.max_blocking_threads(2 * (limits::reads(processors)[0] + limits::heavy(processors)[0]));
+        let priority = ThreadPriorityValue::try_from(PRIORITY).expect("it is one");
+        Threads::start(builder, "aside", ThreadPriority::Crossplatform(priority)).map(Aside)
     }
 
     /// Does it there. What nobody waits for any more is not begun.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        AbortOnDropHandle::new(self.handle.spawn_blocking(work)).await.expect("what is done aside does not panic")
+        let work = self.0.handle().spawn_blocking(work);
+        AbortOnDropHandle::new(work).await.expect("what is done aside does not panic")
     }
 }
 
-impl Drop for Aside {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
+/// Whether it takes milliseconds to parse or to hash a text.
+pub fn is_large(text: &[u8]) -> bool {
+    text.len() >= limits::CHECK_AT_ONCE
+}
+
+/// Does what takes milliseconds, and cannot go to other threads, where it holds nobody up; what is short is done at once.
+pub fn beside<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
+    if is_long { tokio::task::block_in_place(work) } else { work() }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{sync::watch, task::yield_now};
 
-use super::Node;
+use super::{Node, beside, is_large};
 use crate::{
     core::{
         count::{Height, Size},
@@ -229,10 +229,7 @@ impl Import {
                 at_once = line.len();
                 yield_now().await;
             }
-            match line.len() >= limits::CHECK_AT_ONCE {
-                true => tokio::task::block_in_place(|| self.line(line.trim_ascii()))?,
-                false => self.line(line.trim_ascii())?,
-            }
+            beside(is_large(line), || self.line(line.trim_ascii()))?;
         }
         let Target::Stored(storing) = &mut self.target else { return Ok(()) };
         if storing.part.is_empty() {

@@ -113,20 +113,6 @@ impl Node {
         self.read(chain, move |chain| chain.quant_with_hash(hash)).await
     }
 
-    /// One transaction of a chain as it is served, with the quant that seals it, unless it is pooled.
-    pub async fn transaction(
-        &self,
-        chain: &Arc<ChainHandle>,
-        index: Index,
-    ) -> Result<(Vec<u8>, Option<Height>), StoreError> {
-        let is_sealed = chain.head().newest.size().has(index);
-        self.read(chain, move |chain| {
-            let quant = is_sealed.then(|| chain.quant_of(index)).transpose()?;
-            Ok((chain.record(index)?, quant))
-        })
-        .await
-    }
-
     /// The transaction of a chain that a client gave this id.
     pub async fn transaction_with_id(&self, chain: &Arc<ChainHandle>, id: Id) -> Result<Option<Index>, StoreError> {
         let found = self.read(chain, move |chain| chain.transaction_with_id(&id)).await?;

@@ -407,27 +407,6 @@ fn a_long_stream_is_carried_beside_other_clients() {
     }
 }
 
-/// Together they hold more memory than there is for bodies: none may wait for more while it holds what it has sent on. That they all take
-/// it at the same moment is rare, so this shows that they go on, and not that they always do.
-#[test]
-fn many_streams_are_carried_at_one_time() {
-    const STREAMS: usize = 64;
-    const LINES: usize = 270;
-    let nodes = Nodes::start(3);
-    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
-    let node = nodes.node((nodes.leader("kept") + 1) % 3);
-    let lines = format!("{{\"data\":\"{}\"}}\n", "x".repeat(10_000)).repeat(LINES);
-    thread::scope(|scope| {
-        for _ in 0..STREAMS {
-            scope.spawn(|| {
-                let stream = node.post("/chains/kept/inject").header("content-type", "application/x-ndjson");
-                let sent = stream.body(lines.clone()).timeout(Duration::from_secs(100)).send().unwrap();
-                assert_eq!(sent.json::<Value>().unwrap()["accepted"], LINES);
-            });
-        }
-    });
-}
-
 #[test]
 fn of_what_is_not_agreed_nothing_is_forgotten_or_doubled() {
     let mut nodes = Nodes::start(3);

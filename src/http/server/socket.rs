@@ -24,7 +24,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use super::frames::Frames;
 use crate::{
-    http::{new_request_id, problem::Problem},
+    http::{new_request_id, problem::Problem, turns::take_steps},
     limits,
     tls::Stream,
 };
@@ -56,9 +56,6 @@ struct Linger {
 
 /// Bytes of one buffer that are written at once.
 const WRITTEN_AT_ONCE: usize = 64 << 10;
-
-/// Steps that tokio lets a task do before it gives way.
-const COOP_STEPS: usize = 128;
 
 /// Lets the kernel find out whether peers are there, on all connections that a listener accepts.
 pub fn keep_alive(listener: &TcpListener) {
@@ -203,15 +200,6 @@ impl Linger {
     }
 }
 
-/// Makes the task give way to others after so many bytes.
-fn give_way(cx: &mut Context<'_>, bytes: usize, at_once: usize) {
-    for _ in 0..bytes * COOP_STEPS / at_once {
-        // Where no step is left, what comes next waits.
-        let Poll::Ready(step) = coop::poll_proceed(cx) else { break };
-        step.made_progress();
-    }
-}
-
 fn first(one: Poll<()>, other: Poll<()>) -> Poll<()> {
     if one.is_ready() { one } else { other }
 }
@@ -224,7 +212,7 @@ impl AsyncRead for Socket {
             let before = buf.filled().len();
             ready!(self.stream.as_mut().poll_read(cx, buf))?;
             step.made_progress();
-            give_way(cx, buf.filled().len() - before, limits::BYTES_AT_ONCE);
+            take_steps(cx, buf.filled().len() - before, limits::BYTES_AT_ONCE);
             return Poll::Ready(Ok(()));
         };
         let mut part = [0; limits::HTTP2_AT_ONCE];
@@ -236,7 +224,7 @@ impl AsyncRead for Socket {
             .see(part.filled(), Instant::now().into_std())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         buf.put_slice(part.filled());
-        give_way(cx, part.filled().len(), limits::HTTP2_AT_ONCE);
+        take_steps(cx, part.filled().len(), limits::HTTP2_AT_ONCE);
         Poll::Ready(Ok(()))
     }
 }
@@ -267,7 +255,7 @@ impl AsyncWrite for Socket {
             }
             _ => ready!(self.stream.as_mut().poll_write_vectored(cx, bufs))?,
         };
-        give_way(cx, written, limits::BYTES_AT_ONCE);
+        take_steps(cx, written, limits::BYTES_AT_ONCE);
         Poll::Ready(Ok(written))
     }
 

@@ -133,6 +133,8 @@ struct Inner {
     opening: tokio::sync::Mutex<()>,
     /// The groups that are being moved.
     moving: Mutex<BTreeMap<Group, String>>,
+    /// When what the nodes know was compared last.
+    compared: Mutex<Option<Instant>>,
     /// When this node has given each group back last to the node that is to lead it.
     given_back: Mutex<HashMap<Group, Instant>>,
     /// When each node answered last, and whether it has left the last question unanswered.
@@ -277,6 +279,7 @@ impl Cluster {
             turns: Turns::default(),
             opening: tokio::sync::Mutex::default(),
             moving: Mutex::default(),
+            compared: Mutex::default(),
             given_back: Mutex::default(),
             seen: Mutex::default(),
             surveys: Mutex::default(),
@@ -1148,6 +1151,7 @@ impl Cluster {
         }
         if self.leads(Group::META) {
             self.plan(&known).await;
+            self.compare().await;
         }
     }
 
@@ -1301,6 +1305,22 @@ impl Cluster {
             && let Err(error) = self.change(change).await
         {
             tracing::warn!("the cluster is not brought in order yet: {error}");
+        }
+    }
+
+    /// As the leader of the cluster: has all nodes compare what they know with what this one knows, where that has changed.
+    async fn compare(&self) {
+        {
+            let mut compared = self.0.compared.lock().expect("no holder of this lock panics");
+            if compared.is_some_and(|last| last.elapsed() < limits::COMPARE_EVERY) {
+                return;
+            }
+            *compared = Some(Instant::now());
+        }
+        if let Some(comparison) = self.0.store.comparison()
+            && let Err(error) = self.change(comparison).await
+        {
+            tracing::warn!("what the nodes of the cluster know is not compared yet: {error}");
         }
     }
 }

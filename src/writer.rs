@@ -239,12 +239,12 @@ impl Core {
     /// Makes an entry visible, which is agreed and durable here. It says whether a change of the cluster was as expected.
     ///
     /// # Errors
-    /// It cannot be stored.
+    /// It cannot be stored, or this node has other chains than the one that leads.
     pub fn apply(&self, index: u64, said: &Said) -> Result<bool, StoreError> {
         let mut state = self.lock();
         let mut pending = Pending::default();
         if let Said::Cluster(digest) = said {
-            state.ledger.compare(digest);
+            state.ledger.compare(digest)?;
         }
         if let Said::Effects(records) = said {
             match state.proposed.pop_front() {

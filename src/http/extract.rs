@@ -34,7 +34,7 @@ use crate::{
         transaction::{Signed, take_signed},
     },
     limits,
-    writer::ChainHandle,
+    writer::{ChainHandle, Refused},
 };
 
 /// Query parameters; malformed ones are a `400`, and so are unknown ones on every route, see [`super::check_query`].
@@ -130,6 +130,9 @@ impl FromRequestParts<App> for ChainOf {
         let named = path_parameter(parts, |name| name == CHAIN).await?;
         let name = named.as_deref().unwrap_or(ChainName::DEFAULT);
         let Some(chain) = app.0.node.chain(name) else { return Err(Box::pin(no_chain(app, name)).await) };
+        if let Some(detail) = chain.difference() {
+            return Err(Refused::Damaged(detail).into());
+        }
         let prefix = named.as_ref().map(|_| format!("/chains/{}", chain.name)).unwrap_or_default();
         let turn = match parts.extensions.get::<InTurn>() {
             Some(InTurn) => Some(app.0.turns.to_read(&Client::in_extensions(&parts.extensions)).await),

@@ -199,9 +199,10 @@ impl About {
         !self.writes && self.chain.is_some() && ["quants", "transactions", "consistency"].contains(&self.part.as_str())
     }
 
-    /// The group of the chain, where that is kept on this node.
+    /// The group of the chain, where that is kept on this node, and as the others have it.
     pub fn kept_here(&self, node: &Node) -> Option<Group> {
-        Some(node.chain(self.chain.as_ref()?)?.group)
+        let chain = node.chain(self.chain.as_ref()?)?;
+        chain.difference().is_none().then_some(chain.group)
     }
 
     /// The group that keeps the chain, whether it is kept here, whether it is about what is sealed, and whether it goes to the leader
@@ -210,9 +211,10 @@ impl About {
         let chain = self.chain.as_ref()?;
         let local = node.chain(chain);
         let group = local.as_ref().map(|chain| chain.group).or_else(|| cluster.group_of(chain))?;
+        let is_here = local.is_some_and(|chain| chain.difference().is_none());
         // What is kept here is checked here, and the node carries it to the one that leads.
-        let writes = self.writes && !(self.is_inject() && local.is_some());
-        Some((group, local.is_some(), self.part == "tile" || self.is_inject(), writes))
+        let writes = self.writes && !(self.is_inject() && is_here);
+        Some((group, is_here, self.part == "tile" || self.is_inject(), writes))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     StoreError,
@@ -16,7 +16,11 @@ use super::{
     runs::{Erasure, parse_run},
 };
 use crate::{
-    core::{count, hash::Hash},
+    core::{
+        count,
+        hash::{self, Hash},
+        json,
+    },
     limits,
     log::{Mark, Place, Reader},
 };
@@ -276,6 +280,9 @@ pub(super) fn read_entry(
 /// Before the name of a chain, in what the cluster knows, the id of the group that keeps it.
 pub const CHAIN_PLACE: &str = "chain ";
 
+/// The name of what the node that leads knew when it had the others compare that with what they know.
+const COMPARISON: &str = "comparison";
+
 /// Before a name in what the cluster knows, its row in the index.
 const CLUSTER: &str = "cluster ";
 
@@ -308,6 +315,25 @@ impl ClusterChange {
         }
         self.set.iter().for_each(|(name, value)| known.set(name, value.as_ref()));
         true
+    }
+
+    /// Refuses a [comparison](Known::comparison), as the entry of this index, where this node knows something else than the one that
+    /// leads. One of the two is wrong, and nobody can tell which.
+    ///
+    /// # Errors
+    /// It does.
+    pub(super) fn check(&self, known: &Known, index: u64) -> Result<(), StoreError> {
+        match self.set.get(COMPARISON) {
+            // What came between is not in it.
+            Some(Some(led)) if led["index"] == index && led["digest"] != json!(known.digest()) => {
+                Err(StoreError::Damaged(
+                    "what this node knows of the cluster differs from what the node that leads it knows: stop this node, take it \
+                     out with \"qbc cluster leave ID --lost\" at another one, and join a new one"
+                        .into(),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -345,6 +371,26 @@ impl Known {
     #[cfg(test)]
     pub(crate) fn change(&mut self, change: &ClusterChange) -> bool {
         change.apply(self)
+    }
+
+    /// The change that has all nodes compare what they know with this, if it is the next one, with this index. Nothing where the last one
+    /// was that, too.
+    pub(super) fn comparison(&self, index: u64) -> Option<ClusterChange> {
+        let is_compared = self.values.get(COMPARISON).is_some_and(|last| last["index"] == index - 1);
+        let comparison = json!({"index": index, "digest": self.digest()});
+        (!is_compared).then(|| ClusterChange {
+            set: BTreeMap::from([(COMPARISON.into(), Some(comparison))]),
+            ..ClusterChange::default()
+        })
+    }
+
+    /// The hash of all values but what was compared last.
+    fn digest(&self) -> Hash {
+        let mut all = Vec::new();
+        for (name, value) in self.values.iter().filter(|(name, _)| *name != COMPARISON) {
+            all.extend(json::canonical(&json!([name, value])));
+        }
+        hash::leaf(&all)
     }
 
     /// The value of this name.

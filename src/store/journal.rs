@@ -356,6 +356,7 @@ impl Store {
             {
                 let change = ClusterChange::parse(json)?;
                 let mut known = self.cluster.write().expect("no holder of this lock panics");
+                change.check(&known, index)?;
                 is_as_expected = change.apply(&mut known);
                 if is_as_expected {
                     rows.cluster(&change);
@@ -405,6 +406,14 @@ impl Store {
     /// The group that keeps a chain of this name, as far as the cluster knows one.
     pub fn place_of(&self, name: &str) -> Option<Group> {
         self.cluster(|known| known.place_of(name))
+    }
+
+    /// The change that has all nodes compare what they know with what this one knows, which leads; nothing where that was the last change.
+    pub fn comparison(&self) -> Option<ClusterChange> {
+        // What is applied and what is known change together while this is held.
+        let groups = self.groups.lock().expect("no holder of this lock panics");
+        let applied = groups.state(Group::META).applied?;
+        self.cluster(|known| known.comparison(applied.index + 1))
     }
 
     /// Reads what the cluster knows.

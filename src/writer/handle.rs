@@ -126,6 +126,8 @@ pub struct Mirrored {
 pub enum Damage {
     /// What is stored of it is not as it was written: it may be healed.
     Stored(String),
+    /// It is not what the node has that leads its group.
+    Differs(String),
     /// For good.
     Lasting(String),
 }
@@ -134,7 +136,7 @@ impl Damage {
     /// What does not hold.
     fn detail(&self) -> &str {
         match self {
-            Damage::Stored(detail) | Damage::Lasting(detail) => detail,
+            Damage::Stored(detail) | Damage::Differs(detail) | Damage::Lasting(detail) => detail,
         }
     }
 }
@@ -304,6 +306,17 @@ impl ChainHandle {
         self.damage.read().expect("no holder of this lock panics").clone()
     }
 
+    /// Why it is not read here, where it differs from the replica of the node that leads.
+    pub fn difference(&self) -> Option<String> {
+        if !self.of_all.any_damage.load(Ordering::Acquire) {
+            return None;
+        }
+        match self.own_damage()? {
+            Damage::Differs(detail) => Some(detail),
+            Damage::Stored(_) | Damage::Lasting(_) => None,
+        }
+    }
+
     /// Whether an imported chain has taken its place. Then its head is sent once more, so that whoever follows it looks.
     pub fn is_replaced(&self) -> bool {
         self.replaced.load(Ordering::Acquire)
@@ -319,7 +332,10 @@ impl ChainHandle {
     pub fn set_damage(&self, found: Damage) {
         let mut damage = self.damage.write().expect("no holder of this lock panics");
         // The first damage that was found stays, until there is one that cannot be healed.
-        if !matches!((&*damage, &found), (Some(_), Damage::Stored(_)) | (Some(Damage::Lasting(_)), _)) {
+        if !matches!(
+            (&*damage, &found),
+            (Some(_), Damage::Stored(_)) | (Some(Damage::Differs(_) | Damage::Lasting(_)), _)
+        ) {
             *damage = Some(found);
         }
         self.of_all.any_damage.store(true, Ordering::Release);

@@ -870,16 +870,19 @@ impl Ledger {
 
     /// Compares the chains with the digest of the node that leads. Where they differ, one of the two is wrong, and nobody can tell
     /// which: the chains of this one are served no more.
-    pub(super) fn compare(&self, digest: &[u8]) {
-        let own = self.digest();
-        if own == digest {
-            return;
+    ///
+    /// # Errors
+    /// They differ.
+    pub(super) fn compare(&self, digest: &[u8]) -> Result<(), StoreError> {
+        if self.digest() == digest {
+            return Ok(());
         }
-        tracing::error!(group = %self.group, "this node's chains differ from those of the node that leads their group");
+        let detail =
+            "it differs from the replica of the node that leads: take this node out of the cluster, and join a new one";
         for entry in self.chains.values() {
-            let detail = "it differs from the replica of the node that leads: take this node out of the cluster, and join a new one";
-            entry.handle.set_damage(Damage::Lasting(detail.into()));
+            entry.handle.set_damage(Damage::Differs(detail.into()));
         }
+        Err(StoreError::Damaged(detail.into()))
     }
 
     /// Whether the cluster keeps a chain of this name elsewhere.

@@ -1,6 +1,7 @@
 //! The node through its HTTP interface: one binary, so that it is linked once.
 
 mod access;
+mod agreement;
 mod api;
 mod backup;
 mod cache;

@@ -71,6 +71,7 @@ use std::{
 };
 
 pub use batch::{Batch, Payload, Record, Slot};
+use bytes::Bytes;
 pub use copy::{Copied, copy, undo as undo_copy};
 pub use recovery::{Found, check, read};
 use segments::{Preparer, Segment};
@@ -267,7 +268,7 @@ impl Reader {
         }
         let mut bytes = vec![0; place.length as usize];
         self.0.reading(place, |file| file.read_exact_at(&mut bytes, place.offset.into()))?;
-        Record::parse(bytes, self.0.seed)
+        Record::parse(bytes.into(), self.0.seed)
             .map_err(|detail| LogError::damaged(place.segment, place.offset.into(), detail))
     }
 
@@ -282,11 +283,12 @@ impl Reader {
         }
         let mut bytes = vec![0; place.length as usize];
         self.0.reading(place, |file| file.read_exact_at(&mut bytes, place.offset.into()))?;
+        let bytes = Bytes::from(bytes);
         let (mut records, mut at) = (Vec::new(), 0);
         while at < bytes.len() {
             let offset = place.offset + at as u32;
             let length = Record::length(&bytes[at..]).ok_or_else(|| damaged(offset, "a record is cut off".into()))?;
-            let record = Record::parse(bytes[at..at + length].to_vec(), self.0.seed);
+            let record = Record::parse(bytes.slice(at..at + length), self.0.seed);
             let of = Place { offset, length: length as u32, ..place };
             records.push((of, record.map_err(|detail| damaged(offset, detail))?));
             at = aligned(at + length);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{ALIGNMENT, Mark, Place, aligned, number32, number64};
@@ -225,7 +226,7 @@ pub(super) fn parse(head: &Head, batch: &[u8], seed: u64) -> Result<Contents, (u
     for _ in 0..head.records {
         let rest = batch.get(at..).unwrap_or_default();
         let length = Record::length(rest).ok_or_else(|| (at, "a record is cut off".to_owned()))?;
-        let record = Record::parse(rest[..length].to_vec(), seed).map_err(|detail| (at, detail))?;
+        let record = Record::parse(Bytes::copy_from_slice(&rest[..length]), seed).map_err(|detail| (at, detail))?;
         heads.extend_from_slice(&rest[..RECORD_HEAD]);
         records.push((Slot { offset: length32(at), length: length32(length) }, record));
         at = check_padding(batch, at + length)?;
@@ -251,7 +252,7 @@ pub(super) fn has_record(head: &Head, batch: &[u8], seed: u64, offset: usize) ->
         let rest = batch.get(at..).unwrap_or_default();
         let Some(length) = Record::length(rest) else { return false };
         heads.extend_from_slice(&rest[..RECORD_HEAD]);
-        holds |= at == offset && Record::parse(rest[..length].to_vec(), seed).is_ok();
+        holds |= at == offset && Record::parse(Bytes::copy_from_slice(&rest[..length]), seed).is_ok();
         at = aligned(at + length);
     }
     let Some(table) = batch.get(at..).and_then(|rest| rest.get(..Place::BYTES * head.erasures as usize)) else {
@@ -285,7 +286,7 @@ pub enum Payload<'a> {
 /// A record as it was read, with its plain bytes checked.
 #[derive(Clone, Debug)]
 pub struct Record {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     seed: u64,
     plain: Range<usize>,
 }
@@ -303,7 +304,7 @@ impl Record {
 
     /// # Errors
     /// The plain bytes, or the table of the payloads, are not what was written.
-    pub(super) fn parse(bytes: Vec<u8>, seed: u64) -> Result<Record, String> {
+    pub(super) fn parse(bytes: Bytes, seed: u64) -> Result<Record, String> {
         if Record::length(&bytes) != Some(bytes.len()) {
             return Err("a record has another length".into());
         }

@@ -177,7 +177,7 @@ pub struct LogRecord {
     /// The payloads, one after the other; zeros in the place of an erased one.
     pub payloads: Vec<u8>,
     /// Of each payload its length and, if it was erased, what is left.
-    pub lengths: Vec<(u32, Option<Erasure>)>,
+    pub lengths: Vec<(u32, Option<Box<Erasure>>)>,
 }
 
 impl LogRecord {
@@ -194,7 +194,8 @@ impl LogRecord {
         record: &Record,
         erasure: impl Fn(usize) -> Result<Erasure, StoreError>,
     ) -> Result<LogRecord, StoreError> {
-        let (mut payloads, mut lengths) = (Vec::new(), Vec::new());
+        let mut payloads = Vec::with_capacity(record.payload_lengths().sum());
+        let mut lengths = Vec::with_capacity(record.payload_lengths().count());
         for (at, (payload, length)) in record.payloads().zip(record.payload_lengths()).enumerate() {
             let erased = match payload {
                 Payload::Whole(bytes) => {
@@ -203,7 +204,7 @@ impl LogRecord {
                 }
                 Payload::Erased => {
                     payloads.resize(payloads.len() + length, 0);
-                    Some(erasure(at)?)
+                    Some(Box::new(erasure(at)?))
                 }
                 Payload::Damaged => {
                     return Err(StoreError::Damaged("a transaction in the log is not as it was written".into()));
@@ -216,8 +217,8 @@ impl LogRecord {
 
     /// Adds it to a batch, with what is left of erased payloads in records of their own.
     pub(super) fn log(&self, batch: &mut Batch) -> (Slot, Slot) {
-        let payloads = self.lengths.iter().scan(self.payloads.as_slice(), |rest, &(length, erased)| {
-            let (payload, after) = rest.split_at(length as usize);
+        let payloads = self.lengths.iter().scan(self.payloads.as_slice(), |rest, (length, erased)| {
+            let (payload, after) = rest.split_at(*length as usize);
             *rest = after;
             Some((payload, erased.is_some()))
         });
@@ -236,14 +237,14 @@ impl LogRecord {
         let notes = self.lengths.iter().enumerate().filter_map(move |(at, (_, erased))| {
             let run = run.as_ref()?;
             let index = Index::new(run.first.get() + at as u64);
-            Some(ErasedBefore { chain: run.chain, index, erasure: (*erased)? })
+            Some(ErasedBefore { chain: run.chain, index, erasure: **erased.as_ref()? })
         });
         notes.collect::<Vec<_>>().into_iter()
     }
 
     /// Bytes that it takes up in memory.
     pub fn bytes(&self) -> usize {
-        self.plain.len() + self.payloads.len() + 8 * self.lengths.len()
+        self.plain.len() + self.payloads.len() + size_of::<(u32, Option<Box<Erasure>>)>() * self.lengths.len()
     }
 
     /// As it is sent to other nodes: erased payloads are left out.
@@ -251,8 +252,8 @@ impl LogRecord {
         let number = |number: usize, out: &mut Vec<u8>| out.extend_from_slice(&(number as u32).to_be_bytes());
         number(self.plain.len(), out);
         number(self.lengths.len(), out);
-        for &(length, erased) in &self.lengths {
-            number(length as usize, out);
+        for (length, erased) in &self.lengths {
+            number(*length as usize, out);
             out.push(erased.is_some().into());
             if let Some(erasure) = erased {
                 out.extend_from_slice(&erasure.encode());
@@ -260,8 +261,8 @@ impl LogRecord {
         }
         out.extend_from_slice(&self.plain);
         let mut rest = self.payloads.as_slice();
-        for &(length, erased) in &self.lengths {
-            let (payload, after) = rest.split_at(length as usize);
+        for (length, erased) in &self.lengths {
+            let (payload, after) = rest.split_at(*length as usize);
             if erased.is_none() {
                 out.extend_from_slice(payload);
             }
@@ -289,7 +290,7 @@ impl LogRecord {
             let length = number(bytes)?;
             let erased = match take(bytes, 1)? {
                 [0] => None,
-                [1] => Some(Erasure::decode(take(bytes, Erasure::BYTES)?)?),
+                [1] => Some(Box::new(Erasure::decode(take(bytes, Erasure::BYTES)?)?)),
                 _ => return None,
             };
             total += length as usize;
@@ -301,10 +302,11 @@ impl LogRecord {
         }
         let plain = take(bytes, plain)?.to_vec();
         let mut payloads = Vec::with_capacity(total.min(bytes.len()));
-        for &(length, erased) in &lengths {
+        for (length, erased) in &lengths {
+            let length = *length as usize;
             match erased {
-                None => payloads.extend_from_slice(take(bytes, length as usize)?),
-                Some(_) => payloads.resize(payloads.len() + length as usize, 0),
+                None => payloads.extend_from_slice(take(bytes, length)?),
+                Some(_) => payloads.resize(payloads.len() + length, 0),
             }
         }
         Some(LogRecord { plain, payloads, lengths })
@@ -587,7 +589,7 @@ mod tests {
         let record = LogRecord {
             plain: b"plain".to_vec(),
             payloads: [&b"one"[..], &[0; 4], b"three"].concat(),
-            lengths: vec![(3, None), (4, Some(erasure)), (5, None)],
+            lengths: vec![(3, None), (4, Some(erasure.into())), (5, None)],
         };
         let mut sent = Vec::new();
         record.encode(&mut sent);

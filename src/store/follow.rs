@@ -106,13 +106,13 @@ impl<'a> FollowedRun<'a> {
 
     /// Its transactions in their order.
     pub fn transactions(&self) -> impl Iterator<Item = Result<FollowedTransaction, StoreError>> {
-        self.texts.iter().zip(&self.record.lengths).map(|(text, &(payload, erasure))| {
+        self.texts.iter().zip(&self.record.lengths).map(|(text, (payload, erasure))| {
             let text = &self.record.plain[text.clone()];
             let malformed = || StoreError::Damaged("a transaction of the log is malformed".into());
             let hash = record_hash(text).ok_or_else(malformed)?;
             let id = id_of(text).ok_or_else(malformed)?;
-            let bytes = (text.len() + payload as usize) as u64;
-            Ok(FollowedTransaction { hash, id, timestamp: time_of(text)?, bytes, erasure })
+            let bytes = (text.len() + *payload as usize) as u64;
+            Ok(FollowedTransaction { hash, id, timestamp: time_of(text)?, bytes, erasure: erasure.as_deref().copied() })
         })
     }
 }

@@ -86,7 +86,7 @@ impl Store {
             let (payload, after) = rest.split_at_mut(*length as usize);
             rest = after;
             if !payload.is_empty() && erasure.is_none() {
-                *erasure = index.erasure(record.number, count::Index::new(at))?;
+                *erasure = index.erasure(record.number, count::Index::new(at))?.map(Box::new);
                 if erasure.is_some() {
                     payload.fill(0);
                 }
@@ -146,7 +146,8 @@ impl Store {
             return Err(StoreError::Damaged(format!("what was sent is not the run of transaction {}", row.first)));
         }
         let (mut payloads, mut rest) = (Vec::with_capacity(run.texts.len()), of.payloads.as_slice());
-        for ((at, text), &(length, erased)) in (row.first.get()..).zip(&run.texts).zip(&of.lengths) {
+        for ((at, text), (length, erased)) in (row.first.get()..).zip(&run.texts).zip(&of.lengths) {
+            let length = *length;
             let damaged = |detail: &str| StoreError::Damaged(format!("transaction {at}: {detail}"));
             let (payload, after) =
                 rest.split_at_checked(length as usize).ok_or_else(|| damaged("what was sent of it is cut off"))?;

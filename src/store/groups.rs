@@ -422,3 +422,21 @@ impl Known {
 fn group_in(value: &Value) -> Option<Group> {
     value.as_str()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nodes_know_is_compared_where_nothing_came_between() {
+        let known = |note: u64| Known::of([("note".to_owned(), json!(note))].into());
+        let (mut led, other) = (known(1), known(2));
+        let comparison = led.comparison(5).unwrap();
+        assert!(comparison.check(&led, 5).is_ok());
+        assert!(comparison.check(&other, 5).is_err());
+        assert!(comparison.check(&other, 6).is_ok(), "the node that leads had not seen what came between");
+        assert!(comparison.apply(&mut led));
+        assert!(led.comparison(6).is_none(), "nothing has changed");
+        assert!(led.comparison(7).unwrap().check(&known(1), 7).is_ok(), "what was compared is no part of it");
+    }
+}

@@ -51,7 +51,8 @@ fn unready(nodes: &Nodes, with: &str) {
         ready.status() == 503 && ready.text().unwrap().contains(with)
     });
     for number in [0, 1] {
-        nodes.node(number).json("/readyz");
+        // On a slow machine it may have been without a leader for a moment.
+        eventually("the others are ready", || nodes.node(number).get("/readyz").send().unwrap().status() == 200);
     }
 }
 

@@ -52,7 +52,7 @@ pub const QUEUE_COMMANDS: usize = 16_384;
 pub const BATCH_COMMANDS: usize = 4_096;
 
 /// Bytes of transactions after which the writer commits what it has.
-pub const BATCH_BYTES: usize = 8 << 20;
+pub const BATCH_BYTES: usize = 1 << 20;
 
 /// Bytes of one quant in the log, and somewhat more.
 pub const QUANT_BYTES: usize = 1 << 10;

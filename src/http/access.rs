@@ -24,7 +24,6 @@ use super::{
     answers::holding,
     forward::FromNode,
     problem::Problem,
-    server::Peer,
     table::{Asked, Scope},
 };
 use crate::{
@@ -96,6 +95,16 @@ fn insufficient(role: Role) -> &'static str {
 }
 
 impl Client {
+    /// One that shows no token yet, at the address that takes up this.
+    pub fn at(address: Arc<Usage>) -> Client {
+        Client { right: Right::All, address: Some(address) }
+    }
+
+    /// Another node of the cluster.
+    pub fn of_cluster() -> Client {
+        Client { right: Right::All, address: None }
+    }
+
     /// Finds who sends a request, and takes the token off it. The client is in the request then, for its handler.
     ///
     /// # Errors
@@ -103,22 +112,18 @@ impl Client {
     pub fn of(request: &mut Request<Body>, in_force: Option<&InForce>, asked: &Asked) -> Result<Client, Problem> {
         let shown = shown(request.headers_mut());
         let is_of_node = request.extensions().get::<FromNode>().is_some();
-        let address = request.extensions().get::<Peer>().map(|peer| peer.usage.clone());
-        let client = match in_force.filter(|_| !is_of_node) {
-            None => Client { right: Right::All, address },
-            Some(in_force) => {
-                let access = in_force.borrow().clone();
-                // What is open is so also to those who show a token that is no more.
-                let is_open = asked.kind().is_none_or(|kind| kind.role().is_none());
-                let token = match shown.and_then(|shown| find(&access, shown)) {
-                    Err(_) if is_open => None,
-                    token => token?,
-                };
-                Client { right: Right::Of(access, token), address }
-            }
-        };
-        request.extensions_mut().insert(client.clone());
-        Ok(client)
+        let client = request.extensions_mut().get_mut::<Client>().expect("every connection has its client");
+        if let Some(in_force) = in_force.filter(|_| !is_of_node) {
+            let access = in_force.borrow().clone();
+            // What is open is so also to those who show a token that is no more.
+            let is_open = asked.kind().is_none_or(|kind| kind.role().is_none());
+            let token = match shown.and_then(|shown| find(&access, shown)) {
+                Err(_) if is_open => None,
+                token => token?,
+            };
+            client.right = Right::Of(access, token);
+        }
+        Ok(client.clone())
     }
 
     /// The client that was found for a request with these extensions.

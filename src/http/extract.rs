@@ -11,10 +11,7 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, value::MapDeserializer};
 use serde_json::{Map, Value};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use utoipa::{IntoParams, openapi::path::Parameter};
 
 use super::{
@@ -22,7 +19,7 @@ use super::{
     access::{Client, Holds},
     coding::Undecodable,
     problem::Problem,
-    turns::{Places, Turn, Turns, aside},
+    turns::{Places, Turn, aside},
 };
 use crate::{
     access::Resource,
@@ -235,11 +232,10 @@ impl Room {
 
 /// Where room is had for the body of one request.
 pub struct Rooms {
-    node: Arc<Semaphore>,
+    app: App,
     client: Client,
     /// Bytes that one client may take up.
     share: usize,
-    turns: Turns,
 }
 
 impl Rooms {
@@ -247,29 +243,28 @@ impl Rooms {
     pub fn of(app: &App, extensions: &Extensions) -> Rooms {
         // One body of full size is nobody refused.
         let share = app.0.admitted.share.of(limits::BODIES_BYTES).max(limits::BODY_BYTES);
-        let (node, turns) = (app.0.room.clone(), app.0.turns.clone());
-        Rooms { node, client: Client::in_extensions(extensions), share, turns }
+        Rooms { app: app.clone(), client: Client::in_extensions(extensions), share }
     }
 
     /// Waits for the client's turn to parse a text, where that is large.
     pub async fn turn(&self, text: &[u8]) -> Option<Turn> {
-        self.turns.to_parse(&self.client, text).await
+        self.app.0.turns.to_parse(&self.client, text).await
     }
 
     /// Waits until so much of this client's may wait for the writers.
     pub async fn to_write(&self, bytes: usize) -> Places {
-        self.turns.to_write(&self.client, bytes).await
+        self.app.0.turns.to_write(&self.client, bytes).await
     }
 
     /// Waits until no other stream of this client waits for room, or for the writers with the room that it has.
     pub async fn to_be_next(&self) -> Places {
-        self.turns.to_be_next(&self.client).await
+        self.app.0.turns.to_be_next(&self.client).await
     }
 
     /// The same as [`Rooms::turn`] for what is done with lines, one after the other, however many they are.
     pub async fn turn_of_lines(&self, lines: &[u8]) -> Turn {
         let largest = lines.split(|&byte| byte == b'\n').max_by_key(|line| line.len()).unwrap_or_default();
-        self.turns.to_work(&self.client, largest).await
+        self.app.0.turns.to_work(&self.client, largest).await
     }
 
     /// Takes room for `bytes`, at once or not at all.
@@ -284,7 +279,7 @@ impl Rooms {
     /// The same for a body that nobody need count for its client: there are no more of them than requests under way.
     fn take_uncounted(&self, bytes: usize) -> Result<Room, Problem> {
         let bytes = u32::try_from(bytes).expect("a body is bounded far below 4 GiB");
-        let node = self.node.clone().try_acquire_many_owned(bytes);
+        let node = self.app.0.room.clone().try_acquire_many_owned(bytes);
         let node = node.map_err(|_| Problem::overloaded("too many large requests at one time: send again later"))?;
         Ok(Room { node, client: Holds::default() })
     }
@@ -338,7 +333,7 @@ pub async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
         // What is there already needs no timer.
         let frame = match body.frame().now_or_never() {
             Some(frame) => Ok(frame),
-            None => timeout(limits::BODY_TIMEOUT, body.frame()).await,
+            None => Box::pin(timeout(limits::BODY_TIMEOUT, body.frame())).await,
         };
         match frame {
             Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body stopped coming")),

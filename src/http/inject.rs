@@ -10,7 +10,7 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
@@ -138,7 +138,7 @@ pub enum Outcome<'a> {
 }
 
 /// That a transaction is on disk.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(utoipa::ToSchema)]
 pub struct Acceptance<'a> {
     #[schema(example = "Transaction submission successful")]
     message: &'static str,
@@ -147,7 +147,6 @@ pub struct Acceptance<'a> {
     chain: &'a str,
     /// The transaction's final place.
     index: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Id>, nullable = false)]
     id: Option<&'a str>,
     /// Its leaf hash.
@@ -158,9 +157,29 @@ pub struct Acceptance<'a> {
     #[schema(value_type = Stage)]
     state: &'static str,
     /// In an array: `true` where an earlier request did it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     replayed: Option<bool>,
+}
+
+impl Acceptance<'_> {
+    /// Appends it as JSON. It is what most requests are answered, and serde_json looks at each byte of each text.
+    fn write(&self, out: &mut Vec<u8>) {
+        let Acceptance { message, chain, index, id, hash, timestamp, state, replayed } = self;
+        let mut digits = itoa::Buffer::new();
+        let index = digits.format(*index);
+        let parts = [r#"{"message":""#, message, r#"","chain":""#, chain, r#"","index":"#, index];
+        parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        if let Some(id) = id {
+            out.extend_from_slice(br#","id":"#);
+            json::write_string(id, out);
+        }
+        let (hash, timestamp) = (hash.to_hex(), timestamp.digits());
+        let parts: [&[u8]; 6] =
+            [br#","hash":""#, &hash, br#"","timestamp":""#, &timestamp, br#"","state":""#, state.as_bytes()];
+        parts.iter().for_each(|part| out.extend_from_slice(part));
+        let end: &[u8] = if *replayed == Some(true) { br#"","replayed":true}"# } else { br#""}"# };
+        out.extend_from_slice(end);
+    }
 }
 
 /// Acceptances that are written while others wait.
@@ -227,45 +246,48 @@ fn acceptance<'a>(chain: &'a ChainHandle, accepted: &'a Accepted, is_array: bool
             content((ProblemDocument = "application/problem+json"), (Summary = "application/json"))),
     )
 )]
-pub async fn inject(
+pub fn inject(
     State(app): State<App>,
     target: ChainOf,
     Query(query): Query<InjectQuery>,
     request: Request<Body>,
-) -> Result<Response, Problem> {
-    let wait = query.wait()?;
-    let format = format_of(request.headers())?;
-    know_writers(&app, &target.chain).await?;
-    if format == Format::Lines {
-        // Boxed, as every request moves and stores the whole of its future, and that of a stream is large.
-        return Box::pin(inject_lines(&app, target.chain, wait, request)).await;
-    }
+) -> impl Future<Output = Result<Response, Problem>> + Send {
     let (parts, body) = request.into_parts();
-    let expected = expected(&parts.headers)?;
-    let rooms = Rooms::of(&app, &parts.extensions);
-    let body = read_whole(&rooms, body).await?;
-    let (turn, bytes) = (rooms.turn(&body.bytes).await, body.bytes.len());
-    let (node, chain, text) = (app.0.node.clone(), target.chain.clone(), body.bytes);
-    let parse = move || {
-        let value = match format {
-            Format::Form => Value::Object(parse_form(&text)?),
-            _ => json::parse(&text)?,
+    // No `async fn`, which would store all of these twice.
+    async move {
+        let wait = query.wait()?;
+        let format = format_of(&parts.headers)?;
+        know_writers(&app, &target.chain).await?;
+        if format == Format::Lines {
+            // Boxed, as every request moves and stores the whole of its future, and that of a stream is large.
+            return Box::pin(inject_lines(&app, target.chain, wait, &parts, body)).await;
+        }
+        let expected = expected(&parts.headers)?;
+        let rooms = Rooms::of(&app, &parts.extensions);
+        let body = read_whole(&rooms, body).await?;
+        let (turn, bytes) = (rooms.turn(&body.bytes).await, body.bytes.len());
+        let (node, chain, text) = (app.0.node.clone(), target.chain.clone(), body.bytes);
+        let parse = move || {
+            let value = match format {
+                Format::Form => Value::Object(parse_form(&text)?),
+                _ => json::parse(&text)?,
+            };
+            let is_array = value.is_array();
+            let submissions = submissions(&chain, value, &parts.headers)?;
+            Ok::<_, Problem>((node.record(&chain, submissions), is_array))
         };
-        let is_array = value.is_array();
-        let submissions = submissions(&chain, value, &parts.headers)?;
-        Ok::<_, Problem>((node.record(&chain, submissions), is_array))
-    };
-    let (transactions, is_array) = aside(&app.0.node, turn, parse).await?;
-    let waiting = rooms.to_write(bytes).await;
-    let reserved = Reserved { memory: body.room.map(|room| room.node), waiting };
-    let accepted = app.0.node.inject(&target.chain, transactions, expected, reserved).await?;
-    answer(&app, &target, accepted, is_array, wait).await
+        let (transactions, is_array) = aside(&app.0.node, turn, parse).await?;
+        let waiting = rooms.to_write(bytes).await;
+        let reserved = Reserved { memory: body.room.map(|room| room.node), waiting };
+        let accepted = app.0.node.inject(&target.chain, transactions, expected, reserved).await?;
+        answer(&app, &target, accepted, is_array, wait).await
+    }
 }
 
 /// Waits, where another node leads a chain with writers, until this one knows who they are by now.
 async fn know_writers(app: &App, chain: &ChainHandle) -> Result<(), Problem> {
     if app.0.cluster.is_active() && !app.0.node.leads(chain.group) && chain.rules().writers().is_some() {
-        app.0.cluster.linearize(chain.group, agreement_timeout()).await?;
+        Box::pin(app.0.cluster.linearize(chain.group, agreement_timeout())).await?;
     }
     Ok(())
 }
@@ -288,7 +310,7 @@ async fn answer(
     let body = body.unwrap_or_else(|| {
         let describe = |accepted| {
             let mut text = Vec::with_capacity(ACCEPTANCE_BYTES);
-            serde_json::to_writer(&mut text, &acceptance(chain, accepted, is_array)).expect("an acceptance is JSON");
+            acceptance(chain, accepted, is_array).write(&mut text);
             text
         };
         beside(accepted.len() > AT_ONCE, || list(accepted.iter().map(describe).collect(), is_array))
@@ -297,7 +319,8 @@ async fn answer(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::LOCATION, text_header(format!("{}/transactions/{first}", target.prefix)));
+    let location = [&target.prefix, "/transactions/", itoa::Buffer::new().format(first.get())].concat();
+    headers.insert(header::LOCATION, text_header(location));
     let next = Tag::of_size(last.size());
     // What is sent again may have been followed by much else, and what was sealed was followed by a leap at least.
     let is_replayed = accepted.iter().any(|accepted| accepted.replayed);
@@ -459,9 +482,9 @@ async fn inject_lines(
     app: &App,
     chain: Arc<ChainHandle>,
     wait: Option<Duration>,
-    request: Request<Body>,
+    parts: &Parts,
+    mut body: Body,
 ) -> Result<Response, Problem> {
-    let (parts, mut body) = request.into_parts();
     if wait.is_some() {
         return Err(Problem::bad_request("wait=leap is for one transaction or an array, not for a stream of lines"));
     }

@@ -8,7 +8,7 @@ mod process;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -101,10 +101,16 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// A request has come for a route with this template, if there is one.
-    pub fn begin(&self, route: Option<&Arc<str>>, method: &Method) -> UnderWay<'_> {
+    /// A request has come for a route with this template, if there is one; `of_route` is what is counted of this method of it.
+    pub fn begin<'a>(
+        &'a self,
+        route: Option<&Arc<str>>,
+        of_route: Option<&'a OfRoute>,
+        method: &Method,
+    ) -> UnderWay<'a> {
         let asked = Asked { route: route.unwrap_or(&self.no_route).clone(), method: known_method(method) };
-        UnderWay { of: self, since: Instant::now(), asked, answered: None, _counted: Counted::new(&self.under_way) }
+        let (since, counted) = (Instant::now(), Counted::new(&self.under_way));
+        UnderWay { of: self, of_route, since, asked, answered: None, _counted: counted }
     }
 }
 
@@ -122,9 +128,19 @@ fn known_method(method: &Method) -> &'static str {
     }
 }
 
+/// What is counted of one method of a route, so that it need not be looked up for each request.
+#[derive(Default)]
+pub struct OfRoute {
+    seconds: OnceLock<Histogram>,
+    /// Those with the status of the first answer.
+    answered: OnceLock<(u16, Counter)>,
+}
+
 /// A request that is not answered yet. It is counted when this is dropped.
 pub struct UnderWay<'a> {
     of: &'a Requests,
+    /// Where it is of a route.
+    of_route: Option<&'a OfRoute>,
     since: Instant,
     asked: Asked,
     /// The status, and the time until then.
@@ -153,11 +169,22 @@ impl UnderWay<'_> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        let Asked { route, method } = &self.asked;
         let (status, took) = self.answered.unwrap_or_else(|| (0, self.since.elapsed()));
-        self.of.seconds.get_or_create(&self.asked).observe(took.as_secs_f64());
-        let answered = Answered { route: route.clone(), method, status };
-        self.of.answered.get_or_create(&answered).inc();
+        let seconds = || self.of.seconds.get_or_create_owned(&self.asked);
+        let answered = || {
+            let Asked { route, method } = self.asked.clone();
+            self.of.answered.get_or_create_owned(&Answered { route, method, status })
+        };
+        let Some(of_route) = self.of_route else {
+            seconds().observe(took.as_secs_f64());
+            answered().inc();
+            return;
+        };
+        of_route.seconds.get_or_init(seconds).observe(took.as_secs_f64());
+        match of_route.answered.get_or_init(|| (status, answered())) {
+            (first, counter) if *first == status => counter.inc(),
+            _ => answered().inc(),
+        };
     }
 }
 
@@ -503,12 +530,31 @@ mod tests {
         let requests = Requests::default();
         for number in 0..100 {
             let method = Method::from_bytes(format!("M{number}").as_bytes()).unwrap();
-            requests.begin(None, &method).answer(StatusCode::NOT_FOUND);
+            requests.begin(None, None, &method).answer(StatusCode::NOT_FOUND);
         }
         let mut text = String::new();
         text::encode_registry(&mut text, &requests.registry).unwrap();
         let expected = r#"qbc_http_requests_total{route="other",method="other",status="404"} 100"#;
         assert!(text.lines().any(|line| line == expected), "{text}");
         assert_eq!(text.matches("qbc_http_requests_total").count(), 1, "{text}");
+    }
+
+    /// A route keeps what it counts most; the sums are those of all.
+    #[test]
+    fn what_a_route_keeps_is_counted_with_all_else() {
+        let (requests, of_route, route) = (Requests::default(), OfRoute::default(), Arc::from("/inject"));
+        for (status, of_route) in [(202, Some(&of_route)), (202, None), (202, Some(&of_route)), (409, Some(&of_route))]
+        {
+            requests.begin(Some(&route), of_route, &Method::POST).answer(StatusCode::from_u16(status).unwrap());
+        }
+        let mut text = String::new();
+        text::encode_registry(&mut text, &requests.registry).unwrap();
+        for expected in [
+            r#"qbc_http_requests_total{route="/inject",method="POST",status="202"} 3"#,
+            r#"qbc_http_requests_total{route="/inject",method="POST",status="409"} 1"#,
+            r#"qbc_http_request_duration_seconds_count{route="/inject",method="POST"} 4"#,
+        ] {
+            assert!(text.lines().any(|line| line == expected), "{expected}\n{text}");
+        }
     }
 }

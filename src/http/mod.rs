@@ -37,6 +37,7 @@ use std::{
     any::Any,
     collections::HashSet,
     convert::Infallible,
+    future::ready,
     panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Instant,
@@ -48,18 +49,18 @@ use axum::{
     http::{HeaderName, HeaderValue, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::Either};
 use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
 };
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any as AnyValue, CorsLayer};
 use utoipa_axum::routes;
 
 pub use access::{InForce, Share};
-pub use metrics::{Requests, ShownChains};
+pub use metrics::{OfRoute, Requests, ShownChains};
 pub use origin::{Admitted, HostName, Origin};
 pub use server::Limits;
 
@@ -76,7 +77,7 @@ use crate::{
 use access::{Client, End, Holds};
 use answers::Answers;
 use cache::{Encodings, Sealed};
-use forward::{About, Way};
+use forward::{About, FromNode, Way};
 use forwarded::References;
 use problem::Problem;
 use table::{
@@ -241,10 +242,7 @@ pub async fn serve(
     let connections = app.0.requests.connections.clone();
     app.0.requests.connections_limit.set(bounds.connections as i64);
     let interface = Arc::new(Interface::new(app));
-    let answer = move |request| {
-        let interface = interface.clone();
-        async move { interface.answer(request).await }
-    };
+    let answer = move |request| interface.clone().answer(request);
     server::serve(listener, tls, answer, Some(cluster), bounds, connections, shutdown).await;
 }
 
@@ -306,6 +304,15 @@ struct Interface {
     cors: Option<CorsLayer>,
 }
 
+/// What becomes of a request that is let in.
+struct LetIn {
+    client: Client,
+    /// Until it is answered.
+    holds: Holds,
+    /// Whether what is at hand is enough for it.
+    is_local_enough: bool,
+}
+
 impl Interface {
     fn new(app: App) -> Interface {
         let origins = &app.0.admitted.origins;
@@ -316,77 +323,84 @@ impl Interface {
     /// From the outside in: compression comes last, since it changes bodies only, with the choice of the coding and the tags of
     /// its encodings; then what observes and shapes answers (problems, request ids, the log), then what answers (foreign pages,
     /// panics, routes).
-    async fn answer(&self, request: Request<Incoming>) -> Response {
+    ///
+    /// Every request moves and stores the whole of its future. What a block captures is stored once in it, the arguments of an `async fn`
+    /// twice; so what handles each request is a block, or is done before it.
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> impl Future<Output = Response> + Send {
         let (mut request, unread) = unread::lend(request);
-        let is_head = request.method() == Method::HEAD;
-        let encodings = Encodings::of(&mut request);
-        let id = request_id(&request);
-        let trace_id = trace::trace_id(request.headers());
-        let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
-        let asked = self.asked(&request);
-        let mut under_way = self.app.0.requests.begin(asked.template, request.method());
-        let listed = cfg!(debug_assertions).then(|| (request.method().clone(), asked.path));
-        let references = References::of(&request);
-        if self.app.0.cluster.is_active() {
-            // Where another node answers, its log has the same id.
-            request.headers_mut().insert(REQUEST_ID, id.clone());
+        async move {
+            let is_head = request.method() == Method::HEAD;
+            let encodings = Encodings::of(&mut request);
+            let id = request_id(&request);
+            let trace_id = trace::trace_id(request.headers());
+            let path = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
+            let asked = self.asked(&request);
+            let mut under_way =
+                self.app.0.requests.begin(asked.template, asked.counted(request.method()), request.method());
+            let listed = cfg!(debug_assertions).then(|| (request.method().clone(), asked.path));
+            let references = References::of(&request);
+            if self.app.0.cluster.is_active() {
+                // Where another node answers, its log has the same id.
+                request.headers_mut().insert(REQUEST_ID, id.clone());
+            }
+            let is_of_client = request.extensions().get::<FromNode>().is_none();
+            let let_in = self.let_in(&mut request, &asked);
+            let token = request.extensions().get::<Client>().and_then(Client::name).map(str::to_owned);
+            let response = match let_in {
+                Err(problem) => Box::pin(self.refused(request, problem)).await,
+                Ok(LetIn { client, holds, is_local_enough }) => {
+                    let response = match self.app.0.cluster.is_active() {
+                        true => Box::pin(self.in_cluster(request, About::of(&asked), is_local_enough)).await,
+                        false => self.here(request).await,
+                    };
+                    holds.until_ended(self.while_it_may_listen(response, &client, &asked))
+                }
+            };
+            let response = if is_of_client { forward::as_told(response) } else { response };
+            let is_finished = response.extensions().get::<forward::Forwarded>().is_some();
+            let mut response = if is_finished { response } else { line_end::add(as_problem(response)) };
+            if let Some((method, path)) = listed
+                && !openapi::has(&self.document().answers, &method, path, &response)
+            {
+                let (status, media) = (response.status().as_u16(), response.headers().get(header::CONTENT_TYPE));
+                tracing::error!(%method, path, status, ?media, "the OpenAPI document does not list this answer");
+            }
+            references.write(response.headers_mut());
+            unread.announce(&mut response);
+            let took = under_way.answer(response.status());
+            let (request_id, status) = (id.to_str().unwrap_or_default(), response.status().as_u16());
+            let (route, method) = (under_way.route(), under_way.method());
+            // A wait for a leap that took too long is no failure of the node, and of a full disk the writer tells once.
+            let is_told = matches!(response.status(), StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE);
+            match response.status().is_server_error() && !is_told {
+                true => {
+                    tracing::warn!(request_id, route, method, path, status, token, ?took, trace_id, "a request failed")
+                }
+                false => tracing::debug!(request_id, route, method, path, status, token, ?took, trace_id),
+            }
+            response.headers_mut().insert(REQUEST_ID, id);
+            let response = encodings.write(response, &self.app.0.answers);
+            if is_head { without_body(response) } else { response }
         }
-        let (response, token) = self.answer_client(request, &asked).await;
-        let is_finished = response.extensions().get::<forward::Forwarded>().is_some();
-        let mut response = if is_finished { response } else { line_end::add(as_problem(response)) };
-        if let Some((method, path)) = listed
-            && !openapi::has(&self.document().answers, &method, path, &response)
-        {
-            let (status, media) = (response.status().as_u16(), response.headers().get(header::CONTENT_TYPE));
-            tracing::error!(%method, path, status, ?media, "the OpenAPI document does not list this answer");
-        }
-        references.write(response.headers_mut());
-        unread.announce(&mut response);
-        let took = under_way.answer(response.status());
-        let (request_id, status) = (id.to_str().unwrap_or_default(), response.status().as_u16());
-        let (route, method) = (under_way.route(), under_way.method());
-        // A wait for a leap that took too long is no failure of the node, and of a full disk the writer tells once.
-        let is_told = matches!(response.status(), StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE);
-        match response.status().is_server_error() && !is_told {
-            true => tracing::warn!(request_id, route, method, path, status, token, ?took, trace_id, "a request failed"),
-            false => tracing::debug!(request_id, route, method, path, status, token, ?took, trace_id),
-        }
-        response.headers_mut().insert(REQUEST_ID, id);
-        let response = encodings.write(response, &self.app.0.answers);
-        if is_head { without_body(response) } else { response }
     }
 
-    /// The answer to whoever asks, if that client may, and the name of its token.
-    async fn answer_client(&self, mut request: Request<Body>, asked: &Asked<'_>) -> (Response, Option<String>) {
+    /// Lets a request in, if its client may ask for that, and has not too much under way. Its client is in it then, where it is known.
+    ///
+    /// # Errors
+    /// Why not.
+    fn let_in(&self, request: &mut Request<Body>, asked: &Asked) -> Result<LetIn, Problem> {
         let Shared { cluster, node, admitted, .. } = &*self.app.0;
-        let in_force = admitted.access.as_ref();
-        let is_of_client = request.extensions().get::<forward::FromNode>().is_none();
         if cluster.is_active() {
-            forward::distrust(&mut request);
+            forward::distrust(request);
         }
-        let client = self.admit(&request, asked).and_then(|()| Client::of(&mut request, in_force, asked));
-        let token = client.as_ref().ok().and_then(Client::name).map(str::to_owned);
-        let client = match client.and_then(|client| client.check(asked, node).map(|()| client)) {
-            Ok(client) => client,
-            // Pages of other sites see it only with the headers that the layer adds.
-            Err(problem) => return (self.across_sites(request, |_| async { problem.into_response() }).await, token),
-        };
-        let response = match self.begin(&client, asked) {
-            Err(problem) => problem.into_response(),
-            Ok(holds) => {
-                let request = self.bounded(request, &client, asked);
-                let response = self.answer_admitted(request, asked).await;
-                // Others hear no more than their token allows, also where that changes.
-                let response = match in_force.filter(|_| asked.kind() == Some(Listen)) {
-                    Some(in_force) => response
-                        .map(|body| client.while_allowed(body, Role::Read, self.name_of(asked), in_force, End::Whole)),
-                    None => response,
-                };
-                holds.until_ended(response)
-            }
-        };
-        let response = if is_of_client { forward::as_told(response) } else { response };
-        (response, token)
+        self.admit(request, asked)?;
+        let client = Client::of(request, admitted.access.as_ref(), asked)?;
+        client.check(asked, node)?;
+        let holds = self.begin(&client, asked)?;
+        self.bound(request, &client, asked);
+        let is_local_enough = forward::take_consistency(request)?;
+        check_query(request, asked)?;
+        Ok(LetIn { client, holds, is_local_enough })
     }
 
     /// Counts a request that begins.
@@ -401,20 +415,27 @@ impl Interface {
         }
     }
 
-    /// A request whose body ends early where its client may no more send it, and which takes a turn where it reads a chain.
-    fn bounded(&self, mut request: Request<Body>, client: &Client, asked: &Asked) -> Request<Body> {
+    /// Has a request's body end early where its client may no more send it, and has it take a turn where it reads a chain.
+    fn bound(&self, request: &mut Request<Body>, client: &Client, asked: &Asked) {
         if asked.rule().is_some_and(|rule| (rule.kind, rule.scope) == (Read, Scope::Chain)) {
             request.extensions_mut().insert(extract::InTurn);
         }
-        let (Some(in_force), Some(role)) = (&self.app.0.admitted.access, asked.kind().and_then(table::Kind::role))
-        else {
-            return request;
-        };
+        let role = asked.kind().and_then(table::Kind::role);
         // What is small is whole when it is looked at.
-        if forward::is_small(&request) {
-            return request;
+        if let (Some(in_force), Some(role), false) = (&self.app.0.admitted.access, role, forward::is_small(request)) {
+            let body = std::mem::take(request.body_mut());
+            *request.body_mut() = client.while_allowed(body, role, self.name_of(asked), in_force, End::Broken);
         }
-        request.map(|body| client.while_allowed(body, role, self.name_of(asked), in_force, End::Broken))
+    }
+
+    /// The answer of which others hear no more than their token allows, also where that changes.
+    fn while_it_may_listen(&self, response: Response, client: &Client, asked: &Asked) -> Response {
+        match self.app.0.admitted.access.as_ref().filter(|_| asked.kind() == Some(Listen)) {
+            None => response,
+            Some(in_force) => {
+                response.map(|body| client.while_allowed(body, Role::Read, self.name_of(asked), in_force, End::Whole))
+            }
+        }
     }
 
     /// The name of the chain that a request is about, whatever it calls it by.
@@ -423,21 +444,9 @@ impl Interface {
         Some(self.app.0.node.chain(chain).map_or_else(|| chain.to_owned(), |chain| chain.name.to_string()))
     }
 
-    /// The answer to a client that may ask for it.
-    async fn answer_admitted(&self, mut request: Request<Body>, asked: &Asked<'_>) -> Response {
-        let is_local_enough = forward::take_consistency(&mut request);
-        match is_local_enough.and_then(|is_enough| check_query(&request, asked).map(|()| is_enough)) {
-            Err(problem) => problem.into_response(),
-            Ok(is_local_enough) if self.app.0.cluster.is_active() => {
-                let about = About::of(asked);
-                Box::pin(self.in_cluster(request, &about, is_local_enough)).await
-            }
-            Ok(_) => self.here(request).await,
-        }
-    }
-
     /// The answer of this node, or of the one that can give it.
-    async fn in_cluster(&self, mut request: Request<Body>, about: &About, is_local_enough: bool) -> Response {
+    async fn in_cluster(&self, mut request: Request<Body>, about: About, is_local_enough: bool) -> Response {
+        let about = &about;
         let Shared { cluster, node, others, .. } = &*self.app.0;
         let until = agreement_timeout();
         // What is sealed can be told without a leader, so none is waited for as long.
@@ -479,46 +488,37 @@ impl Interface {
         response.extensions().get::<Sealed>().is_some().then(|| lag.told(response))
     }
 
-    /// The answer of this node.
-    async fn here(&self, request: Request<Body>) -> Response {
+    /// The answer of this node. A HEAD is asked as a GET, so that its answer has the same headers.
+    fn here(&self, mut request: Request<Body>) -> impl Future<Output = Response> + Send {
         // Nobody reads the body of a GET.
-        if matches!(*request.method(), Method::GET | Method::HEAD) {
-            let client = Client::in_extensions(request.extensions());
-            let response = self.route(request).await;
-            let Shared { answers, turns, .. } = &*self.app.0;
-            return answers.admit(response, &client, turns).unwrap_or_else(IntoResponse::into_response);
-        }
-        match coding::decoded(&self.app.0.decoders, request) {
-            Ok(request) => self.route(request).await,
-            Err(problem) => coding::refused(problem),
-        }
-    }
-
-    /// The answer of the route. A HEAD is asked as a GET, so that its answer has the same headers.
-    async fn route(&self, mut request: Request<Body>) -> Response {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let client = reads.then(|| Client::in_extensions(request.extensions()));
         if request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
             request.extensions_mut().insert(extract::Head);
         }
-        let router = self.router.clone();
-        self.across_sites(request, move |request| routed(router, request)).await
+        let request = if reads { Ok(request) } else { coding::decoded(&self.app.0.decoders, request) };
+        let response = match (request, &self.cors) {
+            (Err(problem), _) => Either::Left(ready(coding::refused(problem))),
+            (Ok(request), None) => Either::Right(Either::Left(routed(&self.router, request))),
+            (Ok(request), Some(cors)) => {
+                let routed = |request| routed(&self.router, request);
+                Either::Right(Either::Right(across_sites(cors, request, routed).boxed()))
+            }
+        };
+        response.map(|response| {
+            let Some(client) = client else { return response };
+            let Shared { answers, turns, .. } = &*self.app.0;
+            answers.admit(response, &client, turns).unwrap_or_else(IntoResponse::into_response)
+        })
     }
 
-    /// An answer, with what pages of other sites need where they may use the node.
-    async fn across_sites<F: Future<Output = Response> + Send>(
-        &self,
-        request: Request<Body>,
-        answer: impl FnOnce(Request<Body>) -> F + Send,
-    ) -> Response {
-        let Some(cors) = &self.cors else { return answer(request).await };
-        // Boxed, as every request moves and stores the whole of its future.
-        let mut answer = Some(answer);
-        let answer = service_fn(move |request| {
-            let answer = answer.take().expect("it is asked once");
-            answer(request).map(Ok::<_, Infallible>)
-        });
-        let Ok(response) = Box::pin(cors.layer(answer).oneshot(request)).await;
-        response
+    /// The answer to a request that is refused before any route is asked. Pages of other sites see it only with the headers that say so.
+    async fn refused(&self, request: Request<Body>, problem: Problem) -> Response {
+        match &self.cors {
+            None => problem.into_response(),
+            Some(cors) => across_sites(cors, request, |_| ready(problem.into_response())).await,
+        }
     }
 
     fn document(&self) -> &Document {
@@ -578,9 +578,25 @@ fn check_query(request: &Request<Body>, asked: &Asked) -> Result<(), Problem> {
 }
 
 /// The router's answer, also where a handler panics.
-async fn routed(router: Router, request: Request<Body>) -> Response {
-    let answer = AssertUnwindSafe(async { router.oneshot(request).await.unwrap_or_else(|never| match never {}) });
-    answer.catch_unwind().await.unwrap_or_else(panicked)
+fn routed(router: &Router, request: Request<Body>) -> impl Future<Output = Response> + Send + use<> {
+    // It is always ready.
+    let answer = AssertUnwindSafe(router.clone().call(request));
+    answer.catch_unwind().map(|answer| answer.map_or_else(panicked, |Ok(answer)| answer))
+}
+
+/// An answer, with what pages of other sites need that may use the node.
+async fn across_sites<F: Future<Output = Response> + Send>(
+    cors: &CorsLayer,
+    request: Request<Body>,
+    answer: impl FnOnce(Request<Body>) -> F + Send,
+) -> Response {
+    let mut answer = Some(answer);
+    let answer = service_fn(move |request| {
+        let answer = answer.take().expect("it is asked once");
+        answer(request).map(Ok::<_, Infallible>)
+    });
+    let Ok(response) = cors.layer(answer).oneshot(request).await;
+    response
 }
 
 /// The answer to a HEAD: the length is that of the body that is left out (RFC 9110 section 8.6).
@@ -660,7 +676,7 @@ mod tests {
             panic!("it is meant to")
         }
         let request = Request::get("/").body(Body::empty()).unwrap();
-        let response = routed(Router::new().route("/", get(panics)), request).await;
+        let response = routed(&Router::new().route("/", get(panics)), request).await;
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
     }

@@ -24,6 +24,7 @@ use utoipa::{
 
 use super::{
     extract::LINES,
+    metrics::OfRoute,
     problem::ProblemDocument,
     table::{Kind, Listed, ListedMethod, Rules},
 };
@@ -337,7 +338,7 @@ pub fn listed(document: &OpenApi, rules: &Rules) -> matchit::Router<Listed> {
                 _ => None,
             });
             let rule = rules[&(path.clone(), method.clone())];
-            ListedMethod { method, rule, parameters: names.collect() }
+            ListedMethod { method, rule, parameters: names.collect(), counted: OfRoute::default() }
         });
         let template = without_marks(path).into();
         let listed = Listed { path: path.clone(), template, methods: methods.collect() };

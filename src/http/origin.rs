@@ -10,6 +10,7 @@
 //! What proxies add, such as `X-Forwarded-Host`, has no part in this.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
     str::FromStr,
@@ -44,12 +45,12 @@ impl Admitted {
     ///
     /// # Errors
     /// `400` where the host is missing, stands twice or is malformed; `421` where it is no name of this node.
-    pub(super) fn host(&self, request: &Request<Body>) -> Result<Option<Authority>, Problem> {
-        let parse = |text: &str| {
+    pub(super) fn host<'a>(&self, request: &'a Request<Body>) -> Result<Option<Authority<'a>>, Problem> {
+        fn parse(text: &str) -> Result<Authority<'_>, Problem> {
             let malformed =
                 || Problem::bad_request("the request's host is malformed: it is a name or an address, and a port");
-            text.parse::<Authority>().map_err(|Malformed| malformed())
-        };
+            Authority::parse(text).map_err(|Malformed| malformed())
+        }
         let mut headers = request.headers().get_all(header::HOST).iter();
         let named = match (headers.next(), headers.next()) {
             (_, Some(_)) => return Err(Problem::bad_request("the header Host stands twice: send one")),
@@ -69,8 +70,8 @@ impl Admitted {
     }
 
     fn answers_to(&self, host: &Authority) -> bool {
-        let name = host.name.as_str();
-        host.is_address() || name == "localhost" || self.names.iter().any(|own| own.0 == name)
+        let name = &host.name;
+        name == "localhost" || self.names.iter().any(|own| own.0 == *name) || host.is_address()
     }
 
     fn misdirected(&self, host: &Authority) -> Problem {
@@ -95,7 +96,7 @@ impl Admitted {
             let is_ours = |site: &Origin| is_admitted(site) || is_own(site);
             return !origins.iter().all(|site| site.as_ref().is_some_and(is_ours));
         }
-        let is_cross = headers.get_all("sec-fetch-site").iter().any(|site| site == "cross-site");
+        let is_cross = headers.get_all(SEC_FETCH_SITE).iter().any(|site| site == "cross-site");
         let referers = sites(headers, &header::REFERER);
         // A page of one's own may have led the browser through another site.
         let is_trusted = |site: &Origin| is_admitted(site) || is_own(site) && !is_cross;
@@ -105,6 +106,9 @@ impl Admitted {
         }
     }
 }
+
+/// How the site of a page is to that which it asks (W3C Fetch Metadata Request Headers, section 2.4).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The sites that a header names, each nothing where it is none, such as `null`.
 fn sites(headers: &HeaderMap, name: &HeaderName) -> Vec<Option<Origin>> {
@@ -119,9 +123,9 @@ fn sites(headers: &HeaderMap, name: &HeaderName) -> Vec<Option<Origin>> {
 
 /// A host and perhaps a port, as `Host` and URLs have them (RFC 3986 section 3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Authority {
+pub(super) struct Authority<'a> {
     /// In lower case, without the dot that may end it; an IPv6 address is in brackets.
-    name: String,
+    name: Cow<'a, str>,
     port: Option<u16>,
 }
 
@@ -129,17 +133,15 @@ pub(super) struct Authority {
 #[derive(Debug)]
 pub(super) struct Malformed;
 
-impl FromStr for Authority {
-    type Err = Malformed;
-
-    fn from_str(text: &str) -> Result<Self, Malformed> {
+impl<'a> Authority<'a> {
+    fn parse(text: &'a str) -> Result<Authority<'a>, Malformed> {
         let (name, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (address, port) = rest.split_once(']').ok_or(Malformed)?;
                 // A zone is the sender's own matter, and some clients send it.
                 let address =
                     address.split('%').next().unwrap_or_default().parse::<Ipv6Addr>().map_err(|_| Malformed)?;
-                (format!("[{address}]"), port)
+                (Cow::Owned(format!("[{address}]")), port)
             }
             None => {
                 let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
@@ -148,7 +150,8 @@ impl FromStr for Authority {
                 if !(1..=limits::HOST_BYTES).contains(&name.len()) || !name.bytes().all(is_plain) {
                     return Err(Malformed);
                 }
-                (name.to_ascii_lowercase(), port)
+                let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+                (if is_lower { Cow::Borrowed(name) } else { Cow::Owned(name.to_ascii_lowercase()) }, port)
             }
         };
         let port = match port.strip_prefix(':') {
@@ -160,9 +163,7 @@ impl FromStr for Authority {
         };
         Ok(Authority { name, port })
     }
-}
 
-impl Authority {
     fn is_address(&self) -> bool {
         self.name.starts_with('[') || self.name.parse::<Ipv4Addr>().is_ok()
     }
@@ -177,8 +178,8 @@ impl FromStr for HostName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte);
-        let host = text.parse::<Authority>().ok().filter(|host| host.name.bytes().all(is_plain));
-        host.map(|host| HostName(host.name)).ok_or_else(|| {
+        let host = Authority::parse(text).ok().filter(|host| host.name.bytes().all(is_plain));
+        host.map(|host| HostName(host.name.into_owned())).ok_or_else(|| {
             format!("{text:?} is not a host name like ledger.example (wildcards are not known, other scripts are written xn--…)")
         })
     }
@@ -227,8 +228,8 @@ impl FromStr for Origin {
                 "https" => Scheme::Https,
                 _ => return None,
             };
-            let Authority { name, port } = host.parse().ok()?;
-            Some(Origin { scheme, name, port: port.unwrap_or(scheme.port()) })
+            let Authority { name, port } = Authority::parse(host).ok()?;
+            Some(Origin { scheme, name: name.into_owned(), port: port.unwrap_or(scheme.port()) })
         };
         parse().ok_or_else(|| format!("{text:?} is no origin like https://ledger.example"))
     }
@@ -259,15 +260,15 @@ mod tests {
             ("[fe80::1%25eth0]:1", "[fe80::1]", Some(1)),
             ("a_b-c.example", "a_b-c.example", None),
         ] {
-            let host: Authority = text.parse().unwrap_or_else(|_| panic!("{text}"));
-            assert_eq!((host.name.as_str(), host.port), (name, port), "{text}");
+            let host = Authority::parse(text).unwrap_or_else(|_| panic!("{text}"));
+            assert_eq!((&*host.name, host.port), (name, port), "{text}");
         }
         let long = "x".repeat(limits::HOST_BYTES + 1);
         for text in [
             "", ".", ":80", "::1", "[::1", "[::1]80", "[::g]", "a b", "a/b", "u@a", "a:x", "a:+1", "a:65536", "a:1:2",
             "é", &long,
         ] {
-            assert!(text.parse::<Authority>().is_err(), "{text:?}");
+            assert!(Authority::parse(text).is_err(), "{text:?}");
         }
     }
 
@@ -296,7 +297,7 @@ mod tests {
             ("http://b:5000", "a:5000", false),
         ] {
             let site: Origin = origin.parse().unwrap();
-            assert_eq!(site.is_of(&host.parse().unwrap()), same, "{origin} and {host}");
+            assert_eq!(site.is_of(&Authority::parse(host).unwrap()), same, "{origin} and {host}");
         }
     }
 }

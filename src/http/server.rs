@@ -35,7 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::PollSemaphore;
 
-use super::forward::FromNode;
+use super::{access::Client, forward::FromNode};
 use crate::{
     access::{self, Resource, Usage},
     cluster::{Cluster, link},
@@ -54,13 +54,6 @@ pub struct Limits {
     pub of_address: usize,
     /// How long a connection may take nothing of what it is sent.
     pub write_timeout: Duration,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone)]
-pub struct Peer {
-    /// What its address takes up.
-    pub usage: Arc<Usage>,
 }
 
 /// What each address takes up that has connections.
@@ -231,11 +224,12 @@ pub async fn serve<R>(
             };
             let Some(Arrived { stream, protocol, is_of_node, http2: _http2 }) = arrived else { return };
             let turns = InTurn::new(&usage);
+            let client = if is_of_node { Client::of_cluster() } else { Client::at(usage) };
             let answer = move |mut request: Request<Incoming>| {
-                match is_of_node {
-                    true => drop(request.extensions_mut().insert(FromNode)),
-                    false => drop(request.extensions_mut().insert(Peer { usage: usage.clone() })),
+                if is_of_node {
+                    request.extensions_mut().insert(FromNode);
                 }
+                request.extensions_mut().insert(client.clone());
                 answer(request)
             };
             let looks = Arc::new(AtomicBool::new(false));

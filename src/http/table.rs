@@ -12,6 +12,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use super::{
     App,
+    metrics::OfRoute,
     openapi::{self, NESTED},
 };
 use crate::{access::Role, core::rules::ChainName};
@@ -146,6 +147,8 @@ pub struct ListedMethod {
     pub rule: Rule,
     /// The names of its query parameters.
     pub parameters: Vec<String>,
+    /// What it counts.
+    pub counted: OfRoute,
 }
 
 /// What a request asks for.
@@ -175,6 +178,11 @@ impl<'a> Asked<'a> {
             None => Cow::Borrowed(ChainName::DEFAULT),
         });
         Asked { path: &found.value.path, template: Some(&found.value.template), listed, named }
+    }
+
+    /// What is counted of the route with exactly this method.
+    pub fn counted(&self, method: &Method) -> Option<&'a OfRoute> {
+        self.listed.filter(|listed| listed.method == *method).map(|listed| &listed.counted)
     }
 
     /// What stands at the route.

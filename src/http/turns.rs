@@ -4,10 +4,12 @@
 //! however much it is, keeps another one waiting for no longer than a few pieces take.
 
 use std::{
+    future::ready,
     sync::Arc,
     task::{Context, Poll},
 };
 
+use futures_util::{FutureExt, future::Either};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::coop,
@@ -52,7 +54,8 @@ impl Turns {
         let at_once = client.is_alone().then(|| self.reads.clone().try_acquire_owned().ok()).flatten();
         match at_once {
             Some(of_all) => Turn { _of_client: Places::default(), _of_all: of_all, _parsed: None },
-            None => take(client, |usage| &usage.reads, &self.reads).await,
+            // What is rarely awaited is boxed, as every request moves and stores the whole of its future.
+            None => Box::pin(take(client, |usage| &usage.reads, &self.reads)).await,
         }
     }
 
@@ -61,7 +64,10 @@ impl Turns {
     pub async fn to_write(&self, client: &Client, bytes: usize) -> Places {
         match bytes < limits::BODY_UNCOUNTED || client.is_alone() {
             true => Places::default(),
-            false => of_client(client, |usage| &usage.writes, (bytes.min(limits::WRITES_AHEAD) >> 10) as u32).await,
+            false => {
+                let kib = (bytes.min(limits::WRITES_AHEAD) >> 10) as u32;
+                Box::pin(of_client(client, |usage| &usage.writes, kib)).await
+            }
         }
     }
 
@@ -75,7 +81,7 @@ impl Turns {
 
     /// The same to parse a text. What is small takes none.
     pub async fn to_parse(&self, client: &Client, text: &[u8]) -> Option<Turn> {
-        if is_large(text) { Some(self.to_work(client, text).await) } else { None }
+        if is_large(text) { Some(Box::pin(self.to_work(client, text)).await) } else { None }
     }
 
     /// The same for heavy work, with the memory that the values of the largest text in it may take up.
@@ -90,14 +96,18 @@ impl Turns {
 
 /// Does what has a turn on threads that give way to all others, and ends the turn then, also where nobody waits any more; what needs none is
 /// done at once.
-pub async fn aside<T: Send + 'static>(node: &Node, turn: Option<Turn>, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let Some(turn) = turn else { return work() };
+pub fn aside<T: Send + 'static>(
+    node: &Node,
+    turn: Option<Turn>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = T> + Send {
+    let Some(turn) = turn else { return Either::Left(ready(work())) };
     let work = move || {
         let done = work();
         drop(turn);
         done
     };
-    node.aside(work).await
+    Either::Right(node.aside(work).boxed())
 }
 
 /// Waits for the turn of a client.
@@ -136,8 +146,6 @@ fn values_bytes(text: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
 
     /// All turns to read that a client gets at once.

@@ -2,7 +2,7 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ops::Bound,
     sync::{
         Arc, Mutex, RwLock,
@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use hashbrown::HashMap;
 use tokio::sync::{mpsc, watch};
 
 use super::command::{Guard, Refused};

@@ -4,10 +4,9 @@
 //! is stored on this node holds. *Applying* an effect looks at nothing but the state of the chains and the effect, and does not
 //! fail: the same effects in the same order make the same chains. How they are batched makes no difference.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
 
 use super::{
     ChainHandle, Command, Damage, Guard, MirrorStep, Outcome, Own, Placed, Published, Refused, Request,
@@ -42,7 +41,7 @@ pub(super) struct Ledger {
     pub(super) chains: HashMap<ChainNumber, Entry>,
     /// The chains and imports by their ids.
     numbers: HashMap<Hash, ChainNumber>,
-    pub(super) names: HashSet<ChainName>,
+    pub(super) names: std::collections::HashSet<ChainName>,
     /// By the ids that the chains will have.
     pub(super) imports: HashMap<Hash, Importing>,
     /// What was cosigned of others' logs, by the hashes of their names.
@@ -131,7 +130,7 @@ impl Ledger {
             published,
             chains: HashMap::new(),
             numbers: HashMap::new(),
-            names: HashSet::new(),
+            names: std::collections::HashSet::new(),
             imports: HashMap::new(),
             witnessed: HashMap::new(),
             pool_limit,

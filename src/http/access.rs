@@ -77,6 +77,8 @@ pub struct Client {
 
 #[derive(Clone)]
 enum Right {
+    /// Nobody has looked yet: it may do nothing.
+    Unknown,
     /// There is no access file, or another node of the cluster has looked already.
     All,
     /// That of a token, or of those who show none.
@@ -95,14 +97,9 @@ fn insufficient(role: Role) -> &'static str {
 }
 
 impl Client {
-    /// One that shows no token yet, at the address that takes up this.
-    pub fn at(address: Arc<Usage>) -> Client {
-        Client { right: Right::All, address: Some(address) }
-    }
-
-    /// Another node of the cluster.
-    pub fn of_cluster() -> Client {
-        Client { right: Right::All, address: None }
+    /// One at the address that takes up this; none for another node of the cluster. It may do nothing before its request is looked at.
+    pub fn at(address: Option<Arc<Usage>>) -> Client {
+        Client { right: Right::Unknown, address }
     }
 
     /// Finds who sends a request, and takes the token off it. The client is in the request then, for its handler.
@@ -113,16 +110,19 @@ impl Client {
         let shown = shown(request.headers_mut());
         let is_of_node = request.extensions().get::<FromNode>().is_some();
         let client = request.extensions_mut().get_mut::<Client>().expect("every connection has its client");
-        if let Some(in_force) = in_force.filter(|_| !is_of_node) {
-            let access = in_force.borrow().clone();
-            // What is open is so also to those who show a token that is no more.
-            let is_open = asked.kind().is_none_or(|kind| kind.role().is_none());
-            let token = match shown.and_then(|shown| find(&access, shown)) {
-                Err(_) if is_open => None,
-                token => token?,
-            };
-            client.right = Right::Of(access, token);
-        }
+        client.right = match in_force.filter(|_| !is_of_node) {
+            None => Right::All,
+            Some(in_force) => {
+                let access = in_force.borrow().clone();
+                // What is open is so also to those who show a token that is no more.
+                let is_open = asked.kind().is_none_or(|kind| kind.role().is_none());
+                let token = match shown.and_then(|shown| find(&access, shown)) {
+                    Err(_) if is_open => None,
+                    token => token?,
+                };
+                Right::Of(access, token)
+            }
+        };
         Ok(client.clone())
     }
 
@@ -151,6 +151,7 @@ impl Client {
 
     fn has(&self, role: Role, on: On) -> bool {
         match &self.right {
+            Right::Unknown => false,
             Right::All => true,
             Right::Of(access, token) => access.may(*token, role, on),
         }
@@ -191,11 +192,10 @@ impl Client {
     }
 
     fn ensure_on(&self, role: Role, on: On) -> Result<(), Problem> {
-        let Right::Of(_, token) = &self.right else { return Ok(()) };
         if self.has(role, on) {
             return Ok(());
         }
-        if token.is_none() {
+        if !matches!(self.right, Right::Of(_, Some(_))) {
             let detail = "this takes a token: send it in the header Authorization: Bearer TOKEN";
             return Err(Problem { challenge: Some(NO_TOKEN), ..Problem::new(StatusCode::UNAUTHORIZED, detail) });
         }

@@ -132,7 +132,7 @@ fn known_method(method: &Method) -> &'static str {
 #[derive(Default)]
 pub struct OfRoute {
     seconds: OnceLock<Histogram>,
-    /// Those with the status of the first answer.
+    /// Those with the status of the first answer that was a success.
     answered: OnceLock<(u16, Counter)>,
 }
 
@@ -181,8 +181,12 @@ impl Drop for UnderWay<'_> {
             return;
         };
         of_route.seconds.get_or_init(seconds).observe(took.as_secs_f64());
-        match of_route.answered.get_or_init(|| (status, answered())) {
-            (first, counter) if *first == status => counter.inc(),
+        let kept = match of_route.answered.get() {
+            None if (200..300).contains(&status) => Some(of_route.answered.get_or_init(|| (status, answered()))),
+            kept => kept,
+        };
+        match kept {
+            Some((usual, counter)) if *usual == status => counter.inc(),
             _ => answered().inc(),
         };
     }
@@ -543,7 +547,7 @@ mod tests {
     #[test]
     fn what_a_route_keeps_is_counted_with_all_else() {
         let (requests, of_route, route) = (Requests::default(), OfRoute::default(), Arc::from("/inject"));
-        for (status, of_route) in [(202, Some(&of_route)), (202, None), (202, Some(&of_route)), (409, Some(&of_route))]
+        for (status, of_route) in [(409, Some(&of_route)), (202, Some(&of_route)), (202, None), (202, Some(&of_route))]
         {
             requests.begin(Some(&route), of_route, &Method::POST).answer(StatusCode::from_u16(status).unwrap());
         }

@@ -304,7 +304,7 @@ struct Interface {
     cors: Option<CorsLayer>,
 }
 
-/// What becomes of a request that is let in.
+/// What is known of a request that is let in.
 struct LetIn {
     client: Client,
     /// Until it is answered.
@@ -384,7 +384,7 @@ impl Interface {
         }
     }
 
-    /// Lets a request in, if its client may ask for that, and has not too much under way. Its client is in it then, where it is known.
+    /// Lets a request in, if its client may ask for that, and has not too much under way. Its client is in it then with its right.
     ///
     /// # Errors
     /// Why not.
@@ -579,7 +579,7 @@ fn check_query(request: &Request<Body>, asked: &Asked) -> Result<(), Problem> {
 
 /// The router's answer, also where a handler panics.
 fn routed(router: &Router, request: Request<Body>) -> impl Future<Output = Response> + Send + use<> {
-    // It is always ready.
+    // It is always ready, and calls no handler before it is polled.
     let answer = AssertUnwindSafe(router.clone().call(request));
     answer.catch_unwind().map(|answer| answer.map_or_else(panicked, |Ok(answer)| answer))
 }
@@ -672,7 +672,8 @@ mod tests {
     /// Its connection goes on, and the client is told.
     #[tokio::test]
     async fn a_handler_that_panics_is_answered() {
-        async fn panics() -> &'static str {
+        // Before there is a future that could be polled.
+        fn panics() -> std::future::Ready<&'static str> {
             panic!("it is meant to")
         }
         let request = Request::get("/").body(Body::empty()).unwrap();

@@ -224,7 +224,7 @@ pub async fn serve<R>(
             };
             let Some(Arrived { stream, protocol, is_of_node, http2: _http2 }) = arrived else { return };
             let turns = InTurn::new(&usage);
-            let client = if is_of_node { Client::of_cluster() } else { Client::at(usage) };
+            let client = Client::at((!is_of_node).then_some(usage));
             let answer = move |mut request: Request<Incoming>| {
                 if is_of_node {
                     request.extensions_mut().insert(FromNode);

@@ -33,7 +33,8 @@ impl Timestamp {
         self.0.timestamp_micros()
     }
 
-    /// As it is written: RFC 3339 in UTC with microseconds. chrono's own writer takes ten times as long, which shows where each transaction is written.
+    /// As it is written: RFC 3339 in UTC with microseconds. chrono's own writer takes ten times as long, which shows where each
+    /// transaction is written.
     pub fn digits(self) -> [u8; 27] {
         let (date, time) = (self.0.date_naive(), self.0.time());
         let parts = [

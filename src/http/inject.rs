@@ -162,7 +162,8 @@ pub struct Acceptance<'a> {
 }
 
 impl Acceptance<'_> {
-    /// Appends it as JSON. It is what most requests are answered, and serde_json looks at each byte of each text. Names of chains are plain.
+    /// Appends it as JSON. It is what most requests are answered, and serde_json looks at each byte of each text. Names of chains
+    /// need no escapes.
     fn write(&self, out: &mut Vec<u8>) {
         let Acceptance { message, chain, index, id, hash, timestamp, state, replayed } = self;
         let mut digits = itoa::Buffer::new();

@@ -41,6 +41,7 @@ pub(super) struct Ledger {
     pub(super) chains: HashMap<ChainNumber, Entry>,
     /// The chains and imports by their ids.
     numbers: HashMap<Hash, ChainNumber>,
+    /// Clients choose them, and they stay: so with the hash of the standard library.
     pub(super) names: std::collections::HashSet<ChainName>,
     /// By the ids that the chains will have.
     pub(super) imports: HashMap<Hash, Importing>,

@@ -14,7 +14,7 @@ use reqwest::{Method, Url, blocking::Client};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::SECRET,
+    cluster::{self, Nodes, SECRET},
     faults::node_with_faults,
     support::{TestNode, eventually, header, problem},
 };
@@ -72,6 +72,23 @@ impl Scrape {
             (format!("{name}{suffix}"), kind.clone(), help.clone())
         })
     }
+}
+
+#[test]
+fn a_write_in_a_cluster_is_one_sync_of_each_node() {
+    const WRITES: usize = 100;
+    let nodes = Nodes::start(3);
+    cluster::bang(nodes.node(0), json!({"name": "synced", "difficulty": 0}));
+    let leader = nodes.node(nodes.leader("synced"));
+    let syncs = || nodes.running().map(|node| Scrape::of(node).get("qbc_log_sync_duration_seconds_count"));
+    let before: Vec<f64> = syncs().collect();
+    for number in 0..WRITES {
+        let answer = leader.post("/chains/synced/inject").json(&json!({"data": number})).send().unwrap();
+        assert_eq!(answer.status(), 202);
+    }
+    // A few more are of what nodes tell each other.
+    let more: Vec<f64> = syncs().zip(before).map(|(after, before)| after - before).collect();
+    assert!(more.iter().all(|more| *more < WRITES as f64 * 1.3), "{more:?} syncs for {WRITES} writes");
 }
 
 /// Two nodes of one cluster, one of which has all that can have metrics.

@@ -214,8 +214,8 @@ pub const NOTE_SIGNATURES: usize = 100;
 /// Bytes that are read of a file with a secret key: its longest form has a name of any length, which is cut off here.
 pub const KEY_BYTES: u64 = 64 << 10;
 
-/// Complete tiles that are kept in memory, 8 KiB each: a read of the store costs more than the rest of such a request. These are
-/// all of a million transactions, in 32 MiB.
+/// Complete tiles that are kept in memory, 8 KiB each, and as much again where a proof has read one: a read of the store costs more than
+/// the rest of such a request. These are all of a million transactions, in 64 MiB at most.
 pub const TILES_CACHED: usize = 4_096;
 
 /// Signed checkpoints of quants that are kept in memory for receipts, about 600 bytes each.
@@ -352,9 +352,9 @@ pub const REPLICATION_BYTES: usize = 256 << 10;
 /// Entries that a node may lack of what its group has agreed to, before it is fed with pauses while others write.
 pub const FEEDING_LAG: u64 = 32;
 
-/// The pause between what a lagging node is sent while others write, as so many times what sending takes: they have three quarters of
-/// the time.
-pub const FEEDING_PAUSES: f64 = 3.0;
+/// The pause between what a lagging node is sent while others write, as so many times what sending takes: they have four fifths of the
+/// time.
+pub const FEEDING_PAUSES: f64 = 4.0;
 
 /// Time after which it is looked whether a node that is fed comes nearer, and whether others still write.
 pub const FEEDING_COMPARED: Duration = Duration::from_secs(1);

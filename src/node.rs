@@ -38,7 +38,7 @@ use crate::{
         chain::{Expected, Head, LeapPolicy, Tag, bang_header, bang_transaction},
         count::{Height, Index, Size},
         hash::{self, Hash},
-        merkle,
+        merkle::{self, KnownTile},
         note::{Algorithm, Checkpoint, KeyName, Note, Signature, VerifierKey},
         quant::Quant,
         rules::{ChainName, Rules},
@@ -122,7 +122,7 @@ struct Inner {
     /// What signs the checkpoints of its chains.
     signers: Signers,
     /// Complete tiles that were served lately, by chain, level and number. They never change.
-    tiles: quick_cache::sync::Cache<(u64, u8, u64), Bytes>,
+    tiles: quick_cache::sync::Cache<(u64, u8, u64), KnownTile>,
     /// Checkpoints of quants that were signed lately, by chain, quant and whether the cluster's key has signed, without
     /// cosignatures. A signature takes longer than the rest of a receipt.
     notes: quick_cache::sync::Cache<(u64, Height, bool), Arc<Note>>,
@@ -858,7 +858,7 @@ impl Node {
             let lineage = &chain.lineage;
             let record = store.record(lineage, index)?;
             let quant = store.quant(lineage, store.quant_of(lineage, index)?)?;
-            let tiles = head.edge.source(|level, number| node.complete_tile(store, lineage, level, number).map(split));
+            let tiles = head.edge.source(|level, number| node.complete_tile(store, lineage, level, number));
             let path = merkle::prove_inclusion(index.get(), quant.size().get(), tiles)?;
             let checkpoint = node.checkpoint_of(&chain, &quant);
             Ok(Receipt { record, quant, path, checkpoint })
@@ -879,7 +879,7 @@ impl Node {
         let node = self.clone();
         self.read_store(move |store| {
             let lineage = &chain.lineage;
-            let tiles = head.edge.source(|level, number| node.complete_tile(store, lineage, level, number).map(split));
+            let tiles = head.edge.source(|level, number| node.complete_tile(store, lineage, level, number));
             merkle::prove_consistency(from.get(), to.get(), tiles)
         })
         .await
@@ -1189,7 +1189,7 @@ impl Node {
         let edge = chain.head().edge;
         assert!(merkle::has_tile(edge.size(), level, number, width), "a tile is read where there is one");
         if !merkle::has_tile(edge.size(), level, number, merkle::TILE_WIDTH) {
-            return Ok(join(&edge.partial(level)[..width]));
+            return Ok(KnownTile::from(&edge.partial(level)[..width]).bytes().clone());
         }
         let tile = match self.0.tiles.get(&(chain.number().0, level, number)) {
             Some(tile) => tile,
@@ -1198,16 +1198,16 @@ impl Node {
                 self.read_store(move |store| node.complete_tile(store, &chain.lineage, level, number)).await?
             }
         };
-        Ok(tile.slice(..width * size_of::<Hash>()))
+        Ok(tile.bytes().slice(..width * size_of::<Hash>()))
     }
 
     /// A complete tile, from memory where it was read lately.
-    fn complete_tile(&self, store: &Store, lineage: &Lineage, level: u8, number: u64) -> Result<Bytes, StoreError> {
+    fn complete_tile(&self, store: &Store, lineage: &Lineage, level: u8, number: u64) -> Result<KnownTile, StoreError> {
         let key = (lineage.number().0, level, number);
         if let Some(tile) = self.0.tiles.get(&key) {
             return Ok(tile);
         }
-        let tile = join(&store.tile(lineage, level, number)?);
+        let tile = KnownTile::from(store.tile(lineage, level, number)?);
         self.0.tiles.insert(key, tile.clone());
         Ok(tile)
     }
@@ -1370,19 +1370,6 @@ fn ahead(what: &str, time: Timestamp) -> String {
         "the newest time of {what}, {time}, lies in the future: the clock was ahead then, or is wrong now, and until it has \
          come there, what is new gets this time"
     )
-}
-
-/// Hashes as they stand in a tile.
-fn join(hashes: &[Hash]) -> Bytes {
-    let mut tile = Vec::with_capacity(size_of_val(hashes));
-    hashes.iter().for_each(|hash| tile.extend_from_slice(hash.as_bytes()));
-    tile.into()
-}
-
-/// The hashes of a tile.
-fn split(tile: Bytes) -> Vec<Hash> {
-    let (hashes, _) = tile.as_chunks();
-    hashes.iter().map(|hash| Hash::from_bytes(*hash)).collect()
 }
 
 impl Accepted {

@@ -15,10 +15,17 @@
 //! sealed place.
 //!
 //! Nothing here reads or writes: whoever proves passes a *source*, `tile(level, number, width)`, which returns at least
-//! the first `width` hashes of that tile. It is asked only for hashes that the tree of the named size has. A source
-//! that returns fewer breaks the contract, and that is a panic; what else it can meet is its own error `E`.
+//! the first `width` hashes of that tile, as a `Vec` or as a [`KnownTile`]. It is asked only for hashes that the tree of
+//! the named size has. A source that returns fewer breaks the contract, and that is a panic; what else it can meet is its
+//! own error `E`.
 
-use std::collections::hash_map::{Entry, HashMap};
+use std::{
+    collections::hash_map::{Entry, HashMap},
+    iter,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
 
 use super::hash::{self, Hash, node};
 
@@ -40,6 +47,78 @@ pub struct Tile {
     pub number: u64,
     /// Its 256 hashes.
     pub hashes: Vec<Hash>,
+}
+
+/// A tile as it is served, which remembers the roots of the perfect subtrees in it once one of them was asked for: a proof
+/// needs nearly all of them. A clone is another handle to the same.
+#[derive(Clone, Debug)]
+pub struct KnownTile {
+    hashes: Bytes,
+    /// The rows above its own, each half as wide as the one below.
+    above: Arc<OnceLock<Vec<Vec<Hash>>>>,
+}
+
+impl KnownTile {
+    /// Its hashes, one behind the other (C2SP tlog-tiles), 32 bytes each.
+    pub fn bytes(&self) -> &Bytes {
+        &self.hashes
+    }
+}
+
+impl From<&[Hash]> for KnownTile {
+    fn from(hashes: &[Hash]) -> Self {
+        let mut bytes = Vec::with_capacity(size_of_val(hashes));
+        hashes.iter().for_each(|hash| bytes.extend_from_slice(hash.as_bytes()));
+        KnownTile { hashes: bytes.into(), above: Arc::default() }
+    }
+}
+
+impl From<Vec<Hash>> for KnownTile {
+    fn from(hashes: Vec<Hash>) -> Self {
+        hashes.as_slice().into()
+    }
+}
+
+/// A tile as a proof reads it.
+pub trait Subtrees {
+    /// How many hashes it has.
+    fn width(&self) -> usize;
+
+    /// The root of the 2^`height` hashes of the tile from `offset` on, a multiple of that.
+    ///
+    /// # Panics
+    /// It has fewer.
+    fn root(&self, offset: usize, height: u32) -> Hash;
+}
+
+impl Subtrees for Vec<Hash> {
+    fn width(&self) -> usize {
+        self.len()
+    }
+
+    fn root(&self, offset: usize, height: u32) -> Hash {
+        perfect_root(&self[offset..][..1 << height])
+    }
+}
+
+impl Subtrees for KnownTile {
+    fn width(&self) -> usize {
+        self.hashes.len() / size_of::<Hash>()
+    }
+
+    fn root(&self, offset: usize, height: u32) -> Hash {
+        let (hashes, _) = self.hashes.as_chunks();
+        let Some(row) = height.checked_sub(1) else { return Hash::from_bytes(hashes[offset]) };
+        let pairs = |below: &[Hash]| -> Vec<Hash> {
+            below.as_chunks().0.iter().map(|[left, right]| node(left, right)).collect()
+        };
+        let above = self.above.get_or_init(|| {
+            let hashes: Vec<Hash> = hashes.iter().copied().map(Hash::from_bytes).collect();
+            iter::successors(Some(pairs(&hashes)), |below: &Vec<Hash>| (below.len() > 1).then(|| pairs(below)))
+                .collect()
+        });
+        above[row as usize][offset >> height]
+    }
 }
 
 /// The growing right edge of a tree: all that its root, its growth and its next tiles depend on.
@@ -122,17 +201,17 @@ impl Edge {
     }
 
     /// The source of all tiles of this tree: complete ones from `stored(level, number)`, the others from the edge.
-    pub fn source<E>(
+    pub fn source<T: From<Vec<Hash>>, E>(
         &self,
-        mut stored: impl FnMut(u8, u64) -> Result<Vec<Hash>, E>,
-    ) -> impl FnMut(u8, u64, usize) -> Result<Vec<Hash>, E> {
+        mut stored: impl FnMut(u8, u64) -> Result<T, E>,
+    ) -> impl FnMut(u8, u64, usize) -> Result<T, E> {
         move |level, number, _| {
             let (last, _) = last_tile(self.size, level);
             if number < last {
                 return stored(level, number);
             }
             assert_eq!(number, last, "level {level} of a tree of {} leaves ends before that tile", self.size);
-            Ok(self.partial(level).to_vec())
+            Ok(self.partial(level).to_vec().into())
         }
     }
 }
@@ -164,10 +243,10 @@ pub fn root<E>(size: u64, tile: impl FnMut(u8, u64, usize) -> Result<Vec<Hash>, 
 ///
 /// # Panics
 /// If `index` is not below `size`.
-pub fn prove_inclusion<E>(
+pub fn prove_inclusion<T: Subtrees, E>(
     index: u64,
     size: u64,
-    tile: impl FnMut(u8, u64, usize) -> Result<Vec<Hash>, E>,
+    tile: impl FnMut(u8, u64, usize) -> Result<T, E>,
 ) -> Result<Vec<Hash>, E> {
     assert!(index < size, "no leaf {index} in a tree of {size} leaves");
     let mut tiles = Tiles::new(size, tile);
@@ -209,10 +288,10 @@ pub fn check_inclusion(leaf: Hash, index: u64, size: u64, path: &[Hash], root: H
 ///
 /// # Panics
 /// If `from` is above `to`.
-pub fn prove_consistency<E>(
+pub fn prove_consistency<T: Subtrees, E>(
     from: u64,
     to: u64,
-    tile: impl FnMut(u8, u64, usize) -> Result<Vec<Hash>, E>,
+    tile: impl FnMut(u8, u64, usize) -> Result<T, E>,
 ) -> Result<Vec<Hash>, E> {
     assert!(from <= to, "a tree of {to} leaves does not extend one of {from}");
     let mut path = Vec::new();
@@ -366,14 +445,14 @@ impl Climb {
 }
 
 /// The tiles that one proof reads, each of them once.
-struct Tiles<F> {
+struct Tiles<T, F> {
     /// The size of the tree that the proof is about.
     size: u64,
     source: F,
-    read: HashMap<(u8, u64), Vec<Hash>>,
+    read: HashMap<(u8, u64), T>,
 }
 
-impl<E, F: FnMut(u8, u64, usize) -> Result<Vec<Hash>, E>> Tiles<F> {
+impl<T: Subtrees, E, F: FnMut(u8, u64, usize) -> Result<T, E>> Tiles<T, F> {
     fn new(size: u64, source: F) -> Self {
         let read = HashMap::new();
         Tiles { size, source, read }
@@ -396,12 +475,15 @@ impl<E, F: FnMut(u8, u64, usize) -> Result<Vec<Hash>, E>> Tiles<F> {
         let number = first / TILE_WIDTH as u64;
         let (last, partial_width) = last_tile(self.size, level);
         let width = if number < last { TILE_WIDTH } else { partial_width };
-        let hashes = match self.read.entry((level, number)) {
+        let tile = match self.read.entry((level, number)) {
             Entry::Occupied(tile) => tile.into_mut(),
-            Entry::Vacant(tile) => tile.insert(read(&mut self.source, level, number, width)?),
+            Entry::Vacant(entry) => {
+                let tile = (self.source)(level, number, width)?;
+                ensure_width(tile.width(), level, number, width);
+                entry.insert(tile)
+            }
         };
-        let offset = (first % TILE_WIDTH as u64) as usize;
-        Ok(perfect_root(&hashes[offset..][..1 << (height % TILE_HEIGHT)]))
+        Ok(tile.root((first % TILE_WIDTH as u64) as usize, height % TILE_HEIGHT))
     }
 }
 
@@ -413,9 +495,14 @@ fn read<E>(
     width: usize,
 ) -> Result<Vec<Hash>, E> {
     let mut hashes = source(level, number, width)?;
-    assert!(hashes.len() >= width, "tile {number} of level {level} has {} of {width} hashes", hashes.len());
+    ensure_width(hashes.len(), level, number, width);
     hashes.truncate(width);
     Ok(hashes)
+}
+
+/// A source keeps its contract.
+fn ensure_width(has: usize, level: u8, number: u64, width: usize) {
+    assert!(has >= width, "tile {number} of level {level} has {has} of {width} hashes");
 }
 
 /// The largest power of two below `count`, which is at least 2.
@@ -484,6 +571,12 @@ mod tests {
                 assert!(width > 0 && width <= 256 && end << (8 * level) <= size, "{level}/{number}: {width} of {size}");
                 whole(level, number, width)
             }
+        }
+
+        /// The same as tiles that are kept.
+        fn known(&self, size: u64) -> impl FnMut(u8, u64, usize) -> Result<KnownTile, Infallible> {
+            let mut tiles = self.source(size);
+            move |level, number, width| tiles(level, number, width).map(KnownTile::from)
         }
     }
 
@@ -572,6 +665,7 @@ mod tests {
     fn inclusion_holds(whole: &Whole, index: u64, size: u64, tree_root: Hash) -> Vec<Hash> {
         let Ok(proof) = prove_inclusion(index, size, whole.source(size));
         assert_eq!(proof, path(index, &whole.leaves[..size as usize]), "leaf {index} of {size}");
+        assert_eq!(prove_inclusion(index, size, whole.known(size)).as_ref(), Ok(&proof));
         damage(&proof, [leaf(index), tree_root], |path, [leaf, root]| check_inclusion(leaf, index, size, path, root));
         proof
     }
@@ -579,6 +673,7 @@ mod tests {
     fn consistency_holds(whole: &Whole, from: u64, to: u64, roots: [Hash; 2]) -> Vec<Hash> {
         let Ok(proof) = prove_consistency(from, to, whole.source(to));
         assert_eq!(proof, subproof(from, &whole.leaves[..to as usize], true), "{from} to {to}");
+        assert_eq!(prove_consistency(from, to, whole.known(to)).as_ref(), Ok(&proof));
         if from > 0 {
             damage(&proof, roots, |path, [older, newer]| check_consistency(from, to, path, older, newer));
         }

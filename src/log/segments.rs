@@ -30,8 +30,8 @@ pub(super) const LARGEST_BATCH: usize = 64 << 20;
 const SIZES: [u64; 2] = [1 << 20, 256 << 20];
 
 const FORM: &[u8; 8] = b"qbc-log1";
-/// Blocks of zeros that are written at a time.
-const ZEROS: usize = 1 << 20;
+/// Bytes of zeros that are written and synced at a time: the disk is busy with them for a millisecond or so.
+const ZEROS: usize = 256 << 10;
 /// The smallest part of a file that a file system can give back.
 const BLOCK: u64 = 4_096;
 
@@ -294,10 +294,9 @@ fn filled(path: &Path, capacity: u64, goes_on: impl Fn() -> bool) -> io::Result<
     let mut left = capacity as usize;
     while left > 0 && goes_on() {
         file.write_all(&zeros[..left.min(ZEROS)])?;
+        // Piece by piece: a sync of all of it would hold up those of the log.
+        file.sync_data()?;
         left -= left.min(ZEROS);
-    }
-    if left == 0 {
-        file.sync_all()?;
     }
     Ok(file)
 }

@@ -152,24 +152,34 @@ fn summary(faults: &[Fault]) -> String {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
+        let at = |field: &str, status, detail: String| Problem {
+            errors: vec![Fault::of(field, detail.clone())],
+            ..Problem::new(status, detail)
+        };
         match refusal {
-            Refusal::TooLarge { bytes, max } => Problem::new(
+            Refusal::TooLarge { bytes, max } => at(
+                "data",
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the data has {bytes} bytes in canonical form, this chain accepts at most {max}"),
             ),
             Refusal::Schema(faults) => {
                 Problem::unprocessable("the data does not meet the chain's schema", faults).within("/data")
             }
-            Refusal::Unsigned => Problem::new(
+            Refusal::Unsigned => at(
+                "signer",
                 StatusCode::UNAUTHORIZED,
-                "this chain accepts only what one of its writers has signed: add \"signer\" and \"signature\"",
+                "this chain accepts only what one of its writers has signed: add \"signer\" and \"signature\"".into(),
             ),
-            Refusal::NotAWriter => Problem::new(StatusCode::FORBIDDEN, "\"signer\" is not one of this chain's writers"),
-            Refusal::BadSignature => Problem::new(
+            Refusal::NotAWriter => {
+                at("signer", StatusCode::FORBIDDEN, "\"signer\" is not one of this chain's writers".into())
+            }
+            Refusal::BadSignature => at(
+                "signature",
                 StatusCode::FORBIDDEN,
                 "\"signature\" is not the signer's Ed25519 signature over the canonical JSON of {\"chain\": the chain's id, \
                  \"data\", and \"id\" if there is one}, and of an erasure, a change of keys or a \
-                 freeze also \"kind\": \"erasure\", \"key\" or \"freeze\"",
+                 freeze also \"kind\": \"erasure\", \"key\" or \"freeze\""
+                    .into(),
             ),
         }
     }

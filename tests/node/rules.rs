@@ -196,6 +196,8 @@ fn max_bytes_bounds_the_canonical_data() {
     let long = |bytes: usize| json!({"data": "x".repeat(bytes - 2)});
     refused(&node, "", &long((1 << 20) + 1), 413);
     accepted(&node, "", &long(1 << 20));
+    let in_array = refused(&node, "/chains/m", &json!([{"data": 1}, {"data": "x".repeat(20)}]), 413);
+    assert_eq!(in_array["errors"][0]["pointer"], "/1/data");
     node.bang(json!({"name": "large", "difficulty": 0, "max_bytes": 4 << 20}));
     accepted(&node, "/chains/large", &long(4 << 20));
     refused(&node, "/chains/large", &json!([{"data": 1}, {"data": "x".repeat(4 << 20)}]), 413);
@@ -237,6 +239,8 @@ fn writers_sign_what_they_inject() {
         let mut bad = good.clone();
         bad[field] = value;
         refused(&node, chain, &bad, 403);
+        let problem = refused(&node, chain, &json!([good, bad]), 403);
+        assert_eq!(problem["errors"][0]["pointer"], "/1/signature", "{problem}");
     }
     for (field, value) in [
         ("signature", json!("00")),

@@ -291,7 +291,7 @@ impl Recording {
         }
         let all = format!("trace=?lseek,?sendto,?sendmsg,?mmap,{}", trace::WRITES);
         let path = trace.to_str().unwrap();
-        let strace = ["strace", "-D", "-f", "-qq", "-y", "-xx", "-s", "40000000", "-e", &all, "-o", path];
+        let strace = [&trace::STRACE[..], &["-y", "-xx", "-s", "40000000", "-e", &all, "-o", path]].concat();
         let node = TestNode::under(&strace, &data, &[]);
         let prefix = if base.is_some() { "again" } else { "new" };
         let mut done = base.map_or(Vec::new(), |(_, done)| done.to_vec());
@@ -467,6 +467,11 @@ impl Recording {
     }
 }
 
+/// A trial behind a change, with a rest that is drawn.
+fn drawn(moment: usize, random: &mut Random) -> (usize, Rest, u64) {
+    (moment + 1, RESTS[random.below(RESTS.len() as u64) as usize], random.below(u64::MAX))
+}
+
 /// All files below a folder with what they hold.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
@@ -525,13 +530,11 @@ fn a_cut_of_the_power_at_any_moment_loses_nothing_that_was_acknowledged() {
             Recording::make(None, &[ALL_KINDS, more].concat(), ON_THREE_CHAINS),
             Recording::make(Some((&data, &done)), more, ON_THREE_CHAINS),
         ] {
-            let all = recording.moments.iter().flat_map(|&moment| RESTS.map(|rest| (moment + 1, rest)));
-            let mut all: Vec<_> = all.map(|(moment, rest)| (moment, rest, random.below(u64::MAX))).collect();
-            let count = setting("QBC_TRIALS", u64::MAX);
-            if count < all.len() as u64 {
-                all = recording.some(count, &mut random);
-            }
-            recording.trials(&all);
+            let trials = match setting("QBC_TRIALS", 0) {
+                0 => recording.moments.iter().map(|&moment| drawn(moment, &mut random)).collect(),
+                count => recording.some(count, &mut random),
+            };
+            recording.trials(&trials);
         }
     }
 }

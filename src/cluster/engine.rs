@@ -1,5 +1,4 @@
-//! What openraft needs of this node for one group: its types, its log, and what becomes of agreed entries. Only this file and
-//! [`net`](super::net) name it.
+//! What openraft needs of this node for one group: its types, its log, and what becomes of agreed entries.
 //!
 //! The log of the node is the log of all its groups. Nothing of it is ever removed, so whoever lags is fed entries, and there are no
 //! snapshots.
@@ -9,16 +8,19 @@ use std::{
     io,
     ops::{Bound, RangeBounds},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt, stream};
 use openraft::{
     EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder, RaftTypeConfig,
+    async_runtime::WatchReceiver,
     impls::leader_id_adv,
     storage::{EntryResponder, IOFlushed, LogState, RaftLogStorage, RaftStateMachine},
 };
 use tokio::sync::{oneshot, watch};
 
+use super::ClusterError;
 use crate::{
     limits,
     node::Node,
@@ -143,6 +145,41 @@ fn raft_vote(vote: Vote) -> RaftVote {
 
 fn failed(error: StoreError) -> io::Error {
     io::Error::other(error.to_string())
+}
+
+/// How all engines run.
+///
+/// # Errors
+/// Its bounds contradict each other.
+pub fn config() -> Result<openraft::Config, ClusterError> {
+    let millis = |time: Duration| time.as_millis() as u64;
+    let config = openraft::Config {
+        cluster_name: "qbc".into(),
+        heartbeat_interval: millis(limits::HEARTBEAT),
+        election_timeout_min: millis(limits::ELECTION[0]),
+        election_timeout_max: millis(limits::ELECTION[1]),
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_payload_entries: 300,
+        replication_lag_threshold: 1_000,
+        enable_pre_vote: Some(true),
+        // A leader that was started again may lack what was agreed in its term. In a new term it learns of all first.
+        enable_leader_restore: Some(false),
+        // The others write while this node does.
+        broadcast_submitted_on_append: Some(true),
+        backoff: "50ms 50ms 50ms".into(),
+        ..openraft::Config::default()
+    };
+    config.validate().map_err(|error| ClusterError::Refused(error.to_string()))
+}
+
+/// Who leads a group, as far as its engine here knows.
+pub fn leader_of(raft: &Raft) -> Option<NodeId> {
+    raft.metrics().borrow_watched().current_leader
+}
+
+/// The last entry that another node is known to have of a group that this node leads.
+pub fn matched(metrics: &Metrics, node: NodeId) -> Option<u64> {
+    Some(metrics.replication.as_ref()?.get(&node)?.as_ref()?.index)
 }
 
 /// The log of one group.

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Weak};
 use openraft::{ServerState, async_runtime::WatchReceiver, errors::Fatal};
 
 use super::{
-    Cluster, Inner, Seen,
-    engine::Raft,
+    Cluster, Inner,
+    engine::{Raft, matched},
     knowledge::{NodeInfo, Standing},
-    matched,
+    status::Seen,
 };
 use crate::store::{Group, NodeId};
 

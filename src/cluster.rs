@@ -12,7 +12,7 @@
 //! | --- | --- |
 //! | [`link`] | connections between nodes |
 //! | `calls` | what nodes ask each other on them, and the answers |
-//! | `engine`, `net` | agreement within a group, by openraft |
+//! | `engine`, `net` | agreement within a group, by openraft; the only ones that name it |
 //! | `sequence` | the way from a writer to the engine of its group |
 //! | [`knowledge`] | what all nodes know, and where new things are placed |
 //! | `join` | how a node gets in, and is known again |
@@ -43,7 +43,6 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use openraft::{Instant as _, ReadPolicy, async_runtime::WatchReceiver};
 use tokio::{
     sync::{oneshot, watch},
     time::{sleep, timeout},
@@ -56,20 +55,18 @@ use crate::{
     tls::{self, Stream},
     writer::Sequencer,
 };
+pub use engine::QUIET;
 pub use figures::Figures;
 pub use status::{GroupStatus, Replica};
 
 use calls::{AnswersOf, CHANGE, CarrierOf, READ_INDEX};
-use engine::{GroupStorage, Machine, Proposal, Raft, Told, leader_of};
+use engine::{GroupStorage, Instant as _, Machine, Proposal, Raft, ReadPolicy, Told, WatchReceiver as _, leader_of};
 use join::GreetingOf;
 use knowledge::Knowledge;
 use link::{Answers, Identity, Link, LinkError, Purpose, Secret};
 use net::{Net, Turns, Ways};
 use sequence::Sequence;
 use status::{Seen, Survey};
-
-/// A log filter that leaves out what the engine tells of its normal work.
-pub const QUIET: &str = "openraft=error";
 
 /// Why something of the cluster could not be done.
 #[derive(Clone, Debug, thiserror::Error)]

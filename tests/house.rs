@@ -17,7 +17,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
     (
         "openraft",
         "the engine of agreement can be replaced where only few files name it",
-        &["cluster.rs", "cluster/engine.rs", "cluster/figures.rs", "cluster/net.rs"],
+        &["cluster/engine.rs", "cluster/net.rs"],
     ),
     (
         "prometheus_client",

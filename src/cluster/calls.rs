@@ -6,12 +6,11 @@ use std::{
     time::Instant,
 };
 
-use openraft::ReadPolicy;
 use tokio::time::sleep;
 
 use super::{
     Cluster, ClusterError, Inner, agreement_timeout, carry,
-    engine::{Raft, leader_of},
+    engine::{Raft, ReadPolicy, leader_of},
     link::{self, Answer, Answers, Call, Known, LinkError},
     net, said,
 };

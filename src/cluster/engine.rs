@@ -1,4 +1,5 @@
-//! What openraft needs of this node for one group: its types, its log, and what becomes of agreed entries.
+//! What openraft needs of this node for one group: its types, its log, and what becomes of agreed entries. Only this file and
+//! [`net`](super::net) name it.
 //!
 //! The log of the node is the log of all its groups. Nothing of it is ever removed, so whoever lags is fed entries, and there are no
 //! snapshots.
@@ -14,11 +15,16 @@ use std::{
 use futures_util::{Stream, StreamExt, stream};
 use openraft::{
     EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder, RaftTypeConfig,
-    async_runtime::WatchReceiver,
     impls::leader_id_adv,
     storage::{EntryResponder, IOFlushed, LogState, RaftLogStorage, RaftStateMachine},
 };
 use tokio::sync::{oneshot, watch};
+
+pub use openraft::{
+    ChangeMembers, Instant, ReadPolicy, ServerState,
+    async_runtime::WatchReceiver,
+    errors::{ClientWriteError, Fatal},
+};
 
 use super::ClusterError;
 use crate::{
@@ -27,6 +33,9 @@ use crate::{
     store::{Entry, EntryId, Group, LogRecord, Membership, NodeId, Said, Store, StoreError, Vote},
     writer::Core,
 };
+
+/// A log filter that leaves out what the engine tells of its normal work.
+pub const QUIET: &str = "openraft=error";
 
 /// What is proposed to a group.
 #[derive(Clone)]

@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Weak};
 
-use openraft::{ServerState, async_runtime::WatchReceiver, errors::Fatal};
-
 use super::{
     Cluster, Inner,
-    engine::{Raft, matched},
+    engine::{Fatal, Raft, ServerState, WatchReceiver as _, matched},
     knowledge::{NodeInfo, Standing},
     status::Seen,
 };

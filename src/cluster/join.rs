@@ -8,14 +8,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use openraft::async_runtime::WatchReceiver;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
 use super::{
     Cluster, ClusterError, Inner, agreement_timeout,
     calls::{JOIN, STATUS},
-    engine::{Raft, matched},
+    engine::{Raft, WatchReceiver as _, matched},
     knowledge::{self, GroupInfo, Knowledge, NodeInfo},
     link::{self, Greeting, Known, LinkError},
     said,

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use openraft::{ChangeMembers, Instant as _, ServerState, async_runtime::WatchReceiver};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -15,7 +14,7 @@ use tokio::{
 use super::{
     Cluster, ClusterError, Inner,
     calls::FITNESS,
-    engine::{Raft, RaftMembership, matched},
+    engine::{ChangeMembers, Instant as _, Raft, RaftMembership, ServerState, WatchReceiver as _, matched},
     knowledge::{GroupInfo, Knowledge, Standing},
     status::newest,
 };

@@ -5,12 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use openraft::{ReadPolicy, ServerState, async_runtime::WatchReceiver, errors::ClientWriteError};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Cluster, Inner,
-    engine::{LeaderId, Proposal, Raft, Told, leader_of},
+    engine::{
+        ClientWriteError, LeaderId, Proposal, Raft, ReadPolicy, ServerState, Told, WatchReceiver as _, leader_of,
+    },
 };
 use crate::{
     limits,

@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use openraft::{ServerState, async_runtime::WatchReceiver};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
@@ -18,7 +17,7 @@ use tokio::{
 use super::{
     Cluster, ClusterError, Inner,
     calls::{PING, STATUS},
-    engine::matched,
+    engine::{ServerState, WatchReceiver as _, matched},
     knowledge::{GroupInfo, NodeInfo, Standing},
     link::LinkError,
 };

@@ -12,13 +12,14 @@
 //! | --- | --- |
 //! | [`link`] | connections between nodes |
 //! | `calls` | what nodes ask each other on them, and the answers |
+//! | `carry` | writes on their way to the node that leads, as bytes |
 //! | `engine`, `net` | agreement within a group, by openraft; the only ones that name it |
 //! | `sequence` | the way from a writer to the engine of its group |
 //! | [`knowledge`] | what all nodes know, and where new things are placed |
 //! | `join` | how a node gets in, and is known again |
 //! | `moves` | brings groups where they belong |
 //! | `status`, `figures` | how nodes and groups stand |
-//! | this file | runs the groups of this node, and finds who leads them |
+//! | this file | runs the groups of this node, finds who leads them, and has them agree |
 
 mod calls;
 mod carry;

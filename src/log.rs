@@ -433,6 +433,11 @@ impl Log {
         Ok(Placed { shared, segment, head, bytes, mark: self.newest, progress, finished })
     }
 
+    /// Whether a batch could not be written: then none can before the log is opened again.
+    pub fn has_failed(&self) -> bool {
+        self.progress.written.lock().expect("no holder of this lock panics").is_none()
+    }
+
     /// Overwrites payloads with zeros, and syncs them. A durable batch must have announced these erasures.
     ///
     /// # Errors

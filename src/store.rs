@@ -697,6 +697,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a write to the log has failed: then none succeeds before the node is started again.
+    pub fn log_has_failed(&self) -> bool {
+        self.log.lock().expect("no holder of this lock panics").has_failed()
+    }
+
     /// Whether the file system has room enough to go on writing, or had a moment ago.
     pub fn has_room(&self) -> bool {
         let mut had_room = self.had_room.lock().expect("no holder of this lock panics");

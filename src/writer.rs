@@ -417,8 +417,12 @@ impl Writer {
                         state.proposed.push_back((records.clone(), pending));
                         drop(state);
                         let agreed = sequencer.propose(Proposed::Effects(records));
-                        if agreed.is_ok() {
-                            self.compare(&*sequencer);
+                        match &agreed {
+                            Ok(()) => self.compare(&*sequencer),
+                            Err(_) if core.store.log_has_failed() => {
+                                self.fail(&StoreError::Failed("a write to the log failed".into()));
+                            }
+                            Err(_) => {}
                         }
                         agreed
                     }

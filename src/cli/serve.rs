@@ -456,7 +456,9 @@ pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
 
 /// What the log is to have.
 fn log_filter(log: &str) -> anyhow::Result<EnvFilter> {
-    let filter = EnvFilter::try_new([store::QUIET, cluster::QUIET, tls::QUIET, log].join(","));
+    // What names a part counts more than what names none.
+    let quiet: &[&str] = if log == "off" { &[] } else { &[store::QUIET, cluster::QUIET, tls::QUIET] };
+    let filter = EnvFilter::try_new([quiet, &[log]].concat().join(","));
     filter.with_context(|| format!("--log {log:?} is no filter"))
 }
 

@@ -1,4 +1,4 @@
-//! What nodes of a cluster ask each other beside what their [engines](super::engine) say, and the answers.
+//! What nodes of a cluster ask each other, and the answers; what their [engines](super::engine) say to each other gets there from here.
 
 use std::{
     pin::Pin,
@@ -31,10 +31,10 @@ pub(super) const JOIN: u8 = 18;
 /// A node asks how another stands.
 pub(super) const STATUS: u8 = 19;
 /// Transactions are carried to the node that leads their chain.
-pub(super) const CARRY: u8 = 20;
+const CARRY: u8 = 20;
 /// A run of a chain's transactions is asked for, which is damaged where it is asked: the id of the chain (32), the index of the first (8).
 /// The answer is the [record](LogRecord::encode).
-pub(super) const RUN: u8 = 21;
+const RUN: u8 = 21;
 /// A node is asked whether it is fit to lead.
 pub(super) const FITNESS: u8 = 22;
 /// A node is asked whether it is there.

@@ -1,5 +1,5 @@
-//! What openraft needs of this node for one group: its types, its log, and what becomes of agreed entries. Only this file and
-//! [`net`](super::net) name it.
+//! What openraft needs of this node for one group: its types, how it runs, its log, and what becomes of agreed entries. Only this file
+//! and [`net`](super::net) name it.
 //!
 //! The log of the node is the log of all its groups. Nothing of it is ever removed, so whoever lags is fed entries, and there are no
 //! snapshots.

@@ -38,7 +38,7 @@ pub(super) struct Joining {
 
 /// What a node says of itself when it calls another.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Hello {
+struct Hello {
     /// Where it is reached.
     host: String,
     /// The newest entry that it has of each group.

@@ -1,4 +1,5 @@
-//! Brings groups where the cluster says that they belong: to new members and new leaders, and away from nodes that leave.
+//! Brings groups where the cluster says that they belong: to new members and new leaders, and away from nodes that
+//! leave. Now and then it has nodes compare what they know.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -33,7 +33,7 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// The way to this engine of a group.
-    pub fn new(cluster: Weak<Inner>, raft: Raft, group: Group) -> Sequence {
+    pub(super) fn new(cluster: Weak<Inner>, raft: Raft, group: Group) -> Sequence {
         let runtime = tokio::runtime::Handle::current();
         Sequence { cluster, raft, runtime, group, ready: AtomicU64::new(0), has_failed: false.into() }
     }

@@ -123,7 +123,7 @@ impl Cluster {
     }
 
     /// Asks another node, and takes up whether it answers.
-    pub(super) async fn ask(&self, node: NodeId, kind: u8) -> Result<Bytes, ClusterError> {
+    async fn ask(&self, node: NodeId, kind: u8) -> Result<Bytes, ClusterError> {
         let answer = self.link_to(node)?.call(kind, Group::META, &mut |_| (), limits::LINK_TIMEOUT).await;
         // One that refuses is there.
         let has_answered = matches!(answer, Ok(_) | Err(LinkError::Refused(_)));

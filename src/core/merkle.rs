@@ -59,53 +59,17 @@ pub struct KnownTile {
 }
 
 impl KnownTile {
-    /// Its hashes, one behind the other (C2SP tlog-tiles), 32 bytes each.
+    /// Its hashes, [joined].
     pub fn bytes(&self) -> &Bytes {
         &self.hashes
     }
-}
 
-impl From<&[Hash]> for KnownTile {
-    fn from(hashes: &[Hash]) -> Self {
-        let mut bytes = Vec::with_capacity(size_of_val(hashes));
-        hashes.iter().for_each(|hash| bytes.extend_from_slice(hash.as_bytes()));
-        KnownTile { hashes: bytes.into(), above: Arc::default() }
-    }
-}
-
-impl From<Vec<Hash>> for KnownTile {
-    fn from(hashes: Vec<Hash>) -> Self {
-        hashes.as_slice().into()
-    }
-}
-
-/// A tile as a proof reads it.
-pub trait Subtrees {
     /// How many hashes it has.
-    fn width(&self) -> usize;
-
-    /// The root of the 2^`height` hashes of the tile from `offset` on, a multiple of that.
-    ///
-    /// # Panics
-    /// It has fewer.
-    fn root(&self, offset: usize, height: u32) -> Hash;
-}
-
-impl Subtrees for Vec<Hash> {
-    fn width(&self) -> usize {
-        self.len()
-    }
-
-    fn root(&self, offset: usize, height: u32) -> Hash {
-        perfect_root(&self[offset..][..1 << height])
-    }
-}
-
-impl Subtrees for KnownTile {
     fn width(&self) -> usize {
         self.hashes.len() / size_of::<Hash>()
     }
 
+    /// The root of the 2^`height` hashes from `offset` on, a multiple of that.
     fn root(&self, offset: usize, height: u32) -> Hash {
         let (hashes, _) = self.hashes.as_chunks();
         let Some(row) = height.checked_sub(1) else { return Hash::from_bytes(hashes[offset]) };
@@ -119,6 +83,19 @@ impl Subtrees for KnownTile {
         });
         above[row as usize][offset >> height]
     }
+}
+
+impl From<Vec<Hash>> for KnownTile {
+    fn from(hashes: Vec<Hash>) -> Self {
+        KnownTile { hashes: joined(&hashes), above: Arc::default() }
+    }
+}
+
+/// Hashes of a tile, one behind the other (C2SP tlog-tiles), 32 bytes each.
+pub fn joined(hashes: &[Hash]) -> Bytes {
+    let mut bytes = Vec::with_capacity(size_of_val(hashes));
+    hashes.iter().for_each(|hash| bytes.extend_from_slice(hash.as_bytes()));
+    bytes.into()
 }
 
 /// The growing right edge of a tree: all that its root, its growth and its next tiles depend on.
@@ -243,7 +220,7 @@ pub fn root<E>(size: u64, tile: impl FnMut(u8, u64, usize) -> Result<Vec<Hash>, 
 ///
 /// # Panics
 /// If `index` is not below `size`.
-pub fn prove_inclusion<T: Subtrees, E>(
+pub fn prove_inclusion<T: Into<KnownTile>, E>(
     index: u64,
     size: u64,
     tile: impl FnMut(u8, u64, usize) -> Result<T, E>,
@@ -288,7 +265,7 @@ pub fn check_inclusion(leaf: Hash, index: u64, size: u64, path: &[Hash], root: H
 ///
 /// # Panics
 /// If `from` is above `to`.
-pub fn prove_consistency<T: Subtrees, E>(
+pub fn prove_consistency<T: Into<KnownTile>, E>(
     from: u64,
     to: u64,
     tile: impl FnMut(u8, u64, usize) -> Result<T, E>,
@@ -445,14 +422,14 @@ impl Climb {
 }
 
 /// The tiles that one proof reads, each of them once.
-struct Tiles<T, F> {
+struct Tiles<F> {
     /// The size of the tree that the proof is about.
     size: u64,
     source: F,
-    read: HashMap<(u8, u64), T>,
+    read: HashMap<(u8, u64), KnownTile>,
 }
 
-impl<T: Subtrees, E, F: FnMut(u8, u64, usize) -> Result<T, E>> Tiles<T, F> {
+impl<T: Into<KnownTile>, E, F: FnMut(u8, u64, usize) -> Result<T, E>> Tiles<F> {
     fn new(size: u64, source: F) -> Self {
         let read = HashMap::new();
         Tiles { size, source, read }
@@ -478,7 +455,7 @@ impl<T: Subtrees, E, F: FnMut(u8, u64, usize) -> Result<T, E>> Tiles<T, F> {
         let tile = match self.read.entry((level, number)) {
             Entry::Occupied(tile) => tile.into_mut(),
             Entry::Vacant(entry) => {
-                let tile = (self.source)(level, number, width)?;
+                let tile: KnownTile = (self.source)(level, number, width)?.into();
                 ensure_width(tile.width(), level, number, width);
                 entry.insert(tile)
             }

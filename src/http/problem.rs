@@ -152,10 +152,7 @@ fn summary(faults: &[Fault]) -> String {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let at = |field: &str, status, detail: String| Problem {
-            errors: vec![Fault::of(field, detail.clone())],
-            ..Problem::new(status, detail)
-        };
+        let at = |field, status, detail: String| Problem { status, ..vec![Fault::of(field, detail)].into() };
         match refusal {
             Refusal::TooLarge { bytes, max } => at(
                 "data",

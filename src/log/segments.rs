@@ -30,8 +30,9 @@ pub(super) const LARGEST_BATCH: usize = 64 << 20;
 const SIZES: [u64; 2] = [1 << 20, 256 << 20];
 
 const FORM: &[u8; 8] = b"qbc-log1";
-/// Bytes of zeros that are written and synced at a time: the disk is busy with them for a millisecond or so.
-const ZEROS: usize = 256 << 10;
+/// Bytes of zeros that are written and synced at a time: the least, and the most of a large segment, which would take too many syncs. The
+/// disk is busy with them for some milliseconds at most.
+const ZEROS: [u64; 2] = [256 << 10, 1 << 20];
 /// The smallest part of a file that a file system can give back.
 const BLOCK: u64 = 4_096;
 
@@ -290,13 +291,14 @@ fn prepare_all(shared: &(Mutex<State>, Condvar), folder: &Path) {
 /// A file of zeros that is written and synced, unless it is not wanted any more.
 fn filled(path: &Path, capacity: u64, goes_on: impl Fn() -> bool) -> io::Result<File> {
     let mut file = new_file(path)?;
-    let zeros = vec![0; ZEROS];
+    let zeros = vec![0; (capacity / 64).clamp(ZEROS[0], ZEROS[1]) as usize];
     let mut left = capacity as usize;
     while left > 0 && goes_on() {
-        file.write_all(&zeros[..left.min(ZEROS)])?;
-        // Piece by piece: a sync of all of it would hold up those of the log.
+        let piece = left.min(zeros.len());
+        file.write_all(&zeros[..piece])?;
+        // A sync of all of it would hold up those of the log.
         file.sync_data()?;
-        left -= left.min(ZEROS);
+        left -= piece;
     }
     Ok(file)
 }

@@ -81,7 +81,7 @@ impl Run {
         let (folder, data) = self.folder();
         let trace = folder.path().join("trace");
         let all = format!("trace={}", trace::WRITES);
-        let options = ["-y", "-xx", "-s", "0", "-e", &all, "-o", trace.to_str().unwrap()];
+        let options = [trace::QUICK, "-y", "-xx", "-s", "0", "-e", &all, "-o", trace.to_str().unwrap()];
         let strace = [&trace::STRACE[..], &options].concat();
         let mut node = TestNode::under(&strace, &data, &[]);
         script::run(&node, &self.steps, "dry-");
@@ -121,6 +121,9 @@ impl Run {
         strace.extend(["-y", "-s", "0", "-o", trace.to_str().unwrap(), "-e", &all, "-e", &inject]);
         if target.is_named {
             strace.extend(["-P", &path]);
+        }
+        if fault.starts_with("error=") {
+            strace.push(trace::QUICK);
         }
         let log_file = File::create(&log).unwrap();
         let mut done = self.base.as_ref().map_or(Vec::new(), |(_, done)| done.clone());

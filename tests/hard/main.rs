@@ -17,7 +17,7 @@
 //!
 //! - `QBC_SEED` repeats a run.
 //! - `QBC_TRIALS`: faults, and cuts of the power: 24 and 32 where it is not said; in the long runs one in each call and at each moment, of
-//!   a kind that is drawn, for each folder that they start with.
+//!   a kind that is drawn, for each folder that they start with. Other seeds draw other kinds.
 //! - `QBC_ROUNDS`: kills under readers, 6 where it is not said, 200 in the long run.
 //! - `QBC_STEPS`, `QBC_SIMULATIONS`: faults of one simulation, 24 where it is not said, 100 in the long run; how many there are in that, 60.
 //! - `QBC_LOAD`: only the hostile loads with this text in their names; `QBC_SECONDS`: how long each is measured, with it and without, 4

@@ -291,7 +291,8 @@ impl Recording {
         }
         let all = format!("trace=?lseek,?sendto,?sendmsg,?mmap,{}", trace::WRITES);
         let path = trace.to_str().unwrap();
-        let strace = [&trace::STRACE[..], &["-y", "-xx", "-s", "40000000", "-e", &all, "-o", path]].concat();
+        let strace =
+            [&trace::STRACE[..], &[trace::QUICK, "-y", "-xx", "-s", "40000000", "-e", &all, "-o", path]].concat();
         let node = TestNode::under(&strace, &data, &[]);
         let prefix = if base.is_some() { "again" } else { "new" };
         let mut done = base.map_or(Vec::new(), |(_, done)| done.to_vec());

@@ -412,10 +412,18 @@ fn a_disk_too_small_for_the_work_in_the_background_is_full_until_it_grows() {
     verifies(&disk.data());
 }
 
+/// Whether there is strace, without which a test says that it is skipped.
+pub fn has_strace() -> bool {
+    let has_strace = Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_ok();
+    if !has_strace {
+        println!("skipped: there is no strace");
+    }
+    has_strace
+}
+
 /// The program under strace, with faults in the system calls on these files of the data folder, which another start has made.
 pub fn node_with_faults(data: &Path, files: &[&str], faults: &[&str]) -> Option<TestNode> {
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        println!("skipped: there is no strace");
+    if !has_strace() {
         return None;
     }
     let mut strace: Vec<String> = ["strace", "-D", "-f", "-qq", "-o", "/dev/null"].map(String::from).into();

@@ -157,6 +157,9 @@ pub const fn heavy(processors: usize) -> [usize; 2] {
     [all, if all < 4 { all - 1 } else { all / 4 * 3 }]
 }
 
+/// Threads for such work that the node does by itself, or for other nodes: the scrub, what is healed, what is compared.
+pub const ASIDE_OWN: usize = 2;
+
 /// Bytes that values take up at most while they are parsed from JSON, in large bodies and lines. What does not fit waits. It holds one
 /// body of the worst kind, one object of one field after the other.
 pub const PARSED_BYTES: usize = 1 << 30;

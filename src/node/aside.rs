@@ -22,8 +22,10 @@ impl Aside {
     pub fn new() -> io::Result<Aside> {
         let processors = std::thread::available_parallelism().map_or(1, Into::into);
         let mut builder = Builder::new_current_thread();
-        // As many as have a turn, and as many more for what the node does by itself.
-        builder.max_blocking_threads(2 * (limits::reads(processors)[0] + limits::heavy(processors)[0]));
+        // As many as have a turn, and some for what the node does by itself. All that may be are soon started, and each keeps memory that it has
+        // freed.
+        let with_turn = limits::reads(processors)[0] + limits::heavy(processors)[0];
+        builder.max_blocking_threads(with_turn + limits::ASIDE_OWN);
         let priority = ThreadPriorityValue::try_from(PRIORITY).expect("it is one");
         Threads::start(builder, "aside", ThreadPriority::Crossplatform(priority)).map(Aside)
     }

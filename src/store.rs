@@ -541,12 +541,15 @@ impl Store {
     }
 
     /// Makes a batch durable as an entry of a group in which this node is alone: when this returns, it is synced, and readers see
-    /// it. It gives the places of what it erases, for [`Store::erase`] before it is answered.
+    /// it. Nothing is written where there is nothing in it. It gives the places of what it erases, for [`Store::erase`] before it is answered.
     ///
     /// # Errors
     /// [`StoreError::Full`]: nothing was written; call [`Store::recover`] before the next commit. Any other: nobody knows what is on
     /// disk, and the next commit fails too.
     pub fn commit(&self, group: Group, mut batch: Batch) -> Result<Vec<Place>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut log = self.log.lock().expect("no holder of this lock panics");
         let index = self.index()?;
         let records = batch.take_records();

@@ -404,9 +404,8 @@ impl Writer {
         let is_change = !pending.batch.is_empty();
         let committed = match core.sequencer() {
             Some(sequencer) if !pending.batch.has_no_effect() => {
-                // What is this node's own is no part of what others agree to. There is hardly ever any, and a commit is a sync.
-                let own = pending.batch.take_own();
-                let own = if own.is_empty() { Ok(Vec::new()) } else { core.store.commit(core.group, own) };
+                // What is this node's own is no part of what others agree to. There is hardly ever any.
+                let own = core.store.commit(core.group, pending.batch.take_own());
                 match own.and_then(|doomed| core.store.erase(doomed)) {
                     Err(error) => {
                         self.fail(&error);

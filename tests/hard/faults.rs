@@ -237,7 +237,7 @@ fn a_fault_in_some_system_calls_loses_and_invents_nothing() {
 }
 
 #[test]
-#[ignore = "it takes a quarter of an hour"]
+#[ignore = "it takes long"]
 fn a_fault_in_any_system_call_loses_and_invents_nothing() {
     if !trace::is_there() {
         return;

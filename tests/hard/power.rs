@@ -518,7 +518,7 @@ fn a_cut_of_the_power_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-#[ignore = "it takes more than half an hour"]
+#[ignore = "it takes long"]
 fn a_cut_of_the_power_at_any_moment_loses_nothing_that_was_acknowledged() {
     if !trace::is_there() {
         return;

@@ -409,6 +409,12 @@ pub const SETTLE_EVERY: Duration = Duration::from_millis(500);
 /// has taken it.
 pub const FORWARD_KEPT: usize = 64 << 10;
 
+/// The longest wait of an entry of several nodes for requests that may be in it, too.
+pub const GATHER: Duration = Duration::from_millis(10);
+
+/// Time between two looks at whether they are there.
+pub const GATHER_PAUSE: Duration = Duration::from_micros(100);
+
 /// Time after which the replicas of a group that is written are compared again.
 pub const COMPARE_EVERY: Duration = Duration::from_secs(30);
 

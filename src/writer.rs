@@ -21,7 +21,8 @@ mod load;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, atomic::Ordering},
-    time::Instant,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -98,6 +99,10 @@ pub struct Writer {
     full_at: Instant,
     /// When the replicas were compared last.
     compared: Instant,
+    /// How many requests were under way when the last proposal was agreed: those that it answered, and those that waited by then.
+    under_way: usize,
+    /// How long that took.
+    round: Duration,
 }
 
 /// Requests that were decided together, with the ways back for their outcomes.
@@ -331,7 +336,9 @@ impl Writer {
     pub fn new(core: Arc<Core>) -> (Writer, mpsc::Sender<Envelope>) {
         let (sender, requests) = mpsc::channel(limits::QUEUE_COMMANDS);
         let now = Instant::now();
-        (Writer { requests, next: None, core, full_at: now, compared: now }, sender)
+        let writer =
+            Writer { requests, next: None, core, full_at: now, compared: now, under_way: 0, round: Duration::ZERO };
+        (writer, sender)
     }
 
     /// Runs until all senders of requests are gone.
@@ -345,6 +352,7 @@ impl Writer {
             }
             if let Some(sequencer) = core.sequencer() {
                 drop(state);
+                self.gather();
                 let leads = sequencer.lead();
                 state = core.lock();
                 let forgotten = match leads {
@@ -377,6 +385,16 @@ impl Writer {
             if self.settle(decided, state) {
                 observe_since(&core.store.metrics().commit_seconds, since);
             }
+        }
+    }
+
+    /// Waits a little until as many requests are there as were under way before. What was answered together comes again together, but
+    /// not at once: taken as it comes, half of all clients would be in each entry and the other half wait for it, in turns for ever,
+    /// and an entry of several nodes costs as much as some tens of requests.
+    fn gather(&self) {
+        let until = Instant::now() + (self.round / 2).min(limits::GATHER);
+        while self.requests.len() + 1 < self.under_way && Instant::now() < until {
+            sleep(limits::GATHER_PAUSE);
         }
     }
 
@@ -415,9 +433,15 @@ impl Writer {
                         let records = Arc::new(pending.batch.take_records());
                         state.proposed.push_back((records.clone(), pending));
                         drop(state);
+                        let since = Instant::now();
                         let agreed = sequencer.propose(Proposed::Effects(records));
+                        self.under_way = 0;
                         match &agreed {
-                            Ok(()) => self.compare(&*sequencer),
+                            Ok(()) => {
+                                self.under_way = decided.replies.len() + self.requests.len();
+                                self.round = since.elapsed();
+                                self.compare(&*sequencer);
+                            }
                             Err(_) if core.store.log_has_failed() => {
                                 self.fail(&StoreError::Failed("a write to the log failed".into()));
                             }

@@ -1,9 +1,13 @@
 //! Effects make the same chains wherever and however they are applied.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicUsize};
 
 use ed25519_dalek::{Signer, SigningKey};
-use proptest::{prelude::*, test_runner::TestRng};
+use futures_util::FutureExt;
+use proptest::{
+    prelude::*,
+    test_runner::{RngAlgorithm, TestRng},
+};
 use serde_json::json;
 
 use super::*;
@@ -424,4 +428,61 @@ fn the_same_effects_make_the_same_chains() {
         source.open_without_index();
         assert_eq!(public, source.public());
     }
+}
+
+/// Has all agreed, and takes its time for it.
+#[derive(Default)]
+struct Slow {
+    proposals: AtomicUsize,
+}
+
+impl Sequencer for Slow {
+    fn leads(&self) -> bool {
+        true
+    }
+
+    fn lead(&self) -> Result<bool, Refused> {
+        Ok(false)
+    }
+
+    fn propose(&self, _proposed: Proposed) -> Result<(), Refused> {
+        self.proposals.fetch_add(1, Ordering::Relaxed);
+        sleep(Duration::from_millis(40));
+        Ok(())
+    }
+}
+
+/// Each client asks again when it is answered. The first one to do so must not have a proposal for itself each time.
+#[test]
+fn those_who_ask_together_are_in_one_proposal() {
+    let (clients, rounds) = (8, 10);
+    let mut source = Applied::new();
+    let name = bang(&mut source, "a".into(), None, &mut TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let (chain, core) = (source.chain(&name).number(), source.core.clone().unwrap());
+    let slow = Arc::new(Slow::default());
+    let sequencer = async { Ok::<_, ()>(slow.clone() as Arc<dyn Sequencer>) };
+    core.sequence(sequencer).now_or_never().unwrap().unwrap();
+    let (writer, sender) = Writer::new(core);
+    std::thread::scope(|scope| {
+        scope.spawn(|| writer.run());
+        for client in 0..clients {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &[client; 32]);
+                for _ in 0..rounds {
+                    let transactions = vec![transaction(&mut random)];
+                    let inject = Command::Inject { chain, guard: None, transactions, each_for_itself: false };
+                    let (reply, answer) = oneshot::channel();
+                    sender
+                        .blocking_send(Envelope { request: inject.into(), reply, reserved: Reserved::default() })
+                        .ok();
+                    assert!(matches!(answer.blocking_recv(), Ok(Ok(_))));
+                }
+            });
+        }
+        drop(sender);
+    });
+    // Without waiting for each other they would be in about two a round.
+    let proposals = slow.proposals.load(Ordering::Relaxed);
+    assert!((rounds..=rounds + rounds / 2).contains(&proposals), "{proposals} proposals");
 }

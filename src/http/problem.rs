@@ -202,6 +202,7 @@ impl From<Refused> for Problem {
             | Refused::GivenUp => StatusCode::CONFLICT,
             Refused::Moved { .. } => StatusCode::PRECONDITION_FAILED,
             Refused::PoolFull(_) | Refused::TooManyImports(_) => StatusCode::TOO_MANY_REQUESTS,
+            Refused::LargerThanPool { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Refused::TooManyChains => StatusCode::INSUFFICIENT_STORAGE,
             Refused::ForkedTooOften | Refused::Malformed(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refused::NotAWriter(_) => StatusCode::FORBIDDEN,

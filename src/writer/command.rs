@@ -447,6 +447,16 @@ pub enum Refused {
     /// The chain's pool is full.
     #[error("the pool of the chain holds {0} transactions, which is its limit: leap, then send again")]
     PoolFull(u64),
+    /// So many at once never fit.
+    #[error(
+        "the pool of a chain holds at most {limit} transactions, these are {count}: send fewer at once, or as a stream of lines"
+    )]
+    LargerThanPool {
+        /// New ones, of which all or none are accepted.
+        count: u64,
+        /// That of the pool.
+        limit: u64,
+    },
     /// The quant does not follow the newest one.
     #[error("another leap was faster: {0}")]
     Stale(String),

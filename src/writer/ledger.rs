@@ -558,6 +558,9 @@ impl Ledger {
         }
         let head = &self.chains[&number].chain.head;
         let room = self.pool_limit.saturating_sub(head.pooled());
+        if !each_for_itself && new > self.pool_limit {
+            return Err(Refused::LargerThanPool { count: new, limit: self.pool_limit });
+        }
         if !each_for_itself && new > room {
             return Err(Refused::PoolFull(self.pool_limit));
         }

@@ -1167,6 +1167,8 @@ fn a_full_pool_is_429_until_a_leap() {
     node.leap("");
     assert_eq!(node.inject("", json!(100)), 101);
     problem(node.post("/inject").json(&vec![json!({ "data": 1 }); 100]).send().unwrap(), 429);
+    // To leap would not help.
+    problem(node.post("/inject").json(&vec![json!({ "data": 1 }); 101]).send().unwrap(), 413);
     assert_eq!(node.json("/stats")["pooled"], 1, "all or none of an array");
     node.audit("");
 }

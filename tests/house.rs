@@ -84,7 +84,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("threads.rs", &[]),
     ("mine.rs", &["access", "core", "limits", "threads"]),
     ("node.rs", &["core", "limits", "metrics", "store", "writer", "mine", "clock"]),
-    ("node/", &["access", "core", "limits", "store", "threads", "writer", "mine"]),
+    ("node/", &["access", "core", "limits", "metrics", "store", "threads", "writer", "mine"]),
     ("tls.rs", &["core", "limits"]),
     ("cluster.rs", &["cluster", "core", "limits", "store", "tls", "writer", "node"]),
     ("cluster/", &["cluster", "core", "limits", "node", "store", "tls", "writer"]),
@@ -93,7 +93,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("peers.rs", &["core", "limits", "clock", "tls"]),
     ("witness.rs", &["core", "limits", "peers", "store", "tls", "writer", "node"]),
     ("mirror.rs", &["access", "cluster", "core", "limits", "peers", "tls", "writer", "node"]),
-    ("mirror/", &["access", "core", "limits", "peers", "tls"]),
+    ("mirror/source.rs", &["access", "core", "limits", "peers", "tls"]),
+    ("mirror/", &["core", "limits", "node", "peers", "writer"]),
     ("guide.rs", &["guide"]),
     (
         "http/",

@@ -446,6 +446,7 @@ impl Simulation {
         let joined = running.runtime.block_on(running.cluster.join(&first));
         if let Err(error) = &joined {
             println!("it has not joined: {error}");
+            self.let_go(number);
         }
         joined.is_ok()
     }
@@ -622,6 +623,11 @@ impl Simulation {
             runtime.block_on(cluster.leave(id, false)).is_ok()
         });
         eventually("it has left", || self.of(other).cluster.knowledge().gone.contains(&id));
+        self.let_go(number);
+    }
+
+    /// Ends a node that is no member.
+    fn let_go(&mut self, number: usize) {
         let running = self.places[number].running.take().unwrap();
         self.uncount(&running);
         self.places[number].has_left = true;

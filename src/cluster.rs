@@ -69,6 +69,9 @@ use net::{Net, Turns, Ways};
 use sequence::Sequence;
 use status::{Seen, Survey};
 
+/// Why a leader does not say how far it is.
+const HEARS_TOO_FEW: &str = "the node that leads hears of too few of the others";
+
 /// Why something of the cluster could not be done.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -128,6 +131,8 @@ struct Inner {
     heard: Mutex<HashMap<Group, Instant>>,
     /// Groups that this node does not keep any more, though its own last word of them may be that it does.
     forgotten: Mutex<BTreeSet<Group>>,
+    /// Why this node has no part in groups of several nodes, where its data folder is an older copy.
+    barred: Mutex<Option<String>>,
     /// Groups whose engine has ended by itself, and why.
     ended: Mutex<BTreeMap<Group, String>>,
     /// Counts changes of what the cluster knows.
@@ -152,6 +157,7 @@ impl Cluster {
     ) -> Result<Cluster, ClusterError> {
         let identity = Identity { key: node.signing_key(), secret, has_tls: tls.is_some() };
         let store = node.store();
+        let barred = Mutex::new(Cluster::barred_before(&store)?);
         let inner = Arc::new_cyclic(|myself| Inner {
             myself: myself.clone(),
             node,
@@ -171,6 +177,7 @@ impl Cluster {
             surveys: Mutex::default(),
             heard: Mutex::default(),
             forgotten: Mutex::default(),
+            barred,
             ended: Mutex::default(),
             changed: Arc::new(watch::Sender::new(0)),
             journal: Mutex::default(),
@@ -243,7 +250,8 @@ impl Cluster {
 
     /// Whether all chains of a group are there to take what is agreed, or nobody else could have them healed.
     fn may_open(&self, group: Group) -> bool {
-        group == Group::META || self.is_alone(group) || self.0.node.is_whole(group)
+        let is_barred = self.0.barred.lock().expect("no holder of this lock panics").is_some();
+        self.is_alone(group) || !is_barred && (group == Group::META || self.0.node.is_whole(group))
     }
 
     /// Whether this node is the only member of a group.
@@ -261,6 +269,11 @@ impl Cluster {
         let _turn = self.0.opening.lock().await;
         if let Some(raft) = self.running(group) {
             return Ok(raft);
+        }
+        if let Some(reason) = &*self.0.barred.lock().expect("no holder of this lock panics")
+            && !self.is_alone(group)
+        {
+            return Err(ClusterError::Refused(format!("this node has no part in its cluster any more: {reason}")));
         }
         let core = match group {
             Group::META => None,
@@ -303,7 +316,20 @@ impl Cluster {
             tracing::warn!(%group, "the group has no leader yet: {error}");
         }
         self.hear(group);
-        self.0.groups.write().expect("no holder of this lock panics").insert(group, raft.clone());
+        let is_barred = {
+            let mut groups = self.0.groups.write().expect("no holder of this lock panics");
+            let is_barred = self.0.barred.lock().expect("no holder of this lock panics").is_some();
+            let is_barred = is_barred && !self.is_alone(group);
+            if !is_barred {
+                groups.insert(group, raft.clone());
+            }
+            is_barred
+        };
+        // It was found meanwhile.
+        if is_barred {
+            let _ = raft.shutdown().await;
+            return Err(ClusterError::Refused("this node has no part in its cluster any more".into()));
+        }
         tokio::spawn(figures::watch(Arc::downgrade(&self.0), group, raft.clone()));
         tracing::info!(%group, "the group runs on this node");
         Ok(raft)
@@ -362,35 +388,35 @@ impl Cluster {
     /// # Errors
     /// Nobody leads, or too few nodes answer.
     pub async fn linearize(&self, group: Group, until: Instant) -> Result<(), ClusterError> {
-        let unavailable = |error: String| {
+        let unavailable = |detail: &str| {
             ClusterError::Unavailable(format!(
-                "no majority of the nodes that keep the chain answers: {error}; send again later"
+                "no majority of the nodes that keep the chain answers: {detail}; send again later"
             ))
         };
         let Some(raft) = self.running(group) else {
             let is_alone = !self.is_active() || self.0.store.is_alone(group);
-            return if is_alone { Ok(()) } else { Err(unavailable("its group does not run here".into())) };
+            return if is_alone { Ok(()) } else { Err(unavailable("its group does not run here")) };
         };
         loop {
             let read = async {
                 let leader = self.leader(group, until).await;
-                let leader = leader.ok_or_else(|| unavailable("nobody leads its group".into()))?;
+                let leader = leader.ok_or_else(|| unavailable("nobody leads its group"))?;
                 if leader == self.me() {
                     // While a majority has answered lately, no other node can lead.
                     if raft.ensure_linearizable(ReadPolicy::LeaseRead).await.is_ok() {
                         return Ok(());
                     }
                     let read = raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
-                    return read.map(|_| ()).map_err(|error| unavailable(error.to_string()));
+                    return read.map(|_| ()).map_err(|_| unavailable(HEARS_TOO_FEW));
                 }
                 let left = until.saturating_duration_since(Instant::now()).min(limits::LINK_TIMEOUT);
                 let answer = self.link_to(leader)?.call(READ_INDEX, group, &mut |_| (), left);
-                let answer = answer.await.map_err(|error| unavailable(error.to_string()))?;
+                let answer = answer.await.map_err(|error| unavailable(&error.to_string()))?;
                 let index = answer.as_array().map(|bytes| u64::from_be_bytes(*bytes));
-                let index = index.ok_or_else(|| unavailable("its answer is not understood".into()))?;
+                let index = index.ok_or_else(|| unavailable("its answer is not understood"))?;
                 let wait = raft.wait(Some(until.saturating_duration_since(Instant::now())));
                 let applied = wait.applied_index_at_least(Some(index), "what the leader has").await;
-                applied.map(|_| ()).map_err(|error| unavailable(error.to_string()))
+                applied.map(|_| ()).map_err(|_| unavailable("what the leader has does not come in time"))
             };
             match read.await {
                 Ok(()) => return Ok(()),
@@ -447,6 +473,11 @@ impl Cluster {
             let changed = self.try_change(&json, until).await;
             match changed {
                 Err(ClusterError::Unavailable(_)) if Instant::now() < until => sleep(limits::HEARTBEAT).await,
+                Err(ClusterError::Unavailable(reason)) => {
+                    return Err(ClusterError::Unavailable(format!(
+                        "{reason}: it may be done all the same, so look before you send it again"
+                    )));
+                }
                 changed => return changed,
             }
         }
@@ -454,15 +485,11 @@ impl Cluster {
 
     async fn try_change(&self, json: &Arc<Vec<u8>>, until: Instant) -> Result<bool, ClusterError> {
         let nobody = || ClusterError::Unavailable("no majority of the cluster's nodes answers".into());
+        let left = || until.saturating_duration_since(Instant::now()).max(limits::LINK_LEAST);
         let leader = self.leader(Group::META, until).await.ok_or_else(nobody)?;
         if leader != self.me() {
             let link = self.link_to(leader)?;
-            let answer = link.call(
-                CHANGE,
-                Group::META,
-                &mut |content| content.extend_from_slice(json),
-                limits::AGREEMENT_TIMEOUT,
-            );
+            let answer = link.call(CHANGE, Group::META, &mut |content| content.extend_from_slice(json), left());
             return answer.await?.first().map(|changed| *changed == 1).ok_or_else(nobody);
         }
         let raft = self.running(Group::META).ok_or_else(nobody)?;
@@ -470,7 +497,7 @@ impl Cluster {
         let told = Told(Box::new(move |result| drop(told.send(result))));
         let sent = raft.client_write_ff(Proposal::Cluster(json.clone()), Some(told)).await;
         sent.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
-        match timeout(limits::AGREEMENT_TIMEOUT, answer).await {
+        match timeout(left(), answer).await {
             Ok(Ok(Ok(written))) => Ok(written.data),
             _ => Err(nobody()),
         }
@@ -493,6 +520,20 @@ impl Cluster {
     pub fn host_of(&self, node: NodeId) -> Option<String> {
         let moved = self.0.moved.lock().expect("no holder of this lock panics").get(&node).cloned();
         moved.or_else(|| self.0.known_host_of(node))
+    }
+
+    /// Waits until then, and from then on until the node at this host has not answered for a while.
+    pub async fn until_silent(&self, host: &str, from: Instant) {
+        let mut nodes = self.knowledge().nodes.into_keys();
+        let node = nodes.find(|node| self.host_of(*node).as_deref() == Some(host));
+        tokio::time::sleep_until(from.into()).await;
+        let is_away = || {
+            let seen = self.0.seen.lock().expect("no holder of this lock panics");
+            node.and_then(|node| seen.get(&node)).is_some_and(Seen::is_away)
+        };
+        while !is_away() {
+            sleep(limits::HEARTBEAT).await;
+        }
     }
 
     /// The group of a new chain that is to have so many replicas.

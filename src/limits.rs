@@ -409,6 +409,12 @@ pub const SETTLE_EVERY: Duration = Duration::from_millis(500);
 /// has taken it.
 pub const FORWARD_KEPT: usize = 64 << 10;
 
+/// Bytes of a body of `POST /leap`, which has nothing to say, that are looked at.
+pub const LEAP_BODY_BYTES: usize = 1 << 10;
+
+/// Threads that mine, at most: more than there are processors are of no use.
+pub const MINING_THREADS: usize = 1_024;
+
 /// The longest wait of an entry of several nodes for requests that may be in it, too.
 pub const GATHER: Duration = Duration::from_millis(10);
 
@@ -418,9 +424,12 @@ pub const GATHER_PAUSE: Duration = Duration::from_micros(100);
 /// Time after which the replicas of a group that is written are compared again.
 pub const COMPARE_EVERY: Duration = Duration::from_secs(30);
 
-/// The longest wait for the answer of a node to which transactions were carried: it answers within [`AGREEMENT_TIMEOUT`] and what waits
-/// before them.
-pub const CARRY_TIMEOUT: Duration = Duration::from_secs(8);
+/// The wait for the answer of a node to which transactions with ids were carried, before they are sent again: to another one, where
+/// that leads by then.
+pub const CARRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// The shortest wait for the answer to a call. With it a client still hears within five seconds what became of its request.
+pub const LINK_LEAST: Duration = Duration::from_millis(500);
 
 /// Chains of others that one node follows. Each is asked again and again, so this bounds calls and sockets too.
 pub const MIRRORS: usize = 256;

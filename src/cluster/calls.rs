@@ -9,8 +9,9 @@ use std::{
 use tokio::time::sleep;
 
 use super::{
-    Cluster, ClusterError, Inner, agreement_timeout, carry,
+    Cluster, ClusterError, HEARS_TOO_FEW, Inner, agreement_timeout, carry,
     engine::{Raft, ReadPolicy, leader_of},
+    join::Joined,
     link::{self, Answer, Answers, Call, Known, LinkError},
     net, said,
 };
@@ -45,14 +46,30 @@ pub(super) struct CarrierOf(pub(super) Weak<Inner>);
 impl Carrier for CarrierOf {
     fn carry(&self, group: Group, carried: Carried) -> Pin<Box<dyn Future<Output = Placements> + Send>> {
         let Some(cluster) = self.0.upgrade().map(Cluster) else { return Box::pin(async { Err(Refused::Stopping) }) };
+        // What has ids is accepted once, however often it comes, so it need not wait for a leader that is silent. Lines of a stream keep
+        // their order.
+        let is_exact = !carried.each_for_itself && carried.transactions.iter().all(|one| one.id().is_some());
+        let is_stream = carried.each_for_itself;
+        let patience = move |until: Instant| {
+            let left = until.saturating_duration_since(Instant::now()) + limits::LINK_LEAST;
+            match (is_exact, is_stream) {
+                (true, _) => left.min(limits::CARRY_AGAIN),
+                // Much may wait before it, and its client is answered at the end.
+                (false, true) => left + limits::AGREEMENT_TIMEOUT,
+                (false, false) => left,
+            }
+        };
         // Where there is a connection, it is in line when this returns: what one client streams keeps its order.
         let first = cluster.known_leader(group).filter(|leader| *leader != cluster.me()).and_then(|leader| {
             let link = cluster.link_to(leader).ok()?;
-            Some(link.call(CARRY, group, &mut |content| carry::encode(&carried, content), limits::CARRY_TIMEOUT))
+            Some(link.call(
+                CARRY,
+                group,
+                &mut |content| carry::encode(&carried, content),
+                patience(agreement_timeout()),
+            ))
         });
         Box::pin(async move {
-            // What has ids is accepted once, however often it comes. Lines of a stream keep their order.
-            let is_exact = !carried.each_for_itself && carried.transactions.iter().all(|one| one.id().is_some());
             let (until, mut sent, mut is_unknown) = (agreement_timeout(), first, false);
             loop {
                 let answer = match sent.take() {
@@ -62,7 +79,7 @@ impl Carrier for CarrierOf {
                         Some(leader) => match cluster.link_to(leader) {
                             Ok(link) => {
                                 let encode = &mut |content: &mut Vec<u8>| carry::encode(&carried, content);
-                                link.call(CARRY, group, encode, limits::CARRY_TIMEOUT).await
+                                link.call(CARRY, group, encode, patience(until)).await
                             }
                             Err(_) => Err(LinkError::NotSent(leader.to_string())),
                         },
@@ -170,7 +187,10 @@ impl Answers for AnswersOf {
                     }
                 }
                 JOIN => {
-                    let joined = cluster.take_in(from, said(&content)?).await.map_err(|error| error.to_string())?;
+                    let joined = match cluster.take_in(from, said(&content)?).await {
+                        Err(ClusterError::Unavailable(reason)) => Joined::Later(reason),
+                        joined => joined.map_err(|error| error.to_string())?,
+                    };
                     Ok(serde_json::to_vec(&joined).expect("it is JSON"))
                 }
                 RUN => {
@@ -216,10 +236,7 @@ impl Cluster {
         let Some(raft) = self.running(group) else { return Err("the group does not run here".into()) };
         let read = match raft.get_read_log_id(ReadPolicy::LeaseRead).await {
             Ok(read) => read,
-            Err(_) => {
-                let read = raft.get_read_log_id(ReadPolicy::ReadIndex).await;
-                read.map_err(|error| error.to_string())?
-            }
+            Err(_) => raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(|_| HEARS_TOO_FEW)?,
         };
         Ok(read.0.index().to_be_bytes().to_vec())
     }

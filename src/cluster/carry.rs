@@ -43,6 +43,7 @@ enum Reason {
     LargerThanPool(u64, u64),
     NotAWriter(u64),
     Frozen(String, u64),
+    Mirror(String, String),
     Damaged(String),
     RolledBack(String),
     Busy,
@@ -68,6 +69,7 @@ impl From<&Refused> for Reason {
             Refused::LargerThanPool { count, limit } => Reason::LargerThanPool(*count, *limit),
             Refused::NotAWriter(since) => Reason::NotAWriter(since.get()),
             Refused::Frozen { chain, by } => Reason::Frozen(chain.to_string(), by.get()),
+            Refused::Mirror { chain, from } => Reason::Mirror(chain.to_string(), from.clone()),
             Refused::Damaged(detail) => Reason::Damaged(detail.clone()),
             Refused::RolledBack(detail) => Reason::RolledBack(detail.clone()),
             Refused::Busy => Reason::Busy,
@@ -94,6 +96,7 @@ impl Reason {
             Reason::LargerThanPool(count, limit) => Refused::LargerThanPool { count, limit },
             Reason::NotAWriter(since) => Refused::NotAWriter(Index::new(since)),
             Reason::Frozen(chain, by) => Refused::Frozen { chain: chain.parse().ok()?, by: Index::new(by) },
+            Reason::Mirror(chain, from) => Refused::Mirror { chain: chain.parse().ok()?, from },
             Reason::Damaged(detail) => Refused::Damaged(detail),
             Reason::RolledBack(detail) => Refused::RolledBack(detail),
             Reason::Busy => Refused::Busy,
@@ -264,7 +267,10 @@ mod tests {
             tag: "8".parse().unwrap(),
         };
         let frozen = Refused::Frozen { chain: "a".parse().unwrap(), by: Index::new(4) };
+        let mirror = Refused::Mirror { chain: "a".parse().unwrap(), from: "http://localhost:1/chains/a".into() };
         let outcomes = [
+            Err(mirror),
+            Err(Refused::LargerThanPool { count: 8, limit: 7 }),
             Ok(vec![Err(frozen), Err(Refused::NotAWriter(Index::new(2)))]),
             Ok(vec![Ok(placed), Err(Refused::IdTwice("x".into())), Err(Refused::PoolFull(5))]),
             Err(moved),

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     core::hash,
     limits,
-    store::{ClusterChange, Group, NodeId},
+    store::{ClusterChange, Group, NodeId, Store, StoreError},
 };
 
 /// What a node says that asks to be taken in.
@@ -55,7 +55,17 @@ pub(super) enum Joined {
     Taken,
     /// The node at this host decides.
     Ask(String),
+    /// It has asked itself.
+    Itself,
+    /// Nobody can decide at the moment, for this reason.
+    Later(String),
 }
+
+/// How it begins what a node is told that has an older copy of its data folder.
+const OLDER_COPY: &str = "its data folder is an older copy";
+
+/// The file of a data folder that says that it is an older copy, and how that was found.
+const OLDER_COPY_FILE: &str = "older-copy";
 
 pub(super) struct GreetingOf(pub(super) Weak<Inner>);
 
@@ -73,6 +83,14 @@ impl Greeting for GreetingOf {
                 None => Err("this node stops".into()),
             }
         })
+    }
+
+    fn refused(&self, host: &str, reason: &str) {
+        if let Some(cluster) = self.0.upgrade().map(Cluster)
+            && let Some(found) = reason.strip_prefix(OLDER_COPY)
+        {
+            cluster.be_barred(format!("the node {host} says that it is an older copy{found}"));
+        }
     }
 }
 
@@ -173,7 +191,30 @@ impl Cluster {
             match answer {
                 Ok((_, answer)) => match serde_json::from_slice::<Joined>(&answer) {
                     Ok(Joined::Taken) => return Ok(()),
-                    Ok(Joined::Ask(leader)) => host = leader,
+                    Ok(Joined::Ask(leader)) if since.elapsed() < limits::JOIN_TIMEOUT => host = leader,
+                    Ok(Joined::Ask(leader)) => {
+                        return Err(ClusterError::Unavailable(format!(
+                            "the nodes of the cluster do not agree on who leads it, which may be {leader}: try again"
+                        )));
+                    }
+                    Ok(Joined::Itself) if host == first => {
+                        return Err(ClusterError::Refused(format!(
+                            "{host} is this node itself, or one with a copy of its data folder: --join takes the host of another node"
+                        )));
+                    }
+                    // Somebody leads soon: elsewhere, where this node stands at the place of the one that led.
+                    Ok(Joined::Itself | Joined::Later(_)) if since.elapsed() < limits::JOIN_TIMEOUT => {
+                        host = first.to_owned()
+                    }
+                    Ok(Joined::Itself) => {
+                        return Err(ClusterError::Unavailable(format!(
+                            "the node {first} knows no other leader of the cluster than one that was reached at {host}, where this \
+                             node is: try again when a majority of the others is there"
+                        )));
+                    }
+                    Ok(Joined::Later(reason)) => {
+                        return Err(ClusterError::Unavailable(format!("the node {host} cannot decide: {reason}")));
+                    }
                     Err(_) => {
                         return Err(ClusterError::Refused(format!("the node {host} answers what is not understood")));
                     }
@@ -194,6 +235,9 @@ impl Cluster {
         if from != joining.id {
             return Err(ClusterError::Refused("it speaks for another node".into()));
         }
+        if from == self.me() {
+            return Ok(Joined::Itself);
+        }
         self.found().await?;
         // A member needs nobody's leave, and those that were taken out are known everywhere in the end.
         let known = self.knowledge();
@@ -203,6 +247,7 @@ impl Cluster {
                     .into(),
             ));
         }
+        self.see(from);
         if known.nodes.contains_key(&from) {
             return Ok(Joined::Taken);
         }
@@ -271,7 +316,7 @@ impl Cluster {
         for (group, last) in said.last {
             if let Some(known) = known.get(&group).filter(|known| last.is_none_or(|last| last < **known)) {
                 return Err(format!(
-                    "its data folder is an older copy: of the group {group} it has {} entries and has acknowledged {}. Take \
+                    "{OLDER_COPY}: of the group {group} it has {} entries and has acknowledged {}. Take \
                      it out of the cluster (qbc cluster leave {from} --lost), and join with a new folder",
                     last.map_or(0, |last| last + 1),
                     known + 1
@@ -296,16 +341,53 @@ impl Cluster {
         Ok(())
     }
 
+    /// Takes up that this node's data folder is an older copy, for ever: what it has acknowledged is not in it, so from now on it has no
+    /// part in what groups of several nodes agree on.
+    fn be_barred(&self, reason: String) {
+        {
+            let mut barred = self.0.barred.lock().expect("no holder of this lock panics");
+            if barred.is_some() {
+                return;
+            }
+            *barred = Some(reason.clone());
+        }
+        tracing::error!("this node has no part in its cluster any more: {reason}");
+        if let Err(error) = self.0.store.write_secret(OLDER_COPY_FILE, &reason) {
+            tracing::error!("the next start does not know that the data folder is an older copy: {error}");
+        }
+        let mut groups = self.0.groups.write().expect("no holder of this lock panics");
+        let shared: Vec<Group> = groups.keys().copied().filter(|group| !self.is_alone(*group)).collect();
+        for group in shared {
+            self.0.ended.lock().expect("no holder of this lock panics").insert(group, reason.clone());
+            if let Some(raft) = groups.remove(&group) {
+                tokio::spawn(async move { drop(raft.shutdown().await) });
+            }
+        }
+    }
+
+    /// What was found of this node's data folder at an earlier start, if it is an older copy.
+    ///
+    /// # Errors
+    /// That cannot be read.
+    pub(super) fn barred_before(store: &Store) -> Result<Option<String>, StoreError> {
+        Ok(store.read_secret(OLDER_COPY_FILE)?.map(|reason| reason.trim().to_owned()))
+    }
+
     /// Whether there is a connection to a node at this host.
     fn is_linked(&self, node: NodeId, host: &str) -> bool {
         let links = self.0.links.lock().expect("no holder of this lock panics");
         links.get(&node).is_some_and(|(at, link)| link::address(at) == link::address(host) && link.is_up())
     }
 
-    /// What another node is known to have of the groups that this one leads.
+    /// What another node is known to have of the groups that this one leads, or has led: of what is agreed, which nobody may have taken
+    /// back.
     pub(super) fn known(&self, node: NodeId) -> Known {
         let groups = self.0.groups.read().expect("no holder of this lock panics");
-        let known = |(group, raft): (&Group, &Raft)| Some((*group, matched(&raft.metrics().borrow_watched(), node)?));
+        let known = |(group, raft): (&Group, &Raft)| {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            Some((*group, matched(&metrics, node)?.min(metrics.last_applied?.index)))
+        };
         groups.iter().filter_map(known).collect()
     }
 }

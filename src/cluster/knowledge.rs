@@ -213,7 +213,13 @@ impl Knowledge {
 
     /// The node with the least to do that is none of these.
     fn least_loaded(&self, but: &[NodeId]) -> Option<NodeId> {
-        self.staying().into_iter().filter(|node| !but.contains(node)).min_by_key(|node| (self.load(*node), *node))
+        self.least_loaded_there(but, &|_| true)
+    }
+
+    /// The same, one that is there where there is one.
+    fn least_loaded_there(&self, but: &[NodeId], is_there: &impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let others = self.staying().into_iter().filter(|node| !but.contains(node));
+        others.min_by_key(|node| (!is_there(*node), self.load(*node), *node))
     }
 
     /// The change after which a group is kept on so many nodes.
@@ -296,8 +302,13 @@ impl Knowledge {
     }
 
     /// The next change that brings the cluster in order, if it is not. `new` gives an id for a group; `has_left` says whether no group has
-    /// a node any more, but for that of the cluster where it still stands as leaving.
-    pub fn plan(&self, new: impl Fn() -> Group, has_left: impl Fn(NodeId) -> bool) -> Option<ClusterChange> {
+    /// a node any more, but for that of the cluster where it still stands as leaving; `is_there`, whether a node answers.
+    pub fn plan(
+        &self,
+        new: impl Fn() -> Group,
+        has_left: impl Fn(NodeId) -> bool,
+        is_there: impl Fn(NodeId) -> bool,
+    ) -> Option<ClusterChange> {
         let staying = self.staying();
         for (&id, info) in self.nodes.iter().filter(|(_, info)| info.standing != Standing::In) {
             if let Some((group_id, of)) = self.groups.iter().find(|(_, of)| of.replicas.contains(&id)) {
@@ -326,7 +337,7 @@ impl Knowledge {
         for (id, info) in &self.groups {
             let wanted = usize::from(info.want).min(staying.len());
             if info.replicas.len() < wanted
-                && let Some(next) = self.least_loaded(&info.replicas)
+                && let Some(next) = self.least_loaded_there(&info.replicas, &is_there)
             {
                 let mut to = info.clone();
                 to.replicas.push(next);
@@ -341,8 +352,9 @@ impl Knowledge {
             }
             let mut replicas: Vec<NodeId> = Vec::new();
             while replicas.len() < want.into() {
-                replicas.push(self.least_loaded(&replicas)?);
+                replicas.push(self.least_loaded_there(&replicas, &is_there)?);
             }
+            // The first one makes it, and so is one that is there.
             let (key, value) = group(new(), Some(&GroupInfo { founder: replicas[0], replicas, want }));
             return Some(ClusterChange {
                 expect: BTreeMap::from([(key.clone(), None)]),
@@ -363,11 +375,13 @@ mod tests {
     struct Cluster {
         known: Known,
         groups: Cell<u64>,
+        /// Nodes that do not answer.
+        away: BTreeSet<NodeId>,
     }
 
     impl Cluster {
         fn of(nodes: u64) -> Cluster {
-            let mut cluster = Cluster { known: Known::default(), groups: Cell::new(1_000) };
+            let mut cluster = Cluster { known: Known::default(), groups: Cell::new(1_000), away: BTreeSet::new() };
             (1..=nodes).for_each(|number| cluster.join(number.into()));
             cluster
         }
@@ -396,7 +410,7 @@ mod tests {
                 };
                 let known = self.knowledge();
                 let has_left = |id| known.groups.values().all(|info| !info.replicas.contains(&id));
-                let Some(change) = known.plan(new, has_left) else { return };
+                let Some(change) = known.plan(new, has_left, |id| !self.away.contains(&id)) else { return };
                 self.change(&change);
             }
             panic!("it never comes in order");
@@ -495,6 +509,21 @@ mod tests {
                     assert!(known.groups.contains_key(of), "{count} chains of {of} are nowhere");
                 }
             }
+        }
+    }
+
+    /// Symptom: from four nodes on, of which one was away, a fifth one had the cluster wait for ever for a leader of a new group, and no
+    /// node could be taken out. Cause: the one that was away was to make it.
+    #[test]
+    fn who_is_away_makes_no_group() {
+        let cluster = Cluster::of(4);
+        for away in 1..=4_u64 {
+            let (known, groups) = (cluster.known.clone(), cluster.groups.clone());
+            let mut cluster = Cluster { known, groups, away: [away.into()].into() };
+            cluster.join(5.into());
+            let known = cluster.knowledge();
+            let made: Vec<_> = known.groups.values().filter(|info| info.want == 5).collect();
+            assert!(!made.is_empty() && made.iter().all(|info| info.founder != away.into()), "{made:?}");
         }
     }
 

@@ -99,6 +99,9 @@ pub trait Greeting: Send + Sync + 'static {
     /// What this node is.
     fn hello(&self) -> Vec<u8>;
 
+    /// Takes up that the node at this host does not talk to this one, and why.
+    fn refused(&self, host: &str, reason: &str);
+
     /// Whether to talk to a node that says this of itself.
     fn check(&self, node: NodeId, said: Bytes) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 }
@@ -525,7 +528,10 @@ async fn keep(
                 let said = async {
                     send(&mut writer, &hello).await?;
                     let (_, answer) = read_frame(&mut reader).await?;
-                    let said = answered(answer).map_err(io::Error::other)?;
+                    let said = answered(answer).map_err(|reason| {
+                        greeting.refused(&host, &reason);
+                        io::Error::other(reason)
+                    })?;
                     greeting.check(node, said).await.map_err(io::Error::other)
                 };
                 let said = timeout(limits::AGREEMENT_TIMEOUT, said).await;
@@ -721,6 +727,8 @@ mod tests {
         fn hello(&self) -> Vec<u8> {
             b"hello".to_vec()
         }
+
+        fn refused(&self, _host: &str, _reason: &str) {}
 
         fn check(&self, _node: NodeId, said: Bytes) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
             Box::pin(async move { if said == "hello" { Ok(()) } else { Err("it does not greet".into()) } })

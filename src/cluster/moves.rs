@@ -17,7 +17,7 @@ use super::{
     calls::FITNESS,
     engine::{ChangeMembers, Instant as _, Raft, RaftMembership, ServerState, WatchReceiver as _, matched},
     knowledge::{GroupInfo, Knowledge, Standing},
-    status::newest,
+    status::{Seen, newest},
 };
 use crate::{
     limits,
@@ -26,6 +26,18 @@ use crate::{
 };
 
 impl Cluster {
+    /// Whether a group can be kept on so many nodes.
+    ///
+    /// # Errors
+    /// There are not so many.
+    pub fn check_replicas(&self, group: Group, replicas: u8) -> Result<(), ClusterError> {
+        match self.is_active() {
+            true => self.knowledge().resize(group, replicas).map(|_| ()).map_err(ClusterError::Refused),
+            false if replicas == 1 => Ok(()),
+            false => Err(ClusterError::Refused("this node is alone: join others to it first (qbc --join)".into())),
+        }
+    }
+
     /// Changes on how many nodes a group is kept, and returns when all of them have all of it.
     ///
     /// # Errors
@@ -284,7 +296,10 @@ impl Cluster {
             }
         }
         let has_left = |node: NodeId| left.contains(&node);
-        if let Some(change) = known.plan(|| Group(rand::random::<u64>().max(2)), has_left)
+        let seen = self.0.seen.lock().expect("no holder of this lock panics").clone();
+        // Where this node has just begun to ask, it does not know yet.
+        let is_there = |node: NodeId| seen.get(&node).is_none_or(|seen| Seen::state(Some(seen)) != "down");
+        if let Some(change) = known.plan(|| Group(rand::random::<u64>().max(2)), has_left, is_there)
             && let Err(error) = self.change(change).await
         {
             tracing::warn!("the cluster is not brought in order yet: {error}");

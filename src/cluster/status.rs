@@ -78,6 +78,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Whether a node that has answered before does so no more.
+    pub(super) fn is_away(&self) -> bool {
+        self.last.is_some_and(|(last, _)| last.elapsed() >= limits::SILENT)
+    }
+
     /// How a node is that was heard of so.
     pub(super) fn state(seen: Option<&Seen>) -> &'static str {
         match seen {
@@ -132,6 +137,12 @@ impl Cluster {
         let last = if has_answered { Some(now) } else { seen.get(&node).and_then(|seen| seen.last) };
         seen.insert(node, Seen { last, is_silent: !has_answered });
         Ok(answer?)
+    }
+
+    /// Takes up that a node has called.
+    pub(super) fn see(&self, node: NodeId) {
+        let last = Some((Instant::now(), self.0.node.now()));
+        self.0.seen.lock().expect("no holder of this lock panics").insert(node, Seen { last, is_silent: false });
     }
 
     /// How a node stands, as it was asked within [`limits::STATUS_EVERY`], or is asked now. Who waits for the answer does so until

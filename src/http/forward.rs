@@ -32,7 +32,7 @@ use super::{
     table::{Asked, Kind},
 };
 use crate::{
-    cluster::{Cluster, ClusterError, Lag, agreement_timeout, link},
+    cluster::{Cluster, ClusterError, Lag, link},
     limits,
     node::{Group, Node},
     tls::Stream,
@@ -263,8 +263,15 @@ pub fn way<'a>(
     let unknown = is_unknown.then(|| (about.clone(), node.clone()));
     async move {
         let found = match unknown {
-            Some((about, node)) if cluster.linearize(Group::META, until).await.is_ok() => about.find(cluster, &node),
-            _ => found,
+            Some((about, node)) => {
+                let newest = cluster.linearize(Group::META, until).await;
+                match about.find(cluster, &node) {
+                    // It may have been made while this node was away.
+                    None if newest.is_err() => return Err(unknown_here()),
+                    found => found,
+                }
+            }
+            None => found,
         };
         match found {
             Some((group, is_here, is_tile, writes)) => {
@@ -315,6 +322,22 @@ pub async fn to_leader(cluster: &Cluster, group: Group, until: Instant) -> Resul
     cluster.host_of(leader).map(|host| Way::There(host, group)).ok_or_else(nobody)
 }
 
+fn unanswered() -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the node that leads the chain has not answered: a write may have been accepted all the same, so send it again with the \
+         same \"id\"",
+    )
+}
+
+fn unknown_here() -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "this node knows no such chain, and no majority of the cluster's nodes answers, which may know it: nothing was changed; \
+         send again later",
+    )
+}
+
 fn nobody() -> Problem {
     Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -360,13 +383,14 @@ pub fn is_small(request: &Request<Body>) -> bool {
     http_body::Body::is_end_stream(request.body()) || length.is_some_and(|length: usize| length <= limits::FORWARD_KEPT)
 }
 
-/// Has another node answer. A small request is sent again where nobody has taken it.
+/// Has another node answer. A small request is sent again until then where nobody has taken it.
 pub async fn send(
     client: &Client,
     cluster: &Cluster,
     mut host: String,
     group: Group,
     request: Request<Body>,
+    until: Instant,
 ) -> Response<Body> {
     let is_small = is_small(&request);
     let (parts, body) = request.into_parts();
@@ -377,7 +401,6 @@ pub async fn send(
         },
         false => (None, Some(body)),
     };
-    let until = agreement_timeout();
     loop {
         let body = match (&kept, streamed.take()) {
             (Some(kept), _) => Body::from(kept.clone()),
@@ -385,7 +408,11 @@ pub async fn send(
             (None, None) => return nobody().into_response(),
         };
         let Some(sent) = sent_on(&parts, &host, body) else { return nobody().into_response() };
-        let answer = client.0.request(sent).await;
+        let answer = tokio::select! {
+            answer = client.0.request(sent) => answer,
+            // What is streamed breaks with its connection.
+            () = cluster.until_silent(&host, until), if kept.is_some() => return unanswered().into_response(),
+        };
         let is_taken = match &answer {
             Ok(answer) => !answer.headers().contains_key(NOT_LEADING),
             Err(error) => !error.is_connect(),
@@ -402,12 +429,7 @@ pub async fn send(
         return match answer {
             Ok(answer) => answered(answer),
             Err(error) if error.is_connect() => nobody().into_response(),
-            Err(_) => Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the node that leads the chain has not answered: a write may have been accepted all the same, so send it \
-                 again with the same \"id\"",
-            )
-            .into_response(),
+            Err(_) => unanswered().into_response(),
         };
     }
 }

@@ -472,7 +472,9 @@ impl Interface {
                     }
                 }
                 Ok(Way::Local(lag)) => return lag.told(self.here(request).await),
-                Ok(Way::There(host, group)) => return forward::send(others, cluster, host, group, request).await,
+                Ok(Way::There(host, group)) => {
+                    return forward::send(others, cluster, host, group, request, until).await;
+                }
             }
         }
     }
@@ -546,9 +548,9 @@ impl Interface {
         let path = request.uri().path();
         let bare = path.trim_end_matches('/');
         if !bare.is_empty() && bare != path {
-            return Err(Problem::not_found(format!(
-                "there is no route {path}, no route ends with a slash: ask for {bare}"
-            )));
+            let is_route = self.document().routes.at(bare).is_ok();
+            let cure = if is_route { format!(": ask for {bare}") } else { String::new() };
+            return Err(Problem::not_found(format!("there is no route {path}, no route ends with a slash{cure}")));
         }
         Ok(())
     }

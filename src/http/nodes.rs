@@ -250,7 +250,8 @@ async fn bang_in_cluster(
             })?
         }
     };
-    if let Way::There(host, group) = forward::to_leader(cluster, group, agreement_timeout()).await? {
+    let until = agreement_timeout();
+    if let Way::There(host, group) = forward::to_leader(cluster, group, until).await? {
         if asked.is_some() {
             return Err(Refused::NotLeading(Some(host)).into());
         }
@@ -265,7 +266,7 @@ async fn bang_in_cluster(
                 sent.insert(name, value.clone());
             }
         }
-        return Ok(forward::send(&app.0.others, cluster, host, group, request).await);
+        return Ok(forward::send(&app.0.others, cluster, host, group, request, until).await);
     }
     let name = rules.name().clone();
     let chain = make_in_cluster(app, name, group, app.0.node.bang(rules, None, leap, None, Some(group))).await?;
@@ -483,7 +484,7 @@ pub struct Patch {
     request_body = Patch,
     responses(
         (status = 200, description = "The chain as it is now", body = ChainView),
-        (status = 409, description = "It is a mirror: it never leaps by itself"),
+        (status = 409, description = "It is a mirror: it never leaps by itself, and is kept on one node"),
     )
 )]
 pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Request<Body>) -> Result<Response, Problem> {
@@ -497,28 +498,30 @@ pub async fn patch_chain(State(app): State<App>, target: ChainOf, request: Reque
             "cannot be changed: leap and replicas can; rules never change, but a fork can have others (POST …/fork)";
         return Err(vec![Fault::of(name, detail)].into());
     }
+    // What is refused changes nothing.
+    if let Some(replicas) = replicas {
+        if target.chain.mirror().is_some() {
+            return Err(Problem::new(StatusCode::CONFLICT, "the chain is a mirror, which is kept on one node"));
+        }
+        app.0.cluster.check_replicas(target.chain.group, replicas).map_err(not_so_many)?;
+    }
     match (leap, expected) {
         (Some(leap), expected) => app.0.node.set_leap(&target.chain, leap, expected).await?,
         // The guard is answered though nothing is to change.
         (None, Some(expected)) => target.chain.check_expected(&expected, &target.chain.head())?,
         (None, None) => {}
     }
-    match replicas {
-        None => {}
-        Some(replicas) if app.0.cluster.is_active() => {
-            let resized = app.0.cluster.set_replicas(target.chain.group, replicas).await;
-            resized.map_err(|error| match error {
-                ClusterError::Refused(reason) => Problem::from(vec![Fault::of("replicas", reason)]),
-                other => other.into(),
-            })?;
-        }
-        Some(1) => {}
-        Some(_) => {
-            let detail = "this node is alone: join others to it first (qbc --join)";
-            return Err(vec![Fault::of("replicas", detail)].into());
-        }
+    if let Some(replicas) = replicas.filter(|_| app.0.cluster.is_active()) {
+        app.0.cluster.set_replicas(target.chain.group, replicas).await.map_err(not_so_many)?;
     }
     Ok(axum::Json(ChainView::in_cluster(&app, &target.chain).await).into_response())
+}
+
+fn not_so_many(error: ClusterError) -> Problem {
+    match error {
+        ClusterError::Refused(reason) => vec![Fault::of("replicas", reason)].into(),
+        other => other.into(),
+    }
 }
 
 /// A node to meet.

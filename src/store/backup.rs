@@ -86,7 +86,8 @@ fn describe(error: LogError, from: &Path, to: &Path) -> StoreError {
 
 /// Whether a file of a data folder holds a secret: its owner alone may read it, and a backup has it too.
 pub fn is_secret(name: &str) -> bool {
-    [".key", ".secret", ".tokens"].iter().any(|part| name.contains(part)) && !name.ends_with(".part")
+    // That the folder is an older copy is no secret, but goes with it as well.
+    [".key", ".secret", ".tokens", "older-copy"].iter().any(|part| name.contains(part)) && !name.ends_with(".part")
 }
 
 /// The secrets of a data folder.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs,
     io::{BufRead, BufReader},
+    net::TcpListener,
     path::Path,
     sync::{
         Mutex,
@@ -786,8 +787,15 @@ fn a_copied_folder_is_recognised() {
     fs::rename(nodes.data(number), nodes.folder.path().join("newest")).unwrap();
     fs::rename(&old, nodes.data(number)).unwrap();
     let backup = TestNode::open_logging(&nodes.data(number), &["--log", "error", "--port", &nodes.ports[number]], &log);
-    eventually("it is told", || fs::read_to_string(&log).unwrap().contains("is an older copy"));
+    eventually("it is told", || fs::read_to_string(&log).unwrap().contains("no part in its cluster any more"));
+    // Neither now nor later, whoever is there then.
+    let ready = problem(backup.get("/readyz").send().unwrap(), 503).to_string();
+    assert!(ready.contains("is an older copy"), "{ready}");
     drop(backup);
+    let options = ["--log", "error", "--port", &nodes.ports[number]];
+    let again = TestNode::attempt(&[], &nodes.data(number), &options, fs::File::create(&log).unwrap().into());
+    let (status, told) = (again.err().and_then(|status| status.code()), fs::read_to_string(&log).unwrap());
+    assert!(status == Some(1) && told.contains("is an older copy") && told.contains("leave"), "{status:?} {told}");
     fs::rename(nodes.data(number), &old).unwrap();
     fs::rename(nodes.folder.path().join("newest"), nodes.data(number)).unwrap();
     nodes.restart(number);
@@ -1073,7 +1081,92 @@ fn who_has_not_the_secret_stays_outside() {
     TestNode::open(&own, &[]).inject("", json!("mine"));
     let (code, log) = attempt(&own, &["--secret", SECRET]);
     assert!(code == Some(1) && log.contains(": qbc.") && log.contains("a new data folder"), "{code:?} {log}");
+    // One that means itself.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let (log, itself) = (folder.path().join("log"), format!("localhost:{port}"));
+    let options = ["--join", &itself, "--port", &port, "--secret", SECRET];
+    let to = fs::File::create(&log).unwrap();
+    let status = TestNode::attempt(&[], &folder.path().join("e"), &options, to.into()).err();
+    let (code, log) = (status.and_then(|status| status.code()), fs::read_to_string(log).unwrap());
+    assert!(code == Some(1) && log.contains("this node itself"), "{code:?} {log}");
     // It is as it was.
     assert_eq!(TestNode::open(&own, &[]).size(""), 2);
     assert_eq!(nodes.node(0).json("/cluster")["nodes"].as_array().unwrap().len(), 1);
+}
+
+/// Symptom: a node that was started anew where the leader of the cluster had died became a cluster of its own, without its chains. Cause:
+/// it was sent on to where that leader had been, and asked itself.
+#[test]
+fn who_joins_where_the_leader_was_does_not_found_a_cluster() {
+    let mut nodes = Nodes::start(3);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let leads = |status: &Value, host: &str| {
+        let id = status["nodes"].as_array().unwrap().iter().find(|node| node["host"] == host).unwrap()["id"].clone();
+        status["groups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|group| group["id"] == "0000000000000000" && group["leader"] == id)
+    };
+    let status = nodes.status();
+    let leader = (0..3).find(|number| leads(&status, &nodes.node(*number).host())).unwrap();
+    let other = nodes.node((leader + 1) % 3).host();
+    nodes.kill(leader);
+    fs::remove_dir_all(nodes.data(leader)).unwrap();
+    let anew = nodes.open(leader, &["--secret", SECRET, "--join", &other]);
+    assert_eq!(anew.json("/cluster")["id"], status["id"]);
+    eventually("it has the chain", || anew.get("/chains/kept/stats").send().unwrap().status() == 200);
+}
+
+/// Symptom: `404` for a chain that was made while the node was away, and that it could ask nobody for.
+#[test]
+fn a_chain_that_may_be_there_is_not_said_to_be_none() {
+    let mut nodes = Nodes::start(3);
+    nodes.kill(2);
+    bang(nodes.node(0), json!({"name": "made", "difficulty": 0}));
+    nodes.kill(0);
+    nodes.kill(1);
+    nodes.restart(2);
+    let alone = nodes.node(2);
+    for request in [alone.get("/chains/made/stats"), alone.post("/chains/made/inject").json(&json!({"data": 1}))] {
+        let since = Instant::now();
+        let response = request.send().unwrap();
+        assert!(response.headers().contains_key("retry-after"));
+        problem(response, 503);
+        assert!(since.elapsed() < Duration::from_secs(60));
+    }
+}
+
+/// A node that is stopped, but not dead, has the requests of others wait for it.
+#[test]
+fn a_write_with_an_id_goes_to_the_next_leader_where_the_last_one_is_silent() {
+    let nodes = Nodes::start(3);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let leader = nodes.leader("kept");
+    let other = nodes.node((leader + 1) % 3);
+    other.inject("/chains/kept", json!("before"));
+    signal(nodes.node(leader), "-STOP");
+    let mut placed = Vec::new();
+    eventually("another one leads", || {
+        let (status, answer) = post(other, "/chains/kept/inject", &json!({"data": 1, "id": "one"}));
+        assert!(matches!(status.as_u16(), 202 | 503), "{status} {answer}");
+        placed.push((status.as_u16(), answer["index"].clone()));
+        status == 202
+    });
+    signal(nodes.node(leader), "-CONT");
+    nodes.settle();
+    assert_eq!(placed.last().unwrap().1, 2);
+    assert_eq!(nodes.same("kept").len(), 3, "{placed:?}");
+}
+
+#[test]
+fn what_is_refused_of_a_chain_changes_nothing() {
+    let nodes = Nodes::start(3);
+    bang(nodes.node(0), json!({"name": "kept", "difficulty": 0}));
+    let before = nodes.node(0).json("/chains/kept")["leap"].clone();
+    for node in nodes.running() {
+        let patch = node.patch("/chains/kept").json(&json!({"leap": {"every_ms": 700}, "replicas": 5}));
+        assert_eq!(problem(patch.send().unwrap(), 422)["errors"][0]["pointer"], "/replicas");
+        assert_eq!(node.json("/chains/kept")["leap"], before);
+    }
 }

@@ -391,11 +391,13 @@ impl Writer {
     /// Waits a little until as many requests are there as were under way before. What was answered together comes again together, but
     /// not at once: taken as it comes, half of all clients would be in each entry and the other half wait for it, in turns for ever,
     /// and an entry of several nodes costs as much as some tens of requests.
-    fn gather(&self) {
+    fn gather(&mut self) {
         let until = Instant::now() + (self.round / 2).min(limits::GATHER);
         while self.requests.len() + 1 < self.under_way && Instant::now() < until {
             sleep(limits::GATHER_PAUSE);
         }
+        // Who has not come is not waited for again.
+        self.under_way = self.under_way.min(self.requests.len() + 1);
     }
 
     /// Decides a request and all that waits, as far as it may be of one batch. Where nothing may be changed, it is alone.

@@ -41,7 +41,7 @@ use crate::{
         transaction::{Id, Submission, Timestamp},
     },
     limits,
-    node::{Accepted, beside},
+    node::{Accepted, Node, beside},
     writer::{ChainHandle, Placed, Refused, Reserved},
 };
 
@@ -274,7 +274,7 @@ pub fn inject(
                 _ => json::parse(&text)?,
             };
             let is_array = value.is_array();
-            let submissions = submissions(&chain, value, &parts.headers)?;
+            let submissions = submissions(&node, &chain, value, &parts.headers)?;
             Ok::<_, Problem>((node.record(&chain, submissions), is_array))
         };
         let (transactions, is_array) = aside(&app.0.node, turn, parse).await?;
@@ -326,6 +326,8 @@ async fn answer(
     // What is sent again may have been followed by much else, and what was sealed was followed by a leap at least.
     let is_replayed = accepted.iter().any(|accepted| accepted.replayed);
     let newest = (is_replayed || status == StatusCode::CREATED).then(|| chain.head().tag());
+    // A node that does not lead may not have it itself yet.
+    let newest = newest.filter(|newest| newest.size() >= next.size());
     let tag = newest.filter(|newest| is_replayed || newest.size() == next.size()).unwrap_or(next);
     headers.insert(header::ETAG, tag_header(tag));
     if replayed {
@@ -390,7 +392,12 @@ fn list(mut values: Vec<Vec<u8>>, is_array: bool) -> Vec<u8> {
 }
 
 /// All transactions of a body, checked by the chain's rules.
-fn submissions(chain: &ChainHandle, value: Value, headers: &HeaderMap) -> Result<Vec<Submission>, Problem> {
+fn submissions(
+    node: &Node,
+    chain: &ChainHandle,
+    value: Value,
+    headers: &HeaderMap,
+) -> Result<Vec<Submission>, Problem> {
     let key = idempotency_key(headers)?;
     match value {
         Value::Array(values) if key.is_some() && values.len() != 1 => {
@@ -410,15 +417,15 @@ fn submissions(chain: &ChainHandle, value: Value, headers: &HeaderMap) -> Result
             let submissions = values.into_iter().enumerate();
             submissions
                 .map(|(at, value)| {
-                    submission(chain, value, key.clone()).map_err(|problem| problem.within(&format!("/{at}")))
+                    submission(node, chain, value, key.clone()).map_err(|problem| problem.within(&format!("/{at}")))
                 })
                 .collect()
         }
-        value => Ok(vec![submission(chain, value, key)?]),
+        value => Ok(vec![submission(node, chain, value, key)?]),
     }
 }
 
-fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Submission, Problem> {
+fn submission(node: &Node, chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Submission, Problem> {
     let Value::Object(mut fields) = value else {
         let detail = "a transaction to add is an object {\"data\": …}".into();
         return Err(vec![Fault { pointer: String::new(), detail }].into());
@@ -432,8 +439,11 @@ fn submission(chain: &ChainHandle, value: Value, key: Option<Id>) -> Result<Subm
         return Err(Problem { status: StatusCode::BAD_REQUEST, ..vec![Fault::of("data", detail)].into() });
     }
     let submission = Submission { data: json::canonical(&data), id, signed };
-    chain.rules().check(chain.id, &submission, &data)?;
-    Ok(submission)
+    match chain.rules().check(chain.id, &submission, &data) {
+        // It is answered with the first.
+        Err(_) if submission.id.is_some() && beside(true, || node.has_accepted(chain, &submission))? => Ok(submission),
+        checked => Ok(checked.map(|()| submission)?),
+    }
 }
 
 fn take_id(fields: &mut Map<String, Value>, key: Option<Id>) -> Result<Option<Id>, Problem> {
@@ -457,10 +467,10 @@ pub struct Summary {
     replayed: u64,
     /// Lines that are not.
     refused: u64,
-    /// Index of the first line that was accepted, now or before; null where none was.
+    /// The first index of a line that was accepted, now or before; null where none was.
     #[schema(required = true)]
     first: Option<u64>,
-    /// Index of the last line that was accepted, now or before; null where none was.
+    /// The last index of a line that was accepted, now or before; null where none was.
     #[schema(required = true)]
     last: Option<u64>,
     /// The first refused lines.
@@ -651,12 +661,13 @@ impl<'a> Stream<'a> {
             return;
         }
         let turn = self.rooms.turn(line).await;
-        let parse = |chain: &ChainHandle, line: &[u8]| submission(chain, json::parse(line)?, None);
+        let (node, chain) = (self.app.0.node.clone(), self.chain.clone());
+        let parse = move |line: &[u8]| submission(&node, &chain, json::parse(line).map_err(Problem::of_line)?, None);
         let submission = match turn {
-            None => parse(&self.chain, line),
+            None => parse(line),
             turn => {
-                let (chain, line) = (self.chain.clone(), line.to_vec());
-                aside(&self.app.0.node, turn, move || parse(&chain, &line)).await
+                let line = line.to_vec();
+                aside(&self.app.0.node, turn, move || parse(&line)).await
             }
         };
         // Who waits for room must hold none.
@@ -681,7 +692,7 @@ impl<'a> Stream<'a> {
         let errors = &mut self.summary.errors;
         let place = errors.partition_point(|error| error.line < line);
         if place < limits::STREAM_ERRORS {
-            let (status, detail) = (problem.status.as_u16(), problem.detail.clone());
+            let (status, detail) = (problem.status.as_u16(), problem.with_places());
             errors.insert(place, LineError { line, status, detail });
             errors.truncate(limits::STREAM_ERRORS);
         }
@@ -732,8 +743,9 @@ impl<'a> Stream<'a> {
             match placed {
                 Ok(Placed { index, replayed, .. }) => {
                     *if replayed { &mut self.summary.replayed } else { &mut self.summary.accepted } += 1;
-                    self.summary.first.get_or_insert(index.get());
-                    self.summary.last = Some(index.get());
+                    let (index, Summary { first, last, .. }) = (index.get(), &mut self.summary);
+                    *first = Some(first.map_or(index, |first| index.min(first)));
+                    *last = Some(last.map_or(index, |last| index.max(last)));
                 }
                 Err(refused) => self.refuse(line, &refused.into()),
             }

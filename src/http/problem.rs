@@ -89,6 +89,24 @@ impl Problem {
         serde_json::to_vec(&document).expect("a problem is JSON")
     }
 
+    /// The problem of one line of a stream, which is JSON by itself.
+    pub fn of_line(error: JsonError) -> Problem {
+        let JsonError { pointer, column, detail, .. } = error;
+        let told =
+            format!("the line cannot be read as I-JSON (RFC 7493): {detail} (column {column}, pointer {pointer:?})");
+        Problem { errors: vec![Fault { pointer, detail }], ..Problem::bad_request(told) }
+    }
+
+    /// What is wrong in a sentence that has the places, too.
+    pub fn with_places(&self) -> String {
+        let places = summary(&self.errors);
+        let is_told = self.errors.iter().all(|fault| self.detail.contains(&fault.detail));
+        match is_told {
+            true => self.detail.clone(),
+            false => format!("{}: {places}", self.detail),
+        }
+    }
+
     /// The same with each pointer below `place`.
     pub fn within(mut self, place: &str) -> Problem {
         let is_told = self.detail == summary(&self.errors);

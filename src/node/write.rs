@@ -93,6 +93,19 @@ impl Node {
         ids.into_iter().zip(placed).map(accepted).collect()
     }
 
+    /// Whether a submission repeats what the chain has accepted, to the letter. The rules that a chain has since then, or as a fork, say
+    /// nothing of that. It may block.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    pub fn has_accepted(&self, chain: &ChainHandle, submission: &Submission) -> Result<bool, StoreError> {
+        let Some(id) = &submission.id else { return Ok(false) };
+        let (store, lineage) = (&self.0.store, &chain.lineage);
+        let Some(index) = store.transaction_with_id(lineage, id)? else { return Ok(false) };
+        let accepted = checked_transaction(store, lineage, index)?;
+        Ok(accepted.data() == Some(&submission.data) && accepted.signed() == submission.signed.as_ref())
+    }
+
     /// Erases the data and the salt of a transaction for ever, and records that and why as a transaction of its own, on the
     /// chain that wrote the erased one: that is `chain` itself or an ancestor, and it is returned too. All that is durable when
     /// this returns. What was erased before stays as it is: then the first record of it is returned.

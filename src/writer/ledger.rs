@@ -427,6 +427,8 @@ impl Ledger {
             Command::Seal { .. } | Command::Mirror { .. } => chain.terms.has_ended(chain.head.newest.size()),
             // It is answered with the first.
             Command::Freeze { .. } => false,
+            // What repeats an earlier one, too.
+            Command::Inject { .. } => false,
             command => command.is_write(),
         };
         if is_over { Err(Refused::Frozen { chain: handle.name.clone(), by }) } else { Ok(()) }
@@ -483,8 +485,11 @@ impl Ledger {
     }
 
     /// Whether the one who signed may write now: since it was checked, the writers may have become others.
-    fn check_writer(&self, number: ChainNumber, transaction: &Transaction) -> Result<(), Refused> {
-        let terms = &self.chains[&number].chain.terms;
+    fn check_new(&self, number: ChainNumber, transaction: &Transaction) -> Result<(), Refused> {
+        let Entry { chain: Chain { terms, .. }, handle, .. } = &self.chains[&number];
+        if let Some(by) = terms.frozen() {
+            return Err(Refused::Frozen { chain: handle.name.clone(), by });
+        }
         match terms.keys().is_empty() || terms.rules().check_writer(transaction.signed()).is_ok() {
             true => Ok(()),
             false => Err(Refused::NotAWriter(terms.since())),
@@ -599,7 +604,7 @@ impl Ledger {
         let find = |(at, transaction)| {
             let found = self.find(number, (at, transaction), &mut own, pending)?;
             if matches!(found, Found::New) {
-                self.check_writer(number, transaction)?;
+                self.check_new(number, transaction)?;
             }
             Ok(found)
         };
@@ -654,7 +659,7 @@ impl Ledger {
         if erased.kind().is_some() {
             return Err(Refused::NotErasable(index));
         }
-        self.check_writer(number, &record)?;
+        self.check_new(number, &record)?;
         record.delay_to(chain.head.accepted);
         Ok(Ok(Effect::Erase { chain: chain.id, index, commitment: erased.commitment(), record }))
     }

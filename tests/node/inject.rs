@@ -476,3 +476,15 @@ fn of_racing_guarded_leaps_one_wins() {
     assert_eq!(won, 1);
     assert_eq!(node.json("/chains/slow/stats")["length"], 2);
 }
+
+#[test]
+fn of_a_refused_line_the_place_is_told() {
+    let node = TestNode::start(&[]);
+    let schema = json!({"properties": {"order": {"type": "integer"}}});
+    node.bang(json!({"name": "orders", "difficulty": 0, "schema": schema}));
+    let lines = "{\"data\":{\"order\":1}}\n{\"data\":{\"order\":\"x\"}}\n{\"data\":}\n";
+    let summary: Value = node.post_text("/chains/orders/inject", "application/x-ndjson", lines).json().unwrap();
+    let detail = |at: usize| summary["errors"][at]["detail"].as_str().unwrap();
+    assert!(detail(0).contains("/data/order"), "{summary}");
+    assert!(detail(1).contains("column 9") && !detail(1).contains("line 1,"), "{summary}");
+}

@@ -325,7 +325,9 @@ fn a_frozen_chain_takes_nothing_any_more() {
             assert_eq!(status, if at == 1 { 422 } else { 409 }, "{text}");
             assert!(text.contains("frozen for ever by transaction 2") && text.contains("/chains/year/fork"), "{text}");
         }
-        assert_eq!(node.json("/chains/year/stats"), stats);
+        // What is read again meanwhile is no change.
+        let but_scrubbed = |mut stats: Value| stats.as_object_mut().unwrap().remove("scrubbed").map(|_| stats);
+        assert_eq!(but_scrubbed(node.json("/chains/year/stats")), but_scrubbed(stats));
         node.audit(chain);
     };
     ends(&node);

@@ -106,7 +106,11 @@ fn tell(path: &Path, access: &Access) {
     tracing::info!(tokens = access.len(), "the access file {} is in force", path.display());
 }
 
-fn read(path: &Path) -> anyhow::Result<Access> {
+/// Reads such a file.
+///
+/// # Errors
+/// It cannot be read, or is wrong: the line is named.
+pub fn read(path: &Path) -> anyhow::Result<Access> {
     let place = || format!("the access file {} is refused", path.display());
     let mut text = String::new();
     let file = File::open(path).with_context(place)?;

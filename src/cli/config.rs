@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::anyhow;
 use clap::{
-    Arg, ArgAction, ArgMatches, Args, Command, Subcommand,
+    Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand,
     builder::Resettable,
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
@@ -23,7 +23,12 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ClientArgs, output::print_line, serve::ServeArgs};
+use super::{
+    ClientArgs,
+    output::print_line,
+    serve::{self, ServeArgs},
+};
+use crate::http::Share;
 
 /// The option that names the file. It is no setting.
 const CONFIG: &str = "config";
@@ -85,7 +90,8 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
         };
         print_line(format_args!("{} = {value}  # {origin}", name(option)))?;
     }
-    Ok(())
+    let args = ServeArgs::from_arg_matches(&matches).map_err(|error| anyhow!("{}", reason(&error)))?;
+    serve::check(&args).map_err(|error| anyhow!("a node does not start with {}: {error:#}", file.display()))
 }
 
 /// A value as it stands in the file.
@@ -202,8 +208,7 @@ pub fn completed(
 /// One setting of the file, checked by itself.
 fn setting(command: &Command, key: &str, value: &DeValue) -> Result<Setting, String> {
     let option = options(command).find(|option| name(option) == key).ok_or_else(|| unknown(command, key))?;
-    let texts =
-        texts(option, value).map_err(|expected| format!("{key} takes {expected}, and this is {}", described(value)))?;
+    let texts = texts(option, value).map_err(|detail| format!("{key} takes {detail}"))?;
     let arguments: Vec<String> = match kind(option) {
         Kind::Flag => texts.iter().filter(|text| *text == "true").map(|_| format!("--{key}")).collect(),
         _ => texts.iter().map(|text| format!("--{key}={text}")).collect(),
@@ -264,6 +269,7 @@ fn kind(option: &Arg) -> Kind {
         TypeId::of::<NonZero<u32>>(),
         TypeId::of::<NonZero<u64>>(),
         TypeId::of::<NonZero<usize>>(),
+        TypeId::of::<Share>(),
     ]) {
         Kind::Number
     } else {
@@ -272,21 +278,31 @@ fn kind(option: &Arg) -> Kind {
 }
 
 /// The values of a setting as they stand on a command line, or what it takes instead.
-fn texts(option: &Arg, value: &DeValue) -> Result<Vec<String>, &'static str> {
-    let one = |value: &DeValue| match (kind(option), value) {
-        (Kind::Flag, DeValue::Boolean(value)) => Ok(value.to_string()),
-        (Kind::Flag, _) => Err("true or false"),
-        (Kind::Number, DeValue::Integer(number)) => {
-            let parsed = i128::from_str_radix(number.as_str(), number.radix());
-            parsed.map(|number| number.to_string()).map_err(|_| "a whole number")
-        }
-        (Kind::Number, _) => Err("a whole number"),
-        (Kind::Text, DeValue::String(text)) => Ok(text.to_string()),
-        (Kind::Text, _) => Err("a text in quotes"),
+fn texts(option: &Arg, value: &DeValue) -> Result<Vec<String>, String> {
+    let one = |value: &DeValue| {
+        let expected = match (kind(option), value) {
+            (Kind::Flag, DeValue::Boolean(value)) => return Ok(value.to_string()),
+            (Kind::Flag, _) => "true or false",
+            (Kind::Number, DeValue::Integer(number)) => match i128::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => return Ok(number.to_string()),
+                Err(_) => "a whole number",
+            },
+            (Kind::Number, _) => "a whole number",
+            (Kind::Text, DeValue::String(text)) => return Ok(text.to_string()),
+            (Kind::Text, _) => "a text in quotes",
+        };
+        Err(format!("{expected}, and this is {}", described(value)))
     };
     match (option.get_action(), value) {
-        (ArgAction::Append, DeValue::Array(values)) => values.iter().map(|value| one(value.get_ref())).collect(),
-        (ArgAction::Append, value) => one(value).map(|text| vec![text]).map_err(|_| "a list of texts, or one text"),
+        (ArgAction::Append, DeValue::Array(values)) => {
+            let values = values.iter().map(|value| one(value.get_ref()));
+            values.collect::<Result<_, _>>().map_err(|detail| format!("a list, of which each is {detail}"))
+        }
+        (ArgAction::Append, value) => {
+            let text =
+                one(value).map_err(|_| format!("a list of texts, or one text, and this is {}", described(value)))?;
+            Ok(vec![text])
+        }
         (_, value) => one(value).map(|text| vec![text]),
     }
 }

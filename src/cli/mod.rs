@@ -196,7 +196,13 @@ fn command_line() -> clap::Command {
     USES.iter().fold(command, |command, (name, uses)| {
         let used = options.get_arguments().filter(|option| uses.contains(&option.get_id().as_str()));
         let used = used.map(|option| option.clone().help_heading("Client options"));
-        command.mut_subcommand(name, |command| command.args(used.collect::<Vec<_>>()))
+        let used: Vec<_> = used.collect();
+        command.mut_subcommand(name, |command| {
+            let below: Vec<String> = command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
+            let with_used =
+                |command: clap::Command, name| command.mut_subcommand(name, |below| below.args(used.clone()));
+            below.into_iter().fold(command, with_used).args(used.clone())
+        })
     })
 }
 
@@ -350,13 +356,15 @@ impl Cli {
 
     fn of(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         let mut cli = Cli::from_arg_matches(matches)?;
-        if let Some((_, behind)) = matches.subcommand() {
+        let mut level = matches;
+        while let Some((_, behind)) = level.subcommand() {
             let ClientArgs { node, chain, ca, json, token } = &mut cli.client;
             prefer(node, behind, "node");
             prefer(chain, behind, "chain");
             prefer(ca, behind, "ca");
             prefer(token, behind, "token");
             *json |= behind.try_get_one("json").is_ok_and(|json| json == Some(&true));
+            level = behind;
         }
         Ok(cli)
     }

@@ -18,11 +18,11 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Cli, Hidden,
-    access::{Watched, ensure_guarded},
+    Cli, Hidden, Usage,
+    access::{self, Watched, ensure_guarded},
     config::Configuration,
     log::{self, Log},
     service,
@@ -88,11 +88,12 @@ pub struct ServeArgs {
     pub leap_every: Option<Duration>,
 
     /// Transactions that the pool of one chain may hold.
-    #[arg(long, env = "QBC_MAX_POOL", value_name = "N", default_value_t = limits::POOL_TRANSACTIONS)]
+    #[arg(long, env = "QBC_MAX_POOL", value_name = "N", default_value_t = limits::POOL_TRANSACTIONS,
+        value_parser = clap::value_parser!(u64).range(1..))]
     pub max_pool: u64,
 
     /// Threads that mine, at the lowest priority [default: one less than there are processors].
-    #[arg(long, env = "QBC_MINING_THREADS", value_name = "N")]
+    #[arg(long, env = "QBC_MINING_THREADS", value_name = "N", value_parser = parse_threads)]
     pub mining_threads: Option<NonZero<usize>>,
 
     /// MiB a second at which all data is read again and compared with the roots; 0 turns that off.
@@ -175,7 +176,7 @@ pub struct ServeArgs {
     pub metrics_chains: Vec<String>,
 
     /// What is logged to stderr: error, warn, info, debug (a line for each request), or a tracing filter.
-    #[arg(long, env = "QBC_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "QBC_LOG", value_name = "FILTER", default_value = "info", value_parser = parse_log)]
     pub log: String,
 
     /// Log JSON, a line an event.
@@ -454,6 +455,25 @@ pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
     anyhow::anyhow!("cannot listen on {address}: {cure} ({error})")
 }
 
+fn parse_threads(text: &str) -> Result<NonZero<usize>, String> {
+    let threads = text.parse::<NonZero<usize>>().ok().filter(|threads| threads.get() <= limits::MINING_THREADS);
+    threads.ok_or_else(|| format!("it is a number from 1 to {}", limits::MINING_THREADS))
+}
+
+/// A filter of the log. A word alone is a level, and no name of a part: a slip in it would have nothing logged.
+fn parse_log(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|error| format!("it is no filter: {error}"))?;
+    let is_level = |part: &str| part.trim().parse::<LevelFilter>().is_ok();
+    let mut parts = text.split(',').filter(|part| text.is_empty() || !part.is_empty());
+    match parts.find(|part| part.is_empty() || !part.contains(['=', '[', ']', '{', '}']) && !is_level(part)) {
+        None => Ok(text.into()),
+        Some(part) => Err(format!(
+            "{:?} is no level: off, error, warn, info, debug or trace; a part of the program has its own as NAME=LEVEL",
+            part.trim()
+        )),
+    }
+}
+
 /// What the log is to have.
 fn log_filter(log: &str) -> anyhow::Result<EnvFilter> {
     // What names a part counts more than what names none.
@@ -533,6 +553,18 @@ fn announce(scheme: &str, address: SocketAddr) {
     }
 }
 
+/// Whether a node could start with these options, as far as that can be told without starting one.
+///
+/// # Errors
+/// Why not.
+pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
+    ensure_guarded(args.host, args.access.is_some(), args.open)?;
+    args.access.as_deref().map(access::read).transpose()?;
+    args.tls.check()?;
+    Trusted::new(args.cosign.clone()).map_err(anyhow::Error::msg).context("--cosign")?;
+    own_host(args.advertise.clone(), SocketAddr::new(args.host, args.port), args.tls.is_on()).map(|_| ())
+}
+
 /// Where others reach this node: by TLS where it has that.
 fn own_host(advertise: Option<String>, address: SocketAddr, has_tls: bool) -> anyhow::Result<Host> {
     let advertise = advertise.unwrap_or_else(|| match address.ip() {
@@ -542,12 +574,14 @@ fn own_host(advertise: Option<String>, address: SocketAddr, has_tls: bool) -> an
         }
         _ => address.to_string(),
     });
-    let host: Host =
-        advertise.parse().with_context(|| format!("cannot advertise {advertise:?}: say --advertise HOST:PORT"))?;
-    ensure!(
-        !(has_tls && advertise.starts_with("http://")),
-        "cannot advertise {advertise:?}, since the node has TLS: say --advertise https://HOST:PORT"
-    );
+    let host = advertise.parse::<Host>();
+    let host =
+        host.map_err(|error| Usage(format!("cannot advertise {advertise:?}: {error}; say --advertise HOST:PORT")))?;
+    if has_tls && advertise.starts_with("http://") {
+        let detail =
+            format!("cannot advertise {advertise:?}, since the node has TLS: say --advertise https://HOST:PORT");
+        return Err(Usage(detail).into());
+    }
     Ok(if has_tls { host.over_tls() } else { host })
 }
 

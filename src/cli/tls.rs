@@ -38,6 +38,15 @@ impl TlsArgs {
         self.tls_cert.is_some()
     }
 
+    /// Reads the files, and leaves it at that.
+    ///
+    /// # Errors
+    /// As of [`TlsArgs::start`].
+    pub fn check(&self) -> anyhow::Result<()> {
+        let (Some(certificate), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) else { return Ok(()) };
+        Files { certificate, key }.read().map(|_| ())
+    }
+
     /// What the node shows to those who call it by TLS, if it has that; until `stopping` it is read again on SIGHUP.
     ///
     /// # Errors

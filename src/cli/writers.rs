@@ -33,7 +33,7 @@ Examples:
 All who may write from then on are named. Who is not named writes no more, from the transaction on that records the change.")]
 pub struct WritersArgs {
     /// The hex Ed25519 public key of one who may write from then on; once for each
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = parse_writer)]
     set: Vec<String>,
     /// The transaction that names those who write until then [default: the one that does now]
     #[arg(long, value_name = "INDEX", requires = "set")]
@@ -43,6 +43,11 @@ pub struct WritersArgs {
     message: bool,
     #[command(flatten)]
     signed: SignedArgs,
+}
+
+fn parse_writer(text: &str) -> Result<String, String> {
+    let is_key = text.len() == 64 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if is_key { Ok(text.into()) } else { Err("a key has 64 lower-case hexadecimal digits".into()) }
 }
 
 /// What a node says of a chain's keys.

@@ -62,6 +62,8 @@ fn a_configuration_says_what_flags_say() {
         allow-host = [\"ledger.example\", \"b.example\"]
         discover-allow = \"private\"
         log-json = true
+        client-share = 80
+        log = \"warn,qbc::http=debug\"
         ephemeral = false
         secret = \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\"
     ";
@@ -93,7 +95,16 @@ fn what_is_wrong_in_a_configuration_is_named_with_its_line() {
     wrong("leap-every = 1", &["FILE:1: leap-every takes a text in quotes, and this is a whole number"]);
     wrong("leap-every = \"1 day\"", &["FILE:1: leap-every: ", "500ms, 1s, 2m or 1h"]);
     wrong("log-json = \"yes\"", &["log-json takes true or false"]);
-    wrong("allow-host = [\"a.example\", 7]", &["allow-host takes a text in quotes"]);
+    wrong(
+        "allow-host = [\"a.example\", 7]",
+        &["allow-host takes a list, of which each is a text in quotes", "a whole number"],
+    );
+    wrong("client-share = \"80\"", &["client-share takes a whole number"]);
+    wrong("log = \"warning\"", &["FILE:1: log: \"warning\" is no level"]);
+    wrong("mining-threads = 100000", &["from 1 to 1024"]);
+    wrong("advertise = \"x:y:z\"", &["HOST:PORT"]);
+    wrong("access = \"nowhere.toml\"", &["a node does not start with FILE", "nowhere.toml"]);
+    wrong("host = \"0.0.0.0\"", &["a node does not start with FILE", "--access"]);
     wrong("allow-host = 7", &["allow-host takes a list"]);
     wrong("port = [1]", &["this is a list"]);
     wrong("[node]\nport = 1", &["FILE:1: there is no setting \"node\""]);

@@ -33,7 +33,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
         "rand::",
         "what is not deterministic is in a command before it reaches the writer; nonces, ids of groups and the secret of a \
          cluster are no part of a chain",
-        &["node.rs", "http/mod.rs", "cluster.rs", "cluster/", "cli/"],
+        &["node.rs", "node/sign.rs", "node/write.rs", "http/mod.rs", "cluster.rs", "cluster/", "cli/"],
     ),
     (
         "SystemTime",

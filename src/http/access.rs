@@ -182,22 +182,25 @@ impl Client {
             Scope::Node => self.ensure_on(role, if rule.kind.changes() { On::All } else { On::Any }),
             Scope::Chain => {
                 let chain = asked.chain().unwrap_or_default();
-                // Rights go by names, whatever a chain is called by.
-                match node.chain(chain) {
-                    Some(chain) => self.ensure(role, chain.name.as_str()),
-                    None => self.ensure(role, chain),
-                }
+                // Rights go by names, whatever a chain is called by; and who has none is told no name.
+                let is_right = match node.chain(chain) {
+                    Some(chain) => self.may(role, chain.name.as_str()),
+                    None => self.may(role, chain),
+                };
+                if is_right { Ok(()) } else { Err(self.refusal(role, On::Chain(chain))) }
             }
         }
     }
 
     fn ensure_on(&self, role: Role, on: On) -> Result<(), Problem> {
-        if self.has(role, on) {
-            return Ok(());
-        }
+        if self.has(role, on) { Ok(()) } else { Err(self.refusal(role, on)) }
+    }
+
+    /// That it may not.
+    fn refusal(&self, role: Role, on: On) -> Problem {
         if !matches!(self.right, Right::Of(_, Some(_))) {
             let detail = "this takes a token: send it in the header Authorization: Bearer TOKEN";
-            return Err(Problem { challenge: Some(NO_TOKEN), ..Problem::new(StatusCode::UNAUTHORIZED, detail) });
+            return Problem { challenge: Some(NO_TOKEN), ..Problem::new(StatusCode::UNAUTHORIZED, detail) };
         }
         let place = match on {
             On::Chain(chain) => format!("on the chain {chain:?}"),
@@ -208,7 +211,7 @@ impl Client {
         let detail = format!(
             "the token {name:?} has not the role {role} {place}: the node's operator can add that in its access file"
         );
-        Err(Problem { challenge: Some(insufficient(role)), ..Problem::new(StatusCode::FORBIDDEN, detail) })
+        Problem { challenge: Some(insufficient(role)), ..Problem::new(StatusCode::FORBIDDEN, detail) }
     }
 
     /// What it takes up: of its address, and of its token.

@@ -64,11 +64,9 @@ impl Answers {
         Ok(response.map(|body| Body::new(Admitted { body, room, turns, waiting: None })))
     }
 
-    /// A place among the answers that are compressed at one time; nothing where there is none. Streams without end leave half of them to
-    /// others.
-    pub fn encoder(&self, is_endless: bool) -> Option<OwnedSemaphorePermit> {
-        let is_left = !is_endless || self.encoders.available_permits() > limits::ENCODERS / 2;
-        is_left.then(|| self.encoders.clone().try_acquire_owned().ok()).flatten()
+    /// A place among the answers that are compressed at one time; nothing where there is none.
+    pub fn encoder(&self) -> Option<OwnedSemaphorePermit> {
+        self.encoders.clone().try_acquire_owned().ok()
     }
 }
 
@@ -210,16 +208,6 @@ mod tests {
         assert!(answers.admit(large(), &one, &turns).is_err());
         drop(piece);
         assert!(answers.admit(large(), &one, &turns).is_ok());
-    }
-
-    /// Symptom: each listener to events that takes compressed answers cost megabytes. Cause: an encoder of its own, with its window.
-    #[tokio::test]
-    async fn streams_without_end_leave_encoders_to_others() {
-        let answers = Answers::new(Share::default());
-        let take = |is_endless| std::iter::from_fn(|| answers.encoder(is_endless)).collect::<Vec<_>>();
-        let endless = take(true);
-        assert_eq!(endless.len(), limits::ENCODERS / 2);
-        assert_eq!(take(false).len(), limits::ENCODERS / 2);
     }
 
     #[tokio::test]

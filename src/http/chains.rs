@@ -97,6 +97,7 @@ pub async fn leap(
     responses(
         (status = 201, description = "The new quant", body = Leaped, headers(("Location"), ("ETag"))),
         (status = 409, description = "Another leap was faster"),
+        (status = 422, description = "It has a body that says something"),
     )
 )]
 pub async fn leap_by_post(
@@ -105,7 +106,15 @@ pub async fn leap_by_post(
     target: ChainOf,
     is_head: IsHead,
     headers: HeaderMap,
+    body: Body,
 ) -> Result<Response, Problem> {
+    // Some clients send something where there is nothing to say.
+    let body = axum::body::to_bytes(body, limits::LEAP_BODY_BYTES).await.ok();
+    let said = |body: &[u8]| body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<u8>>();
+    if !body.is_some_and(|body| matches!(&said(&body)[..], b"" | b"{}" | b"null")) {
+        let detail = "a leap takes no body: If-Match guards it, and the chain's rules and PATCH say the rest";
+        return Err(Problem::unprocessable(detail, Vec::new()));
+    }
     leap(app, client, target, is_head, headers).await
 }
 

@@ -63,13 +63,14 @@ pub fn preferred(headers: &HeaderMap) -> Option<&'static str> {
 /// is acceptable. Cure: it is never asked for what it cannot give; such a client gets the answer as it is.
 pub fn compressed(response: Response<Body>, coding: Option<&'static str>, answers: &Answers) -> Response<Body> {
     let is_large = SizeAbove::new(COMPRESSED_BYTES).should_compress(&response);
-    if !is_large || response.extensions().get::<Incompressible>().is_some() {
+    // An encoder would keep events until there are more, and its window for each listener.
+    if !is_large || is_endless(&response) || response.extensions().get::<Incompressible>().is_some() {
         return response;
     }
     let size = http_body::Body::size_hint(response.body()).exact();
     let is_large = size.is_none_or(|bytes| bytes > limits::CHECK_AT_ONCE as u64);
     // What clients do not take keeps memory for that, and without it an answer is as good.
-    let encoder = coding.and_then(|_| answers.encoder(is_endless(&response)));
+    let encoder = coding.and_then(|_| answers.encoder());
     let mut accepting = Request::new(());
     if let Some(coding) = coding.filter(|_| encoder.is_some()) {
         accepting.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding));

@@ -227,7 +227,7 @@ pub async fn metrics(State(app): State<App>, client: Client, headers: HeaderMap)
     let text = tokio::task::spawn_blocking(move || written(&app, is_plain, names_chains)).await;
     let text = text.map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be gathered"))?;
     let media = if is_plain { prometheus_text::CONTENT_TYPE } else { OPEN_METRICS };
-    Ok(([(header::CONTENT_TYPE, media)], text).into_response())
+    Ok(([(header::CONTENT_TYPE, media), (header::VARY, "accept, accept-encoding")], text).into_response())
 }
 
 fn written(app: &App, is_plain: bool, names_chains: bool) -> String {

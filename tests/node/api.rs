@@ -39,7 +39,10 @@ fn the_original_interface_works_on_the_default_chain() {
     assert_eq!(header(&leap, "etag"), "\"2.1\"");
     let mut leap: Value = leap.json().unwrap();
     assert_eq!(leap.as_object_mut().unwrap().remove("message").unwrap(), "block creation successful");
-    let empty: Value = node.post("/leap").send().unwrap().json().unwrap();
+    for body in ["{\"wait\":true}", "x", "[]"] {
+        problem(node.post_text("/leap", "application/json", body), 422);
+    }
+    let empty: Value = node.post_text("/leap", "application/json", "{ }").json().unwrap();
     assert_eq!((&empty["size"], &empty["index"], &empty["root"]), (&json!(2), &json!(2), &leap["root"]));
     let chain = node.json("/chain");
     assert_eq!(indexes(&chain), [0, 1, 2]);

@@ -302,12 +302,14 @@ impl Knowledge {
     }
 
     /// The next change that brings the cluster in order, if it is not. `new` gives an id for a group; `has_left` says whether no group has
-    /// a node any more, but for that of the cluster where it still stands as leaving; `is_there`, whether a node answers.
+    /// a node any more, but for that of the cluster where it still stands as leaving; `is_there`, whether a node is not known to be away; `is_live`,
+    /// whether it has just answered.
     pub fn plan(
         &self,
         new: impl Fn() -> Group,
         has_left: impl Fn(NodeId) -> bool,
         is_there: impl Fn(NodeId) -> bool,
+        is_live: impl Fn(NodeId) -> bool,
     ) -> Option<ClusterChange> {
         let staying = self.staying();
         for (&id, info) in self.nodes.iter().filter(|(_, info)| info.standing != Standing::In) {
@@ -354,8 +356,9 @@ impl Knowledge {
             while replicas.len() < want.into() {
                 replicas.push(self.least_loaded_there(&replicas, &is_there)?);
             }
-            // The first one makes it, and so is one that is there.
-            let (key, value) = group(new(), Some(&GroupInfo { founder: replicas[0], replicas, want }));
+            // Until it is made, all wait for the one that makes it.
+            let founder = replicas.iter().copied().find(|node| is_live(*node)).unwrap_or(replicas[0]);
+            let (key, value) = group(new(), Some(&GroupInfo { founder, replicas, want }));
             return Some(ClusterChange {
                 expect: BTreeMap::from([(key.clone(), None)]),
                 set: BTreeMap::from([(key, value)]),
@@ -410,7 +413,11 @@ mod tests {
                 };
                 let known = self.knowledge();
                 let has_left = |id| known.groups.values().all(|info| !info.replicas.contains(&id));
-                let Some(change) = known.plan(new, has_left, |id| !self.away.contains(&id)) else { return };
+                let Some(change) =
+                    known.plan(new, has_left, |id| !self.away.contains(&id), |id| !self.away.contains(&id))
+                else {
+                    return;
+                };
                 self.change(&change);
             }
             panic!("it never comes in order");

@@ -299,7 +299,8 @@ impl Cluster {
         let seen = self.0.seen.lock().expect("no holder of this lock panics").clone();
         // Where this node has just begun to ask, it does not know yet.
         let is_there = |node: NodeId| seen.get(&node).is_none_or(|seen| Seen::state(Some(seen)) != "down");
-        if let Some(change) = known.plan(|| Group(rand::random::<u64>().max(2)), has_left, is_there)
+        let is_live = |node: NodeId| node == self.me() || Seen::state(seen.get(&node)) == "live";
+        if let Some(change) = known.plan(|| Group(rand::random::<u64>().max(2)), has_left, is_there, is_live)
             && let Err(error) = self.change(change).await
         {
             tracing::warn!("the cluster is not brought in order yet: {error}");

@@ -250,8 +250,17 @@ impl Cluster {
 
     /// Whether all chains of a group are there to take what is agreed, or nobody else could have them healed.
     fn may_open(&self, group: Group) -> bool {
-        let is_barred = self.0.barred.lock().expect("no holder of this lock panics").is_some();
-        self.is_alone(group) || !is_barred && (group == Group::META || self.0.node.is_whole(group))
+        self.is_alone(group) || self.check_part(group).is_ok() && (group == Group::META || self.0.node.is_whole(group))
+    }
+
+    /// Whether this node may have a part in a group: one whose data folder is an older copy has none where others are.
+    fn check_part(&self, group: Group) -> Result<(), ClusterError> {
+        match &*self.0.barred.lock().expect("no holder of this lock panics") {
+            Some(reason) if !self.is_alone(group) => {
+                Err(ClusterError::Refused(format!("this node has no part in its cluster any more: {reason}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether this node is the only member of a group.
@@ -270,11 +279,7 @@ impl Cluster {
         if let Some(raft) = self.running(group) {
             return Ok(raft);
         }
-        if let Some(reason) = &*self.0.barred.lock().expect("no holder of this lock panics")
-            && !self.is_alone(group)
-        {
-            return Err(ClusterError::Refused(format!("this node has no part in its cluster any more: {reason}")));
-        }
+        self.check_part(group)?;
         let core = match group {
             Group::META => None,
             group => Some(tokio::task::block_in_place(|| self.0.node.ensure_group(group))?),
@@ -316,20 +321,15 @@ impl Cluster {
             tracing::warn!(%group, "the group has no leader yet: {error}");
         }
         self.hear(group);
-        let is_barred = {
+        // Again, as it may have been found out meanwhile: who does so ends the groups that are listed then.
+        let listed = {
             let mut groups = self.0.groups.write().expect("no holder of this lock panics");
-            let is_barred = self.0.barred.lock().expect("no holder of this lock panics").is_some();
-            let is_barred = is_barred && !self.is_alone(group);
-            if !is_barred {
-                groups.insert(group, raft.clone());
-            }
-            is_barred
+            self.check_part(group).map(|()| drop(groups.insert(group, raft.clone())))
         };
-        // It was found meanwhile.
-        if is_barred {
+        if listed.is_err() {
             let _ = raft.shutdown().await;
-            return Err(ClusterError::Refused("this node has no part in its cluster any more".into()));
         }
+        listed?;
         tokio::spawn(figures::watch(Arc::downgrade(&self.0), group, raft.clone()));
         tracing::info!(%group, "the group runs on this node");
         Ok(raft)
